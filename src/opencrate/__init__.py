@@ -1,0 +1,1 @@
+"""OpenCRATE: white-box transformers."""
