@@ -1,0 +1,28 @@
+"""Registration of the CRATE models with transformers' Auto classes."""
+
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+)
+
+from .configuration_crate import CrateConfig
+from .image_processing_crate import CrateImageProcessor
+from .modeling_crate import CrateBackbone, CrateForImageClassification, CrateModel
+
+
+def register() -> None:
+    """Register configurations, models and processors; safe to call again."""
+    AutoConfig.register(CrateConfig.model_type, CrateConfig, exist_ok=True)
+    AutoModel.register(CrateConfig, CrateModel, exist_ok=True)
+    AutoBackbone.register(CrateConfig, CrateBackbone, exist_ok=True)
+    AutoModelForImageClassification.register(CrateConfig, CrateForImageClassification, exist_ok=True)
+    AutoImageProcessor.register(CrateConfig, image_processor_classes={"pil": CrateImageProcessor}, exist_ok=True)
+    # save_pretrained then also writes the code, so that a folder loads with trust_remote_code=True elsewhere.
+    CrateConfig.register_for_auto_class()
+    CrateImageProcessor.register_for_auto_class("AutoImageProcessor")
+    CrateModel.register_for_auto_class("AutoModel")
+    CrateBackbone.register_for_auto_class("AutoBackbone")
+    CrateForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -1,0 +1,167 @@
+"""How well a classifier does: accuracy with its interval, loss, confusion, images per second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from .inputs import Batch, evaluating, place, read_batches
+
+_Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a classifier does on one labelled set of n images with C classes.
+
+    Attributes:
+        num_images: n.
+        top1: fraction of images whose label has the largest logit.
+        top5: fraction whose label is among the five largest; `None` for C <= 5.
+        interval: 95 % Wilson score interval of `top1` (sampling of the images only, not of the training).
+        loss: mean cross-entropy in nats per image.
+        confusion: int64 `(C, C)`, rows true class, columns predicted class.
+        labels: C class names.
+        images_per_second: of the forward alone, the first batch left out where there are several.
+    """
+
+    num_images: int
+    top1: float
+    top5: float | None
+    interval: tuple[float, float]
+    loss: float
+    confusion: Tensor
+    labels: tuple[str, ...]
+    images_per_second: float
+
+    @property
+    def num_correct(self) -> int:
+        """Images whose label has the largest logit."""
+        return int(self.confusion.diagonal().sum())
+
+    @property
+    def recall(self) -> Tensor:
+        """Float64 `(C)`: the fraction of each true class that is found; NaN for a class without images."""
+        counts = self.confusion.double()
+        return counts.diagonal() / counts.sum(1)
+
+    def to_dict(self) -> dict[str, object]:
+        """The same as plain numbers and lists, for JSON."""
+        return {
+            "num_images": self.num_images,
+            "top1": self.top1,
+            "top5": self.top5,
+            "top1_interval_95": list(self.interval),
+            "loss": self.loss,
+            "images_per_second": self.images_per_second,
+            "labels": list(self.labels),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def wilson_interval(num_correct: int, num_images: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a fraction [Wilson 1927].
+
+    Args:
+        num_correct: successes, from 0 to `num_images`.
+        num_images: trials, at least 1.
+
+    Raises:
+        ValueError: counts out of range.
+    """
+    if not 0 <= num_correct <= num_images or num_images == 0:
+        raise ValueError(f"num_correct={num_correct}, num_images={num_images}: need 0 <= correct <= images > 0")
+    n, fraction = num_images, num_correct / num_images
+    centre = (fraction + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
+    half = _Z95 / (1 + _Z95**2 / n) * (fraction * (1 - fraction) / n + _Z95**2 / (4 * n**2)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def evaluate_classifier(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    id2label: Mapping[int, str] | None = None,
+    *,
+    num_images: int | None = None,
+) -> Evaluation:
+    """Evaluate any transformers image classifier; logits are read once and not kept.
+
+    Args:
+        model: anything called as `model(pixel_values=...)` that returns `.logits (B, C)`.
+        batches: mappings with `pixel_values` and `labels (B)`.
+        id2label: class names; the model's own where not given.
+        num_images: use this many images; `None` uses all.
+
+    Raises:
+        ValueError: no images; a batch without labels; a label that is no class; a logit that is not finite.
+    """
+    totals = _Totals()
+    for fields in read_batches(batches, num_images):
+        if "labels" not in fields:
+            raise ValueError("batches: a batch has no 'labels'; accuracy needs the true class of every image")
+        with evaluating(model):
+            logits, seconds = _timed_logits(model, place(fields["pixel_values"], model))
+        totals.add(logits.float().cpu(), fields["labels"].cpu(), seconds)
+    names = id2label if id2label is not None else model.config.id2label
+    return totals.finish(names)
+
+
+def _timed_logits(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, float]:
+    """Logits and the seconds that the forward took, with the device waited for."""
+    synchronize = torch.cuda.synchronize if pixel_values.is_cuda else (lambda: None)
+    synchronize()
+    start = time.perf_counter()
+    logits = model(pixel_values=pixel_values).logits
+    synchronize()
+    return logits, time.perf_counter() - start
+
+
+class _Totals:
+    """Sums over batches."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.top5 = 0
+        self.confusion: Tensor | None = None
+        self.timings: list[tuple[int, float]] = []
+
+    def add(self, logits: Tensor, labels: Tensor, seconds: float) -> None:
+        """Count one batch: `logits (B, C)`, `labels (B)`."""
+        classes = logits.shape[1]
+        if int(labels.min()) < 0 or int(labels.max()) >= classes:
+            raise ValueError(
+                f"labels: from {int(labels.min())} to {int(labels.max())}, but the model has {classes} classes "
+                f"(0 to {classes - 1}); evaluate on the data it was trained for"
+            )
+        if not torch.isfinite(logits).all():
+            raise ValueError("model: gives logits that are not finite; its weights are damaged or training diverged")
+        if self.confusion is None:
+            self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        pairs = labels * classes + logits.argmax(1)
+        self.confusion += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        self.loss += cross_entropy(logits, labels, reduction="sum").item()
+        if classes > 5:
+            self.top5 += int((logits.topk(5).indices == labels[:, None]).sum())
+        self.timings.append((len(labels), seconds))
+
+    def finish(self, id2label: Mapping[int, str]) -> Evaluation:
+        """The evaluation of everything counted."""
+        assert self.confusion is not None
+        count, classes = int(self.confusion.sum()), len(self.confusion)
+        correct = int(self.confusion.diagonal().sum())
+        timed = self.timings[1:] or self.timings  # the first call also sets up kernels and buffers
+        return Evaluation(
+            num_images=count,
+            top1=correct / count,
+            top5=self.top5 / count if classes > 5 else None,
+            interval=wilson_interval(correct, count),
+            loss=self.loss / count,
+            confusion=self.confusion,
+            labels=tuple(str(id2label.get(index, index)) for index in range(classes)),
+            images_per_second=sum(size for size, _ in timed) / sum(seconds for _, seconds in timed),
+        )

@@ -1,0 +1,247 @@
+"""The parts every CRATE model is made of; each exists once, and variants are values of the configuration.
+
+    Z -> Compression -> Z^{l+1/2} -> Sparsification -> Z^{l+1}
+
+Shapes: B batch, N tokens, d width, K subspaces of dimension p, m atoms. Formulas: see operators.py.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._hf import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
+from .operators import (
+    attention_maps,
+    complete_ista_matrix,
+    complete_ista_prefers_one_matrix,
+    gamma,
+    ista,
+    orthogonality_penalty,
+    orthonormalize,
+    shrink,
+)
+
+__all__ = [
+    "ISTA",
+    "MSSA",
+    "Compression",
+    "CrateLayer",
+    "Sparsification",
+    "Subspaces",
+    "attention_function",
+    "orthogonality_loss",
+]
+
+
+def matmul_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+) -> tuple[Tensor, Tensor]:
+    """Subspace self-attention by two batched products: transformers' ``eager`` interface, keys = queries."""
+    maps = attention_maps(query, kwargs.get("scaling"), attention_mask)
+    return (maps @ value).transpose(1, 2), maps
+
+
+def attention_function(implementation: str, dtype: torch.dtype, device: torch.device):
+    """The attention function of transformers' interface; the one place where a backend is chosen.
+
+    ``sdpa`` in bfloat16 on a CPU with matrix units is replaced by two batched products, which are faster there
+    (N = 197, p = 64: 4.4 against 9.8 ms on such a machine); on a CPU without them it is the other way round
+    (11 against 258 ms), so the instruction set decides, never a timing: results stay reproducible.
+    """
+    slow = implementation == "sdpa" and device.type == "cpu" and dtype == torch.bfloat16
+    if slow and torch.cpu._is_amx_tile_supported():
+        return matmul_attention
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, matmul_attention)
+
+
+class Subspaces(nn.Linear):
+    """The bases U = [U_1 ... U_K], stored as a ``(K p, d)`` weight: tokens ``(B, N, d)`` -> ``(B, K, N, p)``."""
+
+    def __init__(self, config):
+        super().__init__(config.hidden_size, config.num_attention_heads * config.head_dim, bias=False)
+        self.num_subspaces, self.subspace_dim = config.num_attention_heads, config.head_dim
+        self.constraint = config.subspace_constraint
+
+    def effective_weight(self) -> Tensor:
+        """The ``(K p, d)`` weight in use: the parameter, or its orthonormalisation under a constraint."""
+        if self.constraint == "none":
+            return self.weight
+        if self.constraint == "joint":
+            return orthonormalize(self.weight.float().mT).mT.to(self.weight.dtype)
+        each = self.weight.float().unflatten(0, (self.num_subspaces, self.subspace_dim))
+        return orthonormalize(each.mT).mT.flatten(0, 1).to(self.weight.dtype)
+
+    def bases(self) -> Tensor:
+        """U as ``(K, d, p)``."""
+        return self.effective_weight().unflatten(0, (self.num_subspaces, self.subspace_dim)).mT
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        projected = F.linear(tokens, self.effective_weight())
+        return projected.unflatten(-1, (self.num_subspaces, self.subspace_dim)).transpose(-3, -2)
+
+
+class MSSA(nn.Module):
+    """Multi-head subspace self-attention: queries = keys = values = U_k^T Z. [2306.01129, Eq. 11, 12, 115]"""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.is_causal = False
+        self.subspaces = Subspaces(config)
+        if config.attention_output == "learned":
+            inner = config.num_attention_heads * config.head_dim
+            self.output = nn.Linear(inner, config.hidden_size, bias=config.attention_output_bias)
+
+    def bases(self) -> Tensor:
+        """U as ``(K, d, p)``."""
+        return self.subspaces.bases()
+
+    def forward(
+        self, tokens: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
+        """``(B, N, d)`` -> the update ``(B, N, d)`` and, when asked for, the maps ``(B, K, N, N)``.
+
+        The maps follow from the projected tokens, so they exist under every attention backend.
+        """
+        projected = self.subspaces(tokens)
+        attend = attention_function(self.config._attn_implementation, projected.dtype, projected.device)
+        heads, _ = attend(
+            self, projected, projected, projected, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
+        )
+        maps = attention_maps(projected, self.scaling, attention_mask) if output_attentions else None
+        return self._combine(heads.flatten(-2)), maps
+
+    def _combine(self, heads: Tensor) -> Tensor:
+        """Concatenated heads ``(B, N, K p)`` -> ``(B, N, d)``."""
+        if self.config.attention_output == "learned":
+            return self.output(heads)
+        if self.config.attention_output == "none":
+            return heads
+        update = heads @ self.subspaces.effective_weight()
+        if self.config.compression_kappa is None:
+            return update
+        return gamma(heads.shape[-2], self.config.head_dim, self.config.compression_eps) * update
+
+
+class Compression(nn.Module):
+    """A step down R^c: ``Z^{l+1/2} = Z + MSSA(LN(Z))``, or the paper's (1 - kappa gamma) Z + kappa gamma MSSA."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mssa = MSSA(config)
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+        update, _ = self.mssa(self.norm(tokens), attention_mask, **kwargs)
+        kappa = self.config.compression_kappa
+        if kappa is None:
+            return tokens + update
+        step = kappa * gamma(tokens.shape[-2], self.config.head_dim, self.config.compression_eps)
+        return (1 - step) * tokens + step * update
+
+
+class ISTA(nn.Module):
+    """T proximal steps of a LASSO over the dictionary D, then the chosen decode. [2306.01129, Eq. 17]"""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        shape = config.hidden_size, config.hidden_size * config.dictionary_expansion
+        self.dictionary = nn.Parameter(torch.empty(shape))
+        if config.dictionary_decode == "untied":
+            self.decoder_dictionary = nn.Parameter(torch.empty(shape))
+        self.one_step = config.ista_start == "input" and config.ista_num_steps == 1
+        self._built: tuple[Tensor, Tensor] | None = None
+
+    def effective_dictionary(self) -> Tensor:
+        """D ``(d, m)`` in use: the parameter, or its orthonormalisation under a constraint."""
+        if self.config.dictionary_constraint == "none":
+            return self.dictionary
+        return orthonormalize(self.dictionary.float().mT).mT.to(self.dictionary.dtype)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, N, d)`` -> the output ``(B, N, d)`` and the sparse code ``(B, N, m)`` (the same when not decoded)."""
+        D = self.effective_dictionary()
+        code = self.encode(tokens, D)
+        if self.config.dictionary_decode == "none":
+            return code, code
+        return F.linear(code, D if self.config.dictionary_decode == "tied" else self.decoder_dictionary), code
+
+    def encode(self, tokens: Tensor, D: Tensor) -> Tensor:
+        """The code, in the cheaper algebraic form: one affine GEMM for a complete step, else T general steps."""
+        config, signed = self.config, self.config.ista_threshold == "soft"
+        if not self.one_step or not self._prefers_one_matrix(tokens):
+            start = tokens if config.ista_start == "input" else None
+            steps = config.ista_num_steps
+            return ista(tokens, D, config.ista_step_size, config.ista_lambda, steps, start, signed)
+        threshold = config.ista_step_size * config.ista_lambda
+        matrix = self._one_matrix(D)
+        if signed:
+            return shrink(F.linear(tokens, matrix), threshold, signed)
+        return F.relu(F.linear(tokens, matrix, matrix.new_full(matrix.shape[:1], -threshold)))
+
+    def _keeps_matrix(self) -> bool:
+        return (
+            not torch.is_grad_enabled() and self.dictionary.device.type == "cpu" and not torch.compiler.is_compiling()
+        )
+
+    def _prefers_one_matrix(self, tokens: Tensor) -> bool:
+        if self._keeps_matrix():  # built once, so the second GEMM is always saved
+            return True
+        return complete_ista_prefers_one_matrix(tokens.shape[:-1].numel(), tokens.shape[-1])
+
+    def _one_matrix(self, D: Tensor) -> Tensor:
+        """Transposed matrix of the affine step; kept between inference calls while D's values are the same.
+
+        The comparison reads D once (d^2 numbers, against 2 d^3 FLOPs to rebuild), so that no way of changing the
+        weights can leave a stale matrix behind. On an accelerator the product is cheaper than the comparison.
+        """
+        if not self._keeps_matrix():
+            return complete_ista_matrix(D, self.config.ista_step_size).mT
+        if self._built is None or self._built[0].dtype != D.dtype or not torch.equal(self._built[0], D):
+            with torch.autocast("cpu", enabled=False):
+                matrix = complete_ista_matrix(D, self.config.ista_step_size).mT.contiguous()
+            self._built = D.detach().clone(), matrix
+        return self._built[1]
+
+
+class Sparsification(nn.Module):
+    """``Z^{l+1} = ISTA(LN(Z^{l+1/2}))``, with a residual only in CRATE-alpha."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.residual = config.ista_residual
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.ista = ISTA(config)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out, _ = self.ista(self.norm(tokens))
+        return tokens + out if self.residual else out
+
+
+class CrateLayer(GradientCheckpointingLayer):
+    """One step of optimising the sparse rate reduction: compress, then sparsify."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.compress = Compression(config)
+        self.sparsify = Sparsification(config)
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+        return self.sparsify(self.compress(tokens, attention_mask, **kwargs))
+
+
+def orthogonality_loss(model: nn.Module, subspace_weight: float, dictionary_weight: float) -> Tensor:
+    """Weighted sum over layers of ||U^T U - I||^2 (all subspaces jointly) and ||D D^T - I||^2; a scalar.
+
+    D D^T because an overcomplete D can be a tight frame but cannot have orthonormal columns.
+    """
+    total = torch.zeros((), device=next(model.parameters()).device)
+    for module in model.modules():
+        if subspace_weight and isinstance(module, Subspaces):
+            total = total + subspace_weight * orthogonality_penalty(module.weight.mT)
+        if dictionary_weight and isinstance(module, ISTA):
+            total = total + dictionary_weight * orthogonality_penalty(module.dictionary.mT)
+    return total

@@ -1,0 +1,143 @@
+"""From image cells to model-ready tensors, by the model's own image processor."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+IN_MEMORY_LIMIT = 512 << 20
+"""Splits whose tensors need at most this many bytes are decoded once and kept."""
+
+_GREY_MODES = frozenset({"1", "L", "LA", "La"})
+_COLOUR_MODES = _GREY_MODES | {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Image files to `pixel_values`: decode, check, and whatever the image processor says.
+
+    Attributes:
+        processor: the transformers image processor that is saved with the model.
+        num_channels: 1 (grey images only) or 3 (grey ones are repeated, transparency is dropped).
+        smallest: (height, width) of a patch; an image file smaller than it is refused.
+    """
+
+    processor: Any
+    num_channels: int
+    smallest: tuple[int, int] = (1, 1)
+
+    @classmethod
+    def for_model(cls, config: Any, processor: Any) -> ImageTransform:
+        """The transform that fits a model's configuration.
+
+        Raises:
+            ValueError: the model takes neither 1 nor 3 channels.
+        """
+        channels = getattr(config, "num_channels", 3)
+        if channels not in (1, 3):
+            raise ValueError(f"num_channels={channels}: image files give 1 (grey) or 3 (colour) channels")
+        patch = getattr(config, "patch_size", 1)
+        return cls(processor, channels, (patch, patch) if isinstance(patch, int) else (patch[0], patch[1]))
+
+    def __call__(self, cells: Sequence[dict[str, Any]]) -> Tensor:
+        """Image cells (`path` or `bytes`) to float32 `(B, C, H, W)`.
+
+        Raises:
+            ValueError: a file that is missing, damaged, smaller than a patch, or of another channel count.
+        """
+        images = [self.read(cell) for cell in cells]
+        return self.processor(images=images, return_tensors="pt")["pixel_values"]
+
+    def read(self, cell: dict[str, Any]) -> PILImage.Image:
+        """Decode one image, in mode `L` or `RGB`."""
+        name = cell["path"] or "image"
+        try:
+            source = io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else Path(cell["path"])
+            with PILImage.open(source) as image:
+                image.load()
+        except FileNotFoundError:
+            raise ValueError(f"{name}: no such file") from None
+        except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+            raise ValueError(
+                f"{name}: not a readable image, truncated or damaged ({_first_line(error)}); replace or remove it"
+            ) from error
+        width, height = image.size
+        if height < self.smallest[0] or width < self.smallest[1]:
+            raise ValueError(
+                f"{name}: image of {height}x{width} pixels is smaller than a patch "
+                f"({self.smallest[0]}x{self.smallest[1]}); remove it or use a model with smaller patches"
+            )
+        return self._convert(image, name)
+
+    def _convert(self, image: PILImage.Image, name: str) -> PILImage.Image:
+        allowed = _GREY_MODES if self.num_channels == 1 else _COLOUR_MODES
+        if image.mode not in allowed:
+            raise ValueError(
+                f"{name}: image of mode {image.mode} ({len(image.getbands())} channels), but the model takes "
+                f"{self.num_channels} (8 bits each); convert the image, or train with data.num_channels=3"
+            )
+        return image.convert("L" if self.num_channels == 1 else "RGB")
+
+
+class CachedImages(TorchDataset):
+    """Images decoded once: `pixel_values (N, C, H, W)` float32, `labels (N)` int64."""
+
+    def __init__(self, pixel_values: Tensor, labels: Tensor) -> None:
+        self.pixel_values = pixel_values
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"pixel_values": self.pixel_values[index], "labels": self.labels[index]}
+
+
+class LazyImages(TorchDataset):
+    """Images decoded when asked for, for splits that do not fit in memory."""
+
+    def __init__(self, dataset: Dataset, transform: ImageTransform) -> None:
+        self.dataset = dataset
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        row = self.dataset[index]
+        return {"pixel_values": self.transform([row["image"]])[0], "labels": torch.tensor(row["label"])}
+
+
+def to_tensors(dataset: Dataset, transform: ImageTransform, limit: int = IN_MEMORY_LIMIT) -> TorchDataset:
+    """A split as a PyTorch dataset of `pixel_values` and `labels`; kept in memory up to `limit` bytes.
+
+    Raises:
+        ValueError: as `ImageTransform`; for a split kept in memory it is raised here, before any training.
+    """
+    first = transform([dataset[0]["image"]])
+    if first.nbytes * len(dataset) > limit:
+        return LazyImages(dataset, transform)
+    cells = dataset["image"][:]
+    chunks = [transform(cells[start : start + _CHUNK]) for start in range(0, len(cells), _CHUNK)]
+    return CachedImages(torch.cat(chunks), torch.tensor(dataset["label"][:]))
+
+
+def in_batches(dataset: TorchDataset, batch_size: int, num_workers: int = 0) -> DataLoader:
+    """Batches in order, for evaluation and analysis."""
+    return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,292 @@
+"""CRATE for images: embedding, L layers of (compress, sparsify), pooling, head. [2306.01129; 2311.13110]
+
+``CrateModel`` is the encoder, ``CrateForImageClassification`` adds LN and a linear head on the pooled token,
+``CrateBackbone`` returns feature maps. Recorded on request, under every attention backend and on every output:
+``hidden_states`` (embedding, then Z^l), ``compressed_states`` (Z^{l+1/2}), ``projected_states`` (U^T LN(Z^l),
+``(B, K, N, p)``), ``sparse_codes`` (the ISTA code) and ``attentions``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils import ModelOutput
+
+from ._hf import (
+    BackboneMixin,
+    OutputRecorder,
+    can_return_tuple,
+    capture_outputs,
+    create_bidirectional_mask,
+    init,
+    merge_with_config_defaults,
+)
+from .blocks import ISTA, MSSA, Compression, CrateLayer, Subspaces, orthogonality_loss
+from .configuration_crate import CrateConfig, pair, suggest
+
+__all__ = [
+    "CrateBackbone",
+    "CrateForImageClassification",
+    "CrateImageClassifierOutput",
+    "CrateModel",
+    "CrateModelOutput",
+    "CratePreTrainedModel",
+]
+
+
+@dataclass
+class CrateModelOutput(ModelOutput):
+    """Encoder output; the tuples hold one tensor per layer (``hidden_states``: one more, the embedding).
+
+    Args:
+        last_hidden_state: tokens of the last layer ``(B, N, d)``, no final norm, class token first.
+        pooler_output: class token, or mean over all tokens, ``(B, d)``.
+        hidden_states: Z^l, ``(B, N, d)``.
+        compressed_states: Z^{l+1/2}, ``(B, N, d)``.
+        projected_states: U^T LN(Z^l), ``(B, K, N, p)``.
+        sparse_codes: code of the ISTA step, ``(B, N, m)``; equals Z^{l+1} for a complete dictionary.
+        attentions: softmax maps, ``(B, K, N, N)``.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    compressed_states: tuple[Tensor, ...] | None = None
+    projected_states: tuple[Tensor, ...] | None = None
+    sparse_codes: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CrateImageClassifierOutput(ModelOutput):
+    """Classifier output: ``loss`` when labels were given, ``logits (B, num_labels)``, states as in the encoder."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    compressed_states: tuple[Tensor, ...] | None = None
+    projected_states: tuple[Tensor, ...] | None = None
+    sparse_codes: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class CratePatchEmbeddings(nn.Module):
+    """Image ``(B, C, H, W)`` -> patch tokens ``(B, n, d)``, row by row."""
+
+    def __init__(self, config: CrateConfig):
+        super().__init__()
+        self.patch_size, self.num_channels = pair(config.patch_size), config.num_channels
+        if config.patch_embedding == "conv":
+            self.projection = nn.Conv2d(self.num_channels, config.hidden_size, self.patch_size, self.patch_size)
+            return
+        patch_dim = self.num_channels * self.patch_size[0] * self.patch_size[1]
+        self.norm_pixels = nn.LayerNorm(patch_dim, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(patch_dim, config.hidden_size)
+        self.norm_tokens = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Patches (rows, columns) of these images; raises if channels or size do not fit the model."""
+        channels, height, width = pixel_values.shape[-3:]
+        patch_height, patch_width = self.patch_size
+        if channels != self.num_channels:
+            raise ValueError(
+                f"pixel_values have {channels} channels, the model was made for {self.num_channels}: convert the "
+                f"images, or build the model with num_channels={channels}"
+            )
+        if height < patch_height or width < patch_width or height % patch_height or width % patch_width:
+            raise ValueError(
+                f"image size {height}x{width} does not fit patch_size {patch_height}x{patch_width}: height and width "
+                "must be positive multiples of the patch; resize or crop the images"
+            )
+        return height // patch_height, width // patch_width
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        rows, columns = self.grid(pixel_values)
+        pixel_values = pixel_values.to(self.projection.weight.dtype)
+        if isinstance(self.projection, nn.Conv2d):
+            return self.projection(pixel_values).flatten(2).transpose(1, 2)
+        patches = pixel_values.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))
+        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (row, column, channel) inside a patch
+        return self.norm_tokens(self.projection(self.norm_pixels(patches)))
+
+
+class CrateEmbeddings(nn.Module):
+    """Class token, patch tokens and positions: ``(B, C, H, W)`` -> ``(B, 1 + n, d)``."""
+
+    def __init__(self, config: CrateConfig):
+        super().__init__()
+        self.config = config
+        rows, columns = config.grid_size
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
+        self.patch_embeddings = CratePatchEmbeddings(config)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position table ``(1, 1 + n, d)`` for a patch grid, interpolated as the configuration says, never in place."""
+        flavour, native = self.config.position_interpolation, self.config.grid_size
+        if grid == native and flavour != "scale":
+            return self.position_embeddings
+        cls, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
+        table = patches.unflatten(1, native).permute(0, 3, 1, 2).float()
+        if flavour == "size":
+            table = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
+        else:
+            factor = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
+            table = F.interpolate(
+                table, scale_factor=factor, mode="bicubic", align_corners=False, recompute_scale_factor=False
+            )
+        return torch.cat((cls, table.flatten(2).transpose(1, 2).to(cls.dtype)), dim=1)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        tokens = self.patch_embeddings(pixel_values)
+        cls = self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype)
+        return torch.cat((cls, tokens), dim=1) + self.positions(self.patch_embeddings.grid(pixel_values))
+
+
+class CratePreTrainedModel(PreTrainedModel):
+    """Loading, saving, initialisation and the recording of states, shared by the CRATE vision models."""
+
+    config_class = CrateConfig
+    base_model_prefix = "crate"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CrateEmbeddings", "CrateLayer"]  # noqa: RUF012 (transformers' convention)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {  # noqa: RUF012 (transformers' convention)
+        "hidden_states": CrateLayer,
+        "compressed_states": OutputRecorder(Compression, index=0),
+        "projected_states": OutputRecorder(Subspaces, index=0),
+        "sparse_codes": OutputRecorder(ISTA, index=1),
+        "attentions": OutputRecorder(MSSA, index=1),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if self.config.initializer == "normal":
+            super()._init_weights(module)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            bound = module.weight[0].numel() ** -0.5  # torch's default, which the published code keeps
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            super()._init_weights(module)
+        if isinstance(module, ISTA):
+            self._init_dictionaries(module)
+        elif isinstance(module, CrateEmbeddings):
+            std = 1.0 if self.config.initializer == "official" else self.config.initializer_range
+            init.normal_(module.cls_token, std=std)
+            init.normal_(module.position_embeddings, std=std)
+
+    def _init_dictionaries(self, module: ISTA) -> None:
+        for dictionary in module.parameters():
+            if self.config.initializer == "official":
+                bound = (6 / dictionary.shape[1]) ** 0.5  # Kaiming uniform, fan-in = atoms
+                init.uniform_(dictionary, -bound, bound)
+            else:
+                init.normal_(dictionary, std=self.config.initializer_range)
+
+    def _check_outputs(self, kwargs: dict) -> None:
+        known = {f"output_{key}" for key in self._can_record_outputs}
+        for name in kwargs:
+            if name.startswith("output_") and name not in known:
+                raise ValueError(f"unknown output flag {name!r}{suggest(name, known)}")
+
+
+class CrateModel(CratePreTrainedModel):
+    """The CRATE encoder: embedding and L layers, no final norm."""
+
+    def __init__(self, config: CrateConfig):
+        super().__init__(config)
+        self.embeddings = CrateEmbeddings(config)
+        self.layers = nn.ModuleList([CrateLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self, pixel_values: Tensor, attention_mask: Tensor | None = None, interpolate_pos_encoding=None, **kwargs
+    ) -> CrateModelOutput:
+        """Encode images.
+
+        Args:
+            pixel_values: ``(B, C, H, W)``; H and W multiples of the patch, any aspect.
+            attention_mask: ``(B, 1 + n)``, 1 = attend, or None.
+            interpolate_pos_encoding: accepted for transformers' callers; positions always follow the image size.
+            kwargs: ``output_hidden_states``, ``output_compressed_states``, ``output_projected_states``,
+                ``output_sparse_codes``, ``output_attentions``.
+
+        Raises:
+            ValueError: channels, size or an output flag that the model does not know.
+        """
+        self._check_outputs(kwargs)
+        tokens = self.embeddings(pixel_values)
+        if attention_mask is not None:
+            attention_mask = create_bidirectional_mask(
+                config=self.config, inputs_embeds=tokens, attention_mask=attention_mask
+            )
+        maps = kwargs.get("output_attentions", self.config.output_attentions)
+        for layer in self.layers:
+            tokens = layer(tokens, attention_mask, output_attentions=bool(maps))
+        pooled = tokens[:, 0] if self.config.pool == "cls" else tokens.mean(dim=1)
+        return CrateModelOutput(last_hidden_state=tokens, pooler_output=pooled)
+
+
+class CrateForImageClassification(CratePreTrainedModel):
+    """CRATE with LN and a linear layer on the pooled token."""
+
+    def __init__(self, config: CrateConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.crate = CrateModel(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> CrateImageClassifierOutput:
+        """Logits ``(B, num_labels)`` and, given ``labels (B)``, the loss (with the configured penalties).
+
+        ``kwargs`` as in :meth:`CrateModel.forward`.
+        """
+        outputs = self.crate(pixel_values, **kwargs)
+        logits = self.classifier(self.norm(outputs.pooler_output))
+        states = {key: outputs[key] for key in self._can_record_outputs if key in outputs}
+        return CrateImageClassifierOutput(loss=self._loss(logits, labels), logits=logits, **states)
+
+    def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+        if labels is None:
+            return None
+        loss = self.loss_function(labels, logits, self.config)
+        subspace, dictionary = self.config.subspace_penalty, self.config.dictionary_penalty
+        return loss + orthogonality_loss(self, subspace, dictionary) if subspace or dictionary else loss
+
+
+class CrateBackbone(BackboneMixin, CrateModel):
+    """CRATE as a backbone: ``feature_maps`` ``(B, d, rows, columns)`` of the layers in ``out_features``."""
+
+    def __init__(self, config: CrateConfig):
+        super().__init__(config)
+        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
+
+    @can_return_tuple
+    def forward(self, pixel_values: Tensor, **kwargs) -> BackboneOutput:
+        """Feature maps of raw tokens (no norm, class token left out); ``kwargs`` as in :meth:`CrateModel.forward`."""
+        asked = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
+        outputs = CrateModel.forward(self, pixel_values, output_hidden_states=True, **kwargs)
+        grid = self.embeddings.patch_embeddings.grid(pixel_values)
+        maps = tuple(
+            state[:, 1:].transpose(1, 2).unflatten(2, grid)
+            for name, state in zip(self.stage_names, outputs.hidden_states)
+            if name in self.out_features
+        )
+        hidden_states = outputs.hidden_states if asked else None
+        return BackboneOutput(feature_maps=maps, hidden_states=hidden_states, attentions=outputs.attentions)

@@ -1,0 +1,250 @@
+"""The two steps of a CRATE layer, and the exact gradients they approximate, as pure functions.
+
+Legend (tokens are rows: ``Z`` is the transpose of the paper's matrix):
+
+    B batch   N tokens   d width   K subspaces   p subspace dimension   m atoms of the dictionary (d when complete)
+
+    Z (..., N, d)     tokens                       U (K, d, p)   bases U_1 ... U_K of the subspaces
+    V (..., K, N, p)  projected tokens, Z U_k      D (d, m)      dictionary: X is close to A D^T
+    X (..., N, d)     input of the ISTA step       A (..., N, m) sparse code
+    eta step size,    lam sparsity weight,         eps quantisation error (never squared by the caller)
+    alpha = d/(N eps^2),  gamma = p/(N eps^2)
+
+Equations: [N] = arXiv 2306.01129 (NeurIPS 2023; the same numbers are kept in the journal version 2311.13110),
+[A] = CRATE-alpha (2405.20299). This file needs torch only.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = [
+    "attention_maps",
+    "coding_rate_gradient",
+    "complete_ista_matrix",
+    "complete_ista_prefers_one_matrix",
+    "gamma",
+    "ista",
+    "ista_complete",
+    "lasso_objective",
+    "mssa",
+    "neumann_coding_rate_gradient",
+    "orthogonality_penalty",
+    "orthonormalize",
+    "project",
+    "shrink",
+    "subspace_attention",
+]
+
+
+# --- Compression: one step down R^c ---------------------------------------------------------------------------
+
+
+def project(Z: Tensor, U: Tensor) -> Tensor:
+    """Coordinates of the tokens in every subspace, ``V_k = Z U_k`` (the paper's ``U_k^T Z``).
+
+    Args:
+        Z: tokens ``(..., N, d)``.
+        U: bases ``(K, d, p)``.
+
+    Returns:
+        ``(..., K, N, p)``.
+    """
+    return Z.unsqueeze(-3) @ U
+
+
+def attention_maps(V: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
+    """Softmax maps ``softmax(scale V_k V_k^T)`` of subspace self-attention; queries = keys. [N, Eq. 11]
+
+    Args:
+        V: projected tokens ``(..., K, N, p)``.
+        scale: factor before the softmax; ``None`` is the published code's ``1/sqrt(p)`` (the paper has 1).
+        mask: boolean (True = attend) or additive, broadcastable to ``(..., K, N, N)``.
+
+    Returns:
+        ``(..., K, N, N)`` in V's dtype, rows sum to 1; softmax statistics in float32 or better.
+    """
+    scores = V @ V.transpose(-1, -2) * (V.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    stats = torch.promote_types(scores.dtype, torch.float32)
+    return scores.softmax(dim=-1, dtype=stats).to(V.dtype)
+
+
+def subspace_attention(V: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
+    """``SSA_k = softmax(scale V_k V_k^T) V_k`` for all subspaces at once. [N, Eq. 11]
+
+    Shapes as in :func:`attention_maps`; returns ``(..., K, N, p)``.
+    """
+    return attention_maps(V, scale, mask) @ V
+
+
+def mssa(
+    Z: Tensor,
+    U: Tensor,
+    W: Tensor | None = None,
+    b: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    factor: float = 1.0,
+) -> Tensor:
+    """Multi-head subspace self-attention: ``W [SSA_1; ...; SSA_K] + b``, or ``factor sum_k SSA_k U_k^T``.
+
+    Args:
+        Z: tokens ``(..., N, d)``, already normalised where the model does so.
+        U: bases ``(K, d, p)``.
+        W: learned output map ``(d, K p)`` [N, Eq. 115]; ``None`` ties it to the bases [N, Eq. 12].
+        b: output bias ``(d,)``, only with ``W``.
+        scale: see :func:`attention_maps`.
+        mask: see :func:`attention_maps`.
+        factor: factor in front of a tied output; the paper's is ``gamma = p/(N eps^2)``.
+
+    Returns:
+        ``(..., N, d)``.
+    """
+    heads = subspace_attention(project(Z, U), scale, mask)
+    if W is None:
+        return factor * (heads @ U.transpose(-1, -2)).sum(-3)
+    return F.linear(heads.transpose(-3, -2).flatten(-2), W, b)
+
+
+def gamma(num_tokens: int, dim: int, eps: float) -> float:
+    """``gamma = p/(N eps^2)`` (or alpha, given d): the factor inside the log-determinants. [N, Eq. 8]"""
+    if not eps > 0:
+        raise ValueError(f"eps must be > 0, got {eps!r}; it is epsilon, not its square (reports use 0.5)")
+    return dim / (num_tokens * eps**2)
+
+
+def coding_rate_gradient(Z: Tensor, U: Tensor, eps: float) -> Tensor:
+    """Exact gradient of R^c: ``gamma sum_k V_k (I + gamma V_k^T V_k)^-1 U_k^T``. [N, Eq. 9 and 66]
+
+    Written on the p x p side, where the inverse is small; equals autograd of ``subspace_coding_rate``.
+
+    Args:
+        Z: tokens ``(..., N, d)``.
+        U: bases ``(K, d, p)``, any (not only orthonormal).
+        eps: quantisation error, > 0.
+
+    Returns:
+        ``(..., N, d)``, nats per unit of Z.
+    """
+    V = project(Z, U)
+    g = gamma(V.shape[-2], V.shape[-1], eps)
+    gram = g * V.transpose(-1, -2) @ V
+    gram.diagonal(dim1=-2, dim2=-1).add_(1)
+    inner = torch.linalg.solve(gram, V.transpose(-1, -2)).transpose(-1, -2)
+    return g * (inner @ U.transpose(-1, -2)).sum(-3)
+
+
+def neumann_coding_rate_gradient(Z: Tensor, U: Tensor, eps: float) -> Tensor:
+    """First-order Neumann form ``gamma sum_k (V_k - gamma V_k V_k^T V_k) U_k^T``. [N, Eq. 69]
+
+    What softmax MSSA starts from: the paper then replaces ``V_k V_k^T`` by its row softmax (Eq. 71) and
+    ``sum_k Z U_k U_k^T`` by ``Z`` (Eq. 74). Valid for ``gamma ||V_k||^2 < 1`` only; outside it diverges from
+    :func:`coding_rate_gradient`. Arguments and result as there.
+    """
+    V = project(Z, U)
+    g = gamma(V.shape[-2], V.shape[-1], eps)
+    inner = V - g * V @ (V.transpose(-1, -2) @ V)
+    return g * (inner @ U.transpose(-1, -2)).sum(-3)
+
+
+# --- Sparsification: proximal gradient steps of a LASSO -------------------------------------------------------
+
+
+def shrink(A: Tensor, threshold: float, signed: bool = False) -> Tensor:
+    """Proximal map of ``threshold ||A||_1``: ``ReLU(A - t)`` on A >= 0 [N, Eq. 17], or signed soft-threshold."""
+    return F.softshrink(A, threshold) if signed else F.relu(A - threshold)
+
+
+def ista(
+    X: Tensor,
+    D: Tensor,
+    eta: float,
+    lam: float,
+    num_steps: int = 1,
+    A0: Tensor | None = None,
+    signed: bool = False,
+) -> Tensor:
+    """``num_steps`` ISTA steps on ``1/2 ||X - A D^T||^2 + lam ||A||_1`` (A >= 0 unless ``signed``).
+
+    One step: ``A <- shrink(A + eta (X - A D^T) D, eta lam)``; two GEMMs, one for the first step from zero.
+    CRATE: ``num_steps=1, A0=X``, D square [N, Eq. 17]. CRATE-alpha and CRATE-LM: 2 steps from zero with
+    ``D (d, 4d)``. [A, Sec. 3.1]
+
+    Args:
+        X: signal ``(..., N, d)``.
+        D: dictionary ``(d, m)``.
+        eta: step size; descent is guaranteed for ``eta <= 1/||D||^2``.
+        lam: sparsity weight.
+        num_steps: at least 1.
+        A0: start ``(..., N, m)``; ``None`` is zero.
+        signed: two-sided soft-threshold instead of ReLU.
+
+    Returns:
+        code ``(..., N, m)``.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    A = shrink(eta * (X @ D), eta * lam, signed) if A0 is None else A0
+    for _ in range(num_steps - (A0 is None)):
+        A = shrink(A + eta * ((X - A @ D.mT) @ D), eta * lam, signed)
+    return A
+
+
+def complete_ista_matrix(D: Tensor, eta: float) -> Tensor:
+    """``M = I + eta D - eta D^T D``: a complete step from A = X is affine before the shrinkage, ``X M``.
+
+    ``D`` is ``(d, d)``; costs one product of d^3 and replaces the two GEMMs over the tokens by one.
+    """
+    M = eta * (D - D.mT @ D)
+    return M + torch.eye(D.shape[0], dtype=M.dtype, device=M.device)
+
+
+def complete_ista_prefers_one_matrix(num_tokens: int, dim: int) -> bool:
+    """Whether building M (2 d^3 FLOPs) beats the second GEMM over all B N tokens (2 B N d^2 FLOPs)."""
+    return num_tokens >= dim
+
+
+def ista_complete(X: Tensor, D: Tensor, eta: float, lam: float, signed: bool = False) -> Tensor:
+    """One ISTA step from ``A = X`` with a square dictionary, in the cheaper of its two algebraic forms.
+
+    ``shrink(X M, eta lam)`` with :func:`complete_ista_matrix`, or ``ista(X, D, eta, lam, 1, X)``; they agree to
+    rounding. [N, Eq. 17] ``X (..., N, d)``, ``D (d, d)`` -> ``(..., N, d)``.
+    """
+    if not complete_ista_prefers_one_matrix(X.shape[:-1].numel(), X.shape[-1]):
+        return ista(X, D, eta, lam, 1, X, signed)
+    M = complete_ista_matrix(D, eta)
+    if signed:
+        return shrink(X @ M, eta * lam, signed)
+    return F.relu(F.linear(X, M.mT, M.new_full((M.shape[0],), -eta * lam)))
+
+
+def lasso_objective(A: Tensor, X: Tensor, D: Tensor, lam: float) -> Tensor:
+    """``1/2 ||X - A D^T||_F^2 + lam ||A||_1`` over the last two axes, the objective ISTA lowers. [N, Eq. 16]"""
+    residual = (X - A @ D.mT).square().sum((-2, -1)) / 2
+    return residual + lam * A.abs().sum((-2, -1))
+
+
+# --- The assumptions on U and D -------------------------------------------------------------------------------
+
+
+def orthonormalize(M: Tensor) -> Tensor:
+    """Orthonormal columns spanning those of ``M (..., n, k)``, k <= n, by QR with a positive diagonal of R.
+
+    The sign convention makes it the identity on matrices whose columns already are orthonormal.
+    """
+    if M.shape[-1] > M.shape[-2]:
+        raise ValueError(f"cannot orthonormalise {M.shape[-1]} columns in {M.shape[-2]} dimensions")
+    Q, R = torch.linalg.qr(M)
+    return Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+
+
+def orthogonality_penalty(M: Tensor) -> Tensor:
+    """``||M^T M - I||_F^2`` summed over leading axes; ``M (..., n, k)``. Zero iff all columns are orthonormal.
+
+    With ``U (K, d, p)``: each subspace on its own; with ``U`` as ``(d, K p)``: also their mutual incoherence.
+    """
+    gram = M.mT @ M
+    return (gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)).square().sum()

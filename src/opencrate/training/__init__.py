@@ -1,0 +1,1 @@
+"""Recipes, training runs and what they leave on disk."""
