@@ -1,16 +1,17 @@
 """The objective of CRATE and its parts: coding rates, rate reduction, sparsity.
 
-Symbols: B batch, N tokens, d width, K subspaces of dimension p. Tokens are rows: Z is (..., N, d), the paper's
-matrix transposed. U is (K, d, p), one basis per subspace. eps is the distortion, never its square. Rates are in
-nats, per set of tokens (per image), never averaged over tokens.
+Symbols: N tokens, d width, K subspaces of dimension p. Tokens are rows: Z is (..., N, d), the paper's matrix
+    transposed. U is (K, d, p), one basis per subspace. eps is the distortion, never its square. Rates are in
+    nats,
+per set of tokens (per image), never averaged over tokens.
 
     R(Z)       = 1/2 logdet(I + d/(N eps^2) Z^T Z)
     R^c(Z | U) = sum_k 1/2 logdet(I + p/(N eps^2) (Z U_k)^T (Z U_k))
-    objective  = R(Z) - R^c(Z | U) - lambda ||Z||_0, maximised             [CRATE-JMLR arXiv:2311.13110, Eq. (1)]
+    objective  = R(Z) - R^c(Z | U) - lambda ||Z||_0, maximised            [CRATE, arXiv:2306.01129, Eq. (1)]
 
 Numerics. Everything inside runs in float64, in slices that stay in cache. Each matrix takes one of two ways,
-whatever the others in its batch do: a Cholesky factorisation of the smaller Gram matrix while
-a trace bound says that this is exact enough, otherwise the singular values.
+whatever the others in its batch do: a Cholesky factorisation of the smaller Gram matrix while its trace,
+which bounds the error, is small enough, otherwise the singular values.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-# Float64 elements worked on at a time: 4 MB, so that the float64 copy of a large batch never leaves the cache.
+# Float64 elements worked on at a time: 4 MB, so that the float64 copy of a large batch stays in cache.
 _SLICE = 1 << 19
-# Largest tr(alpha Z^T Z) that goes to Cholesky, whose error is about trace * 2^-53: 1e-10 for float64 input, 1e-7
-# for the shorter types, where the 1e-6 they are good for allows the cheaper way longer.
+# Largest tr(alpha Z^T Z) that goes to Cholesky, whose error is about trace * 2^-53: 1e-10 for float64 input,
+# and 1e-7 for the shorter types: they promise 1e-6, which allows the cheaper way longer.
 _TRACE_LIMIT_FLOAT64 = 1e6
 _TRACE_LIMIT = 1e9
 # Below this trace, 1/2 trace equals the rate to a relative 5e-9, and 1 + trace would begin to lose it.
@@ -32,19 +33,20 @@ _TRACE_LINEAR = 1e-8
 
 
 def coding_rate(Z: Tensor, eps: float) -> Tensor:
-    """Coding rate R(Z) = 1/2 logdet(I + d/(N eps^2) Z^T Z) [CRATE-JMLR, Eq. (1)].
+    """Coding rate R(Z) = 1/2 logdet(I + d/(N eps^2) Z^T Z) [CRATE, Eq. (1)].
 
     From tokens that are already projected, V of shape (..., K, N, p), `coding_rate(V, eps).sum(-1)` is R^c.
 
-    Accuracy, with x^2 = d/(N eps^2) * sigma_max(Z)^2 and u = 2^-53, for the value before it is rounded to the
-    output dtype: float64 input: relative to max(1, R) within 1e-9 while x^2 <= 1e6, beyond it within
-    min(N, d) * log1p(4 max(N, d) u x) nats. Shorter types: relative to max(1, R) within 1e-6, or that bound where it
-    is larger. In the second regime singular values below 2 max(N, d) u sigma_max are rounding noise and count
-    as zero, so duplicated tokens and missing directions add nothing at any scale.
+    Accuracy, with x^2 = d/(N eps^2) * sigma_max(Z)^2 and u = 2^-53. Float64 input: within 1e-9 max(1, R)
+    while x^2 <= 1e6, beyond it within min(N, d) * log1p(4 max(N, d) u x) nats. Shorter types: within 1e-6
+    max(1, R) while x^2 <= 1e6, beyond it within the sum of the two. By singular values, those below max(N, d)
+    2u sigma_max are rounding noise and count as zero, so that duplicated tokens and missing directions add
+    nothing at any scale.
 
-    Value and gradient are finite for every finite float32 or bfloat16 input; the gradient's entries are
-    at most sqrt(d / N) / (2 eps), which float16 may not hold. Second derivatives are supported while
-    tr(d/(N eps^2) Z^T Z) <= 1e6 (1e9 for the shorter types). A matrix with a NaN or an infinity gives NaN, alone.
+    Value and gradient are finite for every finite float32 or bfloat16 input; the gradient's entries are at
+    most sqrt(d / N) / (2 eps), which float16 may not hold. Second derivatives are supported while tr(d/(N
+    eps^2) Z^T Z) <= 1e6 (1e9 for the shorter types). A matrix with a NaN or an infinity gives NaN, and leaves
+    the others in its batch alone.
 
     Args:
         Z: tokens (..., N, d), any floating dtype, N >= 1, d >= 1; the leading shape may be empty of elements.
@@ -64,9 +66,10 @@ def coding_rate(Z: Tensor, eps: float) -> Tensor:
 
 
 def subspace_coding_rate(Z: Tensor, U: Tensor, eps: float, per_subspace: bool = False) -> Tensor:
-    """Coding rate against the subspaces, R^c(Z | U) = sum_k R(Z U_k) [CRATE-JMLR, Eq. (1)].
+    """Coding rate against the subspaces, R^c(Z | U) = sum_k R(Z U_k) [CRATE, Eq. (1)].
 
-    The projection is done in float64 as well. Accuracy: that of `coding_rate` for each Z U_k.
+    The projection is done in float64 too; the accuracy is that of `coding_rate` for each Z U_k as float64
+    holds it.
 
     Args:
         Z: tokens (..., N, d), any floating dtype.
@@ -87,7 +90,7 @@ def subspace_coding_rate(Z: Tensor, U: Tensor, eps: float, per_subspace: bool = 
 
 
 def rate_reduction(Z: Tensor, U: Tensor, eps: float) -> Tensor:
-    """Rate reduction R(Z) - R^c(Z | U) [CRATE-JMLR, Eq. (1)]; negative where the subspaces overlap enough.
+    """Rate reduction R(Z) - R^c(Z | U) [CRATE, Eq. (1)]; negative where the subspaces overlap enough.
 
     Args, errors and dtypes are those of `subspace_coding_rate`; the difference is taken in float64.
 
@@ -99,17 +102,15 @@ def rate_reduction(Z: Tensor, U: Tensor, eps: float) -> Tensor:
     return _rate_reduction(Z, U, _check_eps(eps)).to(_result_dtype(Z))
 
 
-def sparse_rate_reduction(
-    Z: Tensor, U: Tensor, lam: float, eps: float, norm: str = "l0", tol: float = 0.0
-) -> Tensor:
-    """The objective of CRATE, to be maximised: R(Z) - R^c(Z | U) - lambda ||Z|| [CRATE-JMLR, Eq. (1)].
+def sparse_rate_reduction(Z: Tensor, U: Tensor, lam: float, eps: float, norm: str = "l0", tol: float = 0.0) -> Tensor:
+    """The objective of CRATE, to be maximised: R(Z) - R^c(Z | U) - lambda ||Z|| [CRATE, Eq. (1)].
 
     Args:
         Z: tokens (..., N, d), any floating dtype.
         U: bases (K, d, p), any floating dtype, on Z's device.
         lam: lambda >= 0, the price of a non-zero entry (or of one unit of absolute value with "l1"), in nats.
         eps: distortion, a number in [1e-150, 1e150].
-        norm: "l0", the number of entries with |z| > tol over all tokens (a count; it has no gradient), or "l1",
+        norm: "l0", the number of entries with |z| > tol over all tokens (a count, without gradient), or "l1",
             the sum of absolute values.
         tol: tolerance of "l0", >= 0.
 
@@ -117,7 +118,8 @@ def sparse_rate_reduction(
         Objective values in nats, shape (...), in Z's dtype (float32 for half types).
 
     Raises:
-        ValueError: as for `subspace_coding_rate`; an unknown norm; lam or tol negative or not finite; tol with "l1".
+        ValueError: as for `subspace_coding_rate`; norm unknown; lam or tol negative or not finite; tol with
+            "l1".
     """
     _check_tokens(Z)
     _check_bases(U, Z)
@@ -129,13 +131,15 @@ def sparse_rate_reduction(
 
 
 def sparsity(Z: Tensor, measure: str = "l0", tol: float = 0.0) -> Tensor:
-    """How sparse the entries of Z are, over its last two axes. Mind the sign: only the last two grow with sparsity.
+    """How sparse the entries of Z are, over its last two axes.
 
+    "gini" and "hoyer" grow with sparsity, "l0" and "l1" fall.
     With c the n = N d absolute values, c_(1) <= ... <= c_(n):
 
-    - "l0": fraction of entries with c > tol, in [0, 1]; no gradient. [CRATE-JMLR, Fig. "sparsity of ISTA outputs"]
+    - "l0": fraction of entries with c > tol, in [0, 1]; no gradient.
     - "l1": sum of c.
-    - "gini": 1 - 2 sum_k c_(k)/||c||_1 (n - k + 1/2)/n, in [0, 1 - 1/n] [Hurley & Rickard 2009, arXiv:0811.4706].
+    - "gini": 1 - 2 sum_k c_(k)/||c||_1 (n - k + 1/2)/n, in [0, 1 - 1/n] [Hurley & Rickard,
+      arXiv:0811.4706].
     - "hoyer": (sqrt(n) - ||c||_1/||c||_2) / (sqrt(n) - 1), in [0, 1] [Hoyer 2004, JMLR 5:1457-1469].
 
     All-zero input is taken as uniform: every measure gives 0, as do "gini" and "hoyer" for a single entry.
@@ -150,7 +154,8 @@ def sparsity(Z: Tensor, measure: str = "l0", tol: float = 0.0) -> Tensor:
         Shape (...), in Z's dtype (float32 for half types).
 
     Raises:
-        ValueError: Z has a wrong shape or dtype; an unknown measure; tol negative, not finite, or not with "l0".
+        ValueError: Z has a wrong shape or dtype; measure unknown; tol negative or not finite, or not with
+            "l0".
     """
     _check_tokens(Z)
     _check_choice("measure", measure, tuple(_MEASURES))
@@ -172,7 +177,7 @@ def _hoyer(c: Tensor) -> Tensor:
     root = math.sqrt(c.shape[-1])
     c = _unit_peak(c)
     norm = torch.linalg.vector_norm(c, dim=-1)
-    hoyer = (root - c.sum(-1) / torch.where(norm == 0, 1, norm)) / max(root - 1, 1e-300)
+    hoyer = (root - c.sum(-1) / torch.where(norm == 0, 1, norm)) / (root - 1 or 1.0)
     return torch.where(norm == 0, 0, hoyer)
 
 
@@ -247,7 +252,8 @@ def _cholesky_rates(gram: Tensor, trace: Tensor) -> Tensor:
 def _singular_value_rates(V: Tensor, alpha: float) -> Tensor:
     """sum_i 1/2 log(1 + alpha sigma_i^2) for V (M, N, n) finite and not all-zero, N >= n.
 
-    With c = sqrt(alpha) * peak and s = sigma / peak, a term is log hypot(s, 1/c) + log c: no square, so no overflow.
+    With c = sqrt(alpha) * peak and s = sigma / peak, a term is log hypot(s, 1/c) + log c: no square to
+    overflow.
     """
     peak = V.detach().abs().amax((-2, -1)).unsqueeze(-1)
     sigma = torch.linalg.svdvals(V / peak.unsqueeze(-1))

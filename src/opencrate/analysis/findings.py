@@ -64,7 +64,7 @@ def describe_compression(measures: LayerMeasures) -> str:
     lowered = change < 0
     raised = [layer for layer, down in enumerate(lowered.tolist(), start=1) if not down]
     sizes = f"mean changes from {float(change.min()):+.1f} to {float(change.max()):+.1f} nats"
-    head = f"Inside a layer, the step Z^ℓ → Z^{{ℓ+½}} lowers R^c( · | U^ℓ)"
+    head = "Inside a layer, the step Z^ℓ → Z^{ℓ+½} lowers R^c( · | U^ℓ)"
     if not raised:
         return f"{head} in all {len(change)} layers ({sizes})."
     return (
@@ -73,7 +73,9 @@ def describe_compression(measures: LayerMeasures) -> str:
     )
 
 
-def describe_against_start(name: str, trained: Tensor, initial: Tensor, unit: str = "", digits: int = 1) -> str:
+def describe_against_start(
+    name: str, trained: Tensor, initial: Tensor, unit: str = "", digits: int = 1
+) -> str:
     """One sentence that sets the last layer and the trend against the same model at initialisation."""
     start = trend(initial)
     where = f"from {start.first:.{digits}f} to {start.last:.{digits}f}{' ' + unit if unit else ''}"

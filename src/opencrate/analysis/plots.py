@@ -18,7 +18,14 @@ from .evaluation import Evaluation
 from .rates import MEASURES, LayerMeasures
 
 WIDTH = 4.4
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito: safe for colour-blind eyes
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)  # Okabe-Ito: safe for colour-blind eyes
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _HEADS_PER_ROW = 6
 
@@ -144,15 +151,25 @@ def _layer_line(axes: Axes, measures: LayerMeasures, key: str, name: str, index:
     layers = range(1, measures.num_layers + 1)
     mean, std = measures.mean(key), measures.std(key)
     colour = COLOURS[index % len(COLOURS)]
-    axes.plot(layers, mean.numpy(), color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=4, label=name)
-    axes.fill_between(layers, (mean - std).numpy(), (mean + std).numpy(), color=colour, alpha=0.2, linewidth=0)
+    axes.plot(
+        layers, mean.numpy(), color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=4, label=name
+    )
+    axes.fill_between(
+        layers, (mean - std).numpy(), (mean + std).numpy(), color=colour, alpha=0.2, linewidth=0
+    )
 
 
-def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str, index: int, dashed: bool = False) -> None:
+def _curve(
+    axes: Axes, points: Sequence[tuple[float, float]], name: str, index: int, dashed: bool = False
+) -> None:
     """One logged quantity over the epochs."""
     if points:
         epochs, values = zip(*points)
-        style = {"color": COLOURS[index % len(COLOURS)], "linestyle": "--" if dashed else "-", "linewidth": 1.4}
+        style = {
+            "color": COLOURS[index % len(COLOURS)],
+            "linestyle": "--" if dashed else "-",
+            "linewidth": 1.4,
+        }
         marker = None if dashed else _MARKERS[index % len(_MARKERS)]
         axes.plot(epochs, values, label=name, marker=marker, markersize=3, **style)
 
@@ -187,4 +204,6 @@ def _show_image(axes: Axes, image: torch.Tensor) -> None:
 def _math(symbol: str) -> str:
     """A measure's symbol in matplotlib's math notation; words after a comma stay words."""
     formula, comma, words = symbol.partition(",")
-    return "$" + formula.replace(" | ", r"\,|\,").replace(" / ", " / ").replace("½", "1/2") + "$" + comma + words
+    return (
+        "$" + formula.replace(" | ", r"\,|\,").replace(" / ", " / ").replace("½", "1/2") + "$" + comma + words
+    )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..objective import coding_rate, subspace_coding_rate
+from ..objective import coding_rate, sparsity, subspace_coding_rate
 from .inputs import Batch
 from .states import LayerStep, record
 
@@ -99,7 +99,9 @@ class LayerMeasures:
         rows = []
         for key in self.values:
             measure = MEASURES[key]
-            for layer, (mean, std) in enumerate(zip(self.mean(key).tolist(), self.std(key).tolist()), start=1):
+            for layer, (mean, std) in enumerate(
+                zip(self.mean(key).tolist(), self.std(key).tolist()), start=1
+            ):
                 rows.append(
                     {
                         "layer": layer,
@@ -152,8 +154,6 @@ def layer_measures(
     Raises:
         ValueError: ε <= 0; no images or fewer than asked for; a state that is not finite (its layer is named).
     """
-    if not eps > 0 or math.isinf(eps):
-        raise ValueError(f"eps={eps}: must be a positive number (it is ε, not ε²)")
     batch_values = []
     for states in record(model, batches, num_images=num_images):
         layers = []
@@ -189,13 +189,13 @@ def _measure(step: LayerStep, eps: float, released_tool: bool) -> dict[str, Tens
         "subspace_rate": subspace_rate,
         "rate": rate,
         "rate_reduction": rate - subspace_rate,
-        "nonzero_fraction": (after != 0).double().mean((1, 2)),
-        "l1_per_token": after.double().abs().sum(2).mean(1),
+        "nonzero_fraction": sparsity(after, "l0"),
+        "l1_per_token": sparsity(after, "l1") / after.shape[1],
         "subspace_rate_unit_norm": subspace_coding_rate(normalize(half, dim=-1), bases, eps),
     }
     if released_tool:
         values["released_subspace_rate"] = released_coding_rate(step.projected)
-        values["released_zero_fraction"] = (after == 0).double().mean((1, 2))
+        values["released_zero_fraction"] = 1 - values["nonzero_fraction"].double()
     assert values.keys() <= MEASURES.keys()
     return {key: value.double().cpu() for key, value in values.items()}
 

@@ -18,7 +18,9 @@ from sklearn.model_selection import train_test_split
 
 from ..training.recipe import DataRecipe
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("validation", "val", "valid")
 TEST_FOLDER = "test"
@@ -100,7 +102,9 @@ def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> 
     labels = dataset["label"][:]
     names = dataset.features["label"].names
     if fraction == 0:
-        raise ValueError(f"{key} is 0 but the data has no such split of its own; give a fraction, for example 0.2")
+        raise ValueError(
+            f"{key} is 0 but the data has no such split of its own; give a fraction, for example 0.2"
+        )
     smallest, count = min(Counter(labels).items(), key=lambda item: item[1])
     parts = math.ceil(fraction * len(labels)), math.floor((1 - fraction) * len(labels))
     if count < 2 or min(parts) < len(set(labels)):
@@ -165,7 +169,9 @@ def _read_classes(root: Path, label_names: list[str] | None = None) -> Dataset:
     for folder in folders:
         files = image_files(folder)
         if not files:
-            raise ValueError(f"{folder}: class folder without images; add images ({_suffixes()}) or remove it")
+            raise ValueError(
+                f"{folder}: class folder without images; add images ({_suffixes()}) or remove it"
+            )
         cells += [{"path": str(file), "bytes": None} for file in files]
         labels += [names.index(folder.name)] * len(files)
     return _dataset(cells, labels, names)

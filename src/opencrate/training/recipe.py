@@ -39,7 +39,9 @@ class DataRecipe:
     validation_fraction: float = 0.0  # of the training part, stratified, for choices made during training
     split_seed: int = 0
     image_size: int | list[int] = 224  # pixels, or [height, width]
-    resize_size: int | None = None  # shortest edge before the centre crop; null: resize straight to image_size
+    resize_size: int | None = (
+        None  # shortest edge before the centre crop; null: resize straight to image_size
+    )
     num_channels: int = 3
     image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])

@@ -1,0 +1,327 @@
+"""The white-box report of one trained classifier: measure it, then say in words and figures what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from . import findings, plots
+from .attention_maps import AttentionMaps, attention_maps
+from .inputs import Batch
+from .rates import MEASURES, LayerMeasures, layer_measures
+from .report import ReportContent, ReportFigure
+from .tables import TrainedModel, comparison_table, layer_table, layers_csv, layers_json
+
+TRAINED, INITIAL = "trained", "initialisation"
+
+
+@dataclass(frozen=True)
+class ClassifierAnalysis:
+    """What the white box of one classifier shows.
+
+    Attributes:
+        measures: of the trained model, per image and layer.
+        initial: the same of the same architecture untrained, on the same images; `None` where not asked for.
+        attention: class-token attention on a few images.
+    """
+
+    measures: LayerMeasures
+    initial: LayerMeasures | None
+    attention: AttentionMaps
+
+    @property
+    def series(self) -> dict[str, LayerMeasures]:
+        """The measures by name: trained, and initialisation where it was measured."""
+        return {TRAINED: self.measures} | ({} if self.initial is None else {INITIAL: self.initial})
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What was run, as the report shows it.
+
+    Attributes:
+        data: what the images are, as words that follow a number ("held-out images of handwritten digits").
+        facts: (name, text): command, environment, data fingerprint, seed, ... in this order.
+        listings: (name, text) of long texts, such as the resolved recipe.
+    """
+
+    data: str
+    facts: tuple[tuple[str, str], ...]
+    listings: tuple[tuple[str, str], ...] = ()
+
+
+def untrained_copy(model: nn.Module, seed: int) -> nn.Module:
+    """The same architecture at a fresh initialisation, on the same device; torch's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(model)(model.config)
+    weight = next(model.parameters())
+    return fresh.to(weight.device, weight.dtype)
+
+
+def analyze_classifier(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    initial: nn.Module | None = None,
+    eps: float = 0.5,
+    num_images: int | None = None,
+    attention_images: int = 4,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    released_tool: bool = False,
+) -> ClassifierAnalysis:
+    """Measure a CRATE classifier layer by layer and record its attention on the first images.
+
+    Args:
+        model: a CRATE classifier.
+        batches: a DataLoader or list (read several times) of mappings with `pixel_values`, perhaps `labels`.
+        initial: the same architecture untrained, to compare with; see `untrained_copy`.
+        eps: ε of the coding rates.
+        num_images: measure this many images; `None` measures all.
+        attention_images: images with attention maps.
+        image_mean, image_std: the processor's normalisation, undone where an image is shown.
+        released_tool: add what the published measuring code prints, under its own label.
+
+    Raises:
+        ValueError: `batches` can be read only once; and whatever `layer_measures` refuses.
+    """
+    if iter(batches) is batches:
+        raise ValueError("batches: can be read only once (a generator); pass a list or a DataLoader")
+    options = {"num_images": num_images, "released_tool": released_tool}
+    return ClassifierAnalysis(
+        measures=layer_measures(model, batches, eps, **options),
+        initial=None if initial is None else layer_measures(initial, batches, eps, **options),
+        attention=attention_maps(
+            model, batches, num_images=attention_images, image_mean=image_mean, image_std=image_std
+        ),
+    )
+
+
+def classifier_report(
+    title: str,
+    analysis: ClassifierAnalysis,
+    models: Sequence[TrainedModel],
+    run: RunRecord,
+) -> ReportContent:
+    """The whole report of one classifier.
+
+    Args:
+        title: of the page.
+        analysis: of `models[0]`.
+        models: the analysed model, then those it stands beside (the matched ViT).
+        run: what was run.
+
+    Raises:
+        ValueError: `models` is empty.
+    """
+    if not models:
+        raise ValueError("models: empty; the first entry must be the analysed model")
+    tables = [layer_table(f"Layer by layer: {name}", found) for name, found in analysis.series.items()]
+    return ReportContent(
+        title=title,
+        subtitle=f"{models[0].name}, {models[0].evaluation.num_images:,} {run.data}",
+        summary=tuple(_summary(analysis, models, run)),
+        comparison=comparison_table(models),
+        figures=tuple(_figures(analysis, models, run)),
+        tables=tuple(tables),
+        record=run.facts,
+        listings=run.listings,
+        files={"layers.csv": layers_csv(analysis.series), "layers.json": layers_json(analysis.series)},
+    )
+
+
+def _summary(analysis: ClassifierAnalysis, models: Sequence[TrainedModel], run: RunRecord) -> list[str]:
+    """The sentences on top."""
+    model, measures = models[0], analysis.measures
+    lines = [findings.describe_accuracy(model.name, model.evaluation, run.data)]
+    if model.training_seconds is not None:
+        took = findings.duration(model.training_seconds)
+        lines.append(f"It has {model.num_parameters:,} parameters and was trained in {took}.")
+    else:
+        lines.append(f"It has {model.num_parameters:,} parameters.")
+    for other in models[1:]:
+        lines.append(findings.describe_difference(model.name, model.evaluation, other.name, other.evaluation))
+    lines.append(_rate_sentence(measures))
+    lines.append(findings.describe_compression(measures))
+    lines.append(_sparsity_sentence(measures))
+    return lines
+
+
+def _rate_sentence(measures: LayerMeasures) -> str:
+    return findings.describe_trend(MEASURES["subspace_rate"].symbol, measures.mean("subspace_rate"), "nats")
+
+
+def _sparsity_sentence(measures: LayerMeasures) -> str:
+    name = "The non-zero fraction of Z^{ℓ+1}"
+    return findings.describe_trend(name, measures.mean("nonzero_fraction"), digits=3)
+
+
+def _figures(
+    analysis: ClassifierAnalysis, models: Sequence[TrainedModel], run: RunRecord
+) -> list[ReportFigure]:
+    """All figures in reading order."""
+    figures = [_rate_figure(analysis), _objective_figure(analysis), _sparsity_figure(analysis)]
+    figures.append(_unit_norm_figure(analysis))
+    if "released_subspace_rate" in analysis.measures.values:
+        figures.append(_released_figure(analysis))
+    figures += [_attention_figure(analysis.attention), _confusion_figure(models[0])]
+    histories = {model.name: model.history for model in models if model.history is not None}
+    if histories:
+        figures.append(_training_figure(histories))
+    return figures
+
+
+def _how(measures: LayerMeasures, key: str) -> str:
+    """How one rate was measured."""
+    return (
+        f"ε = {measures.eps:g}; {MEASURES[key].tokens}; U^ℓ as learned, not made orthonormal; "
+        f"mean and one standard deviation (band) over {measures.num_images} images."
+    )
+
+
+def _with_start(
+    analysis: ClassifierAnalysis, key: str, sentence: str, name: str, unit: str, digits: int
+) -> str:
+    """A sentence on the trained model and, where it was measured, one on the start."""
+    if analysis.initial is None:
+        return sentence
+    pair = analysis.measures.mean(key), analysis.initial.mean(key)
+    return f"{sentence} {findings.describe_against_start(name, *pair, unit, digits)}"
+
+
+def _rate_figure(analysis: ClassifierAnalysis) -> ReportFigure:
+    measures, symbol = analysis.measures, MEASURES["subspace_rate"].symbol
+    measured = _with_start(analysis, "subspace_rate", _rate_sentence(measures), "it", "nats", 1)
+    return ReportFigure(
+        name="subspace_rate",
+        title=f"Compression: {symbol}",
+        figure=plots.plot_measure(analysis.series, "subspace_rate"),
+        alt="Coding rate of the tokens within the subspaces at each layer, trained and at initialisation",
+        theory="Each layer's attention is derived as a step that lowers R^c, so R^c should fall from layer to layer.",
+        measured=f"{measured} {findings.describe_compression(measures)}",
+        how=_how(measures, "subspace_rate"),
+    )
+
+
+def _objective_figure(analysis: ClassifierAnalysis) -> ReportFigure:
+    measures = analysis.measures
+    gain = findings.trend(measures.mean("rate_reduction"))
+    rate = findings.trend(measures.mean("rate"))
+    return ReportFigure(
+        name="rate_reduction",
+        title="The objective: R, R^c and ΔR of Z^{ℓ+½}",
+        figure=plots.plot_rates(measures),
+        alt="Coding rate, coding rate within the subspaces and their difference at each layer of the trained model",
+        theory="The layers should raise ΔR = R − R^c: compress within the subspaces, keep the whole spread out.",
+        measured=(
+            f"From the first layer to the last, R goes from {rate.first:.1f} to {rate.last:.1f} nats and ΔR from "
+            f"{gain.first:.1f} to {gain.last:.1f}; ΔR rises at {len(gain.rises_at)} of {gain.steps} steps."
+        ),
+        how=_how(measures, "rate") + " Trained model only.",
+    )
+
+
+def _sparsity_figure(analysis: ClassifierAnalysis) -> ReportFigure:
+    measures = analysis.measures
+    sentence = _sparsity_sentence(measures)
+    return ReportFigure(
+        name="sparsity",
+        title="Sparsification: entries of Z^{ℓ+1} that are not zero",
+        figure=plots.plot_measure(analysis.series, "nonzero_fraction"),
+        alt="Fraction of non-zero entries of each layer's output, trained and at initialisation",
+        theory=(
+            "Each layer ends in a step towards a sparse non-negative code, so the fraction should fall with depth; "
+            "in the paper's trained models it does, except at the last layer."
+        ),
+        measured=_with_start(analysis, "nonzero_fraction", sentence, "it", "", 3),
+        how=(
+            "Entries that are exactly zero after the ReLU count as zero; "
+            f"{MEASURES['nonzero_fraction'].tokens}; mean and one standard deviation (band) over "
+            f"{measures.num_images} images."
+        ),
+    )
+
+
+def _unit_norm_figure(analysis: ClassifierAnalysis) -> ReportFigure:
+    measures, key = analysis.measures, "subspace_rate_unit_norm"
+    name = "R^c of Z^{ℓ+½} on unit-norm tokens"
+    sentence = findings.describe_trend(name, measures.mean(key), "nats")
+    return ReportFigure(
+        name=key,
+        title="The same with every token scaled to length 1",
+        figure=plots.plot_measure(analysis.series, key),
+        alt="Coding rate within the subspaces on tokens of length one at each layer, trained and at initialisation",
+        theory="R^c also falls when tokens only shrink; here what is left must come from their directions.",
+        measured=_with_start(analysis, key, sentence, "it", "nats", 1),
+        how=_how(measures, key),
+    )
+
+
+def _released_figure(analysis: ClassifierAnalysis) -> ReportFigure:
+    measures, key = analysis.measures, "released_subspace_rate"
+    name = "The released tool's R^c of U^⊤ LN(Z^ℓ)"
+    return ReportFigure(
+        name=key,
+        title="What the paper's released measuring tool prints",
+        figure=plots.plot_measure(analysis.series, key),
+        alt="The released tool's coding rate at each layer, trained and at initialisation",
+        theory="The published curves of R^c fall with depth.",
+        measured=_with_start(
+            analysis, key, findings.describe_trend(name, measures.mean(key), "nats"), "it", "nats", 1
+        ),
+        how=f"{MEASURES[key].tokens}; not comparable in size with the figures above; {measures.num_images} images.",
+    )
+
+
+def _attention_figure(attention: AttentionMaps) -> ReportFigure:
+    layers = attention.maps.shape[1]
+    others = tuple(
+        (f"attention_layer{layer}", f"Layer {layer}", plots.plot_attention(attention, layer - 1))
+        for layer in range(1, layers)
+    )
+    return ReportFigure(
+        name="attention",
+        title=f"Where the class token looks, last layer ({layers} of {layers})",
+        figure=plots.plot_attention(attention),
+        alt="For a few images, the attention of the class token to the patches in every head",
+        theory="Each head compares tokens in one subspace U_k; nothing is predicted for a single head.",
+        how=(
+            "The class token's row of each head's softmax map, on the patch grid, without smoothing; each panel is "
+            "stretched from 0 to its own largest value; the first images of the set, not chosen."
+        ),
+        variants=others,
+    )
+
+
+def _confusion_figure(model: TrainedModel) -> ReportFigure:
+    found = model.evaluation
+    wrong = found.confusion.clone().fill_diagonal_(0)
+    measured = (
+        f"{found.num_images - found.num_correct:,} of {found.num_images:,} images are given a wrong class."
+    )
+    if int(wrong.max()) > 0:
+        true, guess = divmod(int(wrong.argmax()), len(wrong))
+        pair = f"{found.labels[true]} taken for {found.labels[guess]} ({int(wrong.max())} times)"
+        measured += f" Most often: {pair}."
+    return ReportFigure(
+        name="confusion",
+        title="Which classes are confused",
+        figure=plots.plot_confusion(found),
+        alt="Confusion matrix of the trained model, true classes in rows",
+        measured=measured,
+        how=f"Largest logit on {found.num_images:,} images, one crop.",
+    )
+
+
+def _training_figure(histories: Mapping[str, plots.TrainingHistory]) -> ReportFigure:
+    return ReportFigure(
+        name="training",
+        title="Training",
+        figure=plots.plot_training(histories),
+        alt="Loss and held-out accuracy over the epochs of training",
+        how="Training loss as logged, averaged since the line before; held-out figures at the end of an epoch.",
+    )

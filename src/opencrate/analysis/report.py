@@ -1,0 +1,152 @@
+"""One self-contained HTML file out of words, figures and tables; it knows nothing of what they mean.
+
+Texts may use `^x`, `^{words}` for a raised and `‖_0` for a lowered part; everything else is shown as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+DPI = 200
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """One figure with what theory predicts, what was measured and how; empty texts are left out.
+
+    Attributes:
+        name: file name without ending, unique in the report.
+        alt: what there is to see, for readers who cannot.
+        variants: (name, title, figure) of further figures, shown folded.
+    """
+
+    name: str
+    title: str
+    figure: Figure
+    alt: str
+    theory: str = ""
+    measured: str = ""
+    how: str = ""
+    variants: tuple[tuple[str, str, Figure], ...] = ()
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of texts; the first column holds the row names."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """All of a report, in the order it is shown.
+
+    Attributes:
+        subtitle: what was run on what, one line.
+        summary: sentences with numbers.
+        comparison: the table right under the summary.
+        record: (name, text) of what was run, short texts.
+        listings: (name, text) of what was run, long texts; shown folded, spacing kept.
+        files: file name -> text, written beside the report and named in it.
+    """
+
+    title: str
+    subtitle: str
+    summary: tuple[str, ...]
+    comparison: ReportTable | None = None
+    figures: tuple[ReportFigure, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
+    record: tuple[tuple[str, str], ...] = ()
+    listings: tuple[tuple[str, str], ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_report(path: str | os.PathLike, content: ReportContent) -> Path:
+    """Write the HTML file, its figures as `figures/<name>.png` and its data files beside it.
+
+    Every file is written under a temporary name and renamed; the HTML comes last and needs none of the others.
+
+    Args:
+        path: of the HTML file; its folder must exist.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        ValueError: the folder does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"path={path}: the folder {path.parent} does not exist; create it first")
+    pictures = {name: _png(figure) for name, figure in _all_figures(content)}
+    (path.parent / "figures").mkdir(exist_ok=True)
+    for name, png in pictures.items():
+        _write(path.parent / "figures" / f"{name}.png", png)
+    for name, text in content.files.items():
+        _write(path.parent / name, text.encode())
+    _write(path, _render(content, pictures).encode())
+    return path
+
+
+def _all_figures(content: ReportContent) -> list[tuple[str, Figure]]:
+    """(file name, figure) of every figure, variants included."""
+    shown = [(figure.name, figure.figure) for figure in content.figures]
+    return shown + [(name, extra) for figure in content.figures for name, _, extra in figure.variants]
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure as PNG, without a date or version in it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _render(content: ReportContent, pictures: Mapping[str, bytes]) -> str:
+    """The HTML text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("opencrate.analysis"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["formula"] = _formula
+    images = {
+        name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()
+    }
+    sizes = {name: [round(i * DPI) for i in f.get_size_inches()] for name, f in _all_figures(content)}
+    return environment.get_template("report.html.j2").render(content=content, images=images, sizes=sizes)
+
+
+def _formula(text: str) -> Markup:
+    """Escaped text with `^x`, `^{words}` raised and `‖_0` lowered."""
+    safe = str(escape(text))
+    safe = re.sub(r"\^\{([^}]*)\}|\^(\S)", lambda match: f"<sup>{match[1] or match[2]}</sup>", safe)
+    return Markup(re.sub(r"(?<=‖)_(\d)", r"<sub>\1</sub>", safe))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write under a temporary name in the same folder, then rename."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,297 @@
+"""Published checkpoints to OpenCRATE and back: one key map per family, values untouched.
+
+``load_official`` reads a state dict, a ``.pth`` / ``.pt`` / ``.safetensors`` file or ``hf://owner/name/file`` and
+returns a model; ``to_official`` is its inverse, key for key and bit for bit.
+"""
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .configuration_crate import CRATE_SIZES, CrateConfig, pair, suggest
+from .modeling_crate import CrateForImageClassification
+
+__all__ = ["FAMILIES", "load_official", "read_checkpoint", "to_official"]
+
+# official prefix -> ours; "{l}" stands for the layer number. Longest match first is not needed: no prefix of one
+# row is a prefix of another.
+_EMBEDDING = {
+    "cls_token": "crate.embeddings.cls_token",
+    "pos_embedding": "crate.embeddings.position_embeddings",
+}
+_COMPRESSION = {
+    "transformer.layers.{l}.0.norm.": "crate.layers.{l}.compress.norm.",
+    "transformer.layers.{l}.0.fn.qkv.": "crate.layers.{l}.compress.mssa.subspaces.",
+    "transformer.layers.{l}.0.fn.to_out.0.": "crate.layers.{l}.compress.mssa.output.",
+    "transformer.layers.{l}.1.norm.": "crate.layers.{l}.sparsify.norm.",
+}
+_HEAD = {"mlp_head.0.": "norm.", "mlp_head.1.": "classifier."}
+
+KEY_MAPS: dict[str, dict[str, str]] = {
+    "crate": {
+        **_EMBEDDING,
+        "to_patch_embedding.1.": "crate.embeddings.patch_embeddings.norm_pixels.",
+        "to_patch_embedding.2.": "crate.embeddings.patch_embeddings.projection.",
+        "to_patch_embedding.3.": "crate.embeddings.patch_embeddings.norm_tokens.",
+        **_COMPRESSION,
+        "transformer.layers.{l}.1.fn.weight": "crate.layers.{l}.sparsify.ista.dictionary",
+        **_HEAD,
+    },
+    "crate_alpha": {
+        **_EMBEDDING,
+        "conv1.": "crate.embeddings.patch_embeddings.projection.",
+        **_COMPRESSION,
+        "transformer.layers.{l}.1.fn.D": "crate.layers.{l}.sparsify.ista.dictionary",
+        "transformer.layers.{l}.1.fn.D1": "crate.layers.{l}.sparsify.ista.decoder_dictionary",
+        **_HEAD,
+    },
+}
+FAMILIES = tuple(KEY_MAPS)
+
+_WRAPPERS = ("state_dict", "model")
+_DDP_PREFIX = "module."
+
+
+def load_official(
+    source: str | Path | Mapping[str, Any],
+    family: Literal["crate", "crate_alpha"],
+    *,
+    num_attention_heads: int | None = None,
+    image_size: int | list[int] | tuple[int, int] | None = None,
+    patch_size: int | list[int] | tuple[int, int] | None = None,
+    pool: Literal["cls", "mean"] = "cls",
+    **config_overrides: Any,
+) -> CrateForImageClassification:
+    """Build a model from a published checkpoint; sizes come from the tensors.
+
+    Args:
+        source: state dict, file, or ``hf://owner/name/file`` (the only form that touches the network). The wrappers
+            ``state_dict``, ``model`` and ``module.`` are peeled; files are never unpickled beyond plain tensors.
+        family: ``crate`` (classifiers of the CRATE and emergence repositories) or ``crate_alpha``.
+        num_attention_heads: K. The tensors hold K p only, so it must be given (facts: T 6, S 12, B 12, L 16; the
+            emergence demo checkpoint 6).
+        image_size: native size; inferred when the patch grid is square.
+        patch_size: inferred from a convolution, or from square patches of three channels.
+        pool: ``cls`` or ``mean``.
+        config_overrides: further ``CrateConfig`` fields.
+
+    Raises:
+        ValueError: unknown family; a size that cannot be inferred and was not given; keys missing, unexpected or of
+            another shape; a file that is not plain tensors.
+    """
+    _require_family(family)
+    official = source_state_dict(source)
+    state_dict = _rename(official, KEY_MAPS[family], family)
+    config = _infer_config(state_dict, family, num_attention_heads, image_size, patch_size)
+    config.update(pool=pool, **config_overrides)
+    model = CrateForImageClassification(CrateConfig(**config))
+    _load_strict(model, state_dict, family)
+    return model.eval()
+
+
+def to_official(model: CrateForImageClassification) -> dict[str, Tensor]:
+    """State dict under the official names of the model's family (``crate_alpha`` for a convolutional embedding)."""
+    family = "crate_alpha" if model.config.patch_embedding == "conv" else "crate"
+    inverse = {ours: official for official, ours in KEY_MAPS[family].items()}
+    return _rename({k: v.detach() for k, v in model.state_dict().items()}, inverse, family)
+
+
+def source_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
+    """The plain ``name -> tensor`` mapping inside a source, wrappers peeled."""
+    content = source if isinstance(source, Mapping) else read_checkpoint(source)
+    while isinstance(content, Mapping) and not _is_state_dict(content):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            raise ValueError(
+                f"no state dict found: expected tensors by name, or such a mapping under {' or '.join(_WRAPPERS)}; "
+                f"got the keys {sorted(map(str, content))[:8]}"
+            )
+        content = inner
+    if not isinstance(content, Mapping):
+        raise ValueError(f"the checkpoint holds a {type(content).__name__}, not a mapping of names to tensors")
+    if all(name.startswith(_DDP_PREFIX) for name in content):
+        content = {name[len(_DDP_PREFIX) :]: value for name, value in content.items()}
+    return dict(content)
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """Content of a ``.safetensors`` file or of a PyTorch file of plain tensors (``weights_only=True``).
+
+    ``argparse.Namespace`` and NumPy scalars are allowed as well, since published training checkpoints hold them.
+    """
+    path = _download(str(path)) if str(path).startswith("hf://") else Path(path)
+    if not path.is_file():
+        hint = "; for a file on the Hugging Face Hub write hf://owner/name/file" if not path.exists() else ""
+        raise FileNotFoundError(f"no checkpoint file at {path}{hint}")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    with torch.serialization.safe_globals(_safe_globals()):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(_refusal(path, error)) from error
+        except (RuntimeError, EOFError) as error:
+            raise ValueError(f"{path} is not a readable PyTorch file: {str(error).splitlines()[0]}") from error
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    reason = f"it would run {named.group(1)}" if named else "it is not a PyTorch file of plain tensors"
+    return (
+        f"{path} was not unpickled: {reason}, and loading it could run arbitrary code. If you trust its author, load "
+        "it where it was made and save only the tensors: torch.save(model.state_dict(), ...) or safetensors"
+    )
+
+
+def _safe_globals() -> list[Any]:
+    scalar_types = [type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")]
+    return [argparse.Namespace, np.dtype, np.ndarray, np._core.multiarray.scalar, *scalar_types]
+
+
+def _download(url: str) -> Path:
+    owner, name, file = (*url.removeprefix("hf://").split("/", 2), "", "", "")[:3]
+    if not file:
+        raise ValueError(f"{url!r} is not of the form hf://owner/name/file")
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(f"{owner}/{name}", file))
+
+
+def _is_state_dict(content: Mapping[str, Any]) -> bool:
+    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
+
+
+def _require_family(family: str) -> None:
+    if family not in KEY_MAPS:
+        raise ValueError(f"unknown checkpoint family {family!r}{suggest(family, FAMILIES)}")
+
+
+def _rename(state_dict: Mapping[str, Tensor], key_map: Mapping[str, str], family: str) -> dict[str, Tensor]:
+    """Rename by table; a name that no row covers is an error, not ignored."""
+    renamed, unknown = {}, []
+    for name, value in state_dict.items():
+        new = _new_name(name, key_map)
+        if new is None:
+            unknown.append(name)
+        else:
+            renamed[new] = value
+    if unknown:
+        raise ValueError(f"checkpoint does not look like family {family!r}: unexpected keys {_shorten(unknown)}")
+    return renamed
+
+
+def _new_name(name: str, key_map: Mapping[str, str]) -> str | None:
+    layer = re.search(r"\.layers\.(\d+)\.", name)
+    for old, new in key_map.items():
+        if layer:
+            old, new = old.replace("{l}", layer.group(1)), new.replace("{l}", layer.group(1))
+        if name == old or (old.endswith(".") and name.startswith(old)):
+            return new + name[len(old) :]
+    return None
+
+
+def _infer_config(
+    state_dict: Mapping[str, Tensor], family: str, heads: int | None, image_size: Any, patch_size: Any
+) -> dict[str, Any]:
+    """Constructor arguments of ``CrateConfig`` from tensor shapes and what the caller stated."""
+    width = _shape(state_dict, "crate.embeddings.cls_token", family)[-1]
+    layers = {int(m.group(1)) for name in state_dict if (m := re.match(r"crate\.layers\.(\d+)\.", name))}
+    inner = _shape(state_dict, "crate.layers.0.compress.mssa.subspaces.weight", family)[0]
+    if heads is None:
+        raise ValueError(
+            f"num_attention_heads cannot be inferred: the tensors hold K p = {inner} only. Give the published K of "
+            "this model (CRATE tiny 6, small 12, base 12, large 16; emergence demo 6)"
+        )
+    if heads < 1 or inner % heads:
+        raise ValueError(f"num_attention_heads={heads} does not divide K p = {inner} of this checkpoint")
+    patch, channels = _infer_patch(state_dict, family, patch_size)
+    positions = _shape(state_dict, "crate.embeddings.position_embeddings", family)[1] - 1
+    learned = "crate.layers.0.compress.mssa.output.weight" in state_dict
+    config = {
+        "hidden_size": width,
+        "num_hidden_layers": max(layers) + 1,
+        "num_attention_heads": heads,
+        "head_dim": inner // heads,
+        "patch_size": patch,
+        "num_channels": channels,
+        "image_size": _infer_image_size(positions, patch, image_size),
+        "num_labels": _shape(state_dict, "classifier.weight", family)[0],
+        "attention_output": "learned" if learned else "none",
+    }
+    return {**CRATE_SIZES["alpha-base"], **config} if family == "crate_alpha" else config
+
+
+def _infer_patch(state_dict: Mapping[str, Tensor], family: str, patch_size: Any) -> tuple[Any, int]:
+    shape = _shape(state_dict, "crate.embeddings.patch_embeddings.projection.weight", family)
+    if len(shape) == 4:
+        found = shape[2] if shape[2] == shape[3] else [shape[2], shape[3]]
+        if patch_size is not None and pair(patch_size) != pair(found):
+            raise ValueError(f"patch_size={patch_size} contradicts the checkpoint's convolution, {found}")
+        return found, shape[1]
+    if patch_size is not None:
+        area = pair(patch_size)[0] * pair(patch_size)[1]
+        if shape[1] % area:
+            raise ValueError(f"patch_size={patch_size} does not divide the checkpoint's {shape[1]} pixels per patch")
+        return patch_size, shape[1] // area
+    side = round((shape[1] / 3) ** 0.5)
+    if 3 * side**2 != shape[1]:
+        raise ValueError(
+            f"patch_size cannot be inferred: {shape[1]} numbers per patch are no square patch of 3 channels; give "
+            "patch_size (the channels follow from it)"
+        )
+    return side, 3
+
+
+def _infer_image_size(positions: int, patch: Any, image_size: Any) -> Any:
+    patch_height, patch_width = pair(patch)
+    if image_size is not None:
+        rows, columns = pair(image_size)[0] // patch_height, pair(image_size)[1] // patch_width
+        if rows * columns != positions:
+            raise ValueError(
+                f"image_size={image_size} with patch_size={patch} gives {rows}x{columns} patches, but the checkpoint "
+                f"has {positions} positions"
+            )
+        return image_size
+    side = round(positions**0.5)
+    if side**2 != positions:
+        raise ValueError(
+            f"image_size cannot be inferred: {positions} positions are no square grid; give image_size=(height, width)"
+        )
+    return side * patch_height if patch_height == patch_width else [side * patch_height, side * patch_width]
+
+
+def _shape(state_dict: Mapping[str, Tensor], name: str, family: str) -> torch.Size:
+    if name not in state_dict:
+        raise ValueError(f"checkpoint does not look like family {family!r}: nothing maps to {name!r}")
+    return state_dict[name].shape
+
+
+def _load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family: str) -> None:
+    """Load every tensor; missing, extra or wrongly shaped ones are one clear error."""
+    own = model.state_dict()
+    problems = [f"missing {_shorten(own.keys() - state_dict.keys())}"] if own.keys() - state_dict.keys() else []
+    if extra := state_dict.keys() - own.keys():
+        problems.append(f"unexpected {_shorten(extra)}")
+    for name in own.keys() & state_dict.keys():
+        if own[name].shape != state_dict[name].shape:
+            problems.append(f"{name} has shape {tuple(state_dict[name].shape)}, expected {tuple(own[name].shape)}")
+    if problems:
+        raise ValueError(f"checkpoint does not fit the {family!r} model: {'; '.join(problems[:4])}")
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in state_dict.items()})
+
+
+def _shorten(names: Any) -> str:
+    names = sorted(names)
+    return f"{names[:4]}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,167 @@
+"""From a recipe to a configuration, a seeded model and its image processor."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+from ..configuration_crate import CrateConfig
+from ..image_processing_crate import CrateImageProcessor
+from .recipe import DataRecipe, Recipe, suggestion
+
+_FROM_DATA = ("image_size", "num_channels")
+
+
+def build_config(recipe: Recipe, label_names: list[str]) -> PreTrainedConfig:
+    """The model configuration of a recipe, with image size, channels and classes taken from its data.
+
+    Raises:
+        ValueError: unknown model type, size or field; a wrong type; a field that contradicts the data; an image
+            size that the patches do not tile.
+    """
+    cls = _config_class(recipe.model.type)
+    known = _own_fields(cls)
+    given = dict(recipe.model.config)
+    for name in given:
+        if name not in known:
+            raise ValueError(
+                f"unknown key 'model.config.{name}' for model.type {recipe.model.type}; {suggestion(name, known)}"
+            )
+    for name in _FROM_DATA:
+        if name not in known:
+            continue
+        value = getattr(recipe.data, name)
+        if given.setdefault(name, value) != value:
+            raise ValueError(
+                f"model.config.{name}={given[name]} but data.{name}={value}: "
+                f"the model takes what the data gives; set data.{name} only"
+            )
+    given.update(
+        num_labels=len(label_names),
+        id2label=dict(enumerate(label_names)),
+        label2id={name: number for number, name in enumerate(label_names)},
+    )
+    config = _construct(cls, recipe.model.size, given)
+    _check_patches(config)
+    return config
+
+
+def initialise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """An untrained classifier; the same configuration and seed give the same weights, bit for bit."""
+    set_seed(seed)
+    return AutoModelForImageClassification.from_config(config)
+
+
+def build_processor(data: DataRecipe) -> CrateImageProcessor:
+    """The image processor that a recipe's `data` section describes, for every model type.
+
+    Raises:
+        ValueError: `resize_size` below `image_size`.
+    """
+    size = data.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    target = {"height": height, "width": width}
+    crop = data.resize_size is not None
+    if crop and data.resize_size < max(height, width):
+        raise ValueError(
+            f"data.resize_size={data.resize_size} is below data.image_size={size}: the crop would leave the "
+            "image; give a larger resize_size, or null to resize straight to image_size"
+        )
+    return CrateImageProcessor(
+        size={"shortest_edge": data.resize_size} if crop else target,
+        crop_size=target,
+        do_center_crop=crop,
+        image_mean=list(data.image_mean),
+        image_std=list(data.image_std),
+    )
+
+
+def load_classifier(path: str | Path) -> tuple[PreTrainedModel, Any]:
+    """A classifier and its image processor from a run directory or any saved transformers folder.
+
+    Raises:
+        ValueError: no such folder, no configuration, or weights that are missing, extra or of another shape.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        what = "holds no config.json" if folder.exists() else "no such folder"
+        raise ValueError(f"{path}: {what}; give a run directory or a folder written by save_pretrained")
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
+        )
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, KeyError, StrictDataclassError) as error:
+        raise ValueError(f"{path}: cannot be loaded: {error}") from error
+    _require_exact(info, path)
+    return model, processor
+
+
+def _require_exact(info: dict[str, Any], path: str | Path) -> None:
+    for problem in ("missing", "unexpected", "mismatched"):
+        keys = sorted(map(str, info[f"{problem}_keys"]))
+        if keys:
+            meaning = {
+                "missing": "weights are missing",
+                "unexpected": "there are weights that the model lacks",
+                "mismatched": "weights have another shape than config.json says",
+            }[problem]
+            raise ValueError(
+                f"{path}: {meaning}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''} ({len(keys)} in all); "
+                "config.json and model.safetensors must come from the same model"
+            )
+
+
+def _config_class(model_type: str) -> type[PreTrainedConfig]:
+    classes = {cls.model_type: cls for cls in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING}
+    if model_type not in classes:
+        raise ValueError(
+            f"unknown model.type '{model_type}': no image classifier of that name; {suggestion(model_type, classes)}"
+        )
+    return classes[model_type]
+
+
+def _own_fields(cls: type[PreTrainedConfig]) -> set[str]:
+    """Fields that the model's own configuration class declares: what a recipe may set."""
+    base = {item.name for item in dataclasses.fields(PreTrainedConfig)}
+    return {item.name for item in dataclasses.fields(cls) if item.name not in base and item.name[0] != "_"}
+
+
+def _construct(cls: type[PreTrainedConfig], size: str | None, fields: dict[str, Any]) -> PreTrainedConfig:
+    if size is not None and cls is not CrateConfig:
+        raise ValueError(
+            f"model.size='{size}' names a CRATE size, but model.type is {cls.model_type}; "
+            "remove it and give model.config fields"
+        )
+    try:
+        return CrateConfig.from_size(size, **fields) if size is not None else cls(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(f"model.config: {error}") from error
+
+
+def _check_patches(config: PreTrainedConfig) -> None:
+    """Refuse an image size that the patches do not tile (transformers' own configurations do not check)."""
+    if not (hasattr(config, "image_size") and hasattr(config, "patch_size")):
+        return
+    image, patch = _pair(config.image_size), _pair(config.patch_size)
+    for size, step in zip(image, patch):
+        if step < 1 or size < step or size % step:
+            raise ValueError(
+                f"data.image_size={config.image_size} is not a multiple of patch_size={config.patch_size}; "
+                "change data.image_size or model.config.patch_size"
+            )
+
+
+def _pair(value: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
