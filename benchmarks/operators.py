@@ -1,0 +1,137 @@
+"""Speed of OpenCRATE's CRATE-B/16 against the textbook form written from the formulas, in one run.
+
+    python benchmarks/operators.py [--size base] [--batch 8] [--repeats 7] [--dtypes float32 bfloat16]
+
+The textbook form: one linear map for U, softmax attention as two batched products, a linear output map; ISTA as three
+products, ``ReLU(X + eta (D^T X - D^T D X) - eta lam)``. It shares the parameters, so both compute the same function
+(checked before timing). Printed: images/s (medians, the two forms interleaved), their ratio, the GEMM rate of the
+machine measured in the same run, and the fraction of it that the GEMM FLOPs of each form make up.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opencrate import CrateConfig, CrateForImageClassification
+from opencrate.blocks import CrateLayer
+
+
+class TextbookLayer(nn.Module):
+    """A CRATE layer as the formulas read, on the parameters of a ``CrateLayer``."""
+
+    def __init__(self, layer: CrateLayer, config: CrateConfig):
+        super().__init__()
+        self.layer, self.config = layer, config
+
+    def forward(self, tokens: Tensor, *args, **kwargs) -> Tensor:
+        config, compress, sparsify = self.config, self.layer.compress, self.layer.sparsify
+        V = F.linear(compress.norm(tokens), compress.mssa.subspaces.weight)
+        V = V.unflatten(-1, (config.num_attention_heads, config.head_dim)).transpose(1, 2)
+        maps = torch.softmax(V @ V.transpose(-1, -2) * config.head_dim**-0.5, dim=-1)
+        half = tokens + compress.mssa.output((maps @ V).transpose(1, 2).flatten(-2))
+        X, D = sparsify.norm(half), sparsify.ista.dictionary
+        DtDX = F.linear(F.linear(X, D), D.T)
+        DtX = F.linear(X, D.T)
+        eta, lam = config.ista_step_size, config.ista_lambda
+        return F.relu(X + eta * (DtX - DtDX) - eta * lam)
+
+
+def textbook(model: CrateForImageClassification) -> CrateForImageClassification:
+    """The same model (shared parameters) with textbook layers."""
+    twin = CrateForImageClassification(model.config)
+    twin.load_state_dict(model.state_dict())
+    twin.crate.layers = nn.ModuleList([TextbookLayer(layer, model.config) for layer in twin.crate.layers])
+    return twin
+
+
+def gemm_flops(config: CrateConfig, batch: int, ista_products: float, step: bool) -> float:
+    """FLOPs of the matrix products of all layers; a step counts a backward of twice the forward."""
+    tokens, width = 1 + config.grid_size[0] * config.grid_size[1], config.hidden_size
+    rows, inner = batch * tokens, config.num_attention_heads * config.head_dim
+    layer = 2 * rows * width * inner * 2 + 2 * 2 * rows * tokens * inner + ista_products * 2 * rows * width**2
+    return config.num_hidden_layers * layer * (3 if step else 1)
+
+
+def gemm_rate(rows: int, width: int, dtype: torch.dtype, repeats: int) -> float:
+    """Measured FLOP/s of ``(rows, width) @ (width, width)``, the model's main product."""
+    a, b = torch.randn(rows, width, dtype=dtype), torch.randn(width, width, dtype=dtype)
+    return 2 * rows * width**2 / statistics.median(_times([lambda: a @ b], repeats)[0])
+
+
+def _times(functions: list[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Wall-clock seconds of each function, interleaved, after one warm-up call of each."""
+    times: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        function()
+    for _ in range(repeats):
+        for function, record in zip(functions, times):
+            start = time.perf_counter()
+            function()
+            record.append(time.perf_counter() - start)
+    return times
+
+
+def _forward(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return model(images).logits
+
+
+def _step(model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype, optimizer) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = F.cross_entropy(model(images).logits.float(), labels)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _check_same(ours: nn.Module, other: nn.Module, images: Tensor) -> None:
+    difference = (_forward(ours, images, torch.float32) - _forward(other, images, torch.float32)).abs().max()
+    assert difference < 1e-4, f"the two forms differ by {difference:.1e}"
+
+
+def main() -> None:
+    """Parse arguments, time, print one line per (dtype, mode)."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="base")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    config = CrateConfig.from_size(arguments.size)
+    ours = CrateForImageClassification(config).eval()
+    other = textbook(ours).eval()
+    images = torch.randn(arguments.batch, config.num_channels, config.image_size, config.image_size)
+    labels = torch.randint(config.num_labels, (arguments.batch,))
+    _check_same(ours, other, images)
+    print(f"CRATE {arguments.size}, batch {arguments.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for dtype in map(lambda name: getattr(torch, name), arguments.dtypes):
+        tokens = 1 + config.grid_size[0] * config.grid_size[1]
+        rate = gemm_rate(arguments.batch * tokens, config.hidden_size, dtype, arguments.repeats)
+        print(f"{dtype}: GEMM rate {rate / 1e9:.1f} GFLOP/s")
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.0) for model in (ours, other)]
+        modes = {
+            "forward": [lambda m=m, d=dtype: _forward(m, images, d) for m in (ours, other)],
+            "step": [
+                lambda m=m, o=o, d=dtype: _step(m, images, labels, d, o) for m, o in zip((ours, other), optimizers)
+            ],
+        }
+        for mode, functions in modes.items():
+            mine, theirs = (statistics.median(times) for times in _times(functions, arguments.repeats))
+            share = [
+                gemm_flops(config, arguments.batch, products, mode == "step") / seconds / rate
+                for products, seconds in ((1, mine), (3, theirs))
+            ]
+            print(
+                f"  {mode:8s} ours {arguments.batch / mine:7.2f} images/s ({share[0]:4.0%} of the GEMM rate)   "
+                f"textbook {arguments.batch / theirs:7.2f} images/s ({share[1]:4.0%})   ratio {theirs / mine:.2f}x"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Cut the committed fixtures out of the full golden sets: ``python -m tests.golden.make_fixtures [FULL] [TARGET]``.
+
+Same names, same values, fewer of the large tensors: a tensor is dropped, or kept whole, or cut to its first sample.
+``crate_alpha/main`` and its probe are left out: their weights alone are 300 kB, and ``nonsquare`` covers the same
+forward. ``official_code`` of the measures uses the weights and images of ``crate_classifier/main``.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from . import FIXTURES, golden_root
+
+_WEIGHTS = r"state_dict\..*|override\..*|labels|logits|loss_.*|pooled"
+
+# set -> file -> (pattern of the keys kept whole, pattern of those cut to the first sample); all others are dropped.
+KEPT: dict[str, dict[str, tuple[str, str]]] = {
+    "crate_classifier": {
+        "main": (
+            rf"{_WEIGHTS}|images|grad\.(cls_token|pos_embedding|mlp_head.*|to_patch_embedding.*)"
+            r"|grad\.transformer\.layers\.0\..*",
+            r"layer0\.half|layer2\.out",
+        ),
+        "nonsquare_mean_pool": (r"state_dict\..*", "images|pooled|logits"),
+        "rect_patch_gray": (rf"{_WEIGHTS}|images", r"tokens_embedded|layer\d\.(attention|projected|half|out)"),
+        "interpolated_positions": (
+            r"native\.(images|pos_embedding|attention_cls_row|logits)|larger\.(images|attention_cls_row|logits)",
+            "never",
+        ),
+        "layernorm_eps_probe": (rf"{_WEIGHTS}|images", "never"),
+    },
+    "crate_alpha": {
+        "nonsquare": (
+            rf"{_WEIGHTS}|images|layer0\.code\d",
+            r"patch_conv|tokens_embedded|layer\d\.(attention|projected|half|ista_out|out)",
+        ),
+    },
+    "crate_measures": {
+        "definitions": (r"tokens\.(embedded|layer2|random).*|bases\..*|definition\.grad_.*\.random_wide\..*eps0\.[15]", "never"),
+        "official_code": (r"official\..*", "never"),
+    },
+}
+
+
+def cut(tensors: dict[str, Tensor], whole: str, first: str) -> dict[str, Tensor]:
+    """The kept tensors of one file."""
+    kept = {name: value for name, value in tensors.items() if re.fullmatch(whole, name)}
+    kept |= {name: value[:1] for name, value in tensors.items() if name not in kept and re.fullmatch(first, name)}
+    return {name: value.clone() for name, value in kept.items()}
+
+
+def make_fixtures(full: Path, target: Path) -> int:
+    """Write the fixtures under ``target``; returns their size in bytes."""
+    size = 0
+    for set_name, files in KEPT.items():
+        (target / set_name).mkdir(parents=True, exist_ok=True)
+        for file, (whole, first) in files.items():
+            path = target / set_name / f"{file}.safetensors"
+            temporary = path.with_suffix(".tmp")
+            save_file(cut(load_file(full / set_name / path.name), whole, first), temporary)
+            os.replace(temporary, path)
+            size += path.stat().st_size
+    for set_name in (*KEPT, "param_counts"):
+        (target / set_name).mkdir(parents=True, exist_ok=True)
+        meta = target / set_name / "meta.json"
+        temporary = meta.with_suffix(".tmp")
+        temporary.write_bytes((full / set_name / "meta.json").read_bytes())
+        os.replace(temporary, meta)
+        size += meta.stat().st_size
+    return size
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else golden_root()
+    destination = Path(sys.argv[2]) if len(sys.argv) > 2 else FIXTURES
+    if source == destination:
+        sys.exit("the full golden sets are not here: give their folder, or set OPENCRATE_GOLDEN")
+    print(f"{make_fixtures(source, destination) / 1000:.0f} kB in {destination}")
