@@ -5,6 +5,8 @@
 Shapes: B batch, N tokens, d width, K subspaces of dimension p, m atoms. Formulas: see operators.py.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,6 +56,22 @@ def attention_function(implementation: str, dtype: torch.dtype, device: torch.de
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, matmul_attention)
 
 
+def dense_mask(mask: Any, projected: Tensor) -> Tensor | None:
+    """A backend's mask in the form :func:`attention_maps` takes; ``projected (B, K, N, p)``.
+
+    ``sdpa`` and ``eager`` have a tensor broadcastable to ``(B, K, N, N)``, ``flash`` padding ``(B, N)``, ``flex`` a
+    ``BlockMask``.
+    """
+    if mask is None or (isinstance(mask, Tensor) and mask.ndim != 2):
+        return mask
+    if isinstance(mask, Tensor):
+        return mask.bool()[:, None, None]
+    from torch.nn.attention.flex_attention import create_mask
+
+    batch, num_tokens = projected.shape[0], projected.shape[-2]
+    return create_mask(mask.mask_mod, batch, None, num_tokens, num_tokens, device=projected.device)
+
+
 class Subspaces(nn.Linear):
     """The bases U = [U_1 ... U_K], stored as a ``(K p, d)`` weight: tokens ``(B, N, d)`` -> ``(B, K, N, p)``."""
 
@@ -67,9 +85,9 @@ class Subspaces(nn.Linear):
         if self.constraint == "none":
             return self.weight
         if self.constraint == "joint":
-            return orthonormalize(self.weight.float().mT).mT.to(self.weight.dtype)
-        each = self.weight.float().unflatten(0, (self.num_subspaces, self.subspace_dim))
-        return orthonormalize(each.mT).mT.flatten(0, 1).to(self.weight.dtype)
+            return orthonormalize(self.weight.mT).mT
+        each = self.weight.unflatten(0, (self.num_subspaces, self.subspace_dim))
+        return orthonormalize(each.mT).mT.flatten(0, 1)
 
     def bases(self) -> Tensor:
         """U as ``(K, d, p)``."""
@@ -109,7 +127,9 @@ class MSSA(nn.Module):
         heads, _ = attend(
             self, projected, projected, projected, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
         )
-        maps = attention_maps(projected, self.scaling, attention_mask) if output_attentions else None
+        maps = None
+        if output_attentions:
+            maps = attention_maps(projected, self.scaling, dense_mask(attention_mask, projected))
         return self._combine(heads.flatten(-2)), maps
 
     def _combine(self, heads: Tensor) -> Tensor:
@@ -159,7 +179,7 @@ class ISTA(nn.Module):
         """D ``(d, m)`` in use: the parameter, or its orthonormalisation under a constraint."""
         if self.config.dictionary_constraint == "none":
             return self.dictionary
-        return orthonormalize(self.dictionary.float().mT).mT.to(self.dictionary.dtype)
+        return orthonormalize(self.dictionary.mT).mT
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, N, d)`` -> the output ``(B, N, d)`` and the sparse code ``(B, N, m)`` (the same when not decoded)."""

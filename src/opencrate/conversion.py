@@ -5,6 +5,7 @@ returns a model; ``to_official`` is its inverse, key for key and bit for bit.
 """
 
 import argparse
+import functools
 import pickle
 import re
 from collections.abc import Mapping
@@ -57,6 +58,13 @@ KEY_MAPS: dict[str, dict[str, str]] = {
 }
 FAMILIES = tuple(KEY_MAPS)
 
+# Settings in which a model must equal the published code's for its tensors to mean the same there.
+_PUBLISHED = (
+    *("patch_embedding", "layer_norm_eps", "head_layer_norm_eps"),
+    *("attention_scale", "attention_output_bias", "compression_kappa", "subspace_constraint"),
+    *("ista_start", "ista_num_steps", "ista_threshold", "ista_residual", "dictionary_decode", "dictionary_constraint"),
+)
+
 _WRAPPERS = ("state_dict", "model")
 _DDP_PREFIX = "module."
 
@@ -84,6 +92,9 @@ def load_official(
         pool: ``cls`` or ``mean``.
         config_overrides: further ``CrateConfig`` fields.
 
+    Returns:
+        The model in evaluation mode, in the checkpoint's floating dtype.
+
     Raises:
         ValueError: unknown family; a size that cannot be inferred and was not given; keys missing, unexpected or of
             another shape; a file that is not plain tensors.
@@ -99,10 +110,31 @@ def load_official(
 
 
 def to_official(model: CrateForImageClassification) -> dict[str, Tensor]:
-    """State dict under the official names of the model's family (``crate_alpha`` for a convolutional embedding)."""
-    family = "crate_alpha" if model.config.patch_embedding == "conv" else "crate"
-    inverse = {ours: official for official, ours in KEY_MAPS[family].items()}
-    return _rename({k: v.detach() for k, v in model.state_dict().items()}, inverse, family)
+    """State dict under the official names of the model's family (``crate_alpha`` for an untied second dictionary).
+
+    The tensors share memory with the model, as those of ``state_dict()`` do.
+
+    Raises:
+        ValueError: not a classifier, or a setting that the published code of that family does not have, so that it
+            would compute something else from the same tensors.
+    """
+    if not isinstance(model, CrateForImageClassification) or not model.config.num_labels:
+        raise ValueError(f"only a classifier with a head has official names, got a {type(model).__name__} without")
+    config, family = model.config, "crate_alpha" if model.config.dictionary_decode == "untied" else "crate"
+    for name, allowed in _published_settings(config, family).items():
+        if (value := getattr(config, name)) != allowed:
+            raise ValueError(
+                f"{name}={value!r} has no counterpart in the published code of family {family!r}, which has {allowed!r}"
+            )
+    return {_official_name(name, family): value.detach() for name, value in model.state_dict().items()}
+
+
+def _published_settings(config: CrateConfig, family: str) -> dict[str, Any]:
+    """Values that the published code of a family fixes; sizes, eta, lambda and the pooling stay free."""
+    may_skip = config.num_attention_heads == 1 and config.head_dim == config.hidden_size
+    same = {"attention_output": "none" if may_skip and config.attention_output == "none" else "learned"}
+    reference = CrateConfig(**CRATE_SIZES["alpha-base" if family == "crate_alpha" else "base"])
+    return same | {name: getattr(reference, name) for name in _PUBLISHED}
 
 
 def source_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
@@ -111,16 +143,23 @@ def source_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tenso
     while isinstance(content, Mapping) and not _is_state_dict(content):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
-            raise ValueError(
-                f"no state dict found: expected tensors by name, or such a mapping under {' or '.join(_WRAPPERS)}; "
-                f"got the keys {sorted(map(str, content))[:8]}"
-            )
+            raise ValueError(_no_state_dict(content))
         content = inner
     if not isinstance(content, Mapping):
         raise ValueError(f"the checkpoint holds a {type(content).__name__}, not a mapping of names to tensors")
     if all(name.startswith(_DDP_PREFIX) for name in content):
         content = {name[len(_DDP_PREFIX) :]: value for name, value in content.items()}
     return dict(content)
+
+
+def _no_state_dict(content: Mapping[str, Any]) -> str:
+    others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if len(others) < len(content):
+        return f"a state dict holds tensors only, but {_shorten(others)} beside them are not: remove those entries"
+    return (
+        f"no state dict found: expected tensors by name, or such a mapping under {' or '.join(_WRAPPERS)}; "
+        f"got the keys {_shorten(others)}"
+    )
 
 
 def read_checkpoint(path: str | Path) -> Any:
@@ -142,8 +181,9 @@ def read_checkpoint(path: str | Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(_refusal(path, error)) from error
-        except (RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} is not a readable PyTorch file: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # damaged files make the unpickler trip in many ways (IndexError, KeyError, ...)
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise ValueError(f"{path} is not a readable PyTorch file, or damaged: {reason}") from error
 
 
 def _refusal(path: Path, error: Exception) -> str:
@@ -156,8 +196,10 @@ def _refusal(path: Path, error: Exception) -> str:
 
 
 def _safe_globals() -> list[Any]:
-    scalar_types = [type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")]
-    return [argparse.Namespace, np.dtype, np.ndarray, np._core.multiarray.scalar, *scalar_types]
+    dtypes = [type(np.dtype(kind)) for kind in "?bBhHiIlLefd"]
+    scalar = np.float64(0).__reduce__()[0]
+    names = [f"{module}.multiarray.scalar" for module in ("numpy.core", "numpy._core")]  # NumPy 1 and 2
+    return [argparse.Namespace, np.dtype, *dtypes, *((scalar, name) for name in names)]
 
 
 def _download(url: str) -> Path:
@@ -202,13 +244,19 @@ def _new_name(name: str, key_map: Mapping[str, str]) -> str | None:
     return None
 
 
+def _official_name(name: str, family: str) -> str:
+    """Official name of one of our tensors; our own where the family has none."""
+    return _new_name(name, {ours: official for official, ours in KEY_MAPS[family].items()}) or name
+
+
 def _infer_config(
     state_dict: Mapping[str, Tensor], family: str, heads: int | None, image_size: Any, patch_size: Any
 ) -> dict[str, Any]:
     """Constructor arguments of ``CrateConfig`` from tensor shapes and what the caller stated."""
-    width = _shape(state_dict, "crate.embeddings.cls_token", family)[-1]
+    width = _shape(state_dict, "crate.embeddings.cls_token", family, 3)[-1]
     layers = {int(m.group(1)) for name in state_dict if (m := re.match(r"crate\.layers\.(\d+)\.", name))}
-    inner = _shape(state_dict, "crate.layers.0.compress.mssa.subspaces.weight", family)[0]
+    inner = _shape(state_dict, "crate.layers.0.compress.mssa.subspaces.weight", family, 2)[0]
+    atoms = _shape(state_dict, "crate.layers.0.sparsify.ista.dictionary", family, 2)[1]
     if heads is None:
         raise ValueError(
             f"num_attention_heads cannot be inferred: the tensors hold K p = {inner} only. Give the published K of "
@@ -217,25 +265,28 @@ def _infer_config(
     if heads < 1 or inner % heads:
         raise ValueError(f"num_attention_heads={heads} does not divide K p = {inner} of this checkpoint")
     patch, channels = _infer_patch(state_dict, family, patch_size)
-    positions = _shape(state_dict, "crate.embeddings.position_embeddings", family)[1] - 1
-    learned = "crate.layers.0.compress.mssa.output.weight" in state_dict
+    positions = _shape(state_dict, "crate.embeddings.position_embeddings", family, 3)[1] - 1
+    identity = heads == 1 and inner == width and "crate.layers.0.compress.mssa.output.weight" not in state_dict
     config = {
         "hidden_size": width,
-        "num_hidden_layers": max(layers) + 1,
+        "num_hidden_layers": len(layers),
         "num_attention_heads": heads,
         "head_dim": inner // heads,
         "patch_size": patch,
         "num_channels": channels,
         "image_size": _infer_image_size(positions, patch, image_size),
-        "num_labels": _shape(state_dict, "classifier.weight", family)[0],
-        "attention_output": "learned" if learned else "none",
+        "num_labels": _shape(state_dict, "classifier.weight", family, 2)[0],
+        "attention_output": "none" if identity else "learned",  # the published code: identity when K = 1 and p = d
     }
-    return {**CRATE_SIZES["alpha-base"], **config} if family == "crate_alpha" else config
+    if family == "crate_alpha":
+        return {**CRATE_SIZES["alpha-base"], **config, "dictionary_expansion": max(1, atoms // width)}
+    return config
 
 
 def _infer_patch(state_dict: Mapping[str, Tensor], family: str, patch_size: Any) -> tuple[Any, int]:
-    shape = _shape(state_dict, "crate.embeddings.patch_embeddings.projection.weight", family)
-    if len(shape) == 4:
+    dims = 4 if family == "crate_alpha" else 2
+    shape = _shape(state_dict, "crate.embeddings.patch_embeddings.projection.weight", family, dims)
+    if dims == 4:
         found = shape[2] if shape[2] == shape[3] else [shape[2], shape[3]]
         if patch_size is not None and pair(patch_size) != pair(found):
             raise ValueError(f"patch_size={patch_size} contradicts the checkpoint's convolution, {found}")
@@ -272,24 +323,33 @@ def _infer_image_size(positions: int, patch: Any, image_size: Any) -> Any:
     return side * patch_height if patch_height == patch_width else [side * patch_height, side * patch_width]
 
 
-def _shape(state_dict: Mapping[str, Tensor], name: str, family: str) -> torch.Size:
+def _shape(state_dict: Mapping[str, Tensor], name: str, family: str, dims: int) -> torch.Size:
+    official = _official_name(name, family)
     if name not in state_dict:
-        raise ValueError(f"checkpoint does not look like family {family!r}: nothing maps to {name!r}")
-    return state_dict[name].shape
+        raise ValueError(f"checkpoint does not look like family {family!r}: {official!r} is missing")
+    shape = state_dict[name].shape
+    if len(shape) != dims or 0 in shape:
+        raise ValueError(f"checkpoint does not fit family {family!r}: {official!r} has shape {tuple(shape)}")
+    return shape
 
 
 def _load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family: str) -> None:
     """Load every tensor; missing, extra or wrongly shaped ones are one clear error."""
-    own = model.state_dict()
-    problems = [f"missing {_shorten(own.keys() - state_dict.keys())}"] if own.keys() - state_dict.keys() else []
+    own, problems = model.state_dict(), []
+    if missing := own.keys() - state_dict.keys():
+        problems.append(f"missing {_shorten(_official_name(name, family) for name in missing)}")
     if extra := state_dict.keys() - own.keys():
-        problems.append(f"unexpected {_shorten(extra)}")
-    for name in own.keys() & state_dict.keys():
-        if own[name].shape != state_dict[name].shape:
-            problems.append(f"{name} has shape {tuple(state_dict[name].shape)}, expected {tuple(own[name].shape)}")
+        problems.append(f"unexpected {_shorten(_official_name(name, family) for name in extra)}")
+    for name in sorted(own.keys() & state_dict.keys()):
+        value, official = state_dict[name], _official_name(name, family)
+        if own[name].shape != value.shape:
+            problems.append(f"{official} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}")
+        elif not value.is_floating_point():
+            problems.append(f"{official} has dtype {value.dtype}, expected a floating one")
     if problems:
         raise ValueError(f"checkpoint does not fit the {family!r} model: {'; '.join(problems[:4])}")
-    model.load_state_dict({name: value.to(own[name].dtype) for name, value in state_dict.items()})
+    dtype = functools.reduce(torch.promote_types, {value.dtype for value in state_dict.values()})
+    model.to(dtype).load_state_dict(state_dict)
 
 
 def _shorten(names: Any) -> str:

@@ -130,7 +130,8 @@ class CrateEmbeddings(nn.Module):
         if grid == native and flavour != "scale":
             return self.position_embeddings
         cls, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        table = patches.unflatten(1, native).permute(0, 3, 1, 2).float()
+        table = patches.unflatten(1, native).permute(0, 3, 1, 2)
+        table = table.to(torch.promote_types(table.dtype, torch.float32))
         if flavour == "size":
             table = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
         else:

@@ -233,12 +233,14 @@ def lasso_objective(A: Tensor, X: Tensor, D: Tensor, lam: float) -> Tensor:
 def orthonormalize(M: Tensor) -> Tensor:
     """Orthonormal columns spanning those of ``M (..., n, k)``, k <= n, by QR with a positive diagonal of R.
 
-    The sign convention makes it the identity on matrices whose columns already are orthonormal.
+    The sign convention makes it the identity on matrices whose columns already are orthonormal. Half types are
+    factored in float32.
     """
     if M.shape[-1] > M.shape[-2]:
         raise ValueError(f"cannot orthonormalise {M.shape[-1]} columns in {M.shape[-2]} dimensions")
-    Q, R = torch.linalg.qr(M)
-    return Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    Q, R = torch.linalg.qr(M.to(torch.promote_types(M.dtype, torch.float32)))
+    flip = R.diagonal(dim1=-2, dim2=-1).unsqueeze(-2) < 0
+    return torch.where(flip, -Q, Q).to(M.dtype)
 
 
 def orthogonality_penalty(M: Tensor) -> Tensor:

@@ -29,9 +29,9 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         "rect_patch_gray": (rf"{_WEIGHTS}|images", r"tokens_embedded|layer\d\.(attention|projected|half|out)"),
         "interpolated_positions": (
             r"native\.(images|pos_embedding|attention_cls_row|logits)|larger\.(images|attention_cls_row|logits)",
-            "never",
+            "",
         ),
-        "layernorm_eps_probe": (rf"{_WEIGHTS}|images", "never"),
+        "layernorm_eps_probe": (rf"{_WEIGHTS}|images", ""),
     },
     "crate_alpha": {
         "nonsquare": (
@@ -40,8 +40,11 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "crate_measures": {
-        "definitions": (r"tokens\.(embedded|layer2|random).*|bases\..*|definition\.grad_.*\.random_wide\..*eps0\.[15]", "never"),
-        "official_code": (r"official\..*", "never"),
+        "definitions": (
+            r"tokens\.(embedded|layer2|random).*|bases\..*|definition\.grad_.*\.random_wide\..*eps0\.[15]",
+            "",
+        ),
+        "official_code": (r"official\..*", ""),
     },
 }
 

@@ -18,7 +18,7 @@ class AttentionMaps:
 
     Attributes:
         images: float32 `(M, C, H, W)` in [0, 1], to be shown beside the maps.
-        maps: float32 `(M, L, K, rows, columns)`; with the share kept by the class token itself, a map sums to 1.
+        maps: float32 `(M, L, K, rows, columns)`; a map and what the class token gives itself sum to 1.
         titles: M lines, what each image is.
     """
 
@@ -53,11 +53,7 @@ def attention_maps(
     rows = [torch.stack([a[:, :, 0, 1:] for a in s.attentions or ()], dim=1) for s in states]
     maps = torch.cat(rows).float().cpu().unflatten(-1, grid)
     pixels = torch.cat([fields["pixel_values"] for fields in chosen]).float().cpu()
-    titles = [
-        _title(model, f.get("labels"), s.logits, i)
-        for f, s in zip(chosen, states)
-        for i in range(s.num_images)
-    ]
+    titles = [_title(model, f.get("labels"), s.logits, i) for f, s in zip(chosen, states) for i in range(s.num_images)]
     return AttentionMaps(_displayable(pixels, image_mean, image_std), maps, tuple(titles))
 
 

@@ -1,4 +1,4 @@
-"""The white-box report of one trained classifier: measure it, then say in words and figures what was found."""
+"""The white-box report of one trained classifier: measured, then told in words and figures."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RunRecord:
 
 
 def untrained_copy(model: nn.Module, seed: int) -> nn.Module:
-    """The same architecture at a fresh initialisation, on the same device; torch's random state is left as it was."""
+    """The same architecture freshly initialised, on the same device; torch's random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(model)(model.config)
@@ -126,7 +126,7 @@ def classifier_report(
         subtitle=f"{models[0].name}, {models[0].evaluation.num_images:,} {run.data}",
         summary=tuple(_summary(analysis, models, run)),
         comparison=comparison_table(models),
-        figures=tuple(_figures(analysis, models, run)),
+        figures=tuple(_figures(analysis, models)),
         tables=tuple(tables),
         record=run.facts,
         listings=run.listings,
@@ -146,8 +146,7 @@ def _summary(analysis: ClassifierAnalysis, models: Sequence[TrainedModel], run: 
     for other in models[1:]:
         lines.append(findings.describe_difference(model.name, model.evaluation, other.name, other.evaluation))
     lines.append(_rate_sentence(measures))
-    lines.append(findings.describe_compression(measures))
-    lines.append(_sparsity_sentence(measures))
+    lines += [findings.describe_compression(measures), _objective_sentence(measures), _sparsity_sentence(measures)]
     return lines
 
 
@@ -155,14 +154,20 @@ def _rate_sentence(measures: LayerMeasures) -> str:
     return findings.describe_trend(MEASURES["subspace_rate"].symbol, measures.mean("subspace_rate"), "nats")
 
 
+def _objective_sentence(measures: LayerMeasures) -> str:
+    rate, gain = (findings.trend(measures.mean(key)) for key in ("rate", "rate_reduction"))
+    return (
+        f"From the first layer to the last, R(Z^{{ℓ+½}}) goes from {rate.first:.1f} to {rate.last:.1f} nats and ΔR "
+        f"from {gain.first:.1f} to {gain.last:.1f}; ΔR rises at {gain.steps - gain.falls} of {gain.steps} steps."
+    )
+
+
 def _sparsity_sentence(measures: LayerMeasures) -> str:
     name = "The non-zero fraction of Z^{ℓ+1}"
     return findings.describe_trend(name, measures.mean("nonzero_fraction"), digits=3)
 
 
-def _figures(
-    analysis: ClassifierAnalysis, models: Sequence[TrainedModel], run: RunRecord
-) -> list[ReportFigure]:
+def _figures(analysis: ClassifierAnalysis, models: Sequence[TrainedModel]) -> list[ReportFigure]:
     """All figures in reading order."""
     figures = [_rate_figure(analysis), _objective_figure(analysis), _sparsity_figure(analysis)]
     figures.append(_unit_norm_figure(analysis))
@@ -175,106 +180,92 @@ def _figures(
     return figures
 
 
-def _how(measures: LayerMeasures, key: str) -> str:
-    """How one rate was measured."""
-    return (
-        f"ε = {measures.eps:g}; {MEASURES[key].tokens}; U^ℓ as learned, not made orthonormal; "
-        f"mean and one standard deviation (band) over {measures.num_images} images."
-    )
-
-
-def _with_start(
-    analysis: ClassifierAnalysis, key: str, sentence: str, name: str, unit: str, digits: int
-) -> str:
-    """A sentence on the trained model and, where it was measured, one on the start."""
-    if analysis.initial is None:
-        return sentence
-    pair = analysis.measures.mean(key), analysis.initial.mean(key)
-    return f"{sentence} {findings.describe_against_start(name, *pair, unit, digits)}"
-
-
 def _rate_figure(analysis: ClassifierAnalysis) -> ReportFigure:
-    measures, symbol = analysis.measures, MEASURES["subspace_rate"].symbol
-    measured = _with_start(analysis, "subspace_rate", _rate_sentence(measures), "it", "nats", 1)
-    return ReportFigure(
-        name="subspace_rate",
-        title=f"Compression: {symbol}",
-        figure=plots.plot_measure(analysis.series, "subspace_rate"),
-        alt="Coding rate of the tokens within the subspaces at each layer, trained and at initialisation",
-        theory="Each layer's attention is derived as a step that lowers R^c, so R^c should fall from layer to layer.",
-        measured=f"{measured} {findings.describe_compression(measures)}",
-        how=_how(measures, "subspace_rate"),
+    return _measure_figure(
+        analysis,
+        "subspace_rate",
+        title=f"Compression: {MEASURES['subspace_rate'].symbol}",
+        theory="Attention is derived as a step that lowers R^c, so R^c should fall from layer to layer.",
+        measured=f"{_rate_sentence(analysis.measures)} {findings.describe_compression(analysis.measures)}",
     )
 
 
 def _objective_figure(analysis: ClassifierAnalysis) -> ReportFigure:
-    measures = analysis.measures
-    gain = findings.trend(measures.mean("rate_reduction"))
-    rate = findings.trend(measures.mean("rate"))
     return ReportFigure(
         name="rate_reduction",
         title="The objective: R, R^c and ΔR of Z^{ℓ+½}",
-        figure=plots.plot_rates(measures),
-        alt="Coding rate, coding rate within the subspaces and their difference at each layer of the trained model",
-        theory="The layers should raise ΔR = R − R^c: compress within the subspaces, keep the whole spread out.",
-        measured=(
-            f"From the first layer to the last, R goes from {rate.first:.1f} to {rate.last:.1f} nats and ΔR from "
-            f"{gain.first:.1f} to {gain.last:.1f}; ΔR rises at {len(gain.rises_at)} of {gain.steps} steps."
-        ),
-        how=_how(measures, "rate") + " Trained model only.",
+        figure=plots.plot_rates(analysis.measures),
+        alt="R, R^c and their difference at each layer of the trained model",
+        theory="ΔR = R − R^c should rise: compressed within the subspaces, spread out as a whole.",
+        measured=_objective_sentence(analysis.measures),
+        how=f"{_how(analysis.measures, 'rate_reduction')} Trained model only.",
     )
 
 
 def _sparsity_figure(analysis: ClassifierAnalysis) -> ReportFigure:
-    measures = analysis.measures
-    sentence = _sparsity_sentence(measures)
-    return ReportFigure(
-        name="sparsity",
+    return _measure_figure(
+        analysis,
+        "nonzero_fraction",
         title="Sparsification: entries of Z^{ℓ+1} that are not zero",
-        figure=plots.plot_measure(analysis.series, "nonzero_fraction"),
-        alt="Fraction of non-zero entries of each layer's output, trained and at initialisation",
         theory=(
-            "Each layer ends in a step towards a sparse non-negative code, so the fraction should fall with depth; "
-            "in the paper's trained models it does, except at the last layer."
+            "Each layer ends in a step towards a sparse non-negative code, so the fraction should fall with "
+            "depth; in the paper's trained models it does, except at the last layer."
         ),
-        measured=_with_start(analysis, "nonzero_fraction", sentence, "it", "", 3),
-        how=(
-            "Entries that are exactly zero after the ReLU count as zero; "
-            f"{MEASURES['nonzero_fraction'].tokens}; mean and one standard deviation (band) over "
-            f"{measures.num_images} images."
-        ),
+        measured=_sparsity_sentence(analysis.measures),
     )
 
 
 def _unit_norm_figure(analysis: ClassifierAnalysis) -> ReportFigure:
-    measures, key = analysis.measures, "subspace_rate_unit_norm"
+    key = "subspace_rate_unit_norm"
     name = "R^c of Z^{ℓ+½} on unit-norm tokens"
-    sentence = findings.describe_trend(name, measures.mean(key), "nats")
-    return ReportFigure(
-        name=key,
+    return _measure_figure(
+        analysis,
+        key,
         title="The same with every token scaled to length 1",
-        figure=plots.plot_measure(analysis.series, key),
-        alt="Coding rate within the subspaces on tokens of length one at each layer, trained and at initialisation",
         theory="R^c also falls when tokens only shrink; here what is left must come from their directions.",
-        measured=_with_start(analysis, key, sentence, "it", "nats", 1),
-        how=_how(measures, key),
+        measured=findings.describe_trend(name, analysis.measures.mean(key), "nats"),
     )
 
 
 def _released_figure(analysis: ClassifierAnalysis) -> ReportFigure:
-    measures, key = analysis.measures, "released_subspace_rate"
-    name = "The released tool's R^c of U^⊤ LN(Z^ℓ)"
+    key = "released_subspace_rate"
+    name = "The released tool's R^c(LN(Z^ℓ) | U^ℓ)"
+    return _measure_figure(
+        analysis,
+        key,
+        title="What the paper's released measuring tool prints",
+        theory="The paper's curves, made with this tool, fall with depth.",
+        measured=findings.describe_trend(name, analysis.measures.mean(key), "nats"),
+    )
+
+
+def _measure_figure(analysis: ClassifierAnalysis, key: str, *, title: str, theory: str, measured: str) -> ReportFigure:
+    """One measure over the layers, set against the initialisation where that was measured."""
+    measures, initial = analysis.measures, analysis.initial
+    how = _how(measures, key)
+    if initial is not None:
+        unit, digits = ("nats", 1) if measures.eps_of(key) else ("", 3)
+        start = findings.describe_against_start(
+            MEASURES[key].symbol, measures.mean(key), initial.mean(key), unit, digits
+        )
+        measured = f"{measured} {start}"
+        how = f"{how} Initialisation: the same architecture untrained, the same images."
     return ReportFigure(
         name=key,
-        title="What the paper's released measuring tool prints",
+        title=title,
         figure=plots.plot_measure(analysis.series, key),
-        alt="The released tool's coding rate at each layer, trained and at initialisation",
-        theory="The published curves of R^c fall with depth.",
-        measured=_with_start(
-            analysis, key, findings.describe_trend(name, measures.mean(key), "nats"), "it", "nats", 1
-        ),
-        how=f"{MEASURES[key].tokens}; not comparable in size with the figures above; {measures.num_images} images.",
+        alt=f"{MEASURES[key].unit} at each layer, {' and '.join(analysis.series)}",
+        theory=theory,
+        measured=measured,
+        how=how,
     )
+
+
+def _how(measures: LayerMeasures, key: str) -> str:
+    """How one measure was taken."""
+    eps = measures.eps_of(key)
+    rate = "" if eps is None else f"; ε = {eps:g}; U^ℓ as learned, not made orthonormal"
+    return f"{measures.num_images} images, mean and one standard deviation (band); {MEASURES[key].tokens}{rate}."
 
 
 def _attention_figure(attention: AttentionMaps) -> ReportFigure:
@@ -288,10 +279,10 @@ def _attention_figure(attention: AttentionMaps) -> ReportFigure:
         title=f"Where the class token looks, last layer ({layers} of {layers})",
         figure=plots.plot_attention(attention),
         alt="For a few images, the attention of the class token to the patches in every head",
-        theory="Each head compares tokens in one subspace U_k; nothing is predicted for a single head.",
+        theory="Each head compares tokens within one subspace; nothing is predicted for a single head.",
         how=(
-            "The class token's row of each head's softmax map, on the patch grid, without smoothing; each panel is "
-            "stretched from 0 to its own largest value; the first images of the set, not chosen."
+            "The class token's row of each head's softmax map, on the patch grid, without smoothing; each panel "
+            "is stretched from 0 to its own largest value; the first images of the set, not chosen."
         ),
         variants=others,
     )
@@ -300,9 +291,7 @@ def _attention_figure(attention: AttentionMaps) -> ReportFigure:
 def _confusion_figure(model: TrainedModel) -> ReportFigure:
     found = model.evaluation
     wrong = found.confusion.clone().fill_diagonal_(0)
-    measured = (
-        f"{found.num_images - found.num_correct:,} of {found.num_images:,} images are given a wrong class."
-    )
+    measured = f"{found.num_images - found.num_correct:,} of {found.num_images:,} images are given a wrong class."
     if int(wrong.max()) > 0:
         true, guess = divmod(int(wrong.argmax()), len(wrong))
         pair = f"{found.labels[true]} taken for {found.labels[guess]} ({int(wrong.max())} times)"
@@ -323,5 +312,5 @@ def _training_figure(histories: Mapping[str, plots.TrainingHistory]) -> ReportFi
         title="Training",
         figure=plots.plot_training(histories),
         alt="Loss and held-out accuracy over the epochs of training",
-        how="Training loss as logged, averaged since the line before; held-out figures at the end of an epoch.",
+        how="Training loss as logged, a mean since the point before; held-out values as logged.",
     )

@@ -75,9 +75,7 @@ def wilson_interval(num_correct: int, num_images: int) -> tuple[float, float]:
         ValueError: counts out of range.
     """
     if not 0 <= num_correct <= num_images or num_images == 0:
-        raise ValueError(
-            f"num_correct={num_correct}, num_images={num_images}: need 0 <= correct <= images > 0"
-        )
+        raise ValueError(f"num_correct={num_correct}, num_images={num_images}: need 0 <= correct <= images > 0")
     n, fraction = num_images, num_correct / num_images
     centre = (fraction + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
     half = _Z95 / (1 + _Z95**2 / n) * (fraction * (1 - fraction) / n + _Z95**2 / (4 * n**2)) ** 0.5
@@ -137,13 +135,11 @@ class _Totals:
         classes = logits.shape[1]
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
             raise ValueError(
-                f"labels: from {int(labels.min())} to {int(labels.max())}, but the model has {classes} classes "
+                f"labels: {int(labels.min())} to {int(labels.max())}, but the model has {classes} classes "
                 f"(0 to {classes - 1}); evaluate on the data it was trained for"
             )
         if not torch.isfinite(logits).all():
-            raise ValueError(
-                "model: gives logits that are not finite; its weights are damaged or training diverged"
-            )
+            raise ValueError("model: gives logits that are not finite; its weights are damaged or training diverged")
         if self.confusion is None:
             self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
         pairs = labels * classes + logits.argmax(1)

@@ -51,8 +51,8 @@ def describe_trend(name: str, values: Tensor, unit: str = "", digits: int = 1) -
     if found.steps == 0:
         return f"{name} is {last} at the only layer."
     if found.falls == found.steps:
-        return f"{name} falls from {first} to {last}, at every one of the {found.steps} steps from layer to layer."
-    where = f"at {found.falls} of {found.steps} steps from layer to layer; it does not fall at {_layers(found.rises_at)}"
+        return f"{name} falls from {first} to {last}, at all {found.steps} steps from layer to layer."
+    where = f"at {found.falls} of {found.steps} steps from layer to layer, not at {_layers(found.rises_at)}"
     if found.last < found.first:
         return f"{name} falls from {first} to {last} overall, {where}."
     return f"{name} does not fall overall: it goes from {first} to {last}. It falls {where}."
@@ -61,21 +61,20 @@ def describe_trend(name: str, values: Tensor, unit: str = "", digits: int = 1) -
 def describe_compression(measures: LayerMeasures) -> str:
     """One sentence on whether each layer's Z^ℓ → Z^{ℓ+½} lowers R^c under that layer's own U^ℓ."""
     change = measures.mean("subspace_rate") - measures.mean("subspace_rate_before")
-    lowered = change < 0
-    raised = [layer for layer, down in enumerate(lowered.tolist(), start=1) if not down]
+    raised = [layer for layer, rises in enumerate((change >= 0).tolist(), start=1) if rises]
     sizes = f"mean changes from {float(change.min()):+.1f} to {float(change.max()):+.1f} nats"
-    head = "Inside a layer, the step Z^ℓ → Z^{ℓ+½} lowers R^c( · | U^ℓ)"
+    head = "Inside a layer, the step Z^ℓ → Z^{ℓ+½}"
     if not raised:
-        return f"{head} in all {len(change)} layers ({sizes})."
+        return f"{head} lowers R^c( · | U^ℓ) in all {len(change)} layers ({sizes})."
+    if len(raised) == len(change):
+        return f"{head} lowers R^c( · | U^ℓ) in none of the {len(change)} layers ({sizes}): it is no descent step."
     return (
-        f"{head} in {int(lowered.sum())} of {len(change)} layers ({sizes}); in {_layers(raised)} "
-        "the learned step is not a descent step on R^c."
+        f"{head} lowers R^c( · | U^ℓ) in {len(change) - len(raised)} of {len(change)} layers ({sizes}); "
+        f"in {_layers(raised)} it is no descent step."
     )
 
 
-def describe_against_start(
-    name: str, trained: Tensor, initial: Tensor, unit: str = "", digits: int = 1
-) -> str:
+def describe_against_start(name: str, trained: Tensor, initial: Tensor, unit: str = "", digits: int = 1) -> str:
     """One sentence that sets the last layer and the trend against the same model at initialisation."""
     start = trend(initial)
     where = f"from {start.first:.{digits}f} to {start.last:.{digits}f}{' ' + unit if unit else ''}"

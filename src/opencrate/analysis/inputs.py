@@ -48,9 +48,7 @@ def _fields(batch: Batch, index: int) -> dict[str, Tensor]:
         raise ValueError(f"batch {index}: got {got}; need a tensor or a mapping with 'pixel_values'")
     pixels = batch["pixel_values"]
     if pixels.ndim != 4 or len(pixels) == 0:
-        raise ValueError(
-            f"batch {index}: pixel_values of shape {tuple(pixels.shape)}; need (B, C, H, W) with B >= 1"
-        )
+        raise ValueError(f"batch {index}: pixel_values of shape {tuple(pixels.shape)}; need (B, C, H, W) with B >= 1")
     return {name: batch[name] for name in ("pixel_values", "labels") if name in batch}
 
 

@@ -1,6 +1,6 @@
 """Figures of the analysis dataclasses: pure functions, no global drawing state.
 
-All figures are drawn 4.4 inches wide, so that their text stays legible when a phone shows them across its width.
+All figures are 3.9 inches wide, so that their text stays legible when a phone shows them across its width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .attention_maps import AttentionMaps
 from .evaluation import Evaluation
 from .rates import MEASURES, LayerMeasures
 
-WIDTH = 4.4
+WIDTH = 3.9
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -28,6 +28,7 @@ COLOURS = (
 )  # Okabe-Ito: safe for colour-blind eyes
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _HEADS_PER_ROW = 6
+_LEGEND = {"handlelength": 1.5, "columnspacing": 1.0, "borderpad": 0.1}
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,6 @@ class TrainingHistory:
     eval_loss: tuple[tuple[float, float], ...] = ()
     eval_accuracy: tuple[tuple[float, float], ...] = ()
 
-    @classmethod
-    def from_log(cls, log: Sequence[Mapping[str, float]]) -> TrainingHistory:
-        """From the rows of a transformers Trainer's `state.log_history`."""
-        keys = {"train_loss": "loss", "eval_loss": "eval_loss", "eval_accuracy": "eval_accuracy"}
-        return cls(**{n: tuple((row["epoch"], row[k]) for row in log if k in row) for n, k in keys.items()})
-
 
 def plot_measure(series: Mapping[str, LayerMeasures], key: str) -> Figure:
     """One measure over the layers, one line with a ± 1 standard deviation band per entry of `series`."""
@@ -57,7 +52,8 @@ def plot_measure(series: Mapping[str, LayerMeasures], key: str) -> Figure:
     for index, (name, measures) in enumerate(series.items()):
         _layer_line(axes, measures, key, name, index)
     measure = MEASURES[key]
-    _finish_layers(axes, f"{_math(measure.symbol)}\n({measure.unit})")
+    words = f", {measure.words}" if measure.words else ""
+    _finish_layers(axes, f"{_math(measure.symbol)}{words}\n({measure.unit})")
     return figure
 
 
@@ -65,7 +61,7 @@ def plot_rates(measures: LayerMeasures) -> Figure:
     """R, R^c and ΔR of Z^{ℓ+½} over the layers of one model, with ± 1 standard deviation bands."""
     figure, axes = _figure()
     for index, key in enumerate(("rate", "subspace_rate", "rate_reduction")):
-        _layer_line(axes, measures, key, _math(MEASURES[key].symbol), index)
+        _layer_line(axes, measures, key, _math(MEASURES[key].symbol.split(" = ")[0]), index)
     _finish_layers(axes, "coding rate (nats per image)")
     return figure
 
@@ -81,7 +77,7 @@ def plot_attention(attention: AttentionMaps, layer: int = -1) -> Figure:
     cell = WIDTH / (columns + 1)
     figure = Figure(figsize=(WIDTH, images * (lines * (cell + 0.12) + 0.24)), layout="constrained")
     for row, block in enumerate(_blocks(figure, images)):
-        block.suptitle(attention.titles[row], fontsize=9, x=0.01, ha="left")
+        block.suptitle(_short(attention.titles[row], 60), fontsize=9, x=0.01, ha="left")
         grid = block.subplots(lines, columns + 1, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -98,22 +94,23 @@ def plot_confusion(evaluation: Evaluation) -> Figure:
     counts = evaluation.confusion
     classes = len(counts)
     fraction = counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
-    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(fraction.numpy(), cmap="Blues", vmin=0, vmax=1)
-    bar = figure.colorbar(image, ax=axes, shrink=0.75)
+    bar = figure.colorbar(image, ax=axes, shrink=0.9)
     bar.set_label("fraction of the true class", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if classes <= 20:
-        long = max(map(len, evaluation.labels)) > 2
-        axes.set_xticks(range(classes), evaluation.labels, fontsize=8, rotation=90 if long else 0)
-        axes.set_yticks(range(classes), evaluation.labels, fontsize=8)
+        names = [_short(label, 16) for label in evaluation.labels]
+        axes.set_xticks(range(classes), names, fontsize=8, rotation=90 if max(map(len, names)) > 2 else 0)
+        axes.set_yticks(range(classes), names, fontsize=8)
     if classes <= 12:
+        size = 8 if counts.max() < 1000 else 6
         for row, column in counts.nonzero().tolist():
             ink = "white" if fraction[row, column] > 0.5 else "black"
-            axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=8, color=ink)
+            axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=size, color=ink)
     return figure
 
 
@@ -125,19 +122,19 @@ def plot_training(histories: Mapping[str, TrainingHistory]) -> Figure:
         _curve(top, history.train_loss, f"{name}, training", index, dashed=True)
         _curve(top, history.eval_loss, f"{name}, held-out", index)
         _curve(bottom, history.eval_accuracy, name, index)
-    top.set_ylabel("cross-entropy (nats per image)")
+    top.set_ylabel("loss (nats per image)")
     if any(value > 0 for history in histories.values() for _, value in history.train_loss):
         top.set_yscale("log")
-    bottom.set_ylabel("held-out accuracy (fraction)")
+    bottom.set_ylabel("accuracy (fraction)")
     bottom.set_xlabel("epoch")
     for axes in (top, bottom):
-        _style(axes)
+        _style(axes, columns=2)
     return figure
 
 
 def _figure() -> tuple[Figure, Axes]:
     """An empty figure with one set of axes."""
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -151,17 +148,11 @@ def _layer_line(axes: Axes, measures: LayerMeasures, key: str, name: str, index:
     layers = range(1, measures.num_layers + 1)
     mean, std = measures.mean(key), measures.std(key)
     colour = COLOURS[index % len(COLOURS)]
-    axes.plot(
-        layers, mean.numpy(), color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=4, label=name
-    )
-    axes.fill_between(
-        layers, (mean - std).numpy(), (mean + std).numpy(), color=colour, alpha=0.2, linewidth=0
-    )
+    axes.plot(layers, mean.numpy(), color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=4, label=name)
+    axes.fill_between(layers, (mean - std).numpy(), (mean + std).numpy(), color=colour, alpha=0.2, linewidth=0)
 
 
-def _curve(
-    axes: Axes, points: Sequence[tuple[float, float]], name: str, index: int, dashed: bool = False
-) -> None:
+def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str, index: int, dashed: bool = False) -> None:
     """One logged quantity over the epochs."""
     if points:
         epochs, values = zip(*points)
@@ -182,14 +173,14 @@ def _finish_layers(axes: Axes, ylabel: str) -> None:
     _style(axes)
 
 
-def _style(axes: Axes) -> None:
-    """Light grid, no box, a legend if there is something to tell apart."""
+def _style(axes: Axes, columns: int = 3) -> None:
+    """Light grid, no box, and above the axes a legend of everything that has a name."""
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=8.5, framealpha=0.85)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=8.5, frameon=False, **_LEGEND)
 
 
 def _show_image(axes: Axes, image: torch.Tensor) -> None:
@@ -201,9 +192,11 @@ def _show_image(axes: Axes, image: torch.Tensor) -> None:
     axes.set_title("image", fontsize=8, pad=2)
 
 
+def _short(text: str, limit: int) -> str:
+    """The text, cut where it would not fit."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def _math(symbol: str) -> str:
-    """A measure's symbol in matplotlib's math notation; words after a comma stay words."""
-    formula, comma, words = symbol.partition(",")
-    return (
-        "$" + formula.replace(" | ", r"\,|\,").replace(" / ", " / ").replace("½", "1/2") + "$" + comma + words
-    )
+    """A measure's symbol in matplotlib's math notation, which drops plain spaces."""
+    return "$" + symbol.replace(" | ", r"\,|\,").replace(" ", r"\ ").replace("½", "1/2") + "$"

@@ -26,39 +26,49 @@ class Measure:
     """What one row of a layer table is.
 
     Attributes:
-        symbol: as in the paper; `^` raises one character or a `{group}`.
+        symbol: as in the paper; `^` raises one character or a `{group}`, `_` lowers.
         unit: of the value.
         tokens: which tokens it is taken on, and how they are scaled.
+        words: what sets it apart from another measure of the same symbol.
         population_std: spread over images divides by n instead of n - 1 (the published code, for sparsity).
     """
 
     symbol: str
     unit: str
     tokens: str
+    words: str = ""
     population_std: bool = False
+
+    @property
+    def title(self) -> str:
+        """Symbol and words."""
+        return f"{self.symbol}, {self.words}" if self.words else self.symbol
 
 
 _RAW = "all tokens, class token included, no LayerNorm"
+_CODE = _RAW + "; entries exactly zero count as zero"
 _NATS = "nats per image"
 MEASURES: dict[str, Measure] = {
     "subspace_rate_before": Measure("R^c(Z^ℓ | U^ℓ)", _NATS, _RAW),
     "subspace_rate": Measure("R^c(Z^{ℓ+½} | U^ℓ)", _NATS, _RAW),
     "rate": Measure("R(Z^{ℓ+½})", _NATS, _RAW),
     "rate_reduction": Measure("ΔR = R − R^c", _NATS, _RAW),
-    "nonzero_fraction": Measure("‖Z^{ℓ+1}‖_0 / (d N)", "fraction non-zero", _RAW),
+    "nonzero_fraction": Measure("‖Z^{ℓ+1}‖_0 / (d N)", "fraction non-zero", _CODE),
     "l1_per_token": Measure("‖Z^{ℓ+1}‖_1 / N", "per token", _RAW),
     "subspace_rate_unit_norm": Measure(
-        "R^c(Z^{ℓ+½} | U^ℓ), unit-norm tokens",
+        "R^c(Z^{ℓ+½} | U^ℓ)",
         _NATS,
         "all tokens, class token included, each scaled to length 1",
+        words="unit-norm tokens",
     ),
     "released_subspace_rate": Measure(
-        "released tool: R^c of U^⊤ LN(Z^ℓ)",
+        "R^c(LN(Z^ℓ) | U^ℓ)",
         _NATS,
-        f"projected tokens after LayerNorm, each scaled to length 1 per head; ε² = {RELEASED_EPS_SQUARED}",
+        "all tokens, projected after LayerNorm, each scaled to length 1 per head (the tool's eps is ε²)",
+        words="released tool",
     ),
     "released_zero_fraction": Measure(
-        "released tool: sparsity of Z^{ℓ+1}", "fraction exactly zero", _RAW, population_std=True
+        "1 − ‖Z^{ℓ+1}‖_0 / (d N)", "fraction exactly zero", _CODE, words="released tool", population_std=True
     ),
 }
 """Every measure by its key, in the order of the tables."""
@@ -92,32 +102,34 @@ class LayerMeasures:
 
     def std(self, key: str) -> Tensor:
         """Standard deviation over images, float64 `(L)`; NaN for one image unless it divides by n."""
-        return self.values[key].std(0, correction=0 if MEASURES[key].population_std else 1)
+        if MEASURES[key].population_std:
+            return self.values[key].std(0, correction=0)
+        if self.num_images == 1:
+            return torch.full((self.num_layers,), math.nan, dtype=torch.float64)
+        return self.values[key].std(0)
 
     def to_rows(self) -> list[dict[str, object]]:
         """One dict per measure and layer (layers count from 1); a spread that is undefined is `None`."""
         rows = []
         for key in self.values:
             measure = MEASURES[key]
-            for layer, (mean, std) in enumerate(
-                zip(self.mean(key).tolist(), self.std(key).tolist()), start=1
-            ):
+            for layer, (mean, std) in enumerate(zip(self.mean(key).tolist(), self.std(key).tolist()), start=1):
                 rows.append(
                     {
                         "layer": layer,
                         "measure": key,
-                        "symbol": measure.symbol,
+                        "quantity": measure.title,
                         "unit": measure.unit,
                         "mean": mean,
                         "std": None if math.isnan(std) else std,
                         "num_images": self.num_images,
-                        "eps": self._eps_of(key),
+                        "eps": self.eps_of(key),
                         "tokens": measure.tokens,
                     }
                 )
         return rows
 
-    def _eps_of(self, key: str) -> float | None:
+    def eps_of(self, key: str) -> float | None:
         """ε of a rate, `None` for what has none."""
         if MEASURES[key].unit != _NATS:
             return None
@@ -152,7 +164,7 @@ def layer_measures(
         released_tool: add the rows that the published measuring code prints.
 
     Raises:
-        ValueError: ε <= 0; no images or fewer than asked for; a state that is not finite (its layer is named).
+        ValueError: ε <= 0; no images or fewer than asked for; a state that is not finite (names its layer).
     """
     batch_values = []
     for states in record(model, batches, num_images=num_images):

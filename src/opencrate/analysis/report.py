@@ -78,7 +78,7 @@ class ReportContent:
 def write_report(path: str | os.PathLike, content: ReportContent) -> Path:
     """Write the HTML file, its figures as `figures/<name>.png` and its data files beside it.
 
-    Every file is written under a temporary name and renamed; the HTML comes last and needs none of the others.
+    Every file is written under a temporary name and renamed; the HTML comes last and needs no other.
 
     Args:
         path: of the HTML file; its folder must exist.
@@ -125,16 +125,14 @@ def _render(content: ReportContent, pictures: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["formula"] = _formula
-    images = {
-        name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()
-    }
+    images = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
     sizes = {name: [round(i * DPI) for i in f.get_size_inches()] for name, f in _all_figures(content)}
     return environment.get_template("report.html.j2").render(content=content, images=images, sizes=sizes)
 
 
 def _formula(text: str) -> Markup:
-    """Escaped text with `^x`, `^{words}` raised and `‖_0` lowered."""
-    safe = str(escape(text))
+    """Escaped text with `^x`, `^{words}` raised, `‖_0` lowered, and no line break before a per cent sign."""
+    safe = str(escape(text)).replace(" %", "&nbsp;%")
     safe = re.sub(r"\^\{([^}]*)\}|\^(\S)", lambda match: f"<sup>{match[1] or match[2]}</sup>", safe)
     return Markup(re.sub(r"(?<=‖)_(\d)", r"<sub>\1</sub>", safe))
 

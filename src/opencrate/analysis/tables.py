@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,12 +55,14 @@ def layer_table(title: str, measures: LayerMeasures) -> ReportTable:
     columns, cells = ["layer"], []
     for key in measures.values:
         measure = MEASURES[key]
-        columns.append(f"{measure.symbol} ({measure.unit})")
+        columns.append(f"{measure.title} ({measure.unit})")
         digits = 3 if measure.unit.startswith("fraction") else 2
         pairs = zip(measures.mean(key).tolist(), measures.std(key).tolist())
-        cells.append([f"{mean:.{digits}f} ± {std:.{digits}f}" for mean, std in pairs])
+        cells.append(
+            [f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}") for mean, std in pairs]
+        )
     rows = tuple((str(layer), *values) for layer, values in enumerate(zip(*cells), start=1))
-    note = f"Mean ± standard deviation over {measures.num_images} images; ε = {measures.eps:g} where nothing else is said."
+    note = f"Mean ± standard deviation over {measures.num_images} images; ε = {measures.eps:g} unless said."
     return ReportTable(title, tuple(columns), rows, note)
 
 
@@ -74,6 +77,6 @@ def layers_csv(series: Mapping[str, LayerMeasures]) -> str:
 
 
 def layers_json(series: Mapping[str, LayerMeasures]) -> str:
-    """Per model the rows of the table and the value of every image; `LayerMeasures.from_dict` reads the latter."""
+    """Per model the rows of the table and every image's value, which `LayerMeasures.from_dict` reads."""
     data = {name: {"rows": measures.to_rows(), **measures.to_dict()} for name, measures in series.items()}
     return json.dumps(data, ensure_ascii=False, allow_nan=False)

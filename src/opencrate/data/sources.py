@@ -17,10 +17,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from sklearn.model_selection import train_test_split
 
 from ..training.recipe import DataRecipe
+from .files import IMAGE_SUFFIXES, image_files
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("validation", "val", "valid")
 TEST_FOLDER = "test"
@@ -65,7 +63,7 @@ def load_digits() -> Dataset:
 
     digits = sklearn_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    # Binary PGM: the raw pixels after a fixed header, so that the bytes do not depend on an encoder's version.
+    # Binary PGM is a fixed header and the raw pixels: bytes that do not depend on an encoder's version.
     cells = [{"path": None, "bytes": b"P5 8 8 255\n" + image.tobytes()} for image in pixels]
     return _dataset(cells, digits.target.tolist(), [str(digit) for digit in range(10)])
 
@@ -78,19 +76,10 @@ def load_labelled(path: str | Path, label_names: list[str]) -> Dataset:
         label_names: the model's class names; the folder may lack some of them, but may hold no others.
 
     Raises:
-        ValueError: missing path, empty folder, class folder without images, or a class the model does not know.
+        ValueError: missing path, empty folder, class folder without images, or an unknown class.
     """
     root = _existing_folder(Path(path).expanduser())
     return _read_classes(_held_out_folder(root) or root, label_names)
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files below a folder, by suffix, sorted; hidden ones left out."""
-    return sorted(
-        item
-        for item in folder.rglob("*")
-        if item.suffix.lower() in IMAGE_SUFFIXES and item.is_file() and not item.name.startswith(".")
-    )
 
 
 def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> tuple[Dataset, Dataset]:
@@ -102,9 +91,7 @@ def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> 
     labels = dataset["label"][:]
     names = dataset.features["label"].names
     if fraction == 0:
-        raise ValueError(
-            f"{key} is 0 but the data has no such split of its own; give a fraction, for example 0.2"
-        )
+        raise ValueError(f"{key} is 0 but the data has no such split of its own; give a fraction, for example 0.2")
     smallest, count = min(Counter(labels).items(), key=lambda item: item[1])
     parts = math.ceil(fraction * len(labels)), math.floor((1 - fraction) * len(labels))
     if count < 2 or min(parts) < len(set(labels)):
@@ -112,9 +99,7 @@ def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> 
             f"too few images to split: {len(labels)} in {len(set(labels))} classes, {count} in class "
             f"'{names[smallest]}', {key}={fraction}; add images or change the fraction"
         )
-    kept, held_out = train_test_split(
-        np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=labels
-    )
+    kept, held_out = train_test_split(np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=labels)
     return dataset.select(kept), dataset.select(held_out)
 
 
@@ -162,23 +147,18 @@ def _read_classes(root: Path, label_names: list[str] | None = None) -> Dataset:
     unknown = [folder.name for folder in folders if folder.name not in names]
     if unknown:
         raise ValueError(
-            f"{root}: class '{unknown[0]}' is not among the {len(names)} classes of the model or training data "
-            f"({', '.join(names[:8])}{', ...' if len(names) > 8 else ''}); rename or remove that folder"
+            f"{root}: class '{unknown[0]}' is not among the {len(names)} classes of the model or training "
+            f"data ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''}); rename or remove that folder"
         )
     cells, labels = [], []
     for folder in folders:
         files = image_files(folder)
         if not files:
-            raise ValueError(
-                f"{folder}: class folder without images; add images ({_suffixes()}) or remove it"
-            )
+            allowed = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise ValueError(f"{folder}: class folder without images; add images ({allowed}) or remove it")
         cells += [{"path": str(file), "bytes": None} for file in files]
         labels += [names.index(folder.name)] * len(files)
     return _dataset(cells, labels, names)
-
-
-def _suffixes() -> str:
-    return ", ".join(sorted(IMAGE_SUFFIXES))
 
 
 def _dataset(cells: list[dict[str, Any]], labels: list[int], names: list[str]) -> Dataset:

@@ -70,8 +70,9 @@ class ImageTransform:
         except FileNotFoundError:
             raise ValueError(f"{name}: no such file") from None
         except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+            reason = _first_line(error)
             raise ValueError(
-                f"{name}: not a readable image, truncated or damaged ({_first_line(error)}); replace or remove it"
+                f"{name}: not a readable image, truncated or damaged ({reason}); replace or remove it"
             ) from error
         width, height = image.size
         if height < self.smallest[0] or width < self.smallest[1]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -27,8 +28,8 @@ def build_config(recipe: Recipe, label_names: list[str]) -> PreTrainedConfig:
     """The model configuration of a recipe, with image size, channels and classes taken from its data.
 
     Raises:
-        ValueError: unknown model type, size or field; a wrong type; a field that contradicts the data; an image
-            size that the patches do not tile.
+        ValueError: unknown model type, size or field; a wrong type; a field that contradicts the data; an
+            image size that the patches do not tile.
     """
     cls = _config_class(recipe.model.type)
     known = _own_fields(cls)
@@ -102,7 +103,7 @@ def load_classifier(path: str | Path) -> tuple[PreTrainedModel, Any]:
             folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
         )
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, StrictDataclassError) as error:
+    except (OSError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"{path}: cannot be loaded: {error}") from error
     _require_exact(info, path)
     return model, processor
@@ -118,8 +119,8 @@ def _require_exact(info: dict[str, Any], path: str | Path) -> None:
                 "mismatched": "weights have another shape than config.json says",
             }[problem]
             raise ValueError(
-                f"{path}: {meaning}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''} ({len(keys)} in all); "
-                "config.json and model.safetensors must come from the same model"
+                f"{path}: {meaning}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''} ({len(keys)} "
+                "in all); config.json and model.safetensors must come from the same model"
             )
 
 

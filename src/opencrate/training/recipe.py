@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,9 +40,7 @@ class DataRecipe:
     validation_fraction: float = 0.0  # of the training part, stratified, for choices made during training
     split_seed: int = 0
     image_size: int | list[int] = 224  # pixels, or [height, width]
-    resize_size: int | None = (
-        None  # shortest edge before the centre crop; null: resize straight to image_size
-    )
+    resize_size: int | None = None  # shortest edge before the centre crop; null: straight to image_size
     num_channels: int = 3
     image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
@@ -104,16 +103,17 @@ AT_LEAST = {
 FRACTIONS = ("data.test_fraction", "data.validation_fraction", "training.label_smoothing_factor")
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str], prefix: str = "") -> str:
     """The end of an error message about an unknown word: the nearest known one, or all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    listed = ", ".join(known[:30]) + (f", ... ({len(known)} in all)" if len(known) > 30 else "")
+    return f"did you mean '{prefix}{close[0]}'?" if close else f"known: {listed}"
 
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that come with the package."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*/*.yaml"))}
+    return {path.stem: path for path in sorted(SHIPPED.glob("*/*.yaml"), key=lambda path: path.stem)}
 
 
 def find_recipe(reference: str | Path) -> Path:
@@ -131,8 +131,8 @@ def find_recipe(reference: str | Path) -> Path:
     if path.is_file():
         return path
     raise ValueError(
-        f"no recipe '{reference}': neither a shipped recipe nor a file; {suggestion(str(reference), shipped)} "
-        "(`opencrate recipes` lists them)"
+        f"no recipe '{reference}': neither a shipped recipe nor a file; "
+        f"{suggestion(str(reference), shipped)} (`opencrate recipes` lists them)"
     )
 
 
@@ -149,11 +149,16 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(reference)
     values = _read_yaml(path)
     _check_keys(values, str(path))
+    sources = {override.partition("=")[0]: f"override '{override}'" for override in overrides}
     for override in overrides:
         _apply_override(values, override)
     values.setdefault("name", path.stem)
-    recipe = _typed(values, str(path))
-    _check_values(recipe, str(path))
+
+    def where(key: str) -> str:
+        return sources.get(key, str(path))
+
+    recipe = _typed(values, where)
+    _check_values(recipe, where)
     return recipe
 
 
@@ -162,9 +167,36 @@ def recipe_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, width=100)
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML with the words of YAML 1.2 (`no` is a word, `1e-4` a number) in which no key stands twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's convention)
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.constructor.ConstructorError(problem=f"'{key}' stands twice", problem_mark=mark)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+    list("-+0123456789."),
+)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
@@ -193,9 +225,11 @@ def _check_keys(values: dict[str, Any], source: str) -> None:
 
 def _known(name: Any, prefix: str, source: str) -> None:
     known = _names(SECTIONS[prefix[:-1]] if prefix else Recipe)
-    if name not in known:
-        hint = suggestion(f"{prefix}{name}", [f"{prefix}{item}" for item in known])
-        raise ValueError(f"{source}: unknown key '{prefix}{name}'; {hint}")
+    if name in known:
+        return
+    homes = [section for section, cls in SECTIONS.items() if name in _names(cls)]
+    hint = f"did you mean '{homes[0]}.{name}'?" if homes else suggestion(str(name), known, prefix)
+    raise ValueError(f"{source}: unknown key '{prefix}{name}'; {hint}")
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -217,23 +251,21 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         node[name] = dict(node.get(name) or {})
         node = node[name]
     try:
-        node[(first, *rest)[-1]] = yaml.safe_load(text)
+        node[(first, *rest)[-1]] = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{source}: the value is not readable YAML") from error
 
 
-def _typed(values: dict[str, Any], source: str) -> Recipe:
+def _typed(values: dict[str, Any], where: Callable[[str], str]) -> Recipe:
     """Check and convert every value to its field's type (so `1e-4`, a string in YAML, becomes a float)."""
     for section, cls in SECTIONS.items():
-        typed = _typed_fields(cls, values.get(section, {}), f"{section}.", source)
+        typed = _typed_fields(cls, values.get(section, {}), f"{section}.", where)
         values = {**values, section: cls(**typed)}
     plain = {key: value for key, value in values.items() if key not in SECTIONS}
-    return Recipe(
-        **_typed_fields(Recipe, plain, "", source), **{section: values[section] for section in SECTIONS}
-    )
+    return Recipe(**_typed_fields(Recipe, plain, "", where), **{section: values[section] for section in SECTIONS})
 
 
-def _typed_fields(cls: type, values: dict[str, Any], prefix: str, source: str) -> dict[str, Any]:
+def _typed_fields(cls: type, values: dict[str, Any], prefix: str, where: Callable[[str], str]) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
     hints = {item.name: item.type for item in dataclasses.fields(cls)}
     parser.add_class_arguments(cls, skip=set(SECTIONS) if cls is Recipe else set())
@@ -242,28 +274,34 @@ def _typed_fields(cls: type, values: dict[str, Any], prefix: str, source: str) -
         try:
             typed[name] = parser.parse_object({name: value})[name]
         except Exception as error:  # jsonargparse raises several kinds; each means: this value does not fit
-            raise ValueError(f"{source}: '{prefix}{name}' must be {hints[name]}; got {value!r}") from error
+            key = f"{prefix}{name}"
+            raise ValueError(f"{where(key)}: '{key}' must be {hints[name]}; got {value!r}") from error
     return typed
 
 
-def _check_values(recipe: Recipe, source: str) -> None:
+def _check_values(recipe: Recipe, where: Callable[[str], str]) -> None:
     def value_of(key: str) -> Any:
         section, name = key.split(".")
         return getattr(getattr(recipe, section), name)
 
     for key, least in AT_LEAST.items():
         if not value_of(key) >= least:
-            raise ValueError(f"{source}: '{key}' must be at least {least}; got {value_of(key)}")
+            raise ValueError(f"{where(key)}: '{key}' must be at least {least}; got {value_of(key)}")
     for key in FRACTIONS:
         if not 0 <= value_of(key) < 1:
-            raise ValueError(f"{source}: '{key}' must be at least 0 and below 1; got {value_of(key)}")
+            raise ValueError(f"{where(key)}: '{key}' must be at least 0 and below 1; got {value_of(key)}")
     if recipe.training.max_steps <= 0 and not recipe.training.num_train_epochs > 0:
         got = recipe.training.num_train_epochs
-        raise ValueError(f"{source}: 'training.num_train_epochs' must be above 0; got {got}")
+        key = "training.num_train_epochs"
+        raise ValueError(f"{where(key)}: '{key}' must be above 0; got {got}")
+    size = recipe.data.image_size
+    if (size if isinstance(size, int) else min(size, default=0)) < 1 or (isinstance(size, list) and len(size) != 2):
+        key = "data.image_size"
+        raise ValueError(f"{where(key)}: '{key}' must be pixels or [height, width], at least 1; got {size}")
     for key in ("image_mean", "image_std"):
         given = getattr(recipe.data, key)
         if len(given) != recipe.data.num_channels:
             raise ValueError(
-                f"{source}: 'data.{key}' needs one value per channel (data.num_channels is "
+                f"{where(f'data.{key}')}: 'data.{key}' needs one value per channel (data.num_channels is "
                 f"{recipe.data.num_channels}); got {given}"
             )

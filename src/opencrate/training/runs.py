@@ -39,7 +39,7 @@ def new_directory(final: str | Path, overwrite: bool = False) -> Iterator[Path]:
         ValueError: `final` exists and is not to be overwritten, or is not ours; or another process may be
             working in the partial directory.
     """
-    final = Path(final).expanduser()
+    final = Path(final).expanduser().absolute()
     partial = final.with_name(final.name + ".partial")
     check_free(final, overwrite)
     if partial.exists():
@@ -119,7 +119,10 @@ def read_metrics(run: str | Path) -> dict[str, Any]:
     path = Path(run).expanduser() / METRICS
     if not path.is_file():
         raise ValueError(f"{run}: no {METRICS} there; give a directory written by `opencrate train`")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: damaged ({error}); train again") from error
 
 
 def initial_model(run: str | Path) -> PreTrainedModel:

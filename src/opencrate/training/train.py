@@ -79,6 +79,7 @@ def train(recipe: Recipe, output_dir: str | Path | None = None, overwrite: bool 
             "data": _fingerprints(parts.splits),
         }
         runs.write_json(working / runs.METRICS, metrics)
+        _remove_empty(working / runs.CHECKPOINTS)
     return TrainedRun(directory, metrics)
 
 
@@ -106,9 +107,7 @@ def _build(recipe: Recipe) -> _Parts:
 
 def _fit(recipe: Recipe, parts: _Parts, working: Path) -> dict[str, Any]:
     """Run the Trainer; the metrics of the training itself."""
-    arguments = training_arguments(
-        recipe.training, working / runs.CHECKPOINTS, validate=parts.validation is not None
-    )
+    arguments = training_arguments(recipe.training, working / runs.CHECKPOINTS, validate=parts.validation is not None)
     log = RunLog(working / runs.LOG)
     trainer = ImageTrainer(parts.model, arguments, parts.train, parts.validation)
     trainer.add_callback(log)
@@ -123,6 +122,11 @@ def _fit(recipe: Recipe, parts: _Parts, working: Path) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
         "history": log.history,
     }
+
+
+def _remove_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _fingerprints(splits: ImageSplits) -> dict[str, Any]:

@@ -55,8 +55,17 @@ class ImageTrainer(Trainer):
         )
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        if sys.stdout.isatty():
-            self.add_callback(ProgressBar())
+        self.progress = ProgressBar() if sys.stdout.isatty() else None
+        if self.progress:
+            self.add_callback(self.progress)
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """As `Trainer.train`; the progress bar goes also when it fails."""
+        try:
+            return super().train(*arguments, **options)
+        finally:
+            if self.progress:
+                self.progress.stop()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return EpochSampler(len(self.train_dataset), self.args.seed)
@@ -71,6 +80,8 @@ def training_arguments(recipe: TrainingRecipe, output_dir: Path, validate: bool)
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
+        use_cpu=not torch.accelerator.is_available(),
+        dataloader_pin_memory=torch.accelerator.is_available(),
         label_names=["labels"],
         report_to="none",
         disable_tqdm=True,
@@ -134,17 +145,11 @@ class ProgressBar(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
         """Show the epoch's loss."""
         if "loss" in logs:
-            self._progress.update(
-                self._task, description=f"epoch {state.epoch:.0f}  loss {float(logs['loss']):.4f}"
-            )
+            self._progress.update(self._task, description=f"epoch {state.epoch:.0f}  loss {float(logs['loss']):.4f}")
 
     def stop(self) -> None:
         """Remove the bar, also after an error."""
         self._progress.stop()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remove it."""
-        self.stop()
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""The `opencrate` command: one thin module per sub-command."""

@@ -1,0 +1,92 @@
+"""What the commands share: a parser that raises instead of exiting, quiet libraries, tables."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from ..training.recipe import suggestion
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with whole option names only, and errors as `ValueError` with a suggestion.
+
+    Attributes:
+        commands: the sub-commands' parsers by name.
+        takes_overrides: whether bare `key=value` words are accepted.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+        self.commands: dict[str, Parser] = {}
+        self.takes_overrides = False
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print before it exits."""
+        raise ValueError(f"{message}; `{self.prog} --help` lists what is allowed")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = "command" if isinstance(action, argparse._SubParsersAction) else action.option_strings[0]
+            raise ValueError(f"unknown {what} '{value}'; {suggestion(str(value), map(str, action.choices))}")
+
+
+def reject_unknown(words: Sequence[str], parser: Parser) -> None:
+    """Raise for words that no argument took, with the nearest option.
+
+    Raises:
+        ValueError: there is such a word.
+    """
+    options = [word for word in words if word.startswith("-")]
+    if options:
+        name = options[0].partition("=")[0]
+        raise ValueError(f"unknown option '{name}' of `{parser.prog}`; {suggestion(name, _options(parser))}")
+    if words:
+        raise ValueError(f"unexpected argument '{words[0]}'; `{parser.prog} --help` lists what is allowed")
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    return [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+
+
+def prepare_libraries(debug: bool = False) -> None:
+    """Register the models with transformers, and keep the libraries' own chatter off the terminal."""
+    import opencrate
+
+    opencrate.register_auto_classes()
+    if debug:
+        return
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    for category in (UserWarning, FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A plain table on standard output; never wrapped or cut when it goes to a file."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+
+
+def positive_int(text: str) -> int:
+    """argparse type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)

@@ -1,0 +1,106 @@
+"""Convert a published checkpoint to a folder that every command reads, or back.
+
+  opencrate convert crate_base.pth crate-base --family crate --num-attention-heads 12
+  opencrate convert crate-base crate_base.pth --to-official
+
+The first form writes config.json, model.safetensors and the image processor; sizes that the tensors do not tell are
+given as options. The second writes the official names with the same values, as .pth, .pt or .safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from .common import Parser, positive_int, prepare_libraries
+
+HELP = "convert a published checkpoint, or back"
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `opencrate convert`."""
+    parser.add_argument("source", metavar="SOURCE", help="checkpoint file, or a saved folder (--to-official)")
+    parser.add_argument("output", metavar="OUTPUT", help="folder to write, or a file (--to-official)")
+    parser.add_argument("--family", metavar="NAME", help="crate or crate_alpha")
+    parser.add_argument("--num-attention-heads", type=positive_int, metavar="K")
+    parser.add_argument("--image-size", type=positive_int, nargs="+", metavar="PIXELS", help="one or two")
+    parser.add_argument("--patch-size", type=positive_int, nargs="+", metavar="PIXELS", help="one or two")
+    parser.add_argument("--pool", choices=("cls", "mean"), default="cls")
+    parser.add_argument("--to-official", action="store_true", help="from a saved folder to official names")
+    parser.add_argument("--overwrite", action="store_true", help="replace what lies at OUTPUT")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert in the asked direction."""
+    if not arguments.to_official and arguments.family is None:
+        raise ValueError("--family is missing: which published family is the checkpoint? crate or crate_alpha")
+    if not Path(arguments.source).exists() and not arguments.source.startswith("hf://"):
+        raise ValueError(f"{arguments.source}: no such file or folder")
+    prepare_libraries(arguments.debug)
+    (_to_official if arguments.to_official else _from_official)(arguments)
+    print(f"wrote {arguments.output}")
+    return 0
+
+
+def _from_official(arguments: argparse.Namespace) -> None:
+    from ..conversion import load_official
+    from ..image_processing_crate import CrateImageProcessor
+    from ..training.runs import check_free, new_directory
+
+    check_free(arguments.output, arguments.overwrite)
+    model = load_official(
+        arguments.source,
+        arguments.family,
+        num_attention_heads=arguments.num_attention_heads,
+        image_size=_one_or_two(arguments.image_size, "--image-size"),
+        patch_size=_one_or_two(arguments.patch_size, "--patch-size"),
+        pool=arguments.pool,
+    )
+    size = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    processor = CrateImageProcessor(
+        size={"shortest_edge": round(max(height, width) * 256 / 224)},  # the paper's: 256 for a crop of 224
+        crop_size={"height": height, "width": width},
+    )
+    with new_directory(arguments.output, arguments.overwrite) as working:
+        model.save_pretrained(working)
+        processor.save_pretrained(working)
+
+
+def _to_official(arguments: argparse.Namespace) -> None:
+    from ..conversion import to_official
+    from ..training.models import load_classifier
+
+    output = Path(arguments.output)
+    if output.suffix not in (".pth", ".pt", ".safetensors"):
+        raise ValueError(f"{output}: give a file name that ends in .pth, .pt or .safetensors")
+    if output.exists() and not arguments.overwrite:
+        raise ValueError(f"{output}: exists; choose another file, or pass --overwrite to replace it")
+    model, _ = load_classifier(arguments.source)
+    if model.config.model_type != "crate":
+        raise ValueError(f"{arguments.source}: a {model.config.model_type} model; only CRATE has official names")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(output.name + ".partial")
+    _save(to_official(model), partial, output.suffix)
+    os.replace(partial, output)
+
+
+def _save(tensors: dict[str, Any], path: Path, suffix: str) -> None:
+    if suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    else:
+        import torch
+
+        torch.save(tensors, path)
+
+
+def _one_or_two(values: list[int] | None, option: str) -> int | tuple[int, int] | None:
+    if values is None:
+        return None
+    if len(values) > 2:
+        raise ValueError(f"{option}: give one number, or height and width; got {values}")
+    return values[0] if len(values) == 1 else (values[0], values[1])

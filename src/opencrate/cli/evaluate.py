@@ -1,0 +1,57 @@
+"""Evaluate a trained classifier on labelled images.
+
+  opencrate evaluate runs/digits-seed0
+  opencrate evaluate runs/photos --data more-photos --format json
+
+Without --data, the run's own held-out test images are used. A folder given by --data holds one sub-folder per class,
+named as the model's classes; its `test` (else `validation` or `val`) part is used where it has one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from .common import Parser, positive_int, prepare_libraries, print_table
+
+HELP = "accuracy, loss and confusion on labelled images"
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `opencrate evaluate`."""
+    parser.add_argument("model", metavar="RUN", help="run directory, or any saved classifier folder")
+    parser.add_argument("--data", metavar="FOLDER", help="labelled images (default: the run's own data)")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="part of the run's own data"
+    )
+    parser.add_argument("--batch-size", type=positive_int, default=256, metavar="N")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and print."""
+    prepare_libraries(arguments.debug)
+    from ..training.saved import open_saved
+
+    saved = open_saved(arguments.model)
+    images = saved.images(arguments.data, arguments.split)
+    found = saved.evaluate(saved.batches(images, arguments.batch_size))
+    if arguments.format == "json":
+        print(json.dumps({"model": str(saved.path), "parameters": saved.num_parameters, **found.to_dict()}))
+        return 0
+    low, high = found.interval
+    rows = [
+        ("images", f"{found.num_images:,}"),
+        ("accuracy", f"{100 * found.top1:.2f} %  (95 % interval {100 * low:.2f} to {100 * high:.2f})"),
+        *([] if found.top5 is None else [("top-5 accuracy", f"{100 * found.top5:.2f} %")]),
+        ("loss", f"{found.loss:.4f} nats per image"),
+        ("speed", f"{found.images_per_second:,.0f} images/s (forward)"),
+        ("parameters", f"{saved.num_parameters:,}"),
+    ]
+    print_table(("", str(saved.path)), rows)
+    recall = zip(found.labels, found.confusion.sum(1).tolist(), found.recall.tolist())
+    print_table(
+        ("class", "images", "found"),
+        [(name, str(count), f"{100 * share:.1f} %" if count else "–") for name, count, share in recall],
+    )
+    return 0

@@ -1,0 +1,98 @@
+"""The `opencrate` command.
+
+Exit codes: 0 done, 2 bad input, 1 a run that failed, 130 interrupted. Errors are one line on standard error.
+Commands import torch and transformers only when they run, so that help, recipes and bad options answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from . import analyze, convert, demo, evaluate, predict, recipes, train
+from .common import Parser, reject_unknown
+
+COMMANDS = {
+    module.__name__.rpartition(".")[2]: module for module in (train, evaluate, predict, analyze, convert, recipes, demo)
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code.
+
+    Args:
+        argv: the words after `opencrate`; those of the process by default.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv or os.environ.get("OPENCRATE_DEBUG") == "1"
+    try:
+        arguments = _parse(argv)
+        if arguments is None:
+            return 0
+        return COMMANDS[arguments.command].run(arguments)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, FileNotFoundError) as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(f"error: {_one_line(error)}", 2)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        hint = "" if debug else " (--debug shows where)"
+        return _fail(f"failed: {type(error).__name__}: {_one_line(error)}{hint}", 1)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace | None:
+    """The checked arguments; `None` when only help or the version was asked for."""
+    parser = _parser()
+    try:
+        arguments, unknown = parser.parse_known_args(argv)
+    except SystemExit:  # argparse's way to end after --help and --version; errors are ValueErrors here
+        return None
+    chosen = parser.commands[arguments.command]
+    arguments.typed = " ".join(["opencrate", *argv])
+    arguments.overrides = [word for word in unknown if "=" in word and not word.startswith("-")]
+    accepted = arguments.overrides if chosen.takes_overrides else []
+    reject_unknown([word for word in unknown if word not in accepted], chosen)
+    return arguments
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="opencrate",
+        description="White-box transformers: train, evaluate, explain and convert CRATE models.",
+        epilog="`opencrate COMMAND --help` explains one command. Start with `opencrate demo`.",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, module in COMMANDS.items():
+        command = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        module.add_arguments(command)
+        parser.commands[name] = command
+    return parser
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return f"opencrate {__version__}"
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error)
+    if text.startswith("Caught ") and "Traceback" in text:  # from a data loading process: its last line says it
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"opencrate: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,238 @@
+"""The report: self-contained, complete, true to its numbers, and never half-written."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from opencrate.analysis import plots
+from opencrate.analysis.attention_maps import attention_maps
+from opencrate.analysis.classifier import (
+    ClassifierAnalysis,
+    RunRecord,
+    analyze_classifier,
+    classifier_report,
+    untrained_copy,
+)
+from opencrate.analysis.evaluation import evaluate_classifier
+from opencrate.analysis.rates import LayerMeasures
+from opencrate.analysis.report import ReportContent, ReportFigure, ReportTable, write_report
+from opencrate.analysis.states import record
+from opencrate.analysis.tables import TrainedModel, comparison_table, layer_table
+
+from .models import made_up_measures, split, tiny_crate, tiny_images
+
+HISTORY = plots.TrainingHistory(train_loss=((1, 2.0), (2, 1.0)), eval_accuracy=((1, 0.4), (2, 0.5)))
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    model = tiny_crate()
+    batches = split(tiny_images(6), 4)
+    return analyze_classifier(model, batches, initial=untrained_copy(model, 5), attention_images=2, released_tool=True)
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    return evaluate_classifier(tiny_crate(), [tiny_images(14)])
+
+
+@pytest.fixture(scope="module")
+def content(analysis, evaluation):
+    return make_content(analysis, evaluation)
+
+
+def make_content(analysis, evaluation) -> ReportContent:
+    models = [TrainedModel("CRATE", 1000, evaluation, 30.0, HISTORY), TrainedModel("ViT", 1020, evaluation)]
+    run = RunRecord("held-out <b>images</b>", (("command", "opencrate train digits"),), (("recipe.yaml", "a: 1\n"),))
+    return classifier_report("CRATE & digits", analysis, models, run)
+
+
+@pytest.fixture(scope="module")
+def written(content, tmp_path_factory):
+    return write_report(tmp_path_factory.mktemp("run") / "report.html", content)
+
+
+class Resources(HTMLParser):
+    """Everything a browser would load, every tag, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.loads, self.tags, self.text = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_report_loads_nothing_from_outside(written):
+    page = written.read_text()
+    found = Resources(page)
+    assert len(found.loads) == found.tags.count("img") == 8 + 2
+    assert all(load.startswith("data:image/png;base64,") for load in found.loads)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(found.tags)
+    assert not re.search(r"url\(|@import|https?://", page)
+
+
+def test_report_says_everything(written, content):
+    text = " ".join("".join(Resources(written.read_text()).text).replace("\xa0", " ").split())
+    for sentence in (*content.summary, *(figure.measured for figure in content.figures)):
+        assert re.sub(r"\^\{([^}]*)\}|\^(\S)", r"\1\2", sentence).replace("‖_", "‖") in text
+    for words in ("CRATE & digits", "held-out <b>images</b>", "opencrate train digits", "a: 1", "1,020 (+2.0 %)"):
+        assert words in text
+    assert "trained in 30 seconds" in text
+
+
+def test_files_beside_the_report_hold_the_numbers(written, analysis):
+    rows = list(csv.DictReader(io.StringIO((written.parent / "layers.csv").read_text())))
+    assert len(rows) == 2 * 9 * 3
+    last = next(row for row in rows if (row["model"], row["measure"], row["layer"]) == ("trained", "rate", "3"))
+    assert float(last["mean"]) == analysis.measures.mean("rate")[2].item()
+    data = json.loads((written.parent / "layers.json").read_text())
+    assert data.keys() == {"trained", "initialisation"} and len(data["trained"]["rows"]) == 9 * 3
+    again = LayerMeasures.from_dict(data["initialisation"])
+    assert all(torch.equal(again.values[key], value) for key, value in analysis.initial.values.items())
+
+
+def test_figures_are_written_as_pictures(written, content):
+    names = {figure.name for figure in content.figures} | {f"attention_layer{layer}" for layer in (1, 2)}
+    pictures = {path.stem: path.read_bytes() for path in (written.parent / "figures").iterdir()}
+    assert pictures.keys() == names
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
+
+
+def test_the_same_numbers_give_the_same_bytes(analysis, evaluation, written, tmp_path):
+    again = write_report(tmp_path / "again.html", make_content(analysis, evaluation))
+    assert again.read_bytes() == written.read_bytes()
+
+
+def test_a_failure_leaves_the_old_report(written, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_report(path, ReportContent("t", "s", ()))
+    assert path.read_text() == "old" and [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["report.html"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere does not exist"):
+        write_report(tmp_path / "nowhere" / "report.html", ReportContent("t", "s", ()))
+
+
+def test_texts_are_escaped_and_formulas_raised(tmp_path):
+    table = ReportTable("‖Z^{ℓ+1}‖_0", ("<i>", "b"), (("x_0", "y^2"),))
+    page = write_report(tmp_path / "r.html", ReportContent("<t>", "s", ("R^c < 1 %",), table)).read_text()
+    for piece in ("R<sup>c</sup> &lt; 1&nbsp;%", "‖Z<sup>ℓ+1</sup>‖<sub>0</sub>", "&lt;i&gt;", "x_0", "y<sup>2</sup>"):
+        assert piece in page
+    assert "<i>" not in page and "<title>&lt;t&gt;</title>" in page
+
+
+def test_a_rising_rate_is_reported_as_rising(analysis, evaluation):
+    rising = made_up_measures(subspace_rate_before=[1.0, 1.0, 1.0], subspace_rate=[2.0, 3.0, 4.0])
+    changed = ClassifierAnalysis(rising, None, analysis.attention)
+    report = classifier_report("t", changed, [TrainedModel("CRATE", 10, evaluation)], RunRecord("images", ()))
+    summary = " ".join(report.summary)
+    assert "R^c(Z^{ℓ+½} | U^ℓ) does not fall overall: it goes from 2.0 to 4.0 nats." in summary
+    assert "in none of the 3 layers (mean changes from +1.0 to +3.0 nats): it is no descent step." in summary
+    assert "initialisation" not in report.figures[0].measured
+    assert list(json.loads(report.files["layers.json"])) == ["trained"]
+    with pytest.raises(ValueError, match="models: empty"):
+        classifier_report("t", changed, [], RunRecord("images", ()))
+
+
+def test_batches_must_be_readable_twice():
+    with pytest.raises(ValueError, match="only once"):
+        analyze_classifier(tiny_crate(), iter([tiny_images(2)]))
+
+
+def test_untrained_copy_is_seeded_and_leaves_the_random_state():
+    model = tiny_crate()
+    state = torch.get_rng_state()
+    first, second, other = (untrained_copy(model, seed).state_dict() for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), state)
+    name = "crate.embeddings.cls_token"
+    assert torch.equal(first[name], second[name]) and not torch.equal(first[name], other[name])
+
+
+def test_attention_maps_are_the_class_tokens_rows():
+    model, images = tiny_crate(), tiny_images(5)
+    found = attention_maps(model, split(images, 2), num_images=3, image_mean=[0.5], image_std=[0.25])
+    (states,) = record(model, [images["pixel_values"][:3]], attentions=True)
+    assert found.maps.shape == (3, 3, 2, 2, 3) and found.images.shape == (3, 1, 4, 6)
+    for layer, attention in enumerate(states.attentions):
+        torch.testing.assert_close(found.maps[:, layer].flatten(2), attention[:, :, 0, 1:])
+        own = attention[:, :, 0, 0]
+        torch.testing.assert_close(found.maps[:, layer].sum((-1, -2)) + own, torch.ones_like(own))
+    shown = (images["pixel_values"][:3] * 0.25 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(found.images, shown)
+    guess = states.logits.argmax(1).tolist()
+    assert found.titles == tuple(f"is class {index}, said class {guess[index]}" for index in range(3))
+
+
+def test_unknown_normalisation_stretches_the_image():
+    found = attention_maps(tiny_crate(), [tiny_images(2)["pixel_values"]], num_images=2)
+    assert found.images.amin((1, 2, 3)).tolist() == [0, 0] and found.images.amax((1, 2, 3)).tolist() == [1, 1]
+    assert found.titles[0].startswith("said ")
+
+
+def test_every_curve_is_labelled_and_shows_the_numbers(analysis):
+    (axes,) = plots.plot_measure(analysis.series, "subspace_rate").get_axes()
+    assert axes.get_xlabel() == "layer ℓ" and "nats per image" in axes.get_ylabel()
+    assert axes.get_legend_handles_labels()[1] == ["trained", "initialisation"]
+    for line, measures in zip(axes.lines, analysis.series.values()):
+        assert line.get_xdata().tolist() == [1, 2, 3]
+        assert line.get_ydata().tolist() == measures.mean("subspace_rate").tolist()
+    mean, std = analysis.measures.mean("rate"), analysis.measures.std("rate")
+    band = plots.plot_rates(analysis.measures).get_axes()[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx((mean - std).min().item())
+    assert band.max() == pytest.approx((mean + std).max().item())
+
+
+def test_attention_figure_has_a_panel_per_head_of_the_chosen_layer(analysis):
+    last, first = (plots.plot_attention(analysis.attention, layer) for layer in (-1, 0))
+    shown = [axes.images[0].get_array().tolist() for axes in last.get_axes() if axes.images]
+    assert len(shown) == 2 * (1 + 2)
+    assert shown[1] == analysis.attention.maps[0, -1, 0].tolist()
+    assert first.get_axes()[1].images[0].get_array().tolist() == analysis.attention.maps[0, 0, 0].tolist()
+
+
+def test_many_heads_wrap():
+    maps = attention_maps(tiny_crate(hidden_size=24, num_attention_heads=8), [tiny_images(1)], num_images=1)
+    titles = [axes.get_title() for axes in plots.plot_attention(maps).get_axes()]
+    assert [title for title in titles if title] == ["image", *(f"head {head}" for head in range(1, 9))]
+
+
+def test_confusion_and_training_figures(evaluation):
+    axes = plots.plot_confusion(evaluation).get_axes()[0]
+    counts = {text.get_position(): text.get_text() for text in axes.texts}
+    nonzero = {(c, r): str(int(evaluation.confusion[r, c])) for r, c in evaluation.confusion.nonzero().tolist()}
+    assert counts == nonzero and (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    loss, accuracy = plots.plot_training({"CRATE": HISTORY}).get_axes()
+    assert loss.get_ylabel() == "loss (nats per image)" and accuracy.get_xlabel() == "epoch"
+    assert loss.get_legend_handles_labels()[1] == ["CRATE, training"]
+    assert list(accuracy.lines[0].get_ydata()) == [0.4, 0.5]
+
+
+def test_comparison_and_layer_tables(evaluation):
+    table = comparison_table([TrainedModel("a", 200, evaluation, 1.25), TrainedModel("b", 190, evaluation)])
+    assert [row[1] for row in table.rows] == ["200", "190 (-5.0 %)"] and "top-5" in table.columns
+    assert [row[-2] for row in table.rows] == ["1.2", "–"]
+    layers = layer_table("t", made_up_measures(rate=[3.0, 2.0]))
+    column = layers.columns.index("R(Z^{ℓ+½}) (nats per image)")
+    assert [row[column] for row in layers.rows] == ["3.00 ± 0.25", "2.00 ± 0.25"]
+
+
+def test_a_figure_alone_is_enough(tmp_path):
+    figure = ReportFigure("one", "One", Figure(), alt="nothing")
+    page = write_report(tmp_path / "r.html", ReportContent("t", "s", (), figures=(figure,))).read_text()
+    assert 'alt="nothing"' in page and "Theory predicts" not in page and "What was run" not in page

@@ -1,0 +1,72 @@
+"""One short digits run and one short run on a folder of images, shared by the tests of the commands."""
+
+from typing import NamedTuple
+
+import pytest
+
+from opencrate import CrateConfig, CrateForImageClassification, CrateImageProcessor
+from opencrate.cli.main import main
+
+from ..recipes.folders import FOLDER_OVERRIDES, write_classes
+
+
+class Result(NamedTuple):
+    """What a command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def opencrate(capfd):
+    """Run a command line in this process: `opencrate("train", "digits")`."""
+
+    def run(*words):
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A shallow CRATE trained on digits for two epochs, with its report."""
+    directory = tmp_path_factory.mktemp("digits") / "run"
+    overrides = ["training.num_train_epochs=2", "model.config.num_hidden_layers=2"]
+    assert main(["train", "digits", *overrides, "--output", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """`<class>/<n>.png`: three classes of ten colour images of 16x16 pixels."""
+    return write_classes(tmp_path_factory.mktemp("images"), 10)
+
+
+@pytest.fixture(scope="session")
+def folder_run(images, tmp_path_factory):
+    """A small CRATE trained on `images`."""
+    directory = tmp_path_factory.mktemp("folder") / "run"
+    words = ["train", "imagefolder", *FOLDER_OVERRIDES, f"data.path={images}", "training.num_train_epochs=20"]
+    assert main([*words, "training.learning_rate=3e-3", "--no-report", "--output", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture(scope="session")
+def plain_crate(tmp_path_factory):
+    """A saved CRATE as the published code builds it: untrained, three classes, no run around it."""
+    directory = tmp_path_factory.mktemp("plain") / "crate"
+    config = CrateConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4, num_labels=3
+    )
+    CrateForImageClassification(config).save_pretrained(directory)
+    CrateImageProcessor().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def official_words():
+    """What `convert` must be told about `plain_crate`'s official form."""
+    return ("--family", "crate", "--num-attention-heads", 4, "--image-size", 16, "--patch-size", 4)

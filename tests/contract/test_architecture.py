@@ -1,0 +1,133 @@
+"""The arrows between the modules, and what may be imported without the rest of the house."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import opencrate
+
+ROOT = Path(opencrate.__file__).parent
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+
+# A module may import from lower ranks and from its own. Files that are not named belong to no layer of the core.
+RANKS = {
+    **dict.fromkeys(("objective", "_hf"), 0),
+    "operators": 1,
+    **dict.fromkeys(("blocks", "configuration_crate", "image_processing_crate"), 2),
+    "modeling_crate": 3,
+    **dict.fromkeys(("conversion", "_auto"), 4),
+    "data": 4,
+    **dict.fromkeys(("analysis", "training"), 5),
+    **dict.fromkeys(("cli", "__main__"), 6),
+    "__init__": 6,  # names only, imported when asked for
+}
+NEIGHBOURS = {("training", "analysis"), ("__main__", "cli")}  # of one rank, and may import
+TORCH_ONLY = ("objective", "operators")
+REMOTE_CODE = ("operators", "_hf", "blocks", "configuration_crate", "modeling_crate", "image_processing_crate")
+
+
+def part_of(path: Path) -> str:
+    """The layer a file belongs to: its sub-package, or its own name."""
+    return path.parts[0] if len(path.parts) > 1 else path.stem
+
+
+def imported(path: Path) -> list[tuple[str, ...]]:
+    """Absolute module paths that a file imports at any depth, ours starting with "opencrate"."""
+    package = ("opencrate", *path.parts[:-1])
+    found = []
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            found += [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            base += tuple((node.module or "").split(".")) if node.module else ()
+            found += [base if node.module else (*base, alias.name) for alias in node.names]
+    return found
+
+
+def test_every_module_has_a_rank():
+    assert {part_of(path) for path in FILES} <= RANKS.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_arrows_go_one_way(path):
+    own = part_of(path)
+    for module in imported(path):
+        if module[0] == "opencrate" and len(module) > 1 and module[1] in RANKS:
+            other = module[1]
+            allowed = other == own or RANKS[other] < RANKS[own] or (own, other) in NEIGHBOURS
+            allowed |= module[1:] == ("training", "recipe") and own == "data"  # the schema they share
+            assert allowed, f"{path} ({own}) must not import {'.'.join(module)}"
+
+
+def test_objective_stands_alone():
+    assert not [module for module in imported(Path("objective.py")) if module[0] == "opencrate"]
+
+
+@pytest.mark.parametrize("name", TORCH_ONLY)
+def test_torch_only_modules(name):
+    allowed = {"torch", *sys.stdlib_module_names}
+    others = {module[0] for module in imported(Path(f"{name}.py"))} - allowed
+    assert not others
+
+
+@pytest.mark.parametrize("name", REMOTE_CODE)
+def test_remote_code_imports_siblings_only(name):
+    """transformers copies these files beside a saved model; it follows ``from .sibling import`` and nothing else."""
+    for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1 and node.module in REMOTE_CODE
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not any(module.split(".")[0] == "opencrate" for module in names)
+
+
+WITHOUT_TRANSFORMERS = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("transformers", "huggingface_hub", "numpy", "scipy"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "transformers" else real(name, package)
+import torch
+from opencrate.objective import coding_rate
+from opencrate.operators import mssa
+import opencrate
+assert coding_rate(torch.eye(2), eps=1.0) > 0 and mssa(torch.eye(2), torch.ones(1, 2, 1)).shape == (2, 2)
+assert opencrate.coding_rate is coding_rate and "transformers" not in sys.modules
+"""
+
+
+def test_measures_and_operators_need_torch_only():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT_TRANSFORMERS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_help_is_quick():
+    """Under a second at its best of three, whatever else the machine is doing."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "opencrate", "--help"], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        if seconds[-1] < 1:
+            break
+    assert "train" in done.stdout and min(seconds) < 1, seconds
+
+
+def test_public_names_resolve():
+    assert sorted(opencrate.__all__) == sorted({*opencrate.__all__})
+    for name in opencrate.__all__:
+        assert getattr(opencrate, name) is not None and name in dir(opencrate)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = opencrate.nothing

@@ -1,0 +1,211 @@
+"""The recipe files and their schema."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from opencrate.data.sources import load_images
+from opencrate.training.models import build_config, build_processor
+from opencrate.training.recipe import load_recipe, recipe_yaml, shipped_recipes
+
+SHIPPED = sorted(shipped_recipes())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipe_is_complete(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    header = shipped_recipes()[name].read_text().split("\nname:")[0]
+    for word in ("Command:", "Hardware:", "Wall-clock:", "Expected:"):
+        assert f"# {word}" in header
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipe_builds(name):
+    recipe = load_recipe(name)
+    config = build_config(recipe, ["a", "b", "c"])
+    assert config.num_labels == 3
+    assert (config.image_size, config.num_channels) == (recipe.data.image_size, recipe.data.num_channels)
+    crop = build_processor(recipe.data).crop_size
+    assert crop["height"] == crop["width"] == recipe.data.image_size
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_resolved_recipe_loads_back_equal(name, tmp_path):
+    recipe = load_recipe(name, ["training.seed=7"])
+    (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe))
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+    assert load_recipe(tmp_path) == recipe
+
+
+def parameters(name):
+    from transformers import AutoModelForImageClassification
+
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        config = build_config(recipe, load_images(recipe.data).label_names)
+        model = AutoModelForImageClassification.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_digits_vit_is_matched():
+    crate, vit = load_recipe("digits"), load_recipe("digits-vit")
+    assert abs(parameters("digits-vit") / parameters("digits") - 1) < 0.05
+    assert crate.data == vit.data
+    same = ("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size")
+    for field in same:
+        assert getattr(crate.training, field) == getattr(vit.training, field)
+
+
+def test_overrides_are_typed_yaml():
+    recipe = load_recipe(
+        "digits",
+        [
+            "training.learning_rate=1e-4",
+            "training.bf16=true",
+            "data.image_size=[8, 16]",
+            "data.resize_size=null",
+            "model.config.pool=cls",
+            "model.config.layer_norm_eps=1e-6",
+            "training.save_strategy=no",
+        ],
+    )
+    assert recipe.training.learning_rate == 1e-4
+    assert recipe.training.bf16 is True
+    assert recipe.data.image_size == [8, 16]
+    assert recipe.model.config == {"pool": "cls", "layer_norm_eps": 1e-6}
+    assert recipe.training.save_strategy == "no"
+    assert recipe.model.size == "digits"
+
+
+def test_defaults_fill_a_short_recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("training:\n  learning_rate: 1e-3\n")
+    recipe = load_recipe(path)
+    assert recipe.name == "mine"
+    assert recipe.training.learning_rate == 1e-3
+    assert recipe.model.type == "crate"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.sed=1", ["'training.sed'", "did you mean 'training.seed'"]),
+        ("trainig.seed=1", ["'trainig'", "did you mean 'training'"]),
+        ("data.image_siz=8", ["'data.image_siz'", "did you mean 'data.image_size'"]),
+        ("training.zzz=1", ["'training.zzz'", "known:", "seed"]),
+        ("seed=1", ["'seed'", "did you mean 'training.seed'"]),
+        ("model.pool=mean", ["'model.pool'", "known: config, size, type"]),
+        ("training.seed=x", ["'training.seed'", "must be int", "'x'"]),
+        ("training.seed=1.5", ["'training.seed'", "must be int", "1.5"]),
+        ("training.seed=-1", ["'training.seed'", "at least 0", "-1"]),
+        ("training.bf16=perhaps", ["'training.bf16'", "must be bool"]),
+        ("training.optim=adam", ["'training.optim'", "adamw_torch", "'adam'"]),
+        ("training.num_train_epochs=0", ["'training.num_train_epochs'", "above 0"]),
+        ("training.per_device_train_batch_size=0", ["at least 1"]),
+        ("data.test_fraction=1", ["'data.test_fraction'", "below 1"]),
+        ("data.image_size=0", ["'data.image_size'", "at least 1"]),
+        ("data.image_size=[8]", ["'data.image_size'", "[height, width]"]),
+        ("data.num_channels=3", ["'data.image_mean'", "one value per channel"]),
+        ("data.path.x=1", ["'data.path' has no keys below it"]),
+        ("training=3", ["training.<key>=value"]),
+        ("task.x=3", ["task=value"]),
+        ("task=segmentation", ["'task'", "image-classification"]),
+        ("model.config=3", ["'model.config'", "dict"]),
+        ("training.seed=[", ["not readable YAML"]),
+        ("seed", ["key=value"]),
+    ],
+)
+def test_bad_override_is_one_clear_error(override, words):
+    with pytest.raises(ValueError) as caught:
+        load_recipe("digits", [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert override in message or "digits.yaml" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("training:\n  sed: 1\n", ["bad.yaml", "'training.sed'", "did you mean 'training.seed'"]),
+        ("modell:\n  type: crate\n", ["bad.yaml", "'modell'", "did you mean 'model'"]),
+        ("training: 3\n", ["bad.yaml", "'training' must be a mapping", "got 3"]),
+        ("training:\n  seed: many\n", ["bad.yaml", "'training.seed' must be int"]),
+        ("- 1\n", ["bad.yaml", "a recipe is a mapping"]),
+        ("training: {seed: 1\n", ["bad.yaml, line", "not a readable YAML"]),
+        ("training:\n  seed: 1\n  seed: 2\n", ["bad.yaml, line 3", "'seed' stands twice"]),
+    ],
+)
+def test_bad_file_is_one_clear_error(text, words, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.type=crat"], ["model.type 'crat'", "did you mean 'crate'"]),
+        (["model.size=digit"], ["'digit'", "did you mean 'digits'"]),
+        (["model.config.hiden_size=3"], ["model.config.hiden_size", "did you mean 'hidden_size'"]),
+        (["model.config.num_labels=3"], ["model.config.num_labels"]),
+        (["model.config.hidden_size=wide"], ["hidden_size", "expected int"]),
+        (["model.config.num_channels=3"], ["model.config.num_channels=3", "data.num_channels=1"]),
+        (["model.config.image_size=16"], ["model.config.image_size=16", "data.image_size=8"]),
+        (["data.image_size=9"], ["image_size=9", "patch_size 2"]),
+        (["data.image_size=1"], ["image_size=1", "patch_size 2"]),
+        (["model.type=vit"], ["model.size='digits'", "vit"]),
+    ],
+)
+def test_bad_model_is_one_clear_error(overrides, words):
+    recipe = load_recipe("digits", overrides)
+    with pytest.raises(ValueError) as caught:
+        build_config(recipe, ["a", "b"])
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("size", [9, 1, [8, 9]])
+def test_baseline_needs_tiling_patches_too(size):
+    recipe = load_recipe("digits-vit", [f"data.image_size={size}"])
+    with pytest.raises(ValueError, match=r"not a multiple of patch_size=2"):
+        build_config(recipe, ["a", "b"])
+
+
+def test_crop_larger_than_resize_is_refused():
+    recipe = load_recipe("imagefolder", ["data.resize_size=200"])
+    with pytest.raises(ValueError, match=r"data.resize_size=200 is below data.image_size=224"):
+        build_processor(recipe.data)
+
+
+def test_training_fields_are_transformers_own():
+    from transformers import TrainingArguments
+
+    from opencrate.training.recipe import TrainingRecipe
+
+    theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert {field.name for field in dataclasses.fields(TrainingRecipe)} <= theirs
+
+
+def test_schema_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys; sys.argv = ['opencrate']\n"  # as the command does
+        "import opencrate.cli.main, opencrate.training.recipe\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'numpy') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_run_may_contain_not_a_number_nowhere(tmp_path):
+    for text in (".nan", "nan"):
+        with pytest.raises(ValueError, match=r"'training.learning_rate' must be"):
+            load_recipe("digits", [f"training.learning_rate={text}"])

@@ -1,0 +1,243 @@
+"""Training: reproducible, in one data order, and complete or not there at all."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from opencrate.training import runs
+from opencrate.training import train as training_module
+from opencrate.training.models import build_config, initialise, load_classifier
+from opencrate.training.recipe import load_recipe
+from opencrate.training.train import train
+from opencrate.training.trainer import EpochSampler, ImageTrainer
+
+from .folders import FOLDER_OVERRIDES, VIT_OVERRIDES, write_classes
+
+SHORT = "training.max_steps=2"
+
+
+def files_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A recipe on 30 small images, with any overrides."""
+    folder = write_classes(tmp_path_factory.mktemp("images"), 10)
+
+    def recipe(*overrides):
+        return load_recipe("imagefolder", [*FOLDER_OVERRIDES, f"data.path={folder}", *overrides])
+
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def short_run(small, tmp_path_factory):
+    return train(small(SHORT), tmp_path_factory.mktemp("training") / "run")
+
+
+def test_run_directory_is_complete(short_run):
+    names = {path.name for path in short_run.directory.iterdir()}
+    assert {
+        "model.safetensors",
+        "config.json",
+        "preprocessor_config.json",
+        "recipe.yaml",
+        "metrics.json",
+        "environment.json",
+        "log.jsonl",
+    } <= names
+    assert "checkpoints" not in names
+    assert not short_run.directory.with_name("run.partial").exists()
+
+
+def test_metrics_say_what_happened(short_run):
+    metrics = json.loads((short_run.directory / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(short_run.metrics))
+    assert metrics["steps"] == 2 and metrics["seed"] == 0 and metrics["seconds"] > 0
+    assert metrics["accuracy"] == metrics["test"]["top1"] and metrics["test"]["num_images"] == 6
+    model, _ = load_classifier(short_run.directory)
+    assert metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert metrics["data"]["train"]["images"] == 24 and len(metrics["data"]["test"]["sha256"]) == 64
+    assert all(math.isfinite(row["train_loss"]) for row in metrics["history"])
+
+
+def test_log_and_environment(short_run):
+    lines = [json.loads(line) for line in (short_run.directory / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 2
+    environment = json.loads((short_run.directory / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    assert environment["torch_threads"] == torch.get_num_threads()
+
+
+def test_same_seed_same_weights_other_seed_other_weights(small, short_run, tmp_path):
+    again = train(small(SHORT), tmp_path / "again")
+    other = train(small(SHORT, "training.seed=1"), tmp_path / "other")
+    first, second, third = (load_file(run.directory / "model.safetensors") for run in (short_run, again, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+    assert again.metrics["loss"] == short_run.metrics["loss"]
+
+
+def test_model_at_initialisation_is_rebuilt_exactly(small, monkeypatch, tmp_path):
+    started_with = {}
+
+    def recorded(config, seed):
+        model = initialise(config, seed)
+        started_with.update({name: value.clone() for name, value in model.state_dict().items()})
+        return model
+
+    monkeypatch.setattr(training_module, "initialise", recorded)
+    run = train(small(SHORT, "training.seed=5"), tmp_path / "run")
+    torch.rand(7)  # whatever happens in between
+    rebuilt = runs.initial_model(run.directory).state_dict()
+    trained = load_file(run.directory / "model.safetensors")
+    assert rebuilt.keys() == started_with.keys()
+    assert all(torch.equal(rebuilt[name], started_with[name]) for name in rebuilt)
+    assert any(not torch.equal(rebuilt[name], trained[name]) for name in trained)
+
+
+def recorded_batches(monkeypatch, recipe, directory):
+    """Every training batch in the order in which the model sees it."""
+    seen = []
+    original = ImageTrainer.training_step
+
+    def step(self, model, inputs, *arguments, **options):
+        seen.append(inputs["pixel_values"].clone())
+        return original(self, model, inputs, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageTrainer, "training_step", step)
+        train(recipe, directory)
+    return seen
+
+
+def test_crate_and_vit_see_the_same_batches(small, monkeypatch, tmp_path):
+    epochs = "training.num_train_epochs=2"
+    one = recorded_batches(monkeypatch, small(epochs), tmp_path / "crate")
+    other = recorded_batches(monkeypatch, small(*VIT_OVERRIDES, epochs), tmp_path / "vit")
+    assert len(one) == len(other) == 6
+    assert all(torch.equal(first, second) for first, second in zip(one, other))
+    first_epoch, second_epoch = torch.cat(one[:3]), torch.cat(one[3:])
+    assert not torch.equal(first_epoch, second_epoch), "the second epoch must have another order"
+    sums = [epoch.sum((1, 2, 3)).sort().values for epoch in (first_epoch, second_epoch)]
+    assert torch.equal(*sums), "both epochs must hold every image once"
+
+
+def test_sampler_is_keyed_by_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = EpochSampler(50, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+    assert sorted(order(3, 4)) == list(range(50))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.bf16=true"],
+        ["training.optim=sgd", "training.label_smoothing_factor=0.1"],
+        ["training.gradient_accumulation_steps=2", "training.lr_scheduler_type=constant_with_warmup"],
+        ["data.validation_fraction=0.25"],
+        ["model.config.pool=cls", "training.dataloader_num_workers=1"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_options_train(small, overrides, tmp_path):
+    run = train(small(SHORT, *overrides), tmp_path / "run")
+    assert math.isfinite(run.metrics["loss"])
+    if "data.validation_fraction=0.25" in overrides:
+        assert run.metrics["data"]["validation"]["images"] == 6
+        assert 0 <= run.metrics["history"][-1]["validation_accuracy"] <= 1
+
+
+def test_finished_run_is_kept_unless_overwritten(small, tmp_path):
+    run = train(small(SHORT), tmp_path / "run")
+    before = (run.directory / "metrics.json").read_bytes()
+    with pytest.raises(ValueError, match=r"exists.*--overwrite"):
+        train(small(SHORT), run.directory)
+    assert (run.directory / "metrics.json").read_bytes() == before
+    train(small(SHORT, "training.seed=3"), run.directory, overwrite=True)
+    assert runs.read_metrics(run.directory)["seed"] == 3
+    assert files_below(tmp_path)[0] == "run" and {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_folder_of_somebody_else_is_never_replaced(small, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="no run or model directory"):
+        train(small(SHORT), tmp_path / "photos", overwrite=True)
+    assert files_below(tmp_path) == ["photos", "photos/holiday.txt"]
+
+
+def test_unfinished_run_of_another_process_is_left_alone(small, tmp_path):
+    (tmp_path / "run.partial").mkdir()
+    with pytest.raises(ValueError, match="unfinished run"):
+        train(small(SHORT), tmp_path / "run")
+    assert files_below(tmp_path) == ["run.partial"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_failed_run_leaves_nothing_or_its_checkpoints(small, error, monkeypatch, tmp_path):
+    original = ImageTrainer.training_step
+
+    def step(self, *arguments, **options):
+        if self.state.global_step == 2:
+            raise error("in the middle")
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(ImageTrainer, "training_step", step)
+    with pytest.raises(error):
+        train(small("training.max_steps=4"), tmp_path / "run")
+    assert files_below(tmp_path) == []
+    saving = ("training.save_strategy=steps", "training.save_steps=1")
+    with pytest.raises(error):
+        train(small("training.max_steps=4", *saving), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert load_file(tmp_path / "run.partial" / "checkpoints" / "checkpoint-2" / "model.safetensors")
+
+
+def test_diverging_run_stops_and_says_so(small, tmp_path):
+    recipe = small("training.learning_rate=1e30", "training.warmup_steps=0", "training.num_train_epochs=3")
+    with pytest.raises(FloatingPointError, match="not finite at step"):
+        train(recipe, tmp_path / "run")
+    assert files_below(tmp_path) == []
+
+
+def test_bad_recipe_writes_nothing(small, tmp_path):
+    with pytest.raises(ValueError, match="hiden_size"):
+        train(small("model.config.hiden_size=3"), tmp_path / "run")
+    assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("problem", ["missing", "extra", "shape", "damaged"])
+def test_weights_must_fit_exactly(small, problem, tmp_path):
+    from safetensors.torch import save_file
+
+    model = initialise(build_config(small(), ["a", "b"]), 0)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    if problem == "missing":
+        weights.pop("classifier.bias")
+    elif problem == "extra":
+        weights["stranger"] = torch.zeros(3)
+    elif problem == "shape":
+        weights["classifier.bias"] = torch.zeros(5)
+    save_file(weights, file, {"format": "pt"})
+    if problem == "damaged":
+        file.write_bytes(file.read_bytes()[:100])
+    from opencrate.image_processing_crate import CrateImageProcessor
+
+    CrateImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        load_classifier(tmp_path)
+    words = {"missing": "missing: classifier.bias", "extra": "stranger", "shape": "another shape", "damaged": ""}
+    assert words[problem] in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
