@@ -109,7 +109,9 @@ def main() -> None:
     images = torch.randn(arguments.batch, config.num_channels, config.image_size, config.image_size)
     labels = torch.randint(config.num_labels, (arguments.batch,))
     _check_same(ours, other, images)
-    print(f"CRATE {arguments.size}, batch {arguments.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"CRATE {arguments.size}, batch {arguments.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     for dtype in map(lambda name: getattr(torch, name), arguments.dtypes):
         tokens = 1 + config.grid_size[0] * config.grid_size[1]
         rate = gemm_rate(arguments.batch * tokens, config.hidden_size, dtype, arguments.repeats)

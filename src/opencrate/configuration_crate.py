@@ -1,15 +1,14 @@
 """CrateConfig and the named sizes of the published models."""
 
-import difflib
-from collections.abc import Iterable
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from ._hf import BackboneConfigMixin
+from ._suggest import suggest
 
-__all__ = ["CRATE_SIZES", "CrateConfig", "pair", "suggest"]
+__all__ = ["CRATE_SIZES", "CrateConfig", "pair"]
 
 # Words that transformers itself passes to a config's constructor without declaring them as fields.
 _TRANSFORMERS_WORDS = {
@@ -19,13 +18,6 @@ _TRANSFORMERS_WORDS = {
     *("use_cache", "quantization_config"),  # written into every config by the Trainer; by quantised loading
     *("stage_names", "out_features", "out_indices"),
 }
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for a misspelt name, or the list of what is known."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
@@ -137,7 +129,7 @@ class CrateConfig(BackboneConfigMixin, PreTrainedConfig):
     def from_size(cls, size: str, **overrides: Any) -> "CrateConfig":
         """A named size (see ``CRATE_SIZES``), with any field overridden."""
         if size not in CRATE_SIZES:
-            raise ValueError(f"unknown CRATE size {size!r}{suggest(size, CRATE_SIZES)}")
+            raise ValueError(f"unknown CRATE size {size!r}; {suggest(size, CRATE_SIZES)}")
         return cls(**{**CRATE_SIZES[size], **overrides})
 
     @property
@@ -150,7 +142,7 @@ class CrateConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in kwargs:
             if name not in _TRANSFORMERS_WORDS:
                 fields = [f for f in self.__dataclass_fields__ if not f.startswith("_")]
-                raise ValueError(f"{type(self).__name__}: unknown argument {name!r}{suggest(name, fields)}")
+                raise ValueError(f"{type(self).__name__}: unknown argument {name!r}; {suggest(name, fields)}")
 
     def _require_divisible_width(self) -> None:
         if self.hidden_size % self.num_attention_heads:

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .configuration_crate import CRATE_SIZES, CrateConfig, pair, suggest
+from ._suggest import suggest
+from .configuration_crate import CRATE_SIZES, CrateConfig, pair
 from .modeling_crate import CrateForImageClassification
 
 __all__ = ["FAMILIES", "load_official", "read_checkpoint", "to_official"]
@@ -217,7 +218,7 @@ def _is_state_dict(content: Mapping[str, Any]) -> bool:
 
 def _require_family(family: str) -> None:
     if family not in KEY_MAPS:
-        raise ValueError(f"unknown checkpoint family {family!r}{suggest(family, FAMILIES)}")
+        raise ValueError(f"unknown checkpoint family {family!r}; {suggest(family, FAMILIES)}")
 
 
 def _rename(state_dict: Mapping[str, Tensor], key_map: Mapping[str, str], family: str) -> dict[str, Tensor]:

@@ -24,8 +24,9 @@ from ._hf import (
     init,
     merge_with_config_defaults,
 )
+from ._suggest import suggest
 from .blocks import ISTA, MSSA, Compression, CrateLayer, Subspaces, orthogonality_loss
-from .configuration_crate import CrateConfig, pair, suggest
+from .configuration_crate import CrateConfig, pair
 
 __all__ = [
     "CrateBackbone",
@@ -199,7 +200,7 @@ class CratePreTrainedModel(PreTrainedModel):
         known = {f"output_{key}" for key in self._can_record_outputs}
         for name in kwargs:
             if name.startswith("output_") and name not in known:
-                raise ValueError(f"unknown output flag {name!r}{suggest(name, known)}")
+                raise ValueError(f"unknown output flag {name!r}; {suggest(name, known)}")
 
 
 class CrateModel(CratePreTrainedModel):

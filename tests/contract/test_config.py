@@ -4,7 +4,8 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 
 from opencrate import CrateConfig
-from opencrate.configuration_crate import pair, suggest
+from opencrate._suggest import suggest
+from opencrate.configuration_crate import pair
 
 from .common import config_of
 
@@ -38,7 +39,7 @@ def test_misspelt_names_are_errors_with_a_suggestion(wrong, right):
 def test_names_that_resemble_nothing_list_what_is_known():
     with pytest.raises(ValueError, match=r"unknown argument 'zzz'; known: .*hidden_size, "):
         CrateConfig(zzz=1)
-    assert suggest("b", ["alpha", "beta"]) == "; known: alpha, beta"
+    assert suggest("b", ["alpha", "beta"]) == "known: alpha, beta"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from ..training.recipe import suggestion
+from .._suggest import suggest
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             what = "command" if isinstance(action, argparse._SubParsersAction) else action.option_strings[0]
-            raise ValueError(f"unknown {what} '{value}'; {suggestion(str(value), map(str, action.choices))}")
+            raise ValueError(f"unknown {what} '{value}'; {suggest(str(value), map(str, action.choices))}")
 
 
 def reject_unknown(words: Sequence[str], parser: Parser) -> None:
@@ -44,7 +44,7 @@ def reject_unknown(words: Sequence[str], parser: Parser) -> None:
     options = [word for word in words if word.startswith("-")]
     if options:
         name = options[0].partition("=")[0]
-        raise ValueError(f"unknown option '{name}' of `{parser.prog}`; {suggestion(name, _options(parser))}")
+        raise ValueError(f"unknown option '{name}' of `{parser.prog}`; {suggest(name, _options(parser))}")
     if words:
         raise ValueError(f"unexpected argument '{words[0]}'; `{parser.prog} --help` lists what is allowed")
 

@@ -17,9 +17,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
+from .._suggest import suggest
 from ..configuration_crate import CrateConfig
 from ..image_processing_crate import CrateImageProcessor
-from .recipe import DataRecipe, Recipe, suggestion
+from .recipe import DataRecipe, Recipe
 
 _FROM_DATA = ("image_size", "num_channels")
 
@@ -37,7 +38,7 @@ def build_config(recipe: Recipe, label_names: list[str]) -> PreTrainedConfig:
     for name in given:
         if name not in known:
             raise ValueError(
-                f"unknown key 'model.config.{name}' for model.type {recipe.model.type}; {suggestion(name, known)}"
+                f"unknown key 'model.config.{name}' for model.type {recipe.model.type}; {suggest(name, known)}"
             )
     for name in _FROM_DATA:
         if name not in known:
@@ -128,7 +129,7 @@ def _config_class(model_type: str) -> type[PreTrainedConfig]:
     classes = {cls.model_type: cls for cls in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING}
     if model_type not in classes:
         raise ValueError(
-            f"unknown model.type '{model_type}': no image classifier of that name; {suggestion(model_type, classes)}"
+            f"unknown model.type '{model_type}': no image classifier of that name; {suggest(model_type, classes)}"
         )
     return classes[model_type]
 

@@ -9,15 +9,16 @@ can list, check and print recipes at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser
+
+from .._suggest import suggest
 
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -103,14 +104,6 @@ AT_LEAST = {
 FRACTIONS = ("data.test_fraction", "data.validation_fraction", "training.label_smoothing_factor")
 
 
-def suggestion(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of an error message about an unknown word: the nearest known one, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    listed = ", ".join(known[:30]) + (f", ... ({len(known)} in all)" if len(known) > 30 else "")
-    return f"did you mean '{prefix}{close[0]}'?" if close else f"known: {listed}"
-
-
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that come with the package."""
     return {path.stem: path for path in sorted(SHIPPED.glob("*/*.yaml"), key=lambda path: path.stem)}
@@ -132,7 +125,7 @@ def find_recipe(reference: str | Path) -> Path:
         return path
     raise ValueError(
         f"no recipe '{reference}': neither a shipped recipe nor a file; "
-        f"{suggestion(str(reference), shipped)} (`opencrate recipes` lists them)"
+        f"{suggest(str(reference), shipped)} (`opencrate recipes` lists them)"
     )
 
 
@@ -228,7 +221,7 @@ def _known(name: Any, prefix: str, source: str) -> None:
     if name in known:
         return
     homes = [section for section, cls in SECTIONS.items() if name in _names(cls)]
-    hint = f"did you mean '{homes[0]}.{name}'?" if homes else suggestion(str(name), known, prefix)
+    hint = f"did you mean '{homes[0]}.{name}'?" if homes else suggest(str(name), known, prefix)
     raise ValueError(f"{source}: unknown key '{prefix}{name}'; {hint}")
 
 
