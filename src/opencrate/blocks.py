@@ -216,7 +216,8 @@ class ISTA(nn.Module):
         """Transposed matrix of the affine step; kept between inference calls while D's values are the same.
 
         The comparison reads D once (d^2 numbers, against 2 d^3 FLOPs to rebuild), so that no way of changing the
-        weights can leave a stale matrix behind. On an accelerator the product is cheaper than the comparison.
+        weights can leave a stale matrix behind; it keeps 2 d^2 numbers per layer (57 MB for CRATE-base). On an
+        accelerator the product is cheaper than the comparison.
         """
         if not self._keeps_matrix():
             return complete_ista_matrix(D, self.config.ista_step_size).mT

@@ -174,6 +174,19 @@ def test_wrapped_checkpoints_convert(opencrate, plain_crate, official_words, tmp
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_convert_takes_config_fields(opencrate, plain_crate, official_words, tmp_path):
+    assert opencrate("convert", plain_crate, tmp_path / "official.pth", "--to-official").code == 0
+    words = ["convert", tmp_path / "official.pth", tmp_path / "folder", *official_words]
+    assert opencrate(*words, "position_interpolation=scale", "ista_lambda=0.5").code == 0
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    assert config["position_interpolation"] == "scale" and config["ista_lambda"] == 0.5
+    words[2] = tmp_path / "other"
+    for field, message in (("ista_lamda=1", "did you mean 'ista_lambda'?"), ("ista_lambda=abc", "expected float")):
+        result = opencrate(*words, field)
+        assert result.code == 2 and message in result.err and result.err.count("\n") == 1
+        assert not (tmp_path / "other").exists()
+
+
 def test_converted_folder_predicts_and_analyzes(opencrate, plain_crate, official_words, images, tmp_path):
     assert opencrate("convert", plain_crate, tmp_path / "official.pth", "--to-official").code == 0
     assert opencrate("convert", tmp_path / "official.pth", tmp_path / "folder", *official_words).code == 0

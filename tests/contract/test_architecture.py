@@ -15,7 +15,7 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 # A module may import from lower ranks and from its own. Files that are not named belong to no layer of the core.
 RANKS = {
-    **dict.fromkeys(("objective", "_hf"), 0),
+    **dict.fromkeys(("objective", "_hf", "_suggest"), 0),
     "operators": 1,
     **dict.fromkeys(("blocks", "configuration_crate", "image_processing_crate"), 2),
     "modeling_crate": 3,
@@ -27,7 +27,15 @@ RANKS = {
 }
 NEIGHBOURS = {("training", "analysis"), ("__main__", "cli")}  # of one rank, and may import
 TORCH_ONLY = ("objective", "operators")
-REMOTE_CODE = ("operators", "_hf", "blocks", "configuration_crate", "modeling_crate", "image_processing_crate")
+REMOTE_CODE = (
+    "operators",
+    "_hf",
+    "_suggest",
+    "blocks",
+    "configuration_crate",
+    "modeling_crate",
+    "image_processing_crate",
+)
 
 
 def part_of(path: Path) -> str:

@@ -173,10 +173,10 @@ def _figures(analysis: ClassifierAnalysis, models: Sequence[TrainedModel]) -> li
     figures.append(_unit_norm_figure(analysis))
     if "released_subspace_rate" in analysis.measures.values:
         figures.append(_released_figure(analysis))
-    figures += [_attention_figure(analysis.attention), _confusion_figure(models[0])]
+    figures += [_attention_figure(analysis.attention), confusion_figure(models[0])]
     histories = {model.name: model.history for model in models if model.history is not None}
     if histories:
-        figures.append(_training_figure(histories))
+        figures.append(training_figure(histories))
     return figures
 
 
@@ -288,7 +288,8 @@ def _attention_figure(attention: AttentionMaps) -> ReportFigure:
     )
 
 
-def _confusion_figure(model: TrainedModel) -> ReportFigure:
+def confusion_figure(model: TrainedModel) -> ReportFigure:
+    """Confusion matrix of a model, with its most frequent mistake in words."""
     found = model.evaluation
     wrong = found.confusion.clone().fill_diagonal_(0)
     measured = f"{found.num_images - found.num_correct:,} of {found.num_images:,} images are given a wrong class."
@@ -306,7 +307,8 @@ def _confusion_figure(model: TrainedModel) -> ReportFigure:
     )
 
 
-def _training_figure(histories: Mapping[str, plots.TrainingHistory]) -> ReportFigure:
+def training_figure(histories: Mapping[str, plots.TrainingHistory]) -> ReportFigure:
+    """Training curves of one or more models, by name."""
     return ReportFigure(
         name="training",
         title="Training",

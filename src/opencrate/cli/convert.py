@@ -1,10 +1,12 @@
 """Convert a published checkpoint to a folder that every command reads, or back.
 
   opencrate convert crate_base.pth crate-base --family crate --num-attention-heads 12
+  opencrate convert crate-demo.pth crate-demo --family crate --num-attention-heads 6 position_interpolation=scale
   opencrate convert crate-base crate_base.pth --to-official
 
 The first form writes config.json, model.safetensors and the image processor; sizes that the tensors do not tell are
-given as options. The second writes the official names with the same values, as .pth, .pt or .safetensors.
+given as options, any other CrateConfig field as field=value. The second writes the official names with the same
+values, as .pth, .pt or .safetensors.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ HELP = "convert a published checkpoint, or back"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate convert`."""
+    parser.takes_overrides = True
+    parser.usage = "opencrate convert SOURCE OUTPUT [field=value ...] [options]"
     parser.add_argument("source", metavar="SOURCE", help="checkpoint file, or a saved folder (--to-official)")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write, or a file (--to-official)")
     parser.add_argument("--family", metavar="NAME", help="crate or crate_alpha")
@@ -39,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not Path(arguments.source).exists() and not arguments.source.startswith("hf://"):
         raise ValueError(f"{arguments.source}: no such file or folder")
     prepare_libraries(arguments.debug)
+    if arguments.to_official and arguments.overrides:
+        raise ValueError(f"'{arguments.overrides[0]}': fields are read from the saved folder with --to-official")
     (_to_official if arguments.to_official else _from_official)(arguments)
     print(f"wrote {arguments.output}")
     return 0
@@ -50,14 +56,13 @@ def _from_official(arguments: argparse.Namespace) -> None:
     from ..training.runs import check_free, new_directory
 
     check_free(arguments.output, arguments.overwrite)
-    model = load_official(
-        arguments.source,
-        arguments.family,
-        num_attention_heads=arguments.num_attention_heads,
-        image_size=_one_or_two(arguments.image_size, "--image-size"),
-        patch_size=_one_or_two(arguments.patch_size, "--patch-size"),
-        pool=arguments.pool,
-    )
+    options = {
+        "num_attention_heads": arguments.num_attention_heads,
+        "image_size": _one_or_two(arguments.image_size, "--image-size"),
+        "patch_size": _one_or_two(arguments.patch_size, "--patch-size"),
+        "pool": arguments.pool,
+    }
+    model = load_official(arguments.source, arguments.family, **{**options, **_fields(arguments.overrides)})
     size = model.config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     processor = CrateImageProcessor(
@@ -96,6 +101,13 @@ def _save(tensors: dict[str, Any], path: Path, suffix: str) -> None:
         import torch
 
         torch.save(tensors, path)
+
+
+def _fields(overrides: list[str]) -> dict[str, Any]:
+    """`field=value` words, values in YAML."""
+    import yaml
+
+    return {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in overrides)}
 
 
 def _one_or_two(values: list[int] | None, option: str) -> int | tuple[int, int] | None:

@@ -45,8 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if _is_config_error(error):
+            return _fail(f"error: {_one_line(error)}", 2)
         hint = "" if debug else " (--debug shows where)"
         return _fail(f"failed: {type(error).__name__}: {_one_line(error)}{hint}", 1)
+
+
+def _is_config_error(error: Exception) -> bool:
+    """Whether a configuration class refused a value: its errors are no `ValueError`s."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return isinstance(error, StrictDataclassError)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace | None:

@@ -11,10 +11,17 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from ..analysis import plots
-from ..analysis.classifier import RunRecord, analyze_classifier, classifier_report, untrained_copy
+from ..analysis.classifier import (
+    RunRecord,
+    analyze_classifier,
+    classifier_report,
+    confusion_figure,
+    training_figure,
+    untrained_copy,
+)
 from ..analysis.evaluation import Evaluation
 from ..analysis.findings import describe_accuracy
-from ..analysis.report import ReportContent, ReportFigure, write_report
+from ..analysis.report import ReportContent, write_report
 from ..analysis.tables import TrainedModel, comparison_table
 from ..data.fingerprint import fingerprint
 from . import runs
@@ -93,25 +100,9 @@ def _plain_report(models: Sequence[TrainedModel], record: RunRecord) -> ReportCo
     """The report of a model without a white box (a baseline): accuracy, confusion, training curve."""
     first = models[0]
     count = first.evaluation.num_images
-    figures = [
-        ReportFigure(
-            name="confusion",
-            title="Which classes are confused",
-            figure=plots.plot_confusion(first.evaluation),
-            alt="Confusion matrix, true classes in rows",
-            how=f"Largest logit on {count:,} images, one crop.",
-        )
-    ]
+    figures = [confusion_figure(first)]
     if first.history is not None:
-        figures.append(
-            ReportFigure(
-                name="training",
-                title="Training",
-                figure=plots.plot_training({first.name: first.history}),
-                alt="Loss over the epochs of training",
-                how="Training loss: mean over each epoch.",
-            )
-        )
+        figures.append(training_figure({first.name: first.history}))
     return ReportContent(
         title=f"OpenCRATE: {first.name}",
         subtitle=f"{first.name}, {count:,} {record.data}",
