@@ -1,11 +1,12 @@
 """Speed of OpenCRATE's CRATE-B/16 against the textbook form written from the formulas, in one run.
 
-    python benchmarks/operators.py [--size base] [--batch 8] [--repeats 7] [--dtypes float32 bfloat16]
+    python benchmarks/operators.py [--size base] [--batch 8] [--layers L] [--repeats 7] [--dtypes float32 bfloat16]
 
 The textbook form: one linear map for U, softmax attention as two batched products, a linear output map; ISTA as three
 products, ``ReLU(X + eta (D^T X - D^T D X) - eta lam)``. It shares the parameters, so both compute the same function
 (checked before timing). Printed: images/s (medians, the two forms interleaved), their ratio, the GEMM rate of the
-machine measured in the same run, and the fraction of it that the GEMM FLOPs of each form make up.
+machine measured in the same run, and the fraction of it that the GEMM FLOPs of each form make up. A CPU without
+bfloat16 instructions needs minutes per bfloat16 repeat: cut the model with ``--layers 1`` there.
 """
 
 import argparse
@@ -99,40 +100,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="base")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--layers", type=int, help="use only so many layers of the model")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
     torch.manual_seed(0)
     config = CrateConfig.from_size(arguments.size)
+    config = CrateConfig.from_size(arguments.size, num_hidden_layers=arguments.layers or config.num_hidden_layers)
     ours = CrateForImageClassification(config).eval()
     other = textbook(ours).eval()
     images = torch.randn(arguments.batch, config.num_channels, config.image_size, config.image_size)
     labels = torch.randint(config.num_labels, (arguments.batch,))
     _check_same(ours, other, images)
     print(
-        f"CRATE {arguments.size}, batch {arguments.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        f"CRATE {arguments.size}, {config.num_hidden_layers} layers, batch {arguments.batch}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    for dtype in map(lambda name: getattr(torch, name), arguments.dtypes):
-        tokens = 1 + config.grid_size[0] * config.grid_size[1]
-        rate = gemm_rate(arguments.batch * tokens, config.hidden_size, dtype, arguments.repeats)
-        print(f"{dtype}: GEMM rate {rate / 1e9:.1f} GFLOP/s")
-        optimizers = [torch.optim.SGD(model.parameters(), lr=0.0) for model in (ours, other)]
-        modes = {
-            "forward": [lambda m=m, d=dtype: _forward(m, images, d) for m in (ours, other)],
-            "step": [
-                lambda m=m, o=o, d=dtype: _step(m, images, labels, d, o) for m, o in zip((ours, other), optimizers)
-            ],
-        }
-        for mode, functions in modes.items():
-            mine, theirs = (statistics.median(times) for times in _times(functions, arguments.repeats))
-            share = [
-                gemm_flops(config, arguments.batch, products, mode == "step") / seconds / rate
-                for products, seconds in ((1, mine), (3, theirs))
-            ]
-            print(
-                f"  {mode:8s} ours {arguments.batch / mine:7.2f} images/s ({share[0]:4.0%} of the GEMM rate)   "
-                f"textbook {arguments.batch / theirs:7.2f} images/s ({share[1]:4.0%})   ratio {theirs / mine:.2f}x"
-            )
+    for name in arguments.dtypes:
+        compare(ours, other, images, labels, getattr(torch, name), arguments.repeats)
+
+
+def compare(
+    ours: nn.Module, other: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype, repeats: int
+) -> None:
+    """Time forward and step of both forms in one data type and print a line for each."""
+    config, batch = ours.config, len(images)
+    tokens = 1 + config.grid_size[0] * config.grid_size[1]
+    rate = gemm_rate(batch * tokens, config.hidden_size, dtype, repeats)
+    print(f"{dtype}: GEMM rate {rate / 1e9:.1f} GFLOP/s")
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.0) for model in (ours, other)]
+    modes = {
+        "forward": [lambda m=m: _forward(m, images, dtype) for m in (ours, other)],
+        "step": [lambda m=m, o=o: _step(m, images, labels, dtype, o) for m, o in zip((ours, other), optimizers)],
+    }
+    for mode, functions in modes.items():
+        mine, theirs = (statistics.median(times) for times in _times(functions, repeats))
+        share = [
+            gemm_flops(config, batch, products, mode == "step") / seconds / rate
+            for products, seconds in ((1, mine), (3, theirs))
+        ]
+        print(
+            f"  {mode:8s} ours {batch / mine:7.2f} images/s ({share[0]:4.0%} of the GEMM rate)   "
+            f"textbook {batch / theirs:7.2f} images/s ({share[1]:4.0%})   ratio {theirs / mine:.2f}x",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
