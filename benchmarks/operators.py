@@ -59,9 +59,9 @@ def gemm_flops(config: CrateConfig, batch: int, ista_products: float, step: bool
 
 
 def gemm_rate(rows: int, width: int, dtype: torch.dtype, repeats: int) -> float:
-    """Measured FLOP/s of ``(rows, width) @ (width, width)``, the model's main product."""
+    """Measured FLOP/s of a linear map of ``(rows, width)`` by ``(width, width)``, the model's main product."""
     a, b = torch.randn(rows, width, dtype=dtype), torch.randn(width, width, dtype=dtype)
-    return 2 * rows * width**2 / statistics.median(_times([lambda: a @ b], repeats)[0])
+    return 2 * rows * width**2 / statistics.median(_times([lambda: F.linear(a, b)], repeats)[0])
 
 
 def _times(functions: list[Callable[[], object]], repeats: int) -> list[list[float]]:

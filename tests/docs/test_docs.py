@@ -3,9 +3,12 @@
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import opencrate
 
@@ -61,10 +64,8 @@ def test_equation_row_resolves(row):
     functions, tests = re.findall(r"`([^`]+)`", functions), re.findall(r"`([^`]+)`", tests)
     assert functions and tests
     for function in functions:
-        module, *names = function.split(".")
-        target = importlib.import_module(f"opencrate.{module}")
-        for name in names:
-            target = getattr(target, name)
+        module, _, name = function.rpartition(".")
+        assert hasattr(importlib.import_module(f"opencrate.{module}"), name), function
     for test in tests:
         file, _, name = test.partition("::")
         tree = ast.parse((ROOT / "tests" / file).read_text())
@@ -85,3 +86,33 @@ def test_config_options_named_in_differences_exist():
     fields = set(opencrate.CrateConfig.__dataclass_fields__)
     named = set(re.findall(r"`([a-z]+_[a-z_]+)(?:=[^`]*)?`", text)) - {"sparse_rate_reduction", "load_official"}
     assert named and named <= fields, named - fields
+
+
+def _example(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_example_train_plain_pytorch():
+    output = _example("train_plain_pytorch.py", "--epochs", 1)
+    assert "test accuracy" in output and output.count("R^c") == 6
+
+
+def test_example_attention_maps(tmp_path):
+    config = opencrate.CrateConfig.from_size("digits", num_hidden_layers=2)
+    opencrate.CrateForImageClassification(config).save_pretrained(tmp_path / "model")
+    size = {"height": 8, "width": 8}
+    opencrate.CrateImageProcessor(size=size, do_center_crop=False, image_mean=[0.5], image_std=[0.5]).save_pretrained(
+        tmp_path / "model"
+    )
+    Image.new("L", (8, 8), 99).save(tmp_path / "image.png")
+    _example("attention_maps.py", tmp_path / "model", tmp_path / "image.png", tmp_path / "maps.png")
+    assert Image.open(tmp_path / "maps.png").width > 300
+
+
+def test_examples_are_short_and_tested():
+    for path in (ROOT / "examples").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 60
+        assert f'_example("{path.name}"' in Path(__file__).read_text()
