@@ -76,7 +76,10 @@ SMALL = ("model.size=digits", "model.config.patch_size=4", "data.image_size=16",
         (["analyze", "nowhere"], ["nowhere", "no such folder"]),
         (["convert", "nowhere.pth", "out", "--family", "crate"], ["nowhere.pth", "no such file"]),
         (["convert", "nowhere.pth", "out"], ["--family is missing", "crate_alpha"]),
-        (["convert", "a", "b", "--image-size", "1", "2", "3", "--family", "crate"], ["no such file"]),
+        (
+            ["convert", "a", "b", "--image-size", "1x2x3", "--family", "crate"],
+            ["--image-size", "1x2x3", "height x width"],
+        ),
     ],
 )
 def test_words(refused, words, expected):

@@ -29,8 +29,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="folder to write, or a file (--to-official)")
     parser.add_argument("--family", metavar="NAME", help="crate or crate_alpha")
     parser.add_argument("--num-attention-heads", type=positive_int, metavar="K")
-    parser.add_argument("--image-size", type=positive_int, nargs="+", metavar="PIXELS", help="one or two")
-    parser.add_argument("--patch-size", type=positive_int, nargs="+", metavar="PIXELS", help="one or two")
+    parser.add_argument("--image-size", type=_size, metavar="PIXELS", help="224, or height and width: 224x160")
+    parser.add_argument("--patch-size", type=_size, metavar="PIXELS", help="16, or 16x8")
     parser.add_argument("--pool", choices=("cls", "mean"), default="cls")
     parser.add_argument("--to-official", action="store_true", help="from a saved folder to official names")
     parser.add_argument("--overwrite", action="store_true", help="replace what lies at OUTPUT")
@@ -58,8 +58,8 @@ def _from_official(arguments: argparse.Namespace) -> None:
     check_free(arguments.output, arguments.overwrite)
     options = {
         "num_attention_heads": arguments.num_attention_heads,
-        "image_size": _one_or_two(arguments.image_size, "--image-size"),
-        "patch_size": _one_or_two(arguments.patch_size, "--patch-size"),
+        "image_size": arguments.image_size,
+        "patch_size": arguments.patch_size,
         "pool": arguments.pool,
     }
     model = load_official(arguments.source, arguments.family, **{**options, **_fields(arguments.overrides)})
@@ -110,9 +110,9 @@ def _fields(overrides: list[str]) -> dict[str, Any]:
     return {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in overrides)}
 
 
-def _one_or_two(values: list[int] | None, option: str) -> int | tuple[int, int] | None:
-    if values is None:
-        return None
-    if len(values) > 2:
-        raise ValueError(f"{option}: give one number, or height and width; got {values}")
-    return values[0] if len(values) == 1 else (values[0], values[1])
+def _size(text: str) -> int | tuple[int, int]:
+    """argparse type: `224`, or `224x160` for height and width."""
+    numbers = [positive_int(part) for part in text.split("x")]
+    if len(numbers) > 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither one number nor height x width, like 224x160")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
