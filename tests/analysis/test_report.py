@@ -221,6 +221,14 @@ def test_confusion_and_training_figures(evaluation):
     assert loss.get_ylabel() == "loss (nats per image)" and accuracy.get_xlabel() == "epoch"
     assert loss.get_legend_handles_labels()[1] == ["CRATE, training"]
     assert list(accuracy.lines[0].get_ydata()) == [0.4, 0.5]
+    names = {"CRATE (digits)": plots.TrainingHistory(train_loss=HISTORY.train_loss), "ViT (digits-vit)": HISTORY}
+    figure = plots.plot_training(dict(list(names.items())[:1]))
+    (only,) = figure.get_axes()  # no empty panel where nothing was held out
+    assert only.get_xlabel() == "epoch"
+    figure = plots.plot_training(names)
+    figure.canvas.draw()
+    legend = figure.get_axes()[0].get_legend().get_window_extent()
+    assert legend.x1 <= figure.bbox.x1 and legend.y1 <= figure.bbox.y1
 
 
 def test_comparison_and_layer_tables(evaluation):

@@ -115,20 +115,22 @@ def plot_confusion(evaluation: Evaluation) -> Figure:
 
 
 def plot_training(histories: Mapping[str, TrainingHistory]) -> Figure:
-    """Loss (training dashed, held-out solid) and held-out accuracy over the epochs, one colour per model."""
-    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    """Loss (training dashed, held-out solid) over the epochs, one colour per model; held-out accuracy if logged."""
+    panels = 2 if any(history.eval_accuracy for history in histories.values()) else 1
+    figure = Figure(figsize=(WIDTH, 2.6 * panels + 0.4), layout="constrained")
+    loss, *rest = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     for index, (name, history) in enumerate(histories.items()):
-        _curve(top, history.train_loss, f"{name}, training", index, dashed=True)
-        _curve(top, history.eval_loss, f"{name}, held-out", index)
-        _curve(bottom, history.eval_accuracy, name, index)
-    top.set_ylabel("loss (nats per image)")
+        _curve(loss, history.train_loss, f"{name}, training", index, dashed=True)
+        _curve(loss, history.eval_loss, f"{name}, held-out", index)
+        for accuracy in rest:
+            _curve(accuracy, history.eval_accuracy, name, index)
+            accuracy.set_ylabel("accuracy (fraction)")
+    loss.set_ylabel("loss (nats per image)")
     if any(value > 0 for history in histories.values() for _, value in history.train_loss):
-        top.set_yscale("log")
-    bottom.set_ylabel("accuracy (fraction)")
-    bottom.set_xlabel("epoch")
-    for axes in (top, bottom):
-        _style(axes, columns=2)
+        loss.set_yscale("log")
+    (rest or [loss])[-1].set_xlabel("epoch")
+    for axes in (loss, *rest):
+        _style(axes, columns=1)
     return figure
 
 
