@@ -1,5 +1,6 @@
 """What the commands do when everything is right."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -232,3 +233,21 @@ def test_failed_run_is_1_with_traceback_on_request(monkeypatch, capfd, debug, li
     error = capfd.readouterr().err
     assert "opencrate: failed: RuntimeError: the disk is on fire" in error
     assert len(error.splitlines()) == 1 if lines == 1 else len(error.splitlines()) >= lines
+
+
+def test_full_disk_is_1_and_one_line(monkeypatch, capfd):
+    def failing(arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(COMMANDS["recipes"], "run", failing)
+    assert main(["recipes"]) == 1
+    assert capfd.readouterr().err == f"opencrate: failed: [Errno {errno.ENOSPC}] No space left on device\n"
+
+
+def test_interruption_says_how_to_go_on(monkeypatch, capfd):
+    def interrupted(arguments):
+        raise KeyboardInterrupt("saved in runs/x; --resume goes on")
+
+    monkeypatch.setattr(COMMANDS["recipes"], "run", interrupted)
+    assert main(["recipes"]) == 130
+    assert capfd.readouterr().err == "opencrate: interrupted: saved in runs/x; --resume goes on\n"

@@ -30,6 +30,7 @@ def add_arguments(parser: Parser) -> None:
         "--num-images", type=positive_int, default=256, metavar="N", help="images for the layer measures"
     )
     parser.add_argument("--eps", type=float, default=0.5, help="epsilon of the coding rates (default: 0.5)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     parser.add_argument(
         "--released-tool", action="store_true", help="add what the paper's published measuring code prints"
     )
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_images=arguments.num_images,
         eps=arguments.eps,
         released_tool=arguments.released_tool,
+        skip_bad=arguments.skip_bad,
     )
     for one, evaluation in zip(saved, evaluations):
         print(f"{one.name}: accuracy {100 * evaluation.top1:.2f} % on {evaluation.num_images:,} images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -58,6 +59,7 @@ def prepare_libraries(debug: bool = False) -> None:
     import opencrate
 
     opencrate.register_auto_classes()
+    _log_to_stderr()
     if debug:
         return
     import datasets
@@ -69,6 +71,15 @@ def prepare_libraries(debug: bool = False) -> None:
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
+
+
+def _log_to_stderr() -> None:
+    """Show what the package itself has to say (weights loaded, images skipped); of several processes the first."""
+    logger = logging.getLogger("opencrate")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("opencrate: %(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -83,6 +94,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+
+
+def non_negative_int(text: str) -> int:
+    """argparse type: a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
+    return int(text)
 
 
 def positive_int(text: str) -> int:

@@ -25,6 +25,7 @@ def add_arguments(parser: Parser) -> None:
         "--split", choices=("train", "validation", "test"), default="test", help="part of the run's own data"
     )
     parser.add_argument("--batch-size", type=positive_int, default=256, metavar="N")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.saved import open_saved
 
     saved = open_saved(arguments.model)
-    images = saved.images(arguments.data, arguments.split)
+    images = saved.images(arguments.data, arguments.split, arguments.skip_bad)
     found = saved.evaluate(saved.batches(images, arguments.batch_size))
     if arguments.format == "json":
         print(json.dumps({"model": str(saved.path), "parameters": saved.num_parameters, **found.to_dict()}))

@@ -7,16 +7,18 @@ Commands import torch and transformers only when they run, so that help, recipes
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from . import analyze, convert, demo, evaluate, predict, recipes, train
+from . import analyze, convert, demo, evaluate, finetune, predict, probe, recipes, train
 from .common import Parser, reject_unknown
 
 COMMANDS = {
-    module.__name__.rpartition(".")[2]: module for module in (train, evaluate, predict, analyze, convert, recipes, demo)
+    module.__name__.rpartition(".")[2]: module
+    for module in (train, finetune, evaluate, predict, probe, analyze, convert, recipes, demo)
 }
 
 
@@ -33,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments is None:
             return 0
         return COMMANDS[arguments.command].run(arguments)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _fail(f"interrupted: {_one_line(error)}" if error.args else "interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         if _is_config_error(error):
             return _fail(f"error: {_one_line(error)}", 2)
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            return _fail(f"failed: {_one_line(error)}", 1)
         hint = "" if debug else " (--debug shows where)"
         return _fail(f"failed: {type(error).__name__}: {_one_line(error)}{hint}", 1)
 

@@ -3,15 +3,18 @@
   opencrate train digits
   opencrate train digits training.seed=3 model.config.pool=cls
   opencrate train imagefolder data.path=photos training.num_train_epochs=50 --output runs/photos
+  opencrate train imagefolder data.path=photos --output runs/photos --resume
 
 RECIPE is a shipped recipe's name (`opencrate recipes`), a YAML file, or an earlier run's directory. Any key of it is
 changed by a bare `key=value`; `--print-config` shows the result. The run directory holds the model, its image
-processor, the resolved recipe, metrics, the environment, the log, and report.html.
+processor, the resolved recipe, metrics, the environment, the log, and report.html. Several processes:
+`torchrun --nproc_per_node N -m opencrate train ...`.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from .common import Parser, prepare_libraries
 
@@ -20,34 +23,43 @@ HELP = "train a recipe"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate train`."""
-    parser.takes_overrides = True
     parser.usage = "opencrate train RECIPE [key=value ...] [options]"
     parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, YAML file or run directory")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: Parser) -> None:
+    """The options of every command that trains a recipe."""
+    parser.takes_overrides = True
     parser.add_argument("--output", metavar="DIR", help="run directory (default: runs/<recipe>-seed<seed>)")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished run in that place")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of an unfinished run")
+    parser.add_argument("--smoke", action="store_true", help="the recipe's smoke form: seconds on a laptop")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe and stop")
     parser.add_argument("--no-report", action="store_true", help="leave out report.html")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, report, and say where to look."""
+    return train_recipe(arguments, arguments.overrides)
+
+
+def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Train what the arguments name, with these overrides, and print the outcome."""
     from ..training.recipe import load_recipe, recipe_yaml
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = load_recipe(arguments.recipe, overrides, smoke=arguments.smoke)
     if arguments.print_config:
         print(recipe_yaml(recipe), end="")
         return 0
     prepare_libraries(arguments.debug)
     from ..training.train import train
 
-    trained = train(recipe, arguments.output, arguments.overwrite)
-    metrics = trained.metrics
-    print(
-        f"{recipe.name}, seed {metrics['seed']}: accuracy {100 * metrics['accuracy']:.2f} % on "
-        f"{metrics['test']['num_images']:,} test images, {metrics['parameters']:,} parameters, "
-        f"{metrics['seconds'] / 60:.1f} minutes of training"
-    )
-    print(f"run:    {trained.directory}")
+    trained = train(recipe, arguments.output, arguments.overwrite, arguments.resume, arguments.skip_bad)
+    if trained is None:  # one of several processes; the first one speaks
+        return 0
+    _print_outcome(recipe.name, trained)
     if not arguments.no_report:
         from ..training.report import report_runs
         from ..training.saved import open_saved
@@ -56,3 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
         report_runs([open_saved(trained.directory)], path, command=arguments.typed)
         print(f"report: {path}")
     return 0
+
+
+def _print_outcome(name: str, trained: Any) -> None:
+    metrics = trained.metrics
+    print(
+        f"{name}, seed {metrics['seed']}: accuracy {100 * metrics['accuracy']:.2f} % on "
+        f"{metrics['test']['num_images']:,} test images, {metrics['parameters']:,} parameters, "
+        f"{metrics['seconds'] / 60:.1f} minutes of training"
+    )
+    print(f"run:    {trained.directory}")

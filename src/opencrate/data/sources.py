@@ -1,4 +1,13 @@
-"""Where labelled images come from: scikit-learn's digits, or a local folder with one sub-folder per class.
+"""Where labelled images come from, by one argument.
+
+| path | what it is |
+|---|---|
+| `digits` | scikit-learn's handwritten digits |
+| a folder of class folders | image files, perhaps below `train`, `validation` and `test` |
+| a `.parquet` file, or a folder with some | a table with a column of encoded images and one of labels |
+| a folder of IDX files | MNIST and its relatives, `.gz` or not |
+| a folder of CIFAR `.bin` files | the binary version of CIFAR-10 or CIFAR-100 |
+| `hf://owner/name` | a data set of the Hugging Face Hub: the only one that uses the network |
 
 Every source ends as `datasets.Dataset` splits with the columns `image` (an `Image(decode=False)` cell: its
 encoded `bytes`, or the `path` of the file) and `label` (a `ClassLabel`).
@@ -10,51 +19,127 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
 from ..training.recipe import DataRecipe
-from .files import IMAGE_SUFFIXES, image_files
+from .binary import is_cifar, is_idx, read_cifar, read_idx, refuse_pickles
+from .folders import read_folder
+from .labelled import Parts, label_names, labelled_dataset, relabelled
+from .tables import HUB_PREFIX, read_hub, read_parquet
+from .tensors import ImageTransform, drop_bad
 
-TRAIN_FOLDER = "train"
-VALIDATION_FOLDERS = ("validation", "val", "valid")
-TEST_FOLDER = "test"
+_ALLOWED = (
+    "'digits', a folder with one sub-folder of images per class, a .parquet file or a folder of them, a folder of "
+    "IDX or CIFAR .bin files, or hf://owner/name"
+)
 
 
 @dataclass(frozen=True)
 class ImageSplits:
-    """Labelled images in three parts; `validation` is `None` where nothing was held out for choices."""
+    """Labelled images in three parts; `validation` is `None` where nothing was held out for choices.
+
+    `skipped` says of each image that was left out on request which it is and why.
+    """
 
     train: Dataset
     validation: Dataset | None
     test: Dataset
+    skipped: tuple[str, ...] = ()
 
     @property
     def label_names(self) -> list[str]:
         """Class names, in the order of the label numbers."""
-        return self.train.features["label"].names
+        return label_names(self.train)
 
 
-def load_images(data: DataRecipe) -> ImageSplits:
+def load_images(data: DataRecipe, skip_bad: bool = False, smallest: tuple[int, int] = (1, 1)) -> ImageSplits:
     """The labelled images that a recipe's `data` section names, split as it says.
 
+    Data with a validation part and no test part is tested on the validation part (ImageNet's layout).
+
+    Args:
+        data: the section.
+        skip_bad: decode every image once, and leave out those that are unreadable, truncated, of a channel count
+            that the model does not take, or smaller than `smallest`, before anything is split. Without it they are
+            errors when they are read.
+        smallest: (height, width) of a patch, in pixels.
+
     Raises:
-        ValueError: missing path, empty folder, class folder without images, classes too small to split.
+        ValueError: a source that is missing, empty or damaged, a class folder without images, test images of
+            classes that the training part lacks, classes too small to split, or a class without a readable image.
     """
-    if data.path == "digits":
-        train, validation, test = load_digits(), None, None
-    else:
-        train, validation, test = _load_folder(Path(data.path).expanduser())
+    parts = read_parts(data.path, data.image_column, data.label_column)
+    skipped: tuple[str, ...] = ()
+    if skip_bad:
+        parts, skipped = _without_bad(parts, ImageTransform(None, data.num_channels, smallest))
+    train = parts.get("train", parts.get("all"))
+    if train is None:
+        raise ValueError(f"{data.path}: has no train part, only {' and '.join(parts)}; training needs one")
+    names = label_names(train)
+    if len(names) < 2:
+        raise ValueError(f"{data.path}: only one class ('{names[0]}'); a classifier needs at least two")
+    held_out = {
+        part: relabelled(parts[part], names, f"{data.path}, {part} part")
+        for part in ("validation", "test")
+        if part in parts
+    }
+    test = held_out.pop("test", None) or held_out.pop("validation", None)
+    validation = held_out.get("validation")
     if test is None:
         train, test = split_stratified(train, data.test_fraction, data.split_seed, "data.test_fraction")
     if validation is None and data.validation_fraction > 0:
         train, validation = split_stratified(
             train, data.validation_fraction, data.split_seed, "data.validation_fraction"
         )
-    return ImageSplits(train, validation, test)
+    return ImageSplits(train, validation, test, skipped)
+
+
+def load_labelled(
+    path: str | Path, label_names: list[str], image_column: str | None = None, label_column: str | None = None
+) -> Dataset:
+    """Images for evaluation, labelled by class name with a trained model's label numbers.
+
+    Args:
+        path: as `DataRecipe.path`; of data in parts the test part is read, else the validation part.
+        label_names: the model's class names; the images may be of some of them, but of no others.
+        image_column: as `DataRecipe.image_column`.
+        label_column: as `DataRecipe.label_column`.
+
+    Raises:
+        ValueError: a source that is missing, empty or damaged, a class folder without images, an unknown class, or
+            data with a training part only.
+    """
+    parts = read_parts(path, image_column, label_column)
+    part = next((part for part in ("test", "validation", "all") if part in parts), None)
+    if part is None:
+        raise ValueError(f"{path}: has a train part only; give its train folder or file itself to measure on that")
+    return relabelled(parts[part], label_names, str(path))
+
+
+def read_parts(path: str | Path, image_column: str | None = None, label_column: str | None = None) -> Parts:
+    """Everything a source holds, in its own parts and with its own classes.
+
+    Raises:
+        ValueError: a source that is missing, empty or damaged.
+    """
+    if str(path) == "digits":
+        return {"all": load_digits()}
+    if str(path).startswith(HUB_PREFIX):
+        return read_hub(str(path), image_column, label_column)
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise ValueError(f"{root}: no such folder or file; give {_ALLOWED}")
+    if root.is_file() and root.suffix != ".parquet":
+        raise ValueError(f"{root}: is a file that cannot be read as a data set; give {_ALLOWED}")
+    if root.is_file() or any(root.rglob("*.parquet")):
+        return read_parquet(root, image_column, label_column)
+    refuse_pickles(root)
+    if is_cifar(root):
+        return read_cifar(root)
+    return read_idx(root) if is_idx(root) else read_folder(root)
 
 
 def load_digits() -> Dataset:
@@ -65,21 +150,7 @@ def load_digits() -> Dataset:
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     # Binary PGM is a fixed header and the raw pixels: bytes that do not depend on an encoder's version.
     cells = [{"path": None, "bytes": b"P5 8 8 255\n" + image.tobytes()} for image in pixels]
-    return _dataset(cells, digits.target.tolist(), [str(digit) for digit in range(10)])
-
-
-def load_labelled(path: str | Path, label_names: list[str]) -> Dataset:
-    """All images of a folder for evaluation, labelled by class name with a trained model's label numbers.
-
-    Args:
-        path: a folder of class folders, or one with a `test` (else `validation`) folder of class folders.
-        label_names: the model's class names; the folder may lack some of them, but may hold no others.
-
-    Raises:
-        ValueError: missing path, empty folder, class folder without images, or an unknown class.
-    """
-    root = _existing_folder(Path(path).expanduser())
-    return _read_classes(_held_out_folder(root) or root, label_names)
+    return labelled_dataset(cells, digits.target.tolist(), [str(digit) for digit in range(10)])
 
 
 def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> tuple[Dataset, Dataset]:
@@ -89,7 +160,7 @@ def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> 
         ValueError: the fraction is 0, or the classes are too small for both parts to hold each of them.
     """
     labels = dataset["label"][:]
-    names = dataset.features["label"].names
+    names = label_names(dataset)
     if fraction == 0:
         raise ValueError(f"{key} is 0 but the data has no such split of its own; give a fraction, for example 0.2")
     smallest, count = min(Counter(labels).items(), key=lambda item: item[1])
@@ -103,64 +174,9 @@ def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> 
     return dataset.select(kept), dataset.select(held_out)
 
 
-def _load_folder(root: Path) -> tuple[Dataset, Dataset | None, Dataset | None]:
-    """Train, validation and test of an image folder; the last two `None` where it has no folders for them."""
-    _existing_folder(root)
-    if not (root / TRAIN_FOLDER).is_dir():
-        return _read_classes(root), None, None
-    train = _read_classes(root / TRAIN_FOLDER)
-    names = train.features["label"].names
-    held_out = _held_out_folder(root)
-    test = _read_classes(held_out, names) if held_out else None
-    validation_folder = _first_folder(root, VALIDATION_FOLDERS)
-    if validation_folder is None or validation_folder == held_out:
-        return train, None, test
-    return train, _read_classes(validation_folder, names), test
-
-
-def _held_out_folder(root: Path) -> Path | None:
-    """The folder that plays the test set: `test`, else the validation folder (ImageNet's layout)."""
-    return _first_folder(root, (TEST_FOLDER, *VALIDATION_FOLDERS))
-
-
-def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def _existing_folder(path: Path) -> Path:
-    if not path.exists():
-        raise ValueError(f"{path}: no such folder; give 'digits' or a folder with one sub-folder per class")
-    if not path.is_dir():
-        raise ValueError(f"{path}: is a file; give a folder with one sub-folder of images per class")
-    return path
-
-
-def _read_classes(root: Path, label_names: list[str] | None = None) -> Dataset:
-    """One sub-folder per class; `label_names` fixes the label numbers, else the sorted folder names do."""
-    folders = sorted(item for item in root.iterdir() if item.is_dir() and not item.name.startswith("."))
-    if not folders:
-        loose = "; images lie directly in it" if image_files(root) else "; it is empty"
-        raise ValueError(f"{root}: no class folders{loose}; put the images in one sub-folder per class")
-    names = label_names or [folder.name for folder in folders]
-    if len(names) < 2:
-        raise ValueError(f"{root}: only one class folder ('{names[0]}'); a classifier needs at least two")
-    unknown = [folder.name for folder in folders if folder.name not in names]
-    if unknown:
-        raise ValueError(
-            f"{root}: class '{unknown[0]}' is not among the {len(names)} classes of the model or training "
-            f"data ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''}); rename or remove that folder"
-        )
-    cells, labels = [], []
-    for folder in folders:
-        files = image_files(folder)
-        if not files:
-            allowed = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise ValueError(f"{folder}: class folder without images; add images ({allowed}) or remove it")
-        cells += [{"path": str(file), "bytes": None} for file in files]
-        labels += [names.index(folder.name)] * len(files)
-    return _dataset(cells, labels, names)
-
-
-def _dataset(cells: list[dict[str, Any]], labels: list[int], names: list[str]) -> Dataset:
-    features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
-    return Dataset.from_dict({"image": cells, "label": labels}, features=features)
+def _without_bad(parts: Parts, transform: ImageTransform) -> tuple[Parts, tuple[str, ...]]:
+    good, skipped = {}, []
+    for part, dataset in parts.items():
+        good[part], reasons = drop_bad(dataset, transform)
+        skipped += reasons
+    return good, tuple(skipped)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image as PILImage
@@ -15,6 +16,8 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
+
+from .labelled import cells_of, label_names
 
 IN_MEMORY_LIMIT = 512 << 20
 """Splits whose tensors need at most this many bytes are decoded once and kept."""
@@ -59,6 +62,18 @@ class ImageTransform:
         """
         images = [self.read(cell) for cell in cells]
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
+
+    def pixels(self, image: PILImage.Image) -> np.ndarray:
+        """A decoded image, resized and cropped as for evaluation, but neither rescaled nor normalised.
+
+        Returns:
+            uint8 `(C, H, W)`, as far as the processor works on 8-bit images.
+        """
+        size = self.processor.size
+        if not self.processor.do_center_crop and (size.height, size.width) == (image.height, image.width):
+            return to_array(image)  # nothing to do, at a third of the processor's cost for small images
+        values = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.asarray(values["pixel_values"])[0]
 
     def read(self, cell: dict[str, Any]) -> PILImage.Image:
         """Decode one image, in mode `L` or `RGB`."""
@@ -112,13 +127,13 @@ class LazyImages(TorchDataset):
     def __init__(self, dataset: Dataset, transform: ImageTransform) -> None:
         self.dataset = dataset
         self.transform = transform
+        self.labels = torch.tensor(dataset["label"][:])
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = self.dataset[index]
-        return {"pixel_values": self.transform([row["image"]])[0], "labels": torch.tensor(row["label"])}
+        return {"pixel_values": self.transform(cells_of(self.dataset, [index]))[0], "labels": self.labels[index]}
 
 
 def to_tensors(dataset: Dataset, transform: ImageTransform, limit: int = IN_MEMORY_LIMIT) -> TorchDataset:
@@ -127,12 +142,54 @@ def to_tensors(dataset: Dataset, transform: ImageTransform, limit: int = IN_MEMO
     Raises:
         ValueError: as `ImageTransform`; for a split kept in memory it is raised here, before any training.
     """
-    first = transform([dataset[0]["image"]])
+    first = transform(cells_of(dataset, [0]))
     if first.nbytes * len(dataset) > limit:
         return LazyImages(dataset, transform)
-    cells = dataset["image"][:]
-    chunks = [transform(cells[start : start + _CHUNK]) for start in range(0, len(cells), _CHUNK)]
+    chunks = [transform(cells_of(dataset, rows)) for rows in _chunks(len(dataset))]
     return CachedImages(torch.cat(chunks), torch.tensor(dataset["label"][:]))
+
+
+def drop_bad(dataset: Dataset, transform: ImageTransform) -> tuple[Dataset, list[str]]:
+    """The images that a transform can read, and for each other one which it is and why not.
+
+    Every image is decoded once.
+
+    Raises:
+        ValueError: a class of which no image is left.
+    """
+    good, reasons = [], []
+    for rows in _chunks(len(dataset)):
+        for row, cell in zip(rows, cells_of(dataset, rows)):
+            try:
+                transform.read(cell)
+                good.append(row)
+            except ValueError as error:
+                reasons.append(str(error))
+    if not reasons:
+        return dataset, []
+    labels = np.asarray(dataset["label"][:])
+    lost = sorted(set(labels.tolist()) - set(labels[good].tolist()))
+    if lost:
+        raise ValueError(
+            f"class '{label_names(dataset)[lost[0]]}' has no readable image left; {len(reasons)} of {len(dataset)} "
+            f"images are bad, the first: {reasons[0]}"
+        )
+    return dataset.select(good), reasons
+
+
+def _chunks(length: int) -> Iterator[range]:
+    return (range(start, min(start + _CHUNK, length)) for start in range(0, length, _CHUNK))
+
+
+def to_array(image: PILImage.Image) -> np.ndarray:
+    """A PIL image in mode `L` or `RGB` as uint8 `(C, H, W)`."""
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def to_image(pixels: np.ndarray) -> PILImage.Image:
+    """The inverse of `to_array`, for 1 or 3 channels."""
+    return PILImage.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
 
 
 def in_batches(dataset: TorchDataset, batch_size: int, num_workers: int = 0) -> DataLoader:

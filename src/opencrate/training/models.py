@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     PreTrainedConfig,
@@ -28,18 +29,24 @@ _FROM_DATA = ("image_size", "num_channels")
 def build_config(recipe: Recipe, label_names: list[str]) -> PreTrainedConfig:
     """The model configuration of a recipe, with image size, channels and classes taken from its data.
 
+    With `model.init_from` and no `model.size`, the other fields are those of the source, `model.config` over them.
+
     Raises:
         ValueError: unknown model type, size or field; a wrong type; a field that contradicts the data; an
             image size that the patches do not tile.
     """
     cls = _config_class(recipe.model.type)
-    known = _own_fields(cls)
+    known = own_fields(cls)
     given = dict(recipe.model.config)
     for name in given:
         if name not in known:
             raise ValueError(
                 f"unknown key 'model.config.{name}' for model.type {recipe.model.type}; {suggest(name, known)}"
             )
+    if recipe.model.init_from is not None and recipe.model.size is None:
+        source = saved_config(recipe.model.init_from, recipe.model.type)
+        taken = known - {*given, *_FROM_DATA, *(["head_dim"] if "num_attention_heads" in given else [])}
+        given = {**{name: getattr(source, name) for name in taken}, **given}
     for name in _FROM_DATA:
         if name not in known:
             continue
@@ -63,6 +70,30 @@ def initialise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """An untrained classifier; the same configuration and seed give the same weights, bit for bit."""
     set_seed(seed)
     return AutoModelForImageClassification.from_config(config)
+
+
+def saved_config(path: str | Path, model_type: str | None = None) -> PreTrainedConfig:
+    """The configuration in a run directory or any saved folder.
+
+    Args:
+        path: the folder.
+        model_type: what it must be; `None` for any.
+
+    Raises:
+        ValueError: no such folder, no readable configuration, or one of another type.
+    """
+    folder = Path(path).expanduser()
+    _require_folder(folder, path)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, KeyError, StrictDataclassError) as error:
+        raise ValueError(f"{path}: cannot be loaded: {error}") from error
+    if model_type not in (None, config.model_type):
+        raise ValueError(
+            f"{path}: holds a {config.model_type} model, but model.type is {model_type}; set model.type="
+            f"{config.model_type} (and model.size=null), or start from another model"
+        )
+    return config
 
 
 def build_processor(data: DataRecipe) -> CrateImageProcessor:
@@ -96,9 +127,7 @@ def load_classifier(path: str | Path) -> tuple[PreTrainedModel, Any]:
         ValueError: no such folder, no configuration, or weights that are missing, extra or of another shape.
     """
     folder = Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        what = "holds no config.json" if folder.exists() else "no such folder"
-        raise ValueError(f"{path}: {what}; give a run directory or a folder written by save_pretrained")
+    _require_folder(folder, path)
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
@@ -108,6 +137,12 @@ def load_classifier(path: str | Path) -> tuple[PreTrainedModel, Any]:
         raise ValueError(f"{path}: cannot be loaded: {error}") from error
     _require_exact(info, path)
     return model, processor
+
+
+def _require_folder(folder: Path, path: str | Path) -> None:
+    if not (folder / "config.json").is_file():
+        what = "holds no config.json" if folder.exists() else "no such folder"
+        raise ValueError(f"{path}: {what}; give a run directory or a folder written by save_pretrained")
 
 
 def _require_exact(info: dict[str, Any], path: str | Path) -> None:
@@ -134,8 +169,8 @@ def _config_class(model_type: str) -> type[PreTrainedConfig]:
     return classes[model_type]
 
 
-def _own_fields(cls: type[PreTrainedConfig]) -> set[str]:
-    """Fields that the model's own configuration class declares: what a recipe may set."""
+def own_fields(cls: type[PreTrainedConfig]) -> set[str]:
+    """Fields that a model's own configuration class declares: what a recipe may set."""
     base = {item.name for item in dataclasses.fields(PreTrainedConfig)}
     return {item.name for item in dataclasses.fields(cls) if item.name not in base and item.name[0] != "_"}
 

@@ -1,16 +1,23 @@
 """The recipe: one strict YAML file that states a whole run.
 
-A recipe has four sections, `task`, `model`, `data` and `training`. Every key is a field of the dataclasses
-below; an unknown key, a wrong type or an impossible value is a `ValueError` that names the file, the full
-dotted key and what is allowed. This module imports neither torch nor transformers, so that the command line
-can list, check and print recipes at once.
+A recipe has the sections `model`, `data`, `augmentation` and `training`. Every key is a field of the dataclasses
+below; an unknown key, a wrong type or an impossible value is a `ValueError` that names the file, the full dotted
+key and what is allowed. A file may further hold
+
+- `base`: the shipped recipe or the file (relative to this one) that it changes; its own keys win. A file that names
+  another `model.type` starts the model section anew. `name`, `description` and `parameters` are not inherited.
+- `smoke`: the changes, dotted or nested, that shrink the run to seconds on a laptop; `load_recipe(..., smoke=True)`.
+- `parameters`: the number of parameters, for readers; a test builds the model and compares.
+
+This module imports neither torch nor transformers, so that the command line can list, check and print recipes at
+once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +26,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from .._suggest import suggest
+from .recipe_checks import check_values
+from .strict_yaml import parse_value, read_mapping
 
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -30,13 +39,17 @@ class ModelRecipe:
     type: str = "crate"  # "crate" or any transformers model_type with an image-classification head
     size: str | None = None  # a named CRATE size
     config: dict[str, Any] = field(default_factory=dict)
+    init_from: str | None = None  # run directory or saved folder whose weights are the start (fine-tuning)
+    init_fresh: list[str] = field(default_factory=list)  # with init_from: parts of names of weights that start anew
 
 
 @dataclass(frozen=True)
 class DataRecipe:
     """Which images, how they are split, and how they become tensors `(num_channels, height, width)`."""
 
-    path: str = "digits"  # "digits" or a local image folder
+    path: str = "digits"  # "digits", an image folder, parquet or IDX or CIFAR binary files, or hf://owner/name
+    image_column: str | None = None  # null: the only image column
+    label_column: str | None = None  # null: `label`, else the only ClassLabel column
     test_fraction: float = 0.2  # stratified; used where the data has no test split of its own
     validation_fraction: float = 0.0  # of the training part, stratified, for choices made during training
     split_seed: int = 0
@@ -45,6 +58,22 @@ class DataRecipe:
     num_channels: int = 3
     image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+
+
+@dataclass(frozen=True)
+class AugmentationRecipe:
+    """What happens to a training image after decoding; everything is keyed by (seed, epoch, sample)."""
+
+    crop: Literal["none", "padded", "resized"] = "none"  # padded: pad, then crop; resized: random area and aspect
+    crop_padding: int = 4  # pixels, for padded
+    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # share of the area, for resized
+    crop_ratio: list[float] = field(default_factory=lambda: [0.75, 4 / 3])  # width / height, for resized
+    flip: float = 0.0  # probability of a horizontal flip
+    randaugment_ops: int = 0  # operations per image; 0 is off
+    randaugment_magnitude: int = 9  # 0 to 30
+    erasing: float = 0.0  # probability of random erasing
+    mixup: float = 0.0  # alpha of the Beta distribution; 0 is off
+    cutmix: float = 0.0  # alpha; with mixup too, each batch takes one of them with equal probability
 
 
 @dataclass(frozen=True)
@@ -63,8 +92,9 @@ class TrainingRecipe:
     adam_beta2: float = 0.999
     warmup_steps: float = 0.1  # below 1: a share of all steps
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd"] = "adamw_torch"
+    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion"] = "adamw_torch"
     max_grad_norm: float = 1.0
+    ema_decay: float = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
     label_smoothing_factor: float = 0.0
     bf16: bool = False
     torch_compile: bool = False
@@ -83,25 +113,19 @@ class Recipe:
     task: Literal["image-classification"] = "image-classification"
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
+    augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
 
 
-SECTIONS: dict[str, type] = {"model": ModelRecipe, "data": DataRecipe, "training": TrainingRecipe}
-AT_LEAST = {
-    "data.num_channels": 1,
-    "data.split_seed": 0,
-    "training.seed": 0,
-    "training.per_device_train_batch_size": 1,
-    "training.per_device_eval_batch_size": 1,
-    "training.gradient_accumulation_steps": 1,
-    "training.learning_rate": 0,
-    "training.weight_decay": 0,
-    "training.warmup_steps": 0,
-    "training.max_grad_norm": 0,
-    "training.dataloader_num_workers": 0,
-    "training.save_steps": 1,
+SECTIONS: dict[str, type] = {
+    "model": ModelRecipe,
+    "data": DataRecipe,
+    "augmentation": AugmentationRecipe,
+    "training": TrainingRecipe,
 }
-FRACTIONS = ("data.test_fraction", "data.validation_fraction", "training.label_smoothing_factor")
+FILE_KEYS = ("base", "smoke", "parameters")
+"""Keys of a file that say how to read it; the resolved recipe has none of them."""
+_NOT_INHERITED = ("name", "description")
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -109,8 +133,8 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*/*.yaml"), key=lambda path: path.stem)}
 
 
-def find_recipe(reference: str | Path) -> Path:
-    """The file of a shipped recipe's name or of a path.
+def find_recipe(reference: str | Path, folder: Path = Path()) -> Path:
+    """The file of a shipped recipe's name or of a path, relative to `folder`.
 
     Raises:
         ValueError: neither a shipped recipe nor an existing file.
@@ -118,7 +142,7 @@ def find_recipe(reference: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(reference) in shipped:
         return shipped[str(reference)]
-    path = Path(reference)
+    path = folder / Path(reference).expanduser()
     if path.is_dir() and (path / "recipe.yaml").is_file():
         return path / "recipe.yaml"
     if path.is_file():
@@ -129,30 +153,40 @@ def find_recipe(reference: str | Path) -> Path:
     )
 
 
-def load_recipe(reference: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe strictly and apply `dotted.key=value` overrides (values are YAML).
+def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: bool = False) -> Recipe:
+    """Read a recipe strictly, with what it is based on, and apply `dotted.key=value` overrides (values are YAML).
 
     Args:
         reference: a shipped recipe's name, a YAML file, or a run directory.
-        overrides: for example `["training.seed=3", "model.config.pool=mean"]`.
+        overrides: for example `["training.seed=3", "model.config.pool=mean"]`; they win.
+        smoke: take the recipe's smoke form, which shrinks it to seconds on a laptop.
 
     Raises:
-        ValueError: unknown recipe, unreadable YAML, unknown key, wrong type or impossible value.
+        ValueError: unknown recipe, unreadable YAML, unknown key, wrong type or impossible value; a `base` that
+            leads back to itself; no smoke form where it is asked for.
     """
     path = find_recipe(reference)
-    values = _read_yaml(path)
-    _check_keys(values, str(path))
-    sources = {override.partition("=")[0]: f"override '{override}'" for override in overrides}
+    values, shrunk = _merged(path)
+    if smoke and not shrunk:
+        raise ValueError(f"{path}: no smoke form; add one, for example `smoke: {{training.max_steps: 2}}`")
+    for key, (value, source) in shrunk.items() if smoke else ():
+        _put(values, key, value, source)
     for override in overrides:
-        _apply_override(values, override)
-    values.setdefault("name", path.stem)
+        _put(values, *_read_override(override), f"override '{override}'")
 
     def where(key: str) -> str:
-        return sources.get(key, str(path))
+        return values[key][1] if key in values else str(path)
 
-    recipe = _typed(values, where)
-    _check_values(recipe, where)
+    nested = _nested(values)
+    nested.setdefault("name", path.stem)
+    recipe = _typed(nested, where)
+    check_values(recipe, where)
     return recipe
+
+
+def stated_parameters(reference: str | Path) -> int | None:
+    """The number of parameters that a recipe file states for its own data; `None` where it depends on the data."""
+    return _layers(find_recipe(reference))[-1][1].get("parameters")
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -160,60 +194,111 @@ def recipe_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, width=100)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML with the words of YAML 1.2 (`no` is a word, `1e-4` a number) in which no key stands twice."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's convention)
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                mark = node.value[index][0].start_mark
-                raise yaml.constructor.ConstructorError(problem=f"'{key}' stands twice", problem_mark=mark)
-        return super().construct_mapping(node, deep)
+_Values = dict[str, tuple[Any, str]]
+"""Dotted key -> its value, and the file or override that set it."""
 
 
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
-    list("-+0123456789."),
-)
+def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The content of a recipe file and of those it is based on, the most basic first."""
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    seen: list[Path] = []
+    while True:
+        seen.append(path.resolve())
+        if path.resolve() in seen[:-1]:
+            circle = " -> ".join(file.name for file in seen[seen.index(path.resolve()) :])
+            raise ValueError(f"{path}: 'base' leads back to this file ({circle}); remove one of them")
+        content = read_mapping(path)
+        _check_file_keys(content, str(path))
+        layers.insert(0, (path, content))
+        if "base" not in content:
+            return layers
+        try:
+            path = find_recipe(content["base"], path.parent)
+        except ValueError as error:
+            raise ValueError(f"{path}: 'base': {error}") from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        reason = getattr(error, "problem", None) or "not UTF-8 text"
-        raise ValueError(f"{path}{line}: not a readable YAML file ({reason})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a recipe is a mapping with the keys {', '.join(_names(Recipe))}")
-    return values
+def _check_file_keys(content: dict[str, Any], source: str) -> None:
+    kinds = {"base": (str, "one recipe's name or file"), "smoke": (dict, "a mapping"), "parameters": (int, "a number")}
+    for key, (kind, allowed) in kinds.items():
+        if key in content and not isinstance(content[key], kind):
+            raise ValueError(f"{source}: '{key}' must be {allowed}; got {content[key]!r}")
 
 
-def _names(cls: type) -> list[str]:
-    return [item.name for item in dataclasses.fields(cls)]
+def _merged(path: Path) -> tuple[_Values, _Values]:
+    """The values of a file over those of its base, and those of its smoke form likewise."""
+    values: _Values = {}
+    shrunk: _Values = {}
+    for file, content in _layers(path):
+        plain = {key: value for key, value in content.items() if key not in FILE_KEYS}
+        own = list(_leaves(plain, str(file)))
+        _inherit(values, shrunk, dict(own))
+        for key, value in own:
+            _put(values, key, value, str(file))
+        source = f"{file}, smoke"
+        for key, value in _leaves(content.get("smoke", {}), source, dotted=True):
+            _put(shrunk, key, value, source)
+    return values, shrunk
 
 
-def _check_keys(values: dict[str, Any], source: str) -> None:
-    for key, value in values.items():
+def _inherit(values: _Values, shrunk: _Values, own: dict[str, Any]) -> None:
+    """Drop what a file does not take from its base."""
+    for key in _NOT_INHERITED:
+        values.pop(key, None)
+    before = values.get("model.type", (ModelRecipe.type, ""))[0]
+    if own.get("model.type", before) != before:
+        for kept in (values, shrunk):
+            for key in [key for key in kept if key.startswith("model.")]:
+                del kept[key]
+
+
+def _leaves(content: dict[str, Any], source: str, dotted: bool = False) -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a mapping with its value, all keys known; `dotted` allows `training.seed: 1` too."""
+    for key, value in content.items():
+        if dotted and "." in str(key):
+            _known_path(key, source)
+            yield from _configuration(key, value)
+            continue
         _known(key, "", source)
         if key not in SECTIONS:
+            yield key, value
             continue
         if not isinstance(value, dict):
             allowed = ", ".join(_names(SECTIONS[key]))
             raise ValueError(f"{source}: '{key}' must be a mapping with keys among {allowed}; got {value!r}")
-        for name in value:
+        for name, item in value.items():
             _known(name, f"{key}.", source)
+            yield from _configuration(f"{key}.{name}", item)
+
+
+def _configuration(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """One key, or each field of a model configuration, so that a base's other fields stay."""
+    if key == "model.config" and isinstance(value, dict) and value:
+        yield from ((f"{key}.{name}", item) for name, item in value.items())
+    else:
+        yield key, value
+
+
+def _put(values: _Values, key: str, value: Any, source: str) -> None:
+    """Set one key; those above and below it give way."""
+    for other in [name for name in values if name.startswith(f"{key}.") or key.startswith(f"{name}.")]:
+        del values[other]
+    values[key] = (value, source)
+
+
+def _nested(values: _Values) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, (value, _) in values.items():
+        *above, last = key.split(".")
+        node = nested
+        for name in above:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return nested
+
+
+def _names(cls: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(cls)]
 
 
 def _known(name: Any, prefix: str, source: str) -> None:
@@ -225,12 +310,9 @@ def _known(name: Any, prefix: str, source: str) -> None:
     raise ValueError(f"{source}: unknown key '{prefix}{name}'; {hint}")
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise ValueError(f"override '{override}' is not of the form key=value, for example training.seed=3")
+def _known_path(key: str, source: str) -> None:
+    """Check a dotted key."""
     first, *rest = key.split(".")
-    source = f"override '{override}'"
     _known(first, "", source)
     if bool(rest) != (first in SECTIONS):
         form = f"{first}.<key>=value" if first in SECTIONS else f"{first}=value"
@@ -239,14 +321,15 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         _known(rest[0], f"{first}.", source)
         if len(rest) > 1 and (first, rest[0]) != ("model", "config"):
             raise ValueError(f"{source}: '{first}.{rest[0]}' has no keys below it")
-    node = values
-    for name in (first, *rest)[:-1]:
-        node[name] = dict(node.get(name) or {})
-        node = node[name]
-    try:
-        node[(first, *rest)[-1]] = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: the value is not readable YAML") from error
+
+
+def _read_override(override: str) -> tuple[str, Any]:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ValueError(f"override '{override}' is not of the form key=value, for example training.seed=3")
+    source = f"override '{override}'"
+    _known_path(key, source)
+    return key, parse_value(text, source)
 
 
 def _typed(values: dict[str, Any], where: Callable[[str], str]) -> Recipe:
@@ -262,39 +345,14 @@ def _typed_fields(cls: type, values: dict[str, Any], prefix: str, where: Callabl
     parser = ArgumentParser(exit_on_error=False)
     hints = {item.name: item.type for item in dataclasses.fields(cls)}
     parser.add_class_arguments(cls, skip=set(SECTIONS) if cls is Recipe else set())
+    with contextlib.suppress(Exception):  # jsonargparse raises several kinds; each means: some value does not fit
+        parsed = parser.parse_object(values)
+        return {name: parsed[name] for name in values}
     typed = {}
     for name, value in values.items():
         try:
             typed[name] = parser.parse_object({name: value})[name]
-        except Exception as error:  # jsonargparse raises several kinds; each means: this value does not fit
+        except Exception as error:
             key = f"{prefix}{name}"
             raise ValueError(f"{where(key)}: '{key}' must be {hints[name]}; got {value!r}") from error
     return typed
-
-
-def _check_values(recipe: Recipe, where: Callable[[str], str]) -> None:
-    def value_of(key: str) -> Any:
-        section, name = key.split(".")
-        return getattr(getattr(recipe, section), name)
-
-    for key, least in AT_LEAST.items():
-        if not value_of(key) >= least:
-            raise ValueError(f"{where(key)}: '{key}' must be at least {least}; got {value_of(key)}")
-    for key in FRACTIONS:
-        if not 0 <= value_of(key) < 1:
-            raise ValueError(f"{where(key)}: '{key}' must be at least 0 and below 1; got {value_of(key)}")
-    if recipe.training.max_steps <= 0 and not recipe.training.num_train_epochs > 0:
-        got = recipe.training.num_train_epochs
-        key = "training.num_train_epochs"
-        raise ValueError(f"{where(key)}: '{key}' must be above 0; got {got}")
-    size = recipe.data.image_size
-    if (size if isinstance(size, int) else min(size, default=0)) < 1 or (isinstance(size, list) and len(size) != 2):
-        key = "data.image_size"
-        raise ValueError(f"{where(key)}: '{key}' must be pixels or [height, width], at least 1; got {size}")
-    for key in ("image_mean", "image_std"):
-        given = getattr(recipe.data, key)
-        if len(given) != recipe.data.num_channels:
-            raise ValueError(
-                f"{where(f'data.{key}')}: 'data.{key}' needs one value per channel (data.num_channels is "
-                f"{recipe.data.num_channels}); got {given}"
-            )

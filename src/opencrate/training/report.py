@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 
 from ..analysis import plots
 from ..analysis.classifier import (
@@ -25,7 +27,10 @@ from ..analysis.report import ReportContent, write_report
 from ..analysis.tables import TrainedModel, comparison_table
 from ..data.fingerprint import fingerprint
 from . import runs
+from .initialisation import start_from_config
 from .saved import SavedModel, Split
+
+logger = logging.getLogger(__name__)
 
 MEASURED_IMAGES = 256
 """The layer measures use at most this many images unless asked for more."""
@@ -41,6 +46,7 @@ def report_runs(
     num_images: int = MEASURED_IMAGES,
     eps: float = 0.5,
     released_tool: bool = False,
+    skip_bad: bool = False,
 ) -> list[Evaluation]:
     """Evaluate trained models on the same images and write one self-contained HTML report.
 
@@ -48,7 +54,7 @@ def report_runs(
         saved: the reported model first (its white box is measured if it is a CRATE), then those beside it.
         path: of the HTML file; its folder is made, once everything is measured.
         command: what was typed, for the record.
-        data, split: as `SavedModel.images`.
+        data, split, skip_bad: as `SavedModel.images`.
         num_images: images for the layer measures, at most (accuracy uses all).
         eps: ε of the coding rates.
         released_tool: add the quantity that the published measuring code prints.
@@ -60,7 +66,7 @@ def report_runs(
         ValueError: no usable images, or ε <= 0.
     """
     first = saved[0]
-    images = first.images(data, split)
+    images = first.images(data, split, skip_bad)
     batches = [one.batches(images) for one in saved]
     evaluations = [one.evaluate(batch) for one, batch in zip(saved, batches)]
     models = [_table_row(one, evaluation) for one, evaluation in zip(saved, evaluations)]
@@ -83,7 +89,7 @@ def _white_box(
     options: dict[str, Any],
 ) -> ReportContent:
     """The full report of a CRATE: layer by layer, against the weights it started from."""
-    initial = runs.initial_model(saved.path) if saved.recipe else untrained_copy(saved.model, seed=0)
+    initial = _starting_model(saved)
     analysis = analyze_classifier(
         saved.model,
         batches,
@@ -94,6 +100,17 @@ def _white_box(
         **options,
     )
     return classifier_report(f"OpenCRATE: {saved.name}", analysis, models, record)
+
+
+def _starting_model(saved: SavedModel) -> PreTrainedModel:
+    """The model before its first step: from its seed, or from the weights that it was fine-tuned from."""
+    if saved.recipe is None:
+        return untrained_copy(saved.model, seed=0)
+    try:
+        return start_from_config(saved.recipe, saved.model.config)[0]
+    except ValueError as error:  # only the weights that it was fine-tuned from can be missing
+        logger.warning("measured against an untrained model, since its start cannot be rebuilt: %s", error)
+        return runs.initial_model(saved.path)
 
 
 def _plain_report(models: Sequence[TrainedModel], record: RunRecord) -> ReportContent:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,47 +17,114 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
+from . import checkpoints
 from .models import initialise
 from .recipe import Recipe, load_recipe
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nothing keeps two processes apart there
+    fcntl = None
 
 METRICS = "metrics.json"
 RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
 LOG = "log.jsonl"
+LAST_WEIGHTS = "last.safetensors"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
+_LOCK = ".lock"
 MARKS = (METRICS, "config.json")
 """A folder with one of these was written by this package and may be replaced when asked."""
 
 
+def partial_directory(final: str | Path) -> Path:
+    """Where a run is while it is not complete: `<final>.partial`."""
+    final = Path(final).expanduser().absolute()
+    return final.with_name(final.name + ".partial")
+
+
 @contextmanager
-def new_directory(final: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def new_directory(final: str | Path, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
     """Yield `<final>.partial`; rename it to `final` when the block ends well.
 
     When the block fails, the partial directory stays only if it holds checkpoints.
 
+    Args:
+        final: the directory to be.
+        overwrite: replace a finished or unfinished one.
+        resume: go on in an unfinished one; start where there is none.
+
     Raises:
-        ValueError: `final` exists and is not to be overwritten, or is not ours; or another process may be
-            working in the partial directory.
+        ValueError: `final` exists and is not to be overwritten, or is not ours; an unfinished run lies there and
+            neither `overwrite` nor `resume` is given; or another process works in it.
     """
-    final = Path(final).expanduser().absolute()
-    partial = final.with_name(final.name + ".partial")
+    final, partial = Path(final).expanduser().absolute(), partial_directory(final)
     check_free(final, overwrite)
-    if partial.exists():
-        if not overwrite:
-            raise ValueError(
-                f"{partial}: an unfinished run lies there (still running, or killed); wait for it, remove it, or "
-                "pass --overwrite to start again"
-            )
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-    except BaseException:
-        if not any((partial / CHECKPOINTS).glob("checkpoint-*")):
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _replace(partial, final)
+    if partial.exists() and not overwrite and not resume:
+        raise ValueError(
+            f"{partial}: an unfinished run lies there (still running, or killed); wait for it, go on with it by "
+            "--resume, or pass --overwrite to start again"
+        )
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial):
+        if not resume:
+            _empty(partial)
+        checkpoints.clean(partial / CHECKPOINTS)
+        try:
+            yield partial
+        except BaseException:
+            if checkpoints.newest(partial / CHECKPOINTS) is None:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        (partial / _LOCK).unlink()
+        _replace(partial, final)
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Keep other processes out of a directory; the system frees it when this process ends, however it ends."""
+    with (partial / _LOCK).open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not passed on to loader processes
+            except OSError as error:
+                raise ValueError(f"{partial}: another process is training there; wait for it or end it") from error
+        yield
+
+
+def _empty(partial: Path) -> None:
+    for path in partial.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+
+
+def check_same_recipe(partial: Path, recipe: Recipe) -> None:
+    """Refuse to go on with a run under another recipe than the one it was started with.
+
+    Raises:
+        ValueError: names each key that differs, with both values.
+    """
+    if not (partial / RECIPE).is_file():
+        return
+    before, now = _flat(asdict(read_recipe(partial))), _flat(asdict(recipe))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        values = ", ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
+        raise ValueError(
+            f"{partial}: cannot resume with another recipe: {values}; resume with `opencrate train {partial} --resume "
+            f"--output {partial.with_name(partial.name.removesuffix('.partial'))}`, or pass --overwrite to start again"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict) and value
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value})
+    return flat
 
 
 def check_free(final: str | Path, overwrite: bool = False) -> None:

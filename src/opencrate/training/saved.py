@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +14,13 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ..analysis.evaluation import Evaluation, evaluate_classifier
-from ..data.sources import load_images, load_labelled
-from ..data.tensors import ImageTransform, in_batches, to_tensors
+from ..data.sources import ImageSplits, load_images, load_labelled
+from ..data.tensors import ImageTransform, drop_bad, in_batches, to_tensors
 from . import runs
 from .models import load_classifier
-from .recipe import Recipe, load_recipe
+from .recipe import DataRecipe, Recipe, load_recipe
+
+logger = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test"]
 _ARCHITECTURES = {"crate": "CRATE", "vit": "ViT"}
@@ -54,27 +58,29 @@ class SavedModel:
         """All parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def images(self, data: str | None = None, split: Split = "test") -> Dataset:
+    def images(self, data: str | None = None, split: Split = "test", skip_bad: bool = False) -> Dataset:
         """Labelled images, with the model's label numbers.
 
         Args:
-            data: `None` for the data of the run's own recipe; else "digits" or an image folder, all of it, or
+            data: `None` for the data of the run's own recipe; else anything that `data.path` takes, all of it, or
                 its test part where it has one.
             split: which part of the run's own data.
+            skip_bad: leave out unreadable images, and log which; a run that was trained so always does for its
+                own data, so that its parts stay the same.
 
         Raises:
             ValueError: no data given and none known, a split that the run does not have, or other classes.
         """
-        own = self.recipe.data if self.recipe else None
-        if own is None and data is None:
-            raise ValueError(f"{self.path}: has no recipe, so it names no data; give --data FOLDER")
-        if data == "digits" and (own is None or own.path != data):
-            own = load_recipe("digits").data
-        elif own is None or data not in (None, own.path):
+        if not self._is_own(data):
             if split != "test":
                 raise ValueError(f"--split {split}: parts are known for a run's own data only; leave --split out")
-            return load_labelled(data, self.label_names)
-        dataset = getattr(load_images(own), split)
+            images = load_labelled(data, self.label_names)
+            if skip_bad:
+                images, reasons = drop_bad(images, self.transform)
+                log_skipped(reasons)
+            return images
+        own = self._data_recipe(data)
+        dataset = getattr(self._load(own, skip_bad), split)
         if dataset is None:
             raise ValueError(f"--split {split}: the run held out no {split} images (data.{split}_fraction is 0)")
         if dataset.features["label"].names != self.label_names:
@@ -84,6 +90,44 @@ class SavedModel:
             )
         return dataset
 
+    def parts(self, data: str | None = None, skip_bad: bool = False) -> tuple[Dataset, Dataset]:
+        """Labelled images to fit a probe on and to count on: the training and the test part, of any classes.
+
+        Args:
+            data: `None` for the data of the run's own recipe; else anything that `data.path` takes. Data without
+                parts is split as the run's recipe says.
+            skip_bad: leave out unreadable images, and log which.
+
+        Raises:
+            ValueError: no data given and none known, or as `load_images`.
+        """
+        splits = self._load(self._data_recipe(data), skip_bad)
+        return splits.train, splits.test
+
+    def _is_own(self, data: str | None) -> bool:
+        """Whether the words name the run's own data, or the digits, whose parts are known to every model."""
+        if self.recipe is None and data is None:
+            raise ValueError(f"{self.path}: has no recipe, so it names no data; give --data FOLDER")
+        return data in (None, "digits") or (self.recipe is not None and data == self.recipe.data.path)
+
+    def _data_recipe(self, data: str | None) -> DataRecipe:
+        if self._is_own(data) and self.recipe is not None and data in (None, self.recipe.data.path):
+            return self.recipe.data
+        if data == "digits":
+            return load_recipe("digits").data
+        base = self.recipe.data if self.recipe else DataRecipe(num_channels=self.transform.num_channels)
+        return replace(base, path=data, image_column=None, label_column=None)
+
+    def _load(self, data: DataRecipe, skip_bad: bool) -> ImageSplits:
+        skipped_before = bool(self.metrics and self.metrics["data"].get("skipped"))
+        own = self.recipe is not None and data == self.recipe.data
+        splits = load_images(data, skip_bad=skip_bad or (own and skipped_before), smallest=self.transform.smallest)
+        if skip_bad:
+            log_skipped(splits.skipped)
+        elif splits.skipped:
+            logger.info("left out %d images that the training skipped", len(splits.skipped))
+        return splits
+
     def batches(self, images: Dataset, batch_size: int = 256) -> DataLoader:
         """Model-ready batches of `pixel_values` and `labels`, in order."""
         return in_batches(to_tensors(images, self.transform), batch_size)
@@ -91,6 +135,14 @@ class SavedModel:
     def evaluate(self, batches: DataLoader) -> Evaluation:
         """Accuracy, loss and confusion on labelled batches."""
         return evaluate_classifier(self.model, batches)
+
+
+def log_skipped(reasons: Sequence[str]) -> None:
+    """Name each image that was left out on request, and count them."""
+    for reason in reasons:
+        logger.warning("skipped %s", reason)
+    if reasons:
+        logger.warning("skipped %d images", len(reasons))
 
 
 def open_saved(path: str | Path) -> SavedModel:

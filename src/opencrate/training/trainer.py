@@ -1,81 +1,314 @@
-"""transformers' Trainer, with a data order that depends on the seed alone, a log file and a progress bar."""
+"""transformers' Trainer for images: an order that depends on the seed alone, exact resume, whole checkpoints."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
+import shutil
 import sys
-from collections.abc import Iterator
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .recipe import TrainingRecipe
+from ..data.draws import DrawSampler
+from ..modeling_crate import CratePreTrainedModel
+from . import checkpoints
+from .callbacks import FiniteWatch, ProgressBar, RunLog, StopSignals
+from .ema import WeightAverage
+from .losses import classification_metrics, cross_entropy_sum, penalty
+from .optimizers import build_optimizer
+from .processes import Processes, SharedBatches
+from .recipe import Recipe, TrainingRecipe
 
-
-class EpochSampler(Sampler[int]):
-    """A permutation of `length` indices keyed by (seed, epoch): the same for every model and machine."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length = length
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
-        yield from torch.randperm(self.length, generator=generator).tolist()
+PROGRESS = "progress.json"
+AVERAGE = "ema.safetensors"
+_OURS = ("optim", "ema_decay")  # fields of the recipe that TrainingArguments does not know as such
 
 
 class ImageTrainer(Trainer):
-    """`Trainer` on batches of `pixel_values` and `labels`, in `EpochSampler`'s order."""
+    """`Trainer` on batches of `pixel_values` and `labels`, in `DrawSampler`'s order.
+
+    Every checkpoint holds what the rest of the run depends on, so a run that is killed and resumed gives, on the
+    same machine, the same weights and history, bit for bit, as one that was not.
+
+    Attributes:
+        average: the moving average of the weights; `None` where `training.ema_decay` is 0.
+        resumed_at: steps at which this run was taken up again.
+
+    Args:
+        model: a classifier with `logits`; on the CPU.
+        args: from `training_arguments`.
+        train: a dataset that is asked with `Draw`s.
+        validation: a dataset that is asked with indices; `None` for none.
+        recipe: its `training` and `augmentation` are used.
+        log: told of everything that is logged.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the images of the whole step
 
     def __init__(
-        self, model: PreTrainedModel, args: TrainingArguments, train: Dataset, validation: Dataset | None
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        train: Dataset,
+        validation: Dataset | None,
+        recipe: Recipe,
+        log: RunLog,
     ) -> None:
+        if isinstance(model, CratePreTrainedModel):  # every parameter gets a gradient in every step
+            args.ddp_find_unused_parameters = False
         super().__init__(
             model=model,
             args=args,
             train_dataset=train,
             eval_dataset=validation,
             data_collator=default_collate,
-            compute_metrics=_accuracy,
+            compute_metrics=classification_metrics,
         )
+        self.recipe = recipe
+        self.processes = Processes()
+        self.images_per_step = (
+            args.per_device_train_batch_size * args.gradient_accumulation_steps * self.processes.count
+        )
+        draws = DrawSampler(len(train), args.seed, self.images_per_step, recipe.augmentation)
+        size, rank = args.per_device_train_batch_size, self.processes.rank
+        self.batches = SharedBatches(draws, size, rank, self.processes.count)
+        self.average = WeightAverage(recipe.training.ema_decay) if recipe.training.ema_decay else None
+        self.run_log = log
+        self.resumed_at: list[int] = []
+        self._watch = FiniteWatch()
+        self._signals = StopSignals(self.processes)
+        self._loader: DataLoader | None = None
+        self._staging: Path | None = None
+        self._checkpoint: Path | None = None
+        self._seconds_before = 0.0
+        self._started = time.perf_counter()
+        self._progress_bar = ProgressBar() if sys.stdout.isatty() and self.processes.main else None
+        self._choose_callbacks()
+
+    def _choose_callbacks(self) -> None:
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self.progress = ProgressBar() if sys.stdout.isatty() else None
-        if self.progress:
-            self.add_callback(self.progress)
+        ours = (self._signals, _Flow(self), self.average, self.run_log, self._watch, self._progress_bar)
+        for callback in ours:
+            if callback is not None:
+                self.add_callback(callback)
 
-    def train(self, *arguments: Any, **options: Any) -> Any:
-        """As `Trainer.train`; the progress bar goes also when it fails."""
+    def train(self, resume_from_checkpoint: str | Path | None = None, **options: Any) -> Any:
+        """As `Trainer.train`, from a checkpoint's path if one is given.
+
+        Raises:
+            FloatingPointError: loss, gradient or weights are no longer finite.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written.
+            OSError: `errno.ENOSPC`, the disk is full; the checkpoints before stand.
+            ValueError: the checkpoint is of another number of processes or of other data.
+        """
+        self._checkpoint = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
+        self._started = time.perf_counter()
         try:
-            return super().train(*arguments, **options)
+            with self._signals:
+                result = super().train(None if self._checkpoint is None else str(self._checkpoint), **options)
+                if self.processes.any(self._signals.received):  # too late for the last step to see it
+                    self._save_checkpoint(self.model_wrapped, None)
+                    self._signals.stop(self.args, self.state)
         finally:
-            if self.progress:
-                self.progress.stop()
+            self._end_workers()
+            if self._progress_bar:
+                self._progress_bar.stop()
+        self._watch.require_finite_weights(self.model, self.args, self.state.global_step)
+        return result
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
-        return EpochSampler(len(self.train_dataset), self.args.seed)
+    @property
+    def seconds(self) -> float:
+        """Wall-clock of the training that stands: of this process, and up to the checkpoint it started from."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    # --- one step
+
+    def get_train_dataloader(self) -> DataLoader:
+        """This process's share of every batch; a plain loader, because accelerate's reads one batch ahead."""
+        workers = self.args.dataloader_num_workers
+        self._loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=default_collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator(),  # seeds nothing that is used, and leaves the model's random numbers alone
+        )
+        return self._loader
+
+    def _end_workers(self) -> None:
+        """End the loader's processes now: left to the garbage collector each is waited for 5 seconds."""
+        iterator = getattr(self._loader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """The recipe's optimizer."""
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model if model is None else model, self.recipe.training)
+        return self.optimizer
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> int:
+        """Images of the optimizer step, over all its batches and processes."""
+        return int(sum(self.processes.gather(sum(len(batch["labels"]) for batch in batch_samples))))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: int | None = None,
+    ) -> Any:
+        """While training this batch's part of the step's loss, with penalties; else plain cross-entropy."""
+        labels = inputs["labels"]
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        if model.training:
+            loss = cross_entropy_sum(outputs.logits, labels, self.args.label_smoothing_factor)
+            loss = loss * (self.processes.count / num_items_in_batch)  # several processes average their gradients
+            loss = loss + penalty(self.model) / self.current_gradient_accumulation_steps
+        else:
+            loss = cross_entropy_sum(outputs.logits, labels) / len(labels)
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._watch.look(norm + self._tr_loss, self.args, self.state.global_step + 1)
+        return norm
+
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # resumed from the last step of all
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **options)
+
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """As `Trainer.evaluate`, with the averaged weights where there are any."""
+        with self.average.applied(self.model) if self.average else nullcontext():
+            return super().evaluate(*arguments, **options)
+
+    # --- checkpoints
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """The weights, by `from_pretrained`: Trainer's own way skips those of renamed parts (ViT's)."""
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        read = type(self.model).from_pretrained
+        stored, info = read(resume_from_checkpoint, local_files_only=True, output_loading_info=True)
+        if info["missing_keys"] or info["unexpected_keys"]:
+            raise ValueError(f"{resume_from_checkpoint}: is not of this model; start again with --overwrite")
+        self.model.load_state_dict(stored.state_dict(), strict=True)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write all of a checkpoint out of sight, then show it; the older ones stay until then."""
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        self._watch.require_finite_weights(self.model, self.args, step)
+        if (folder / f"checkpoint-{step}").exists():  # it holds the same: a run never goes back
+            return
+        self._staging = folder / checkpoints.STAGING
+        try:
+            with checkpoints.disk_errors(folder):
+                super()._save_checkpoint(model, trial)
+                self._save_progress(self._staging / f"checkpoint-{step}")
+                if self.processes.main:
+                    checkpoints.publish(folder, step, self.args.save_total_limit)
+            self.processes.wait()
+        except BaseException:
+            if self.processes.main:
+                shutil.rmtree(self._staging, ignore_errors=True)
+            raise
+        finally:
+            self._staging = None
+
+    def _save_progress(self, checkpoint: Path) -> None:
+        """What transformers' Trainer leaves out of its checkpoints; read back by `_restore`."""
+        losses = self.processes.gather(self._tr_loss.item())  # and waits for every process's random state
+        if not self.processes.main:
+            return
+        (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody reads
+        if self.average:
+            self.average.save(checkpoint / AVERAGE)
+        progress = {
+            "step": self.state.global_step,
+            "seconds": self.seconds,
+            "resumed_at": self.resumed_at,
+            "log_size": self.run_log.size,
+            "history": self.run_log.history,
+            "losses_since_logged": losses,
+            "logged_at": self._globalstep_last_logged,
+            **self._identity(),
+        }
+        (checkpoint / PROGRESS).write_text(json.dumps(progress, indent=2) + "\n", encoding="utf-8")
+
+    def _identity(self) -> dict[str, int]:
+        return {"processes": self.processes.count, "training_images": len(self.train_dataset)}
+
+    def _restore(self) -> None:
+        """At the beginning of training: the state that `_save_progress` wrote."""
+        if self._checkpoint is None:
+            return
+        progress = json.loads((self._checkpoint / PROGRESS).read_text(encoding="utf-8"))
+        for name, value in self._identity().items():
+            if progress[name] != value:
+                raise ValueError(
+                    f"{self._checkpoint}: was written with {name}={progress[name]}, now it is {value}; resume with "
+                    "the same, or start again with --overwrite"
+                )
+        self._tr_loss.fill_(progress["losses_since_logged"][self.processes.rank])
+        self._globalstep_last_logged = progress["logged_at"]
+        self._seconds_before = progress["seconds"]
+        self.resumed_at = [*progress["resumed_at"], progress["step"]]
+        if self.processes.main:
+            self.run_log.rewind(progress["log_size"], progress["history"])
+        if self.average:
+            self.average.load(self._checkpoint / AVERAGE, self.model)
+
+
+class _Flow(TrainerCallback):
+    """The order of things: restore before the first step, the epoch for the sampler, saving after the epoch's log.
+
+    transformers saves at an epoch's last step before it logs and evaluates that epoch; a run resumed from there
+    would lack both, so the checkpoint waits for them.
+    """
+
+    def __init__(self, trainer: ImageTrainer) -> None:
+        self._trainer = trainer
+        self._save_later = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer._restore()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.batches.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_save and (state.epoch == int(state.epoch) or control.should_training_stop):
+            control.should_save, self._save_later = False, True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._save_later:
+            control.should_save, self._save_later = True, False
 
 
 def training_arguments(recipe: TrainingRecipe, output_dir: Path, validate: bool) -> TrainingArguments:
-    """The recipe's `training` section as transformers' `TrainingArguments`."""
+    """The recipe's `training` section as transformers' `TrainingArguments`; joins the processes of a `torchrun`."""
+    fields = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in _OURS}
     return TrainingArguments(
         output_dir=str(output_dir),
-        **vars(recipe),
+        **fields,
         eval_strategy="epoch" if validate else "no",
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
@@ -86,71 +319,3 @@ def training_arguments(recipe: TrainingRecipe, output_dir: Path, validate: bool)
         report_to="none",
         disable_tqdm=True,
     )
-
-
-class RunLog(TrainerCallback):
-    """Appends every log line to a file, keeps one row per epoch, and stops a run whose loss is not finite.
-
-    Attributes:
-        history: rows with `epoch`, `step`, `train_loss`, `learning_rate`, `gradient_norm`, and
-            `validation_loss`, `validation_accuracy` where there is a validation split.
-    """
-
-    _NAMES = {  # noqa: RUF012 (a constant)
-        "loss": "train_loss",
-        "learning_rate": "learning_rate",
-        "grad_norm": "gradient_norm",
-        "eval_loss": "validation_loss",
-        "eval_accuracy": "validation_accuracy",
-    }
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.history: list[dict[str, Any]] = []
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
-        """One line in the log, and the epoch's row in the history."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-        values = {name: logs[key] for key, name in self._NAMES.items() if key in logs}
-        if not values:
-            return
-        if not all(math.isfinite(values.get(name, 0.0)) for name in ("train_loss", "gradient_norm")):
-            raise FloatingPointError(
-                f"loss or gradient is not finite at step {state.global_step} (training.learning_rate="
-                f"{args.learning_rate}): lower it, lengthen training.warmup_steps, or clip by max_grad_norm"
-            )
-        if not self.history or self.history[-1]["step"] != state.global_step:
-            self.history.append({"epoch": state.epoch, "step": state.global_step})
-        self.history[-1].update(values)
-
-
-class ProgressBar(TrainerCallback):
-    """Steps done, loss and time left, on a terminal."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task("training", total=None)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the bar."""
-        self._progress.start()
-        self._progress.update(self._task, total=state.max_steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Advance it."""
-        self._progress.update(self._task, completed=state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
-        """Show the epoch's loss."""
-        if "loss" in logs:
-            self._progress.update(self._task, description=f"epoch {state.epoch:.0f}  loss {float(logs['loss']):.4f}")
-
-    def stop(self) -> None:
-        """Remove the bar, also after an error."""
-        self._progress.stop()
-
-
-def _accuracy(prediction: Any) -> dict[str, float]:
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}

@@ -1,4 +1,4 @@
-"""Images from a name or a folder to splits, fingerprints and tensors."""
+"""Images from a name or a folder to splits, fingerprints and tensors for evaluation."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from opencrate.data.tensors import CachedImages, ImageTransform, LazyImages, to_
 from opencrate.training.models import build_processor
 from opencrate.training.recipe import DataRecipe, load_recipe
 
-from .folders import CLASSES, write_classes, write_image
+from ..recipes.folders import CLASSES, write_classes, write_image
 
 
 def digits_transform(num_channels=1):
@@ -194,7 +194,7 @@ def break_folder(root, kind):
     [
         ("no images in a class", ["wide", "class folder without images"]),
         ("too small to split", ["too few images to split", "1 in class 'wide'"]),
-        ("one class", ["only one class folder ('bottom')"]),
+        ("one class", ["only one class ('bottom')"]),
         ("other classes in test", ["class 'sideways'", "bottom, middle, top"]),
         ("loose images", ["images lie directly in it", "one sub-folder per class"]),
     ],

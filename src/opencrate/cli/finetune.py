@@ -1,0 +1,54 @@
+"""Train a recipe from the weights of another model.
+
+  opencrate finetune runs/cifar10-seed0 imagefolder data.path=flowers data.image_size=32 data.resize_size=null
+  opencrate finetune crate-base transfer-pets data.path=pets
+
+MODEL is a run directory, a saved folder, or what `opencrate convert` wrote. Type, size and settings of the network are
+the model's own; a bare `model.config.<field>=value` changes a setting. This is `opencrate train RECIPE
+model.init_from=MODEL model.type=<its type> model.size=null model.config={}`. What is loaded, new and left out is said
+and recorded in metrics.json: the head starts anew where the classes differ, positions are interpolated where the grid
+of patches differs, and any other weight that does not fit is an error unless model.init_fresh names it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .common import Parser
+from .train import add_run_arguments, train_recipe
+
+HELP = "train a recipe from another model's weights"
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `opencrate finetune`."""
+    parser.usage = "opencrate finetune MODEL RECIPE [key=value ...] [options]"
+    parser.add_argument("model", metavar="MODEL", help="run directory, or any saved folder")
+    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, YAML file or run directory")
+    add_run_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train from the model's weights."""
+    source = [
+        f"model.init_from={json.dumps(arguments.model)}",
+        f"model.type={_model_type(arguments.model)}",
+        "model.size=null",
+        "model.config={}",
+    ]
+    return train_recipe(arguments, [*source, *arguments.overrides])
+
+
+def _model_type(model: str) -> str:
+    """The model type in a folder's config.json, without the libraries."""
+    folder = Path(model).expanduser()
+    path = folder / "config.json"
+    if not path.is_file():
+        what = "holds no config.json" if folder.exists() else "no such folder"
+        raise ValueError(f"{model}: {what}; give a run directory or a folder written by save_pretrained")
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: names no model_type; give a folder written by save_pretrained") from error

@@ -1,0 +1,164 @@
+"""Binary image files: IDX (MNIST and its relatives) and the binary versions of CIFAR-10 and CIFAR-100."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from .labelled import Parts, labelled_dataset
+
+_IDX_IMAGES = re.compile(r"images?.*(idx|ubyte)", re.IGNORECASE)
+_CIFAR10_TRAIN = "data_batch_*.bin"
+_CIFAR_SIDE = 32
+
+
+def is_idx(root: Path) -> bool:
+    """Whether a folder holds IDX image files."""
+    return bool(_idx_images(root))
+
+
+def is_cifar(root: Path) -> bool:
+    """Whether a folder holds the binary version of CIFAR-10 or CIFAR-100."""
+    cifar100 = (root / "train.bin").is_file() or (root / "test.bin").is_file()
+    return cifar100 or (root / "test_batch.bin").is_file() or any(root.glob(_CIFAR10_TRAIN))
+
+
+def refuse_pickles(root: Path) -> None:
+    """
+    Raises:
+        ValueError: the folder holds the Python version of CIFAR.
+    """
+    names = {"batches.meta", "data_batch_1", "test_batch"}, {"meta", "train", "test"}
+    if any(all((root / name).is_file() for name in some) for some in names):
+        raise ValueError(
+            f"{root}: holds the Python version of CIFAR, pickles that can run any code when opened; give the binary "
+            "version (cifar-10-binary.tar.gz, cifar-100-binary.tar.gz, unpacked) or parquet files"
+        )
+
+
+def read_idx(root: Path) -> Parts:
+    """IDX files of 8-bit images and labels, `.gz` or not; classes are named by their numbers.
+
+    `train`, `test` or `t10k`, `validation` in a file's name give its part.
+
+    Raises:
+        ValueError: labels missing, a damaged file, other data types or shapes, counts that differ, or two image
+            files of one part.
+    """
+    parts: Parts = {}
+    for file in _idx_images(root):
+        part = _idx_part(file.name)
+        if part in parts:
+            raise ValueError(f"{file}: a second image file for the {part} part; keep one of each part in {root}")
+        images, labels = _read_idx_array(file), _read_idx_array(_idx_labels(file))
+        if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or labels.ndim != 1:
+            raise ValueError(
+                f"{file}: images of shape {images.shape} with labels of shape {labels.shape}; need (N, height, "
+                "width) or (N, height, width, 3), and (N)"
+            )
+        if len(images) != len(labels) or not len(images):
+            raise ValueError(f"{file}: {len(images)} images but {len(labels)} labels; replace the files")
+        names = [str(number) for number in range(int(labels.max()) + 1)]
+        parts[part] = _dataset(images, labels, names, file)
+    if len(parts) > 1 and "all" in parts:
+        raise ValueError(f"{root}: has image files of parts ({', '.join(parts)}) and others; keep one kind")
+    return parts
+
+
+def read_cifar(root: Path) -> Parts:
+    """The binary version of CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (fine labels).
+
+    Class names come from `batches.meta.txt` or `fine_label_names.txt` beside them.
+
+    Raises:
+        ValueError: a damaged file, or no file of class names.
+    """
+    ten = (root / "test_batch.bin").is_file() or any(root.glob(_CIFAR10_TRAIN))
+    names_file = root / ("batches.meta.txt" if ten else "fine_label_names.txt")
+    if not names_file.is_file():
+        raise ValueError(f"{names_file}: missing; it comes with the binary version and names the classes")
+    names = [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    files = {
+        "train": sorted(root.glob(_CIFAR10_TRAIN)) if ten else [root / "train.bin"],
+        "test": [root / ("test_batch.bin" if ten else "test.bin")],
+    }
+    parts: Parts = {}
+    for part, candidates in files.items():
+        present = [file for file in candidates if file.is_file()]
+        if present:
+            read = [_read_cifar_file(file, 1 if ten else 2, len(names)) for file in present]
+            images, labels = (np.concatenate(arrays) for arrays in zip(*read))
+            parts[part] = _dataset(images, labels, names, root / part)
+    return parts
+
+
+def _read_cifar_file(file: Path, label_bytes: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 32, 32, 3) and labels (N); the last label byte counts (CIFAR-100: coarse, fine)."""
+    record = label_bytes + 3 * _CIFAR_SIDE**2
+    content = np.frombuffer(file.read_bytes(), np.uint8)
+    if not len(content) or len(content) % record:
+        raise ValueError(
+            f"{file}: {len(content)} bytes are not whole records of {record}; truncated or damaged, replace it"
+        )
+    rows = content.reshape(-1, record)
+    labels = rows[:, label_bytes - 1]
+    if labels.max() >= num_classes:
+        raise ValueError(f"{file}: label {labels.max()}, but {num_classes} classes are named; replace the files")
+    return rows[:, label_bytes:].reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(0, 2, 3, 1), labels
+
+
+def _read_idx_array(file: Path) -> np.ndarray:
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: not a readable gzip file, truncated or damaged ({error}); replace it") from error
+    if len(content) < 4 or content[:2] != b"\0\0":
+        raise ValueError(f"{file}: not an IDX file (it must begin with two zero bytes); replace it")
+    if content[2] != 8:
+        raise ValueError(f"{file}: IDX data of type 0x{content[2]:02x}; need 0x08, unsigned bytes")
+    start = 4 + 4 * content[3]
+    if len(content) >= start:
+        shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
+        values = np.frombuffer(content, np.uint8, offset=start)
+        if len(values) == math.prod(shape):
+            return values.reshape(shape)
+    raise ValueError(f"{file}: {len(content)} bytes do not fit its header; truncated or damaged, replace it")
+
+
+def _idx_images(root: Path) -> list[Path]:
+    """Image files, one of each: an unpacked file goes before its `.gz`."""
+    found = {}
+    for file in sorted(root.iterdir(), key=lambda file: file.suffix == ".gz"):
+        if file.is_file() and not file.name.startswith(".") and _IDX_IMAGES.search(file.name):
+            found.setdefault(file.name.removesuffix(".gz"), file)
+    return list(found.values())
+
+
+def _idx_labels(file: Path) -> Path:
+    stem = re.sub("idx[34]", "idx1", file.name.removesuffix(".gz").replace("image", "label"))
+    for candidate in (file.with_name(stem), file.with_name(f"{stem}.gz")):
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"{file}: its labels are missing; need {stem} or {stem}.gz beside it")
+
+
+def _idx_part(name: str) -> str:
+    words = {"train": ("train",), "test": ("t10k", "test"), "validation": ("valid", "val")}
+    return next((part for part, some in words.items() if any(word in name.lower() for word in some)), "all")
+
+
+def _dataset(images: np.ndarray, labels: np.ndarray, names: list[str], where: Path) -> Dataset:
+    """Arrays as binary PGM or PPM: a fixed header and the raw pixels, bytes that no encoder's version changes."""
+    height, width = images.shape[1:3]
+    header = f"P{5 if images.ndim == 3 else 6} {width} {height} 255\n".encode()
+    cells = [
+        {"path": f"{where}, image {number}", "bytes": header + np.ascontiguousarray(image).tobytes()}
+        for number, image in enumerate(images)
+    ]
+    return labelled_dataset(cells, labels.astype(np.int64).tolist(), names)

@@ -1,0 +1,75 @@
+"""An exponential moving average of the weights, kept beside the model while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+
+def decay_at(step: int, decay: float) -> float:
+    """beta_t of the update after optimizer step t = 0, 1, ...: `min(decay, (1 + t) / (10 + t))`.
+
+    The warm-up lets a short run forget its random start, which a constant 0.999 would keep 37 % of after 1,000
+    steps.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+class WeightAverage(TrainerCallback):
+    """`average <- beta_t average + (1 - beta_t) weights` after every optimizer step, from the initial weights.
+
+    Parameters are averaged in their own dtype; buffers stay the model's.
+
+    Attributes:
+        decay: beta, at least 0 and below 1.
+        values: parameter name -> average, of the parameter's shape; empty before training begins.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.values: dict[str, Tensor] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        """Start from the weights, unless a checkpoint's average has been loaded."""
+        if not self.values:
+            self.values = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        """One update; `state.global_step` still counts the steps before this one."""
+        weights = [value.detach() for value in model.parameters()]
+        torch._foreach_lerp_(list(self.values.values()), weights, 1 - decay_at(state.global_step, self.decay))
+
+    def save(self, path: Path) -> None:
+        """Write the averages as safetensors."""
+        save_file({name: value.contiguous() for name, value in self.values.items()}, path, {"format": "pt"})
+
+    def load(self, path: Path, model: nn.Module) -> None:
+        """Read what `save` wrote, to the devices of the model's parameters."""
+        stored = load_file(path)
+        self.values = {name: stored[name].to(value.device) for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Put the averages into the model's parameters."""
+        for name, value in model.named_parameters():
+            value.copy_(self.values[name])
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model with averaged weights; its own come back at the end, bit for bit."""
+        own = {name: value.detach().clone() for name, value in model.named_parameters()}
+        self.copy_to(model)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in model.named_parameters():
+                    value.copy_(own[name])

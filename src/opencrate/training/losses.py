@@ -1,0 +1,39 @@
+"""The training loss of a classifier: one cross-entropy for hard, smoothed and mixed labels, and CRATE's penalties."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ..blocks import orthogonality_loss
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy in nats, summed over the images, in float32; a scalar.
+
+    Args:
+        logits: `(B, C)`.
+        labels: class numbers `(B)`, int64, or probabilities `(B, C)`, as mixup and cutmix give them.
+        smoothing: s in `(1 - s) labels + s / C`, for both forms.
+    """
+    return F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)
+
+
+def penalty(model: PreTrainedModel) -> Tensor | float:
+    """The orthogonality penalties that a CRATE's configuration asks for; 0 for every other model."""
+    subspace = getattr(model.config, "subspace_penalty", 0.0)
+    dictionary = getattr(model.config, "dictionary_penalty", 0.0)
+    return orthogonality_loss(model, subspace, dictionary) if subspace or dictionary else 0.0
+
+
+def classification_metrics(prediction) -> dict[str, float]:
+    """`accuracy` (0 to 1) and `loss` (nats per image) of a split, from transformers' `EvalPrediction`.
+
+    The loss comes from the gathered logits, so that several processes, which repeat images to fill their last
+    batch, report what one does.
+    """
+    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    accuracy = (logits.argmax(-1) == labels).double().mean()
+    return {"accuracy": accuracy.item(), "loss": cross_entropy_sum(logits, labels).item() / len(labels)}

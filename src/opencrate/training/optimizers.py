@@ -1,0 +1,56 @@
+"""Which parameters decay, and the optimizer that a recipe names."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .recipe import TrainingRecipe
+
+UNDECAYED_NAMES = frozenset(
+    {"cls_token", "mask_token", "distillation_token", "register_tokens", "position_embeddings", "pos_embed"}
+)
+"""Parameters of two or more dimensions that are tokens or positions, by the last part of their name."""
+
+LION_BETAS = (0.9, 0.99)
+"""Of the paper and of the published CRATE runs; `training.adam_beta1` and `adam_beta2` are Adam's alone."""
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: to matrices and kernels; not to biases, norms, tokens and positions."""
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in UNDECAYED_NAMES
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups of an optimizer, decayed and not; every trainable parameter stands in exactly one.
+
+    Args:
+        model: its `named_parameters` are sorted by `decays`; frozen ones are left out.
+        weight_decay: of the first group; 0 in the second.
+    """
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for name, parameter in trainable if decays(name, parameter)]
+    plain = [parameter for name, parameter in trainable if not decays(name, parameter)]
+    grouped = [id(parameter) for parameter in (*decayed, *plain)]
+    assert len(grouped) == len(set(grouped)) and set(grouped) == {id(parameter) for _, parameter in trainable}
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    """The optimizer `training.optim`, on `parameter_groups`.
+
+    AdamW and Lion take weight decay times the learning rate from a weight before the step, SGD adds it to the
+    gradient. Lion [arXiv 2302.06675, Alg. 2], with gradient g, momentum m (0 at the start) and decay w:
+
+        theta <- theta - lr (sign(beta1 m + (1 - beta1) g) + w theta);   m <- beta2 m + (1 - beta2) g
+    """
+    groups = parameter_groups(model, recipe.weight_decay)
+    if recipe.optim == "lion":
+        from optimi import Lion
+
+        return Lion(groups, lr=recipe.learning_rate, betas=LION_BETAS, decouple_lr=False)
+    if recipe.optim == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.learning_rate)
+    betas = (recipe.adam_beta1, recipe.adam_beta2)
+    fused = True if recipe.optim == "adamw_torch_fused" else None
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=fused)

@@ -1,0 +1,145 @@
+"""How much a frozen model's tokens tell about the classes: linear probe and nearest neighbours on cached features."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..analysis.evaluation import wilson_interval
+from ..analysis.inputs import Batch, evaluating, place, read_batches
+
+logger = logging.getLogger(__name__)
+
+Method = Literal["linear", "knn"]
+Token = Literal["cls", "mean"]
+NEIGHBOURS = 20
+REGULARISATION = 1.0
+"""C of scikit-learn's logistic regression: the inverse weight of the squared norm, on standardised features."""
+_MAX_ITERATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Features:
+    """One vector per image: `values` float32 `(n, d)`, `labels` int64 `(n,)`."""
+
+    values: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe found.
+
+    Attributes:
+        method: "linear" or "knn".
+        layer: of the hidden states: 0 is the embedding, L the last layer.
+        token: "cls", or "mean" over all tokens, the class token included.
+        accuracy: on the test images, 0 to 1.
+        interval: its 95 % Wilson score interval.
+        train_images, test_images: how many.
+        width: d, numbers per image.
+    """
+
+    method: Method
+    layer: int
+    token: Token
+    accuracy: float
+    interval: tuple[float, float]
+    train_images: int
+    test_images: int
+    width: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain numbers, for JSON."""
+        return asdict(self)
+
+
+def last_layer(model: PreTrainedModel) -> int:
+    """L, the number of the last layer's output among the hidden states."""
+    return int(model.config.num_hidden_layers)
+
+
+def features(model: PreTrainedModel, batches: Iterable[Batch], layer: int, token: Token) -> Features:
+    """One vector per labelled image from the model's recorded hidden states, without gradients.
+
+    Args:
+        model: any classifier of tokens `(B, N, d)` whose token 0 is the class token.
+        batches: mappings with `pixel_values` and `labels`.
+        layer: 0 (the embedding) to L; no norm is applied after it.
+        token: "cls" or "mean".
+
+    Raises:
+        ValueError: no such layer, or a model without tokens.
+    """
+    last = last_layer(model)
+    if not 0 <= layer <= last:
+        raise ValueError(f"--layer {layer}: the model has the layers 1 to {last}, and 0 for the embedding")
+    vectors, labels = [], []
+    for batch in read_batches(batches):
+        with evaluating(model):
+            outputs = model(place(batch["pixel_values"], model), output_hidden_states=True)
+        tokens = outputs.hidden_states[layer]
+        if tokens.ndim != 3:
+            raise ValueError(f"a {model.config.model_type} model has no tokens (B, N, d) to probe")
+        vectors.append(_pooled(tokens, token).float().cpu())
+        labels.append(batch["labels"].cpu())
+    return Features(torch.cat(vectors).numpy(), torch.cat(labels).numpy())
+
+
+def probe(train: Features, test: Features, method: Method, layer: int, token: Token) -> Probe:
+    """Fit on the training features, count on the test features.
+
+    linear: logistic regression on standardised features, C = 1; a fit that has not converged is logged.
+    knn: the majority among the 20 nearest training images by cosine, ties to the smaller class number.
+
+    Raises:
+        ValueError: fewer training images than neighbours, or training images of one class only.
+    """
+    if method == "knn" and len(train.labels) < NEIGHBOURS:
+        raise ValueError(f"--method knn: needs {NEIGHBOURS} training images, got {len(train.labels)}; use linear")
+    if len(np.unique(train.labels)) < 2:
+        raise ValueError("a probe needs training images of at least two classes")
+    classifier = _linear() if method == "linear" else _neighbours()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        predicted = classifier.fit(train.values, train.labels).predict(test.values)
+    if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
+        logger.warning("the linear probe has not converged in %d iterations", _MAX_ITERATIONS)
+    correct, count = int((predicted == test.labels).sum()), len(test.labels)
+    return Probe(
+        method=method,
+        layer=layer,
+        token=token,
+        accuracy=correct / count,
+        interval=wilson_interval(correct, count),
+        train_images=len(train.labels),
+        test_images=count,
+        width=train.values.shape[1],
+    )
+
+
+def _pooled(tokens: Tensor, token: Token) -> Tensor:
+    return tokens[:, 0] if token == "cls" else tokens.mean(dim=1)
+
+
+def _linear() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=_MAX_ITERATIONS))
+
+
+def _neighbours() -> Any:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return KNeighborsClassifier(n_neighbors=NEIGHBOURS, metric="cosine")

@@ -1,0 +1,120 @@
+"""Every shipped recipe: complete, of the stated size, matched where it says so, and running in its smoke form."""
+
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification
+
+from opencrate.training.models import build_config, build_processor
+from opencrate.training.recipe import load_recipe, recipe_yaml, shipped_recipes, stated_parameters
+from opencrate.training.train import train
+
+from .folders import write_classes
+
+SHIPPED = sorted(shipped_recipes())
+CLASSES = {
+    "digits": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "flowers102": 102,
+    "pets": 37,
+    "imagenet": 1000,
+    "imagenet-21k": 19167,
+}
+"""Classes of each recipe's own data."""
+
+FROM_SCRATCH = ("model.init_from=null", "model.init_fresh=[]")
+QUICK = ("cifar10-alpha", "digits", "imagenet-vit-tiny-paper", "transfer-pets")
+"""Smoke forms of the default tests: one of each kind."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_recipe_is_complete(name, tmp_path):
+    recipe = load_recipe(name)
+    assert recipe.name == name and recipe.description
+    header = shipped_recipes()[name].read_text().split("\nname:")[0]
+    for word in ("Command:", "Hardware:", "Wall-clock:", "Expected:"):
+        assert f"# {word}" in header
+    if name.startswith(("imagenet-", "transfer-")):
+        assert "not run here" in header and "# Batch:" in header
+    (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe))
+    assert load_recipe(tmp_path) == recipe
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_recipe_builds_with_the_stated_parameters(name):
+    recipe = load_recipe(name, FROM_SCRATCH)
+    num_classes = CLASSES.get(recipe.data.path, 3)
+    with torch.device("meta"):
+        config = build_config(recipe, [str(number) for number in range(num_classes)])
+        model = AutoModelForImageClassification.from_config(config)
+    crop = build_processor(recipe.data).crop_size
+    assert crop["height"] == crop["width"] == recipe.data.image_size
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert stated_parameters(name) == (None if name == "imagefolder" else parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline", "tolerance"), [("digits", "digits-vit", 0.05), ("cifar10", "cifar10-vit", 0.02)]
+)
+def test_baseline_is_matched(name, baseline, tolerance):
+    crate, vit = load_recipe(name), load_recipe(baseline)
+    assert abs(stated_parameters(baseline) / stated_parameters(name) - 1) < tolerance
+    assert crate.data == vit.data and crate.augmentation == vit.augmentation
+    for field in ("seed", "num_train_epochs", "max_steps", "per_device_train_batch_size"):
+        assert getattr(crate.training, field) == getattr(vit.training, field)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "processes"),
+    [
+        *((f"imagenet-{size}-paper", 2048, 8) for size in ("tiny", "small", "base", "large")),
+        *((f"imagenet-{size}-readme", 512, 8) for size in ("tiny", "small", "base", "large")),
+        *((f"imagenet-vit-{size}-paper", 2048, 8) for size in ("tiny", "small")),
+        *((name, 4096, 16) for name in ("imagenet-21k-alpha-base", "imagenet-alpha-base-finetune")),
+        *((f"transfer-{name}", 256, 4) for name in ("cifar10", "cifar100", "flowers102", "pets")),
+    ],
+)
+def test_global_batch_is_the_published_one(name, images, processes):
+    training = load_recipe(name).training
+    per_device, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    assert per_device * processes * accumulated == images
+    header = shipped_recipes()[name].read_text()
+    product = f"{per_device} per device x {processes} processes"
+    assert product + (f" x {accumulated} accumulated" if accumulated > 1 else "") in header
+    assert f"# Batch:      {images} =" in header and f"--nproc_per_node {processes} " in header
+
+
+def test_paper_and_readme_forms_differ_as_published():
+    paper, readme = (load_recipe(f"imagenet-base-{form}").training for form in ("paper", "readme"))
+    assert (paper.optim, paper.learning_rate, paper.weight_decay) == ("lion", 2.4e-4, 0.5)
+    assert (readme.optim, readme.learning_rate, readme.weight_decay) == ("lion", 2e-4, 0.05)
+    assert paper.warmup_steps * paper.num_train_epochs == pytest.approx(5, rel=1e-4)
+    assert readme.warmup_steps * readme.num_train_epochs == pytest.approx(20)
+    assert load_recipe("imagenet-base-paper").augmentation == load_recipe("imagenet-base-readme").augmentation
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Nine images of each of three classes, 40x40 pixels."""
+    return write_classes(tmp_path_factory.mktemp("images"), 9, size=(40, 40))
+
+
+def run_smoke_form(name, images, directory):
+    data = [] if load_recipe(name).data.path == "digits" else [f"data.path={images}"]
+    recipe = load_recipe(name, data, smoke=True)
+    run = train(recipe, directory)
+    assert run.metrics["steps"] == 2 and math.isfinite(run.metrics["loss"])
+    assert all(math.isfinite(row["train_loss"]) for row in run.metrics["history"])
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_smoke_form_runs(name, images, tmp_path):
+    run_smoke_form(name, images, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(SHIPPED) - set(QUICK)))
+def test_every_other_smoke_form_runs(name, images, tmp_path):
+    run_smoke_form(name, images, tmp_path / "run")

@@ -1,0 +1,106 @@
+"""SIGKILL at random points of a digits run, inside checkpoint writing too: resumed, it ends bit-equal."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from opencrate.training import checkpoints
+
+from .common import RANDOM, assert_same_run
+
+ROOT = Path(__file__).parents[2]
+DIGITS = (
+    "model.config.num_hidden_layers=1",
+    "training.num_train_epochs=2",
+    "training.save_strategy=steps",
+    "training.save_steps=5",
+    *RANDOM,
+)
+
+
+class Killer:
+    """A process that trains in children and kills them; see killer.py."""
+
+    def __init__(self):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.training.killer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+
+    def run(self, output, overrides, **end):
+        job = {"recipe": "digits", "overrides": [*DIGITS, *overrides], "output": str(output), **end}
+        print(json.dumps(job), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def killer():
+    one = Killer()
+    yield one
+    one.close()
+
+
+def kill_and_resume(killer, output, overrides, kills, draw):
+    """Kill a run `kills` times, anew from where it stood; how often inside checkpoint writing, then let it end."""
+    inside = done = 0
+    while done < kills:
+        way = {"at_event": draw.randint(1, 150)} if draw.random() < 0.6 else {"after_seconds": draw.uniform(0.3, 3)}
+        found = killer.run(output, overrides, **way)
+        assert found["killed"] or found["finished"], found
+        if found["finished"]:  # sooner than it was to be killed: its result counts, and another run begins
+            yield inside
+            inside = 0
+            continue
+        done += 1
+        inside += bool(found["staged"])
+        for name in found["checkpoints"]:
+            path = output.with_name(output.name + ".partial") / "checkpoints" / name
+            step = json.loads((path / "progress.json").read_text())["step"]
+            assert step == checkpoints.step_of(path) and load_file(path / "model.safetensors")
+    if not output.exists():
+        assert killer.run(output, overrides)["finished"]
+    yield inside
+
+
+def check_kills(killer, folder, overrides, kills, seed):
+    """Kills inside checkpoint writing, and runs that were finished on the way; each is compared with a whole one."""
+    draw = random.Random(seed)
+    assert killer.run(folder / "whole", overrides)["finished"]
+    inside = runs = 0
+    for found in kill_and_resume(killer, folder / "killed", overrides, kills, draw):
+        inside, runs = inside + found, runs + 1
+        assert_same_run(folder / "whole", folder / "killed")
+        (folder / "killed").rename(folder / f"finished-{runs}")
+    return inside, runs
+
+
+def test_three_kills(killer, tmp_path):
+    inside, runs = check_kills(killer, tmp_path, ["training.max_steps=26"], 3, seed=0)
+    assert inside >= 1 and runs >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("bf16", ["false", "true"])
+def test_many_kills(killer, bf16, workers, tmp_path):
+    """Twelve kills in each of the four forms: 48."""
+    overrides = [f"training.bf16={bf16}", f"training.dataloader_num_workers={workers}"]
+    inside, runs = check_kills(killer, tmp_path, overrides, 12, seed=workers + (bf16 == "true"))
+    print(f"bf16={bf16}, {workers} workers: 12 kills, {inside} inside checkpoint writing, {runs} runs bit-equal")
+    assert inside >= 1

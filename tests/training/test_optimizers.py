@@ -1,0 +1,87 @@
+"""Optimizers: what decays, and Lion against its formula."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from opencrate.training.models import build_config, initialise
+from opencrate.training.optimizers import LION_BETAS, build_optimizer, parameter_groups
+from opencrate.training.recipe import TrainingRecipe
+
+from ..recipes.folders import VIT_OVERRIDES
+
+UNDECAYED = ("bias", "norm", "cls_token", "position_embeddings")
+
+
+@pytest.mark.parametrize("overrides", [(), VIT_OVERRIDES], ids=["crate", "vit"])
+def test_norms_biases_tokens_and_positions_do_not_decay(small, overrides):
+    model = initialise(build_config(small(*overrides), ["a", "b", "c"]), 0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, plain = ([names[id(value)] for value in group["params"]] for group in parameter_groups(model, 0.3))
+    assert sorted([*decayed, *plain]) == sorted(names.values())
+    assert not [name for name in decayed if any(word in name for word in UNDECAYED)]
+    assert all(any(word in name for word in UNDECAYED) for name in plain)
+    assert any("cls_token" in name for name in plain) and any("position_embeddings" in name for name in plain)
+    if not overrides:
+        assert sum("dictionary" in name for name in decayed) == sum("subspaces" in name for name in decayed) == 2
+
+
+def test_frozen_parameters_are_left_out():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    model[0].requires_grad_(False)
+    groups = parameter_groups(model, 0.1)
+    assert [[value.shape for value in group["params"]] for group in groups] == [[(2, 3)], [(2,)]]
+
+
+def quadratic(values, targets):
+    return sum(((value - target) ** 2 * target.abs()).sum() for value, target in zip(values, targets))
+
+
+def test_lion_is_the_papers_formula():
+    """[arXiv 2302.06675, Alg. 2] in NumPy, with a learning rate that changes and a group that does not decay."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 4).double()
+    targets = [torch.randn(4, 5).double(), torch.randn(4).double()]
+    recipe = dataclasses.replace(TrainingRecipe(), optim="lion", learning_rate=0.02, weight_decay=0.7)
+    optimizer = build_optimizer(model, recipe)
+    values = [value.detach().numpy().copy() for value in (model.weight, model.bias)]
+    momenta = [np.zeros_like(value) for value in values]
+    first, second = LION_BETAS
+    for step in range(25):
+        rate = 0.02 * (1 - step / 25)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        quadratic((model.weight, model.bias), targets).backward()
+        optimizer.step()
+        for index, (decay, target) in enumerate(zip((0.7, 0.0), targets)):
+            gradient = 2 * (values[index] - target.numpy()) * np.abs(target.numpy())
+            direction = np.sign(first * momenta[index] + (1 - first) * gradient)
+            values[index] = values[index] - rate * (direction + decay * values[index])
+            momenta[index] = second * momenta[index] + (1 - second) * gradient
+        np.testing.assert_allclose(model.weight.detach().numpy(), values[0], atol=1e-12)
+        np.testing.assert_allclose(model.bias.detach().numpy(), values[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+def test_adamw_takes_the_recipes_settings(optim):
+    model = nn.Linear(3, 3)
+    recipe = dataclasses.replace(TrainingRecipe(), optim=optim, adam_beta1=0.8, adam_beta2=0.95, learning_rate=0.1)
+    optimizer = build_optimizer(model, recipe)
+    assert optimizer.defaults["betas"] == (0.8, 0.95) and optimizer.defaults["lr"] == 0.1
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [recipe.weight_decay, 0.0]
+    assert bool(optimizer.defaults["fused"]) == optim.endswith("fused")
+
+
+def test_first_adamw_step_by_hand():
+    """After one step: w (1 - lr decay) - lr sign(g), because Adam's first ratio is the sign."""
+    model = nn.Linear(2, 1, bias=False).double()
+    start = model.weight.detach().clone()
+    optimizer = build_optimizer(model, dataclasses.replace(TrainingRecipe(), learning_rate=0.1, weight_decay=0.5))
+    (model.weight * torch.tensor([[3.0, -2.0]]).double()).sum().backward()
+    optimizer.step()
+    expected = start * (1 - 0.1 * 0.5) - 0.1 * torch.tensor([[1.0, -1.0]]).double()
+    torch.testing.assert_close(model.weight.detach(), expected, rtol=0, atol=1e-8)
