@@ -86,7 +86,7 @@ def load_official(
         source: state dict, file, or ``hf://owner/name/file`` (the only form that touches the network). The wrappers
             ``state_dict``, ``model`` and ``module.`` are peeled; files are never unpickled beyond plain tensors.
         family: ``crate`` (classifiers of the CRATE and emergence repositories) or ``crate_alpha``.
-        num_attention_heads: K. The tensors hold K p only, so it must be given (facts: T 6, S 12, B 12, L 16; the
+        num_attention_heads: K. The tensors hold K p only, so it must be given (published: T 6, S 12, B 12, L 16; the
             emergence demo checkpoint 6).
         image_size: native size; inferred when the patch grid is square.
         patch_size: inferred from a convolution, or from square patches of three channels.
