@@ -12,25 +12,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import Parser, positive_int, prepare_libraries
+from .common import Parser, add_model_and_images, add_split, positive_int, prepare_libraries
 
 HELP = "measure a model layer by layer and write a report"
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate analyze`."""
-    parser.add_argument("model", metavar="RUN", help="run directory, or any saved classifier folder")
-    parser.add_argument("--data", metavar="FOLDER", help="labelled images (default: the run's own data)")
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test", help="part of the run's own data"
-    )
+    add_model_and_images(parser)
+    add_split(parser)
     parser.add_argument("--beside", metavar="RUN", nargs="+", default=[], help="models to compare with")
     parser.add_argument("--output", metavar="DIR", help="folder of the report (default: RUN/analysis)")
     parser.add_argument(
         "--num-images", type=positive_int, default=256, metavar="N", help="images for the layer measures"
     )
     parser.add_argument("--eps", type=float, default=0.5, help="epsilon of the coding rates (default: 0.5)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     parser.add_argument(
         "--released-tool", action="store_true", help="add what the paper's published measuring code prints"
     )

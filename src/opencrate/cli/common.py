@@ -82,6 +82,24 @@ def _log_to_stderr() -> None:
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
+def add_model_and_images(parser: Parser) -> None:
+    """RUN, --data and --skip-bad: what every command that reads labelled images takes."""
+    parser.add_argument("model", metavar="RUN", help="run directory, or any saved classifier folder")
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="labelled images: whatever a recipe's data.path takes (default: the run's own data)",
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
+
+
+def add_split(parser: Parser) -> None:
+    """--split: which part of the run's own data."""
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="part of the run's own data"
+    )
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A plain table on standard output; never wrapped or cut when it goes to a file."""
     from rich import box

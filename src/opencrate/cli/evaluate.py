@@ -3,8 +3,9 @@
   opencrate evaluate runs/digits-seed0
   opencrate evaluate runs/photos --data more-photos --format json
 
-Without --data, the run's own held-out test images are used. A folder given by --data holds one sub-folder per class,
-named as the model's classes; its `test` (else `validation` or `val`) part is used where it has one.
+Without --data, the run's own held-out test images are used. Images given by --data (an image folder, parquet, IDX or
+CIFAR binary files, hf://owner/name) have the model's class names; their test (else validation) part is used where they
+have one.
 """
 
 from __future__ import annotations
@@ -12,20 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 
-from .common import Parser, positive_int, prepare_libraries, print_table
+from .common import Parser, add_model_and_images, add_split, positive_int, prepare_libraries, print_table
 
 HELP = "accuracy, loss and confusion on labelled images"
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate evaluate`."""
-    parser.add_argument("model", metavar="RUN", help="run directory, or any saved classifier folder")
-    parser.add_argument("--data", metavar="FOLDER", help="labelled images (default: the run's own data)")
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test", help="part of the run's own data"
-    )
+    add_model_and_images(parser)
+    add_split(parser)
     parser.add_argument("--batch-size", type=positive_int, default=256, metavar="N")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 

@@ -13,20 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 
-from .common import Parser, non_negative_int, positive_int, prepare_libraries, print_table
+from .common import Parser, add_model_and_images, non_negative_int, positive_int, prepare_libraries, print_table
 
 HELP = "linear or nearest-neighbour probe of a layer's tokens"
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate probe`."""
-    parser.add_argument("model", metavar="RUN", help="run directory, or any saved classifier folder")
-    parser.add_argument("--data", metavar="FOLDER", help="labelled images (default: the run's own data)")
+    add_model_and_images(parser)
     parser.add_argument("--method", choices=("linear", "knn"), default="linear", help="default: linear")
     parser.add_argument("--layer", type=non_negative_int, metavar="L", help="0 is the embedding (default: the last)")
     parser.add_argument("--token", choices=("cls", "mean"), help="default: the token that the model's head reads")
     parser.add_argument("--batch-size", type=positive_int, default=256, metavar="N")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 
