@@ -25,6 +25,11 @@ _PUBLIC = {
     "CrateBackbone": "modeling_crate",
     "CrateForImageClassification": "modeling_crate",
     "CrateImageProcessor": "image_processing_crate",
+    "analyze": "analysis.whitebox",
+    "WhiteBoxReport": "analysis.whitebox",
+    "BlockHooks": "analysis.foreign",
+    "audit": "analysis.audit",
+    "diagnose": "analysis.doctor",
     "load_official": "conversion",
     "to_official": "conversion",
 }

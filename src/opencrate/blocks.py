@@ -18,6 +18,7 @@ from .operators import (
     complete_ista_prefers_one_matrix,
     gamma,
     ista,
+    mlp,
     orthogonality_penalty,
     orthonormalize,
     shrink,
@@ -25,7 +26,9 @@ from .operators import (
 
 __all__ = [
     "ISTA",
+    "MLP",
     "MSSA",
+    "Attention",
     "Compression",
     "CrateLayer",
     "Sparsification",
@@ -38,8 +41,8 @@ __all__ = [
 def matmul_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
 ) -> tuple[Tensor, Tensor]:
-    """Subspace self-attention by two batched products: transformers' ``eager`` interface, keys = queries."""
-    maps = attention_maps(query, kwargs.get("scaling"), attention_mask)
+    """Attention by two batched products: transformers' ``eager`` interface."""
+    maps = attention_maps(query, kwargs.get("scaling"), attention_mask, keys=key)
     return (maps @ value).transpose(1, 2), maps
 
 
@@ -123,14 +126,17 @@ class MSSA(nn.Module):
         The maps follow from the projected tokens, so they exist under every attention backend.
         """
         projected = self.subspaces(tokens)
+        queries, keys = self._queries_and_keys(tokens, projected)
         attend = attention_function(self.config._attn_implementation, projected.dtype, projected.device)
-        heads, _ = attend(
-            self, projected, projected, projected, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
-        )
+        heads, _ = attend(self, queries, keys, projected, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
         maps = None
         if output_attentions:
-            maps = attention_maps(projected, self.scaling, dense_mask(attention_mask, projected))
+            maps = attention_maps(queries, self.scaling, dense_mask(attention_mask, projected), keys=keys)
         return self._combine(heads.flatten(-2)), maps
+
+    def _queries_and_keys(self, tokens: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Both ``(B, K, N, p)``; here what the values are."""
+        return projected, projected
 
     def _combine(self, heads: Tensor) -> Tensor:
         """Concatenated heads ``(B, N, K p)`` -> ``(B, N, d)``."""
@@ -144,17 +150,44 @@ class MSSA(nn.Module):
         return gamma(heads.shape[-2], self.config.head_dim, self.config.compression_eps) * update
 
 
+class Attention(MSSA):
+    """Ordinary multi-head attention, for ablations: queries and keys have projections of their own.
+
+    Its ``subspaces`` are the value projections (``bases()`` too): they are learned as values, not as subspaces.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        inner = config.num_attention_heads * config.head_dim
+        self.queries = nn.Linear(config.hidden_size, inner, bias=False)
+        self.keys = nn.Linear(config.hidden_size, inner, bias=False)
+
+    def _queries_and_keys(self, tokens: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+        queries, keys = (
+            linear(tokens).unflatten(-1, (-1, self.config.head_dim)).transpose(-3, -2)
+            for linear in (self.queries, self.keys)
+        )
+        return queries, keys
+
+
 class Compression(nn.Module):
-    """A step down R^c: ``Z^{l+1/2} = Z + MSSA(LN(Z))``, or the paper's (1 - kappa gamma) Z + kappa gamma MSSA."""
+    """A step down R^c: ``Z^{l+1/2} = Z + MSSA(LN(Z))``, or the paper's (1 - kappa gamma) Z + kappa gamma MSSA.
+
+    With ``compression="attention"``, :class:`Attention` takes the place of MSSA, and nothing says that R^c falls.
+    """
 
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mssa = MSSA(config)
+        if config.compression == "mssa":
+            self.mssa = MSSA(config)
+        else:
+            self.attention = Attention(config)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
-        update, _ = self.mssa(self.norm(tokens), attention_mask, **kwargs)
+        attend = self.mssa if self.config.compression == "mssa" else self.attention
+        update, _ = attend(self.norm(tokens), attention_mask, **kwargs)
         kappa = self.config.compression_kappa
         if kappa is None:
             return tokens + update
@@ -228,17 +261,41 @@ class ISTA(nn.Module):
         return self._built[1]
 
 
-class Sparsification(nn.Module):
-    """``Z^{l+1} = ISTA(LN(Z^{l+1/2}))``, with a residual only in CRATE-alpha."""
+class MLP(nn.Module):
+    """The two-layer perceptron of ordinary transformers, for ablations; its hidden activations stand for a code."""
 
     def __init__(self, config):
         super().__init__()
-        self.residual = config.ista_residual
+        self.up = nn.Linear(config.hidden_size, config.mlp_size)
+        self.down = nn.Linear(config.mlp_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, N, d)`` -> the output ``(B, N, d)`` and the hidden activations ``(B, N, m)``."""
+        return mlp(tokens, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
+
+
+class Sparsification(nn.Module):
+    """``Z^{l+1} = ISTA(LN(Z^{l+1/2}))``, with a residual only in CRATE-alpha.
+
+    For ablations ``Z^{l+1/2} + MLP(LN(Z^{l+1/2}))``, or nothing: ``Z^{l+1} = Z^{l+1/2}``, without norm or parameters.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.kind = config.sparsification
+        self.residual = config.ista_residual or self.kind == "mlp"
+        if self.kind == "none":
+            return
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.ista = ISTA(config)
+        if self.kind == "ista":
+            self.ista = ISTA(config)
+        else:
+            self.mlp = MLP(config)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        out, _ = self.ista(self.norm(tokens))
+        if self.kind == "none":
+            return tokens
+        out, _ = (self.ista if self.kind == "ista" else self.mlp)(self.norm(tokens))
         return tokens + out if self.residual else out
 
 

@@ -63,6 +63,9 @@ class CrateConfig(BackboneConfigMixin, PreTrainedConfig):
         ista_residual: add the input of the sparsification step to its output.
         dictionary_expansion: atoms per width, m/d.
         dictionary_decode: what follows the code: ``none``, ``tied`` (A D^T) or ``untied`` (a second dictionary).
+        compression: ``mssa``, or for ablations ``attention``: separate query, key and value projections.
+        sparsification: ``ista``, or for ablations ``mlp`` (with a residual) or ``none`` (Z^{l+1} = Z^{l+1/2}).
+        mlp_ratio: hidden units of the MLP per width; their number is rounded.
         subspace_constraint: ``none``; ``each``: every U_k orthonormal; ``joint``: [U_1 ... U_K] orthonormal.
         dictionary_constraint: ``none`` or ``orthonormal`` (rows of D; D^T D = D D^T = I when square).
         subspace_penalty: weight of ||U^T U - I||_F^2 (all subspaces jointly) in the training loss.
@@ -98,6 +101,9 @@ class CrateConfig(BackboneConfigMixin, PreTrainedConfig):
     ista_residual: bool = False
     dictionary_expansion: int = 1
     dictionary_decode: Literal["none", "tied", "untied"] = "none"
+    compression: Literal["mssa", "attention"] = "mssa"
+    sparsification: Literal["ista", "mlp", "none"] = "ista"
+    mlp_ratio: float | int = 4
     subspace_constraint: Literal["none", "each", "joint"] = "none"
     dictionary_constraint: Literal["none", "orthonormal"] = "none"
     subspace_penalty: float | int = 0.0
@@ -138,6 +144,11 @@ class CrateConfig(BackboneConfigMixin, PreTrainedConfig):
         (height, width), (patch_height, patch_width) = pair(self.image_size), pair(self.patch_size)
         return height // patch_height, width // patch_width
 
+    @property
+    def mlp_size(self) -> int:
+        """Hidden units of the MLP where ``sparsification`` is ``mlp``."""
+        return round(self.mlp_ratio * self.hidden_size)
+
     def _reject_unknown(self, kwargs: dict[str, Any]) -> None:
         for name in kwargs:
             if name not in _TRANSFORMERS_WORDS:
@@ -160,6 +171,7 @@ class CrateConfig(BackboneConfigMixin, PreTrainedConfig):
             _require(getattr(self, name) > 0, name, getattr(self, name), "greater than 0")
         for name in ("ista_lambda", "subspace_penalty", "dictionary_penalty"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _require(self.mlp_size >= 1, "mlp_ratio", self.mlp_ratio, "at least one hidden unit for the width")
         for size, patch in zip(pair(self.image_size), pair(self.patch_size)):
             _require(patch >= 1, "patch_size", self.patch_size, "at least 1")
             fits = size >= patch and size % patch == 0
@@ -174,6 +186,10 @@ class CrateConfig(BackboneConfigMixin, PreTrainedConfig):
             _require(self.head_dim <= self.hidden_size, "subspace_constraint", "each", "used with p <= d only")
         if self.subspace_constraint == "joint":
             _require(inner <= self.hidden_size, "subspace_constraint", "joint", "used with K p <= d only")
+        if self.sparsification != "ista":
+            value, allowed = self.sparsification, "'ista' when the dictionary has a penalty or a constraint"
+            free = self.dictionary_penalty == 0 and self.dictionary_constraint == "none"
+            _require(free, "sparsification", value, allowed)
         complete = self.dictionary_expansion == 1
         if self.ista_start == "input":
             _require(complete, "ista_start", "input", "'zero' when dictionary_expansion > 1")

@@ -61,7 +61,7 @@ FAMILIES = tuple(KEY_MAPS)
 
 # Settings in which a model must equal the published code's for its tensors to mean the same there.
 _PUBLISHED = (
-    *("patch_embedding", "layer_norm_eps", "head_layer_norm_eps"),
+    *("patch_embedding", "layer_norm_eps", "head_layer_norm_eps", "compression", "sparsification"),
     *("attention_scale", "attention_output_bias", "compression_kappa", "subspace_constraint"),
     *("ista_start", "ista_num_steps", "ista_threshold", "ista_residual", "dictionary_decode", "dictionary_constraint"),
 )

@@ -25,7 +25,7 @@ from ._hf import (
     merge_with_config_defaults,
 )
 from ._suggest import suggest
-from .blocks import ISTA, MSSA, Compression, CrateLayer, Subspaces, orthogonality_loss
+from .blocks import ISTA, MLP, MSSA, Compression, CrateLayer, Subspaces, orthogonality_loss
 from .configuration_crate import CrateConfig, pair
 
 __all__ = [
@@ -48,7 +48,8 @@ class CrateModelOutput(ModelOutput):
         hidden_states: Z^l, ``(B, N, d)``.
         compressed_states: Z^{l+1/2}, ``(B, N, d)``.
         projected_states: U^T LN(Z^l), ``(B, K, N, p)``.
-        sparse_codes: code of the ISTA step, ``(B, N, m)``; equals Z^{l+1} for a complete dictionary.
+        sparse_codes: code of the ISTA step, ``(B, N, m)``; equals Z^{l+1} for a complete dictionary. With
+            ``sparsification="mlp"`` the MLP's hidden activations; empty with ``"none"``.
         attentions: softmax maps, ``(B, K, N, N)``.
     """
 
@@ -166,7 +167,7 @@ class CratePreTrainedModel(PreTrainedModel):
         "hidden_states": CrateLayer,
         "compressed_states": OutputRecorder(Compression, index=0),
         "projected_states": OutputRecorder(Subspaces, index=0),
-        "sparse_codes": OutputRecorder(ISTA, index=1),
+        "sparse_codes": [OutputRecorder(ISTA, index=1), OutputRecorder(MLP, index=1)],
         "attentions": OutputRecorder(MSSA, index=1),
     }
 

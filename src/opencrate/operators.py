@@ -27,7 +27,9 @@ __all__ = [
     "ista",
     "ista_complete",
     "lasso_objective",
+    "mlp",
     "mssa",
+    "multi_head_attention",
     "neumann_coding_rate_gradient",
     "orthogonality_penalty",
     "orthonormalize",
@@ -53,18 +55,21 @@ def project(Z: Tensor, U: Tensor) -> Tensor:
     return Z.unsqueeze(-3) @ U
 
 
-def attention_maps(V: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
+def attention_maps(
+    V: Tensor, scale: float | None = None, mask: Tensor | None = None, keys: Tensor | None = None
+) -> Tensor:
     """Softmax maps ``softmax(scale V_k V_k^T)`` of subspace self-attention; queries = keys. [N, Eq. 11]
 
     Args:
         V: projected tokens ``(..., K, N, p)``.
         scale: factor before the softmax; ``None`` is the published code's ``1/sqrt(p)`` (the paper has 1).
         mask: boolean (True = attend) or additive, broadcastable to ``(..., K, N, N)``.
+        keys: ``(..., K, N, p)``, of ordinary attention, whose queries are then ``V``; ``None`` is ``V``.
 
     Returns:
         ``(..., K, N, N)`` in V's dtype, rows sum to 1; softmax statistics in float32 or better.
     """
-    scores = V @ V.transpose(-1, -2) * (V.shape[-1] ** -0.5 if scale is None else scale)
+    scores = V @ (V if keys is None else keys).transpose(-1, -2) * (V.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     stats = torch.promote_types(scores.dtype, torch.float32)
@@ -106,6 +111,38 @@ def mssa(
     heads = subspace_attention(project(Z, U), scale, mask)
     if W is None:
         return factor * (heads @ U.transpose(-1, -2)).sum(-3)
+    return F.linear(heads.transpose(-3, -2).flatten(-2), W, b)
+
+
+def multi_head_attention(
+    Z: Tensor,
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    W: Tensor,
+    b: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Ordinary attention, ``W [head_1; ...; head_K] + b`` with ``head_k = softmax(scale Z Q_k (Z K_k)^T) Z V_k``.
+
+    What :func:`mssa` is compared with in ablations, and equals where ``Q = K = V = U``. [1706.03762, Sec. 3.2]
+
+    Args:
+        Z: tokens ``(..., N, d)``, already normalised where the model does so.
+        Q: query projections ``(K, d, p)``.
+        K: key projections, of the same shape.
+        V: value projections, of the same shape.
+        W: output map ``(d, K p)``.
+        b: output bias ``(d,)``.
+        scale: see :func:`attention_maps`.
+        mask: see :func:`attention_maps`.
+
+    Returns:
+        ``(..., N, d)``.
+    """
+    heads = attention_maps(project(Z, Q), scale, mask, keys=project(Z, K)) @ project(Z, V)
     return F.linear(heads.transpose(-3, -2).flatten(-2), W, b)
 
 
@@ -225,6 +262,23 @@ def lasso_objective(A: Tensor, X: Tensor, D: Tensor, lam: float) -> Tensor:
     """``1/2 ||X - A D^T||_F^2 + lam ||A||_1`` over the last two axes, the objective ISTA lowers. [N, Eq. 16]"""
     residual = (X - A @ D.mT).square().sum((-2, -1)) / 2
     return residual + lam * A.abs().sum((-2, -1))
+
+
+def mlp(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    """Two linear maps with a GELU between them: what the ISTA step is compared with in ablations.
+
+    Args:
+        X: tokens ``(..., N, d)``, normalised.
+        W1: ``(m, d)``, with its bias ``b1 (m,)``.
+        b1: bias of the hidden layer.
+        W2: ``(d, m)``, with its bias ``b2 (d,)``.
+        b2: bias of the output.
+
+    Returns:
+        the output ``GELU(X W1^T + b1) W2^T + b2`` ``(..., N, d)``, and the hidden activations ``(..., N, m)``.
+    """
+    hidden = F.gelu(F.linear(X, W1, b1))
+    return F.linear(hidden, W2, b2), hidden
 
 
 # --- The assumptions on U and D -------------------------------------------------------------------------------

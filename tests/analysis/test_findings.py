@@ -5,6 +5,7 @@ import torch
 
 from opencrate.analysis import findings
 from opencrate.analysis.evaluation import Evaluation, wilson_interval
+from opencrate.analysis.rates import LayerMeasures
 
 from .models import made_up_measures
 
@@ -34,14 +35,43 @@ def test_trend(values, sentence):
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ([3.0, 3.0], [2.0, 1.0], "in all 2 layers (mean changes from -2.0 to -1.0 nats)."),
-        ([3.0, 3.0], [2.0, 3.5], "in 1 of 2 layers (mean changes from -1.0 to +0.5 nats); in layer 2 it is no descent"),
-        ([3.0, 3.0], [4.0, 3.5], "in none of the 2 layers (mean changes from +0.5 to +1.0 nats): it is no descent"),
+        ([3.0, 3.0], [2.0, 1.0], "lowers R^c( · | U^ℓ) in all 2 layers (mean changes from -2.0 to -1.0 nats; every"),
+        ([3.0, 3.0], [2.0, 3.5], "in 1 of 2 layers (mean changes from -1.0 to +0.5 nats); in layer 2 it raises it."),
+        ([3.0, 3.0], [4.0, 3.5], "raises R^c( · | U^ℓ) in all 2 layers (mean changes from +0.5 to +1.0 nats; every"),
+        ([3.0, 3.0], [3.0, 2.5], "in layer 1 the 95 % interval holds 0, so it cannot be told."),
     ],
 )
 def test_compression_step(before, after, words):
     measures = made_up_measures(subspace_rate_before=before, subspace_rate=after)
     assert words in findings.describe_compression(measures)
+    changed = findings.describe_compression(measures, "value projections per head")
+    assert "R^c( · | value projections)" in changed and "U^ℓ" not in changed
+
+
+def test_verdicts_need_the_interval_on_one_side_of_zero():
+    before = torch.zeros(4, 3).double()
+    after = torch.tensor([[-1.0, 1.0, -2.0], [-2.0, 2.0, 2.5], [-1.5, 1.5, -2.5], [-1.0, 1.0, 2.0]]).double()
+    measures = LayerMeasures(0.5, {"subspace_rate_before": before, "subspace_rate": after}, layers=(2, 4, 6))
+    changes = findings.compression_changes(measures)
+    assert [(change.layer, change.verdict) for change in changes] == [(2, "falls"), (4, "rises"), (6, "cannot tell")]
+    single = LayerMeasures(0.5, {"subspace_rate_before": before[:1], "subspace_rate": after[:1]})
+    assert {change.verdict for change in findings.compression_changes(single)} == {"cannot tell"}
+    assert "by the mean alone in 2 of 3 layers" in findings.describe_compression(single)
+
+
+def test_claims_are_checked_one_by_one():
+    numbers = {"subspace_rate_before": [9.0, 9.0], "subspace_rate": [5.0, 4.0]}
+    good = made_up_measures(**numbers, rate_reduction=[1.0, 2.0], nonzero_fraction=[0.5, 0.4])
+    start = made_up_measures(subspace_rate=[6.0, 6.0])
+    found = findings.claims({"trained": good, "initialisation": start})
+    assert [claim.held for claim in found] == [True] * 5
+    assert findings.describe_claims(found).startswith("Of 5 predictions of the theory, 5 held on these inputs. Held: ")
+    bad = made_up_measures(subspace_rate_before=[5.0, 9.0], subspace_rate=[5.0, 6.0], rate_reduction=[2.0, 1.0])
+    held = [claim.held for claim in findings.claims({"trained": bad, "initialisation": start})]
+    assert held == [None, False, False, False, False]
+    assert "Cannot be told: attention lowers R^c inside every layer." in findings.describe_claims(
+        findings.claims({"trained": bad})
+    )
 
 
 def test_against_initialisation():

@@ -135,8 +135,8 @@ def test_analyze_writes_the_report(opencrate, digits_run, tmp_path):
     result = opencrate("analyze", digits_run, *words)
     assert result.code == 0 and result.err == "" and str(output / "report.html") in result.out
     assert {"report.html", "layers.csv", "layers.json"} <= {path.name for path in output.iterdir()}
-    series = json.loads((output / "layers.json").read_text())
-    assert set(series) == {"trained", "initialisation"}
+    (report,) = json.loads((output / "layers.json").read_text())
+    assert set(report["series"]) == {"trained", "initialisation"}
     assert len((output / "layers.csv").read_text().splitlines()) > 2 * 2
 
 

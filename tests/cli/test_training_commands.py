@@ -72,7 +72,9 @@ def test_fine_tuned_run_is_analyzed_against_its_start_or_says_that_it_is_gone(op
     shutil.rmtree(source)
     result = opencrate(*words, tmp_path / "without")
     assert result.code == 0 and "untrained model" in result.err and f"{source}: no such folder" in result.err
-    one, other = (json.loads((tmp_path / name / "layers.json").read_text()) for name in ("with", "without"))
+    one, other = (
+        json.loads((tmp_path / name / "layers.json").read_text())[0]["series"] for name in ("with", "without")
+    )
     assert one["trained"] == other["trained"] and one["initialisation"] != other["initialisation"]
 
 

@@ -21,11 +21,11 @@ RANKS = {
     "modeling_crate": 3,
     **dict.fromkeys(("conversion", "_auto"), 4),
     "data": 4,
-    **dict.fromkeys(("analysis", "training"), 5),
+    **dict.fromkeys(("analysis", "experiments", "training"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
     "__init__": 6,  # names only, imported when asked for
 }
-NEIGHBOURS = {("training", "analysis"), ("__main__", "cli")}  # of one rank, and may import
+NEIGHBOURS = {("training", "analysis"), ("experiments", "analysis"), ("__main__", "cli")}  # of one rank, and may import
 TORCH_ONLY = ("objective", "operators")
 REMOTE_CODE = (
     "operators",

@@ -184,7 +184,8 @@ def test_values_and_gradients_against_exact_arithmetic(kind, dtype):
                 (gradient,) = torch.autograd.grad(value, leaf)
                 assert value.dtype == (DOUBLE if dtype == DOUBLE else torch.float32)
                 assert value.isfinite() and gradient.isfinite().all()
-                error = float(abs(mpmath.mpf(value.item()) - exact))
+                without_gradient = coding_rate(Z, eps).item()  # shorter types: products in float32 where they suffice
+                error = float(max(abs(mpmath.mpf(v) - exact) for v in (value.item(), without_gradient)))
                 tol = (1e-9 if dtype == DOUBLE else 1e-6) * max(1.0, float(exact))
                 bound = min(N, d) * math.log1p(4 * max(N, d) * U_ROUND * x)
                 if x * x <= 1e6:
@@ -275,6 +276,56 @@ def test_mixed_batch_equals_its_members():
                 torch.testing.assert_close(gradient[i, j], alone_gradient, rtol=1e-9, atol=0, equal_nan=True)
         assert values.isnan().tolist() == [[False, False, False], [True, False, True]]
         assert gradient[1, ::2].isnan().all() and gradient[0].isfinite().all() and gradient[1, 1].isfinite().all()
+
+
+def trained_like(N: int, d: int, decay: float, massive: float, seed: int) -> torch.Tensor:
+    """Three matrices of float32 tokens: power-law spectrum, a shared mean, one token `massive` times as long."""
+    Z = randn(3, N, d, seed=seed) * torch.arange(1, d + 1, dtype=DOUBLE) ** -decay @ orthogonal(d, seed + 1)
+    Z = 8 * Z + randn(d, seed=seed + 2)
+    Z[:, 0] *= massive
+    return Z.float()
+
+
+def test_float32_products_are_used_where_they_suffice_and_nowhere_else(monkeypatch):
+    """Against float64 input: the promise of the shorter types holds, and both ways are taken."""
+    doubtful = []
+    estimate = objective._float32_rates
+
+    def spy(V, alpha):
+        rates, error = estimate(V, alpha)
+        doubtful.append(~(objective._CAUTION * error <= objective._FLOAT32_ERROR * rates.clamp_min(1)))
+        return rates, error
+
+    monkeypatch.setattr(objective, "_float32_rates", spy)
+    for case, (N, d) in enumerate([(97, 32), (40, 150)]):
+        for decay in (0.0, 0.5, 1.0, 2.0):
+            for massive in (1.0, 1e2, 1e4):
+                for eps in (0.05, 0.5, 5.0):
+                    Z = trained_like(N, d, decay, massive, seed=case)
+                    close(coding_rate(Z, eps) / coding_rate(Z.double(), eps).clamp_min(1), torch.ones(3), 1e-6 + 2**-23)
+    doubtful = torch.cat(doubtful)
+    assert 0.1 < doubtful.double().mean() < 0.9
+
+
+def test_the_estimated_error_of_float32_products_is_of_the_right_size():
+    """Within the caution factor below the true error at most, wherever it is asked about."""
+    for decay in (0.0, 0.5, 1.0):
+        for massive in (1.0, 1e2):
+            V = trained_like(197, 64, decay, massive, seed=3)
+            rates, error = objective._float32_rates(V, 1.3)
+            true = (rates - objective._matrix_rates(V.double(), 1.3, limit=1e12)).abs()
+            assert (true <= objective._CAUTION * error).all(), (decay, massive, true, error)
+
+
+def test_float32_products_are_not_used_where_they_are_something_else(monkeypatch):
+    Z = randn(2, 9, 6).float()
+    assert objective._may_use_float32(Z) and not objective._may_use_float32(Z.double())
+    assert not objective._may_use_float32(Z.clone().requires_grad_())
+    with torch.no_grad():
+        assert objective._may_use_float32(Z.clone().requires_grad_())
+    assert not objective._may_use_float32(Z.to("meta"))
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")  # TF32 or bfloat16
+    assert not objective._may_use_float32(Z)
 
 
 # --- gradients -------------------------------------------------------------------------------------------------

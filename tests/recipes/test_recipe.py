@@ -169,7 +169,9 @@ def test_training_fields_are_transformers_own():
     from opencrate.training.recipe import TrainingRecipe
 
     theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
-    assert {field.name for field in dataclasses.fields(TrainingRecipe)} - theirs == {"ema_decay"}
+    ours = {"ema_decay", "tensorboard", "measure_images", "measure_every_epochs"}
+    ours |= {"srr_weight", "srr_parts", "srr_layers", "srr_lambda", "srr_eps"}
+    assert {field.name for field in dataclasses.fields(TrainingRecipe)} - theirs == ours
 
 
 def test_schema_imports_neither_torch_nor_transformers():

@@ -40,4 +40,6 @@ def assert_same_run(one, other):
     assert not different, f"{len(different)} of {len(first)} tensors differ: {different[:3]}"
     histories = [json.loads((run / "metrics.json").read_text())["history"] for run in (one, other)]
     assert histories[0] == histories[1]
+    measured = [json.loads((run / "metrics.json").read_text()).get("white_box") for run in (one, other)]
+    assert measured[0] == measured[1]
     assert log_of(one) == log_of(other)

@@ -30,6 +30,7 @@ FORMS = {
         *AUGMENTED,
         "training.gradient_accumulation_steps=2",
         "model.config.subspace_penalty=0.1",
+        "training.srr_weight=0.1",
         "training.save_strategy=steps",
         "training.save_steps=2",
     ),
@@ -105,6 +106,17 @@ def test_lion_differs_in_few_signs(together):
     torch.testing.assert_close(one["losses"], two["losses"], rtol=0, atol=1e-3)
 
 
+def test_layers_are_measured_as_by_one_process(together):
+    _, _, folder = together["adamw"]
+    one, two = (json.loads((folder / f"adamw-{count}" / "metrics.json").read_text())["white_box"] for count in (1, 2))
+    assert one["images"] == two["images"] == 3 and one["split"] == two["split"] == "validation"
+    assert len(one["history"]) == len(two["history"]) == 8
+    for first, second in zip(one["history"], two["history"]):
+        assert first["step"] == second["step"]
+        for name in ("subspace_rate", "rate", "nonzero_fraction", "l1_per_token"):
+            assert first[name] == pytest.approx(second[name], rel=1e-3), (first["step"], name)
+
+
 def test_the_first_process_alone_writes(together):
     _, _, folder = together["accumulation"]
     one, two = (folder / f"accumulation-{count}" for count in (1, 2))
@@ -112,7 +124,7 @@ def test_the_first_process_alone_writes(together):
     assert metrics["processes"] == 2 and metrics["images_per_step"] == 8
     assert json.loads((one / "metrics.json").read_text())["images_per_step"] == 8
     lines = [json.loads(line)["step"] for line in (two / "log.jsonl").read_text().splitlines()]
-    assert lines == [3, 3], "the epoch and the summary, once each"
+    assert lines == [0, 3, 3, 3], "the measures before and after the epoch, the epoch and the summary, once each"
     kept = two / "checkpoints" / "checkpoint-2"
     assert {"rng_state_0.pth", "rng_state_1.pth", "progress.json"} <= {path.name for path in kept.iterdir()}
     assert len(json.loads((kept / "progress.json").read_text())["losses_since_logged"]) == 2

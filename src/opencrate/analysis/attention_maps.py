@@ -48,7 +48,7 @@ def attention_maps(
         ValueError: no images, or fewer than `num_images`.
     """
     chosen = list(read_batches(batches, num_images))
-    states = [next(record(model, [fields], attentions=True)) for fields in chosen]
+    states = list(record(model, chosen, attentions=True, batch_size=num_images))
     grid = _patch_grid(model, chosen[0]["pixel_values"])
     rows = [torch.stack([a[:, :, 0, 1:] for a in s.attentions or ()], dim=1) for s in states]
     maps = torch.cat(rows).float().cpu().unflatten(-1, grid)

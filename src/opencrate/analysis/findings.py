@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from .evaluation import Evaluation
 from .rates import LayerMeasures
+from .states import LEARNED
+from .statistics import Interval, paired_difference
+
+FALLS, RISES, UNKNOWN = "falls", "rises", "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -58,20 +63,122 @@ def describe_trend(name: str, values: Tensor, unit: str = "", digits: int = 1) -
     return f"{name} does not fall overall: it goes from {first} to {last}. It falls {where}."
 
 
-def describe_compression(measures: LayerMeasures) -> str:
-    """One sentence on whether each layer's Z^ℓ → Z^{ℓ+½} lowers R^c under that layer's own U^ℓ."""
-    change = measures.mean("subspace_rate") - measures.mean("subspace_rate_before")
-    raised = [layer for layer, rises in enumerate((change >= 0).tolist(), start=1) if rises]
-    sizes = f"mean changes from {float(change.min()):+.1f} to {float(change.max()):+.1f} nats"
-    head = "Inside a layer, the step Z^ℓ → Z^{ℓ+½}"
-    if not raised:
-        return f"{head} lowers R^c( · | U^ℓ) in all {len(change)} layers ({sizes})."
-    if len(raised) == len(change):
-        return f"{head} lowers R^c( · | U^ℓ) in none of the {len(change)} layers ({sizes}): it is no descent step."
-    return (
-        f"{head} lowers R^c( · | U^ℓ) in {len(change) - len(raised)} of {len(change)} layers ({sizes}); "
-        f"in {_layers(raised)} it is no descent step."
+def against(text: str, subspace_kind: str) -> str:
+    """A formula with U^ℓ replaced by what the subspaces are, where they are no learned U."""
+    return text if subspace_kind == LEARNED else text.replace("U^ℓ", subspace_kind.removesuffix(" per head"))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one layer's Z^ℓ → Z^{ℓ+½} does to R^c under that layer's own subspaces.
+
+    Attributes:
+        layer: its number, from 1.
+        mean: change of R^c in nats, mean over inputs.
+        low, high: 95 % bootstrap interval of the mean; NaN for one input.
+    """
+
+    layer: int
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """Where the interval lies: `FALLS` (below 0), `RISES` (above), or `UNKNOWN` (it holds 0)."""
+        if self.high < 0:
+            return FALLS
+        return RISES if self.low > 0 else UNKNOWN
+
+
+def compression_changes(measures: LayerMeasures) -> list[Change]:
+    """The change of R^c by each layer's half-step, paired input by input."""
+    found: Interval = paired_difference(measures.values["subspace_rate"], measures.values["subspace_rate_before"])
+    columns = (measures.layer_numbers, found.mean.tolist(), found.low.tolist(), found.high.tolist())
+    return [Change(*values) for values in zip(*columns)]
+
+
+def mean_and_bounds(measures: LayerMeasures, key: str) -> tuple[list[float], list[float], list[float]]:
+    """Per layer the mean over inputs and its 95 % bootstrap bounds; NaN bounds for what all inputs give together."""
+    if key in measures.totals:
+        unknown = [math.nan] * measures.num_layers
+        return measures.totals[key].tolist(), unknown, unknown
+    found = measures.interval(key)
+    return found.mean.tolist(), found.low.tolist(), found.high.tolist()
+
+
+def describe_compression(measures: LayerMeasures, subspace_kind: str = LEARNED) -> str:
+    """One sentence on whether each layer's Z^ℓ → Z^{ℓ+½} lowers R^c under that layer's own subspaces."""
+    changes = compression_changes(measures)
+    means = [change.mean for change in changes]
+    style = "+.1f" if max(map(abs, means)) >= 1 else "+.2g"
+    sizes = f"mean changes from {min(means):{style}} to {max(means):{style}} nats"
+    what = against("R^c( · | U^ℓ)", subspace_kind)
+    head = f"Inside a layer, the step Z^ℓ → Z^{{ℓ+½}} lowers {what}"
+    if measures.num_images == 1:
+        return f"{head} by the mean alone in {sum(m < 0 for m in means)} of {len(means)} layers ({sizes}); one input."
+    groups = {word: [c.layer for c in changes if c.verdict == word] for word in (FALLS, RISES, UNKNOWN)}
+    if len(groups[FALLS]) == len(changes):
+        return f"{head} in all {len(changes)} layers ({sizes}; every 95 % interval lies below 0)."
+    if len(groups[RISES]) == len(changes):
+        raising = head.replace(" lowers ", " raises ")
+        return f"{raising} in all {len(changes)} layers ({sizes}; every 95 % interval lies above 0): no descent step."
+    count = (
+        f"in {len(groups[FALLS])} of {len(changes)} layers" if groups[FALLS] else f"in none of {len(changes)} layers"
     )
+    rest = []
+    if groups[RISES]:
+        rest.append(f"in {_layers(groups[RISES])} it raises it")
+    if groups[UNKNOWN]:
+        rest.append(f"in {_layers(groups[UNKNOWN])} the 95 % interval holds 0, so it cannot be told")
+    return f"{head} {count} ({sizes}); {'; '.join(rest)}."
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One prediction of CRATE's theory and whether it held: true, false, or `None` where it cannot be told."""
+
+    text: str
+    held: bool | None
+
+
+def claims(series: Mapping[str, LayerMeasures]) -> list[Claim]:
+    """The predictions for a trained CRATE, each checked on the means over inputs, the first on its intervals.
+
+    Args:
+        series: as `WhiteBoxReport.series`, "trained" first.
+    """
+    measures = next(iter(series.values()))
+    verdicts = {change.verdict for change in compression_changes(measures)}
+    lowered = True if verdicts == {FALLS} else (False if RISES in verdicts else None)
+    found = [Claim("attention lowers R^c inside every layer", lowered)]
+    if measures.num_layers > 1:
+        rate, gain, code = (
+            trend(measures.mean(key)) for key in ("subspace_rate", "rate_reduction", "nonzero_fraction")
+        )
+        found += [
+            Claim("R^c falls from every layer to the next", rate.falls == rate.steps),
+            Claim("ΔR rises from every layer to the next", gain.falls == 0),
+            Claim("the code gets sparser from every layer to the next", code.falls == code.steps),
+        ]
+    if "initialisation" in series:
+        start = float(series["initialisation"].mean("subspace_rate")[-1])
+        found.append(Claim("R^c of the last layer ends below its value before training", trend_last(measures) < start))
+    return found
+
+
+def trend_last(measures: LayerMeasures) -> float:
+    """R^c of the last measured layer, mean over inputs."""
+    return float(measures.mean("subspace_rate")[-1])
+
+
+def describe_claims(found: Sequence[Claim]) -> str:
+    """One sentence: which predictions held and which did not."""
+    words = ((True, "Held"), (False, "Did not hold"), (None, "Cannot be told"))
+    parts = [f"{word}: {'; '.join(c.text for c in found if c.held is held)}." for held, word in words]
+    kept = [part for part, (held, _) in zip(parts, words) if any(c.held is held for c in found)]
+    held = sum(claim.held is True for claim in found)
+    return f"Of {len(found)} predictions of the theory, {held} held on these inputs. {' '.join(kept)}"
 
 
 def describe_against_start(name: str, trained: Tensor, initial: Tensor, unit: str = "", digits: int = 1) -> str:

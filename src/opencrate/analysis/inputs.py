@@ -9,53 +9,73 @@ import torch
 from torch import Tensor, nn
 
 Batch = Tensor | Mapping[str, Tensor]
-"""Pixel values `(B, C, H, W)`, or a mapping with `pixel_values` and perhaps `labels (B)`."""
+"""Images `(B, C, H, W)` or token ids `(B, N)`, or a mapping with `pixel_values` or `input_ids` among its fields."""
+
+_FIELDS = ("pixel_values", "input_ids", "attention_mask", "token_type_ids", "labels")
+_SHAPES = {"pixel_values": (4, "(B, C, H, W)"), "input_ids": (2, "(B, N)")}
 
 
-def read_batches(batches: Iterable[Batch], num_images: int | None = None) -> Iterator[dict[str, Tensor]]:
-    """Yield each batch as a dict with `pixel_values` (and `labels` where there are any), in order.
+def read_batches(
+    batches: Iterable[Batch], num_images: int | None = None, batch_size: int | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Yield each batch as a dict of its known fields (`pixel_values` or `input_ids`, `labels`, ...), in order.
 
     Args:
         batches: a DataLoader, a list, or anything else that yields batches.
-        num_images: stop after this many images, cutting the last batch; `None` reads everything.
+        num_images: stop after this many inputs, cutting the last batch; `None` reads everything.
+        batch_size: cut larger batches into pieces of at most this many inputs; `None` leaves them whole.
 
     Raises:
-        ValueError: no images at all, a batch without images, or fewer images than `num_images`.
+        ValueError: no inputs at all, a batch without inputs or with a text of no tokens, or fewer inputs than
+            `num_images`.
     """
     if num_images is not None and num_images < 1:
         raise ValueError(f"num_images={num_images}: must be at least 1, or None for all images")
-    seen = 0
+    seen, fields = 0, {}
     for index, batch in enumerate(batches):
         fields = _fields(batch, index)
         if num_images is not None:
             fields = {name: value[: num_images - seen] for name, value in fields.items()}
-        seen += len(fields["pixel_values"])
-        yield fields
+        count = num_inputs_of(fields)
+        seen += count
+        size = batch_size or count
+        for start in range(0, count, size):
+            yield {name: value[start : start + size] for name, value in fields.items()}
         if seen == num_images:
             return
     if seen == 0:
-        raise ValueError("batches: no images in it; pass at least one batch of pixel values")
+        raise ValueError("batches: no images in it; pass at least one batch of pixel values or token ids")
     if num_images is not None:
-        raise ValueError(f"num_images={num_images}: only {seen} images there; ask for at most {seen}")
+        kind = "texts" if "input_ids" in fields else "images"
+        raise ValueError(f"num_images={num_images}: only {seen} {kind} there; ask for at most {seen}")
+
+
+def num_inputs_of(fields: Mapping[str, Tensor]) -> int:
+    """B, the images or texts in a batch that `read_batches` gave."""
+    return len(fields["pixel_values"] if "pixel_values" in fields else fields["input_ids"])
 
 
 def _fields(batch: Batch, index: int) -> dict[str, Tensor]:
     """The known fields of one batch, checked."""
     if isinstance(batch, Tensor):
-        batch = {"pixel_values": batch}
-    if not isinstance(batch, Mapping) or "pixel_values" not in batch:
+        batch = {"pixel_values" if batch.is_floating_point() else "input_ids": batch}
+    names = [name for name in _SHAPES if isinstance(batch, Mapping) and name in batch]
+    if not names:
         got = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
-        raise ValueError(f"batch {index}: got {got}; need a tensor or a mapping with 'pixel_values'")
-    pixels = batch["pixel_values"]
-    if pixels.ndim != 4 or len(pixels) == 0:
-        raise ValueError(f"batch {index}: pixel_values of shape {tuple(pixels.shape)}; need (B, C, H, W) with B >= 1")
-    return {name: batch[name] for name in ("pixel_values", "labels") if name in batch}
+        raise ValueError(f"batch {index}: got {got}; need a tensor or a mapping with 'pixel_values' or 'input_ids'")
+    values, (dimensions, shape) = batch[names[0]], _SHAPES[names[0]]
+    if values.ndim != dimensions or len(values) == 0:
+        raise ValueError(f"batch {index}: {names[0]} of shape {tuple(values.shape)}; need {shape} with B >= 1")
+    fields = {name: batch[name] for name in _FIELDS if name in batch}
+    if "attention_mask" in fields and not fields["attention_mask"].bool().any(1).all():
+        raise ValueError(f"batch {index}: a text has no tokens (its attention_mask is 0 everywhere); leave it out")
+    return fields
 
 
-def place(pixel_values: Tensor, model: nn.Module) -> Tensor:
-    """The pixel values on the model's device and in its dtype."""
+def place(values: Tensor, model: nn.Module) -> Tensor:
+    """The values on the model's device, and in its dtype unless they are whole numbers."""
     weight = next(model.parameters())
-    return pixel_values.to(weight.device, weight.dtype)
+    return values.to(weight.device, weight.dtype if values.is_floating_point() else None)
 
 
 @contextmanager

@@ -5,7 +5,9 @@ All figures are 3.9 inches wide, so that their text stays legible when a phone s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +17,12 @@ from matplotlib.ticker import MaxNLocator
 
 from .attention_maps import AttentionMaps
 from .evaluation import Evaluation
-from .rates import MEASURES, LayerMeasures
+from .findings import Change, against, mean_and_bounds
+from .rates import MEASURES, STATES, LayerMeasures, measure_key
+from .states import LEARNED
 
 WIDTH = 3.9
+UNTRAINED = ", untrained"
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -46,23 +51,107 @@ class TrainingHistory:
     eval_accuracy: tuple[tuple[float, float], ...] = ()
 
 
-def plot_measure(series: Mapping[str, LayerMeasures], key: str) -> Figure:
-    """One measure over the layers, one line with a ± 1 standard deviation band per entry of `series`."""
-    figure, axes = _figure()
-    for index, (name, measures) in enumerate(series.items()):
-        _layer_line(axes, measures, key, name, index)
+def plot_measure(series: Mapping[str, LayerMeasures], key: str, kinds: Mapping[str, str] | None = None) -> Figure:
+    """One measure over the layers, one line with the 95 % interval of its mean as a band per entry of `series`.
+
+    A rate against subspaces gets one panel per kind of subspaces, so that no two kinds share an axis. Names that end
+    in ", untrained" take the colour of the line before and are dashed.
+
+    Args:
+        series: measures by name; those that lack `key` are left out.
+        kinds: what the subspaces are, by name; learned U where a name is missing.
+    """
     measure = MEASURES[key]
-    words = f", {measure.words}" if measure.words else ""
-    _finish_layers(axes, f"{_math(measure.symbol)}{words}\n({measure.unit})")
+    figure, panels = _panels_by_kind(series, measure.symbol, kinds)
+    for name, colour, dashed in _styles(series):
+        if key in series[name].values or key in series[name].totals:
+            _layer_line(panels[name], series[name], key, name, colour, dashed)
+    words = f"{measure.words}\n" if measure.words else ""
+    _finish_panels(panels, measure.symbol, f"\n{words}({_unit(measure.unit)})", kinds)
     return figure
 
 
-def plot_rates(measures: LayerMeasures) -> Figure:
-    """R, R^c and ΔR of Z^{ℓ+½} over the layers of one model, with ± 1 standard deviation bands."""
+def plot_half_steps(
+    series: Mapping[str, LayerMeasures], quantity: str, kinds: Mapping[str, str] | None = None
+) -> Figure:
+    """One quantity at every half-step: at ℓ−1 what goes into layer ℓ, at ℓ−½ Z^{ℓ+½}, at ℓ what comes out.
+
+    What is taken against U^ℓ is drawn layer by layer, because the next layer has another U. Panels and dashes as in
+    `plot_measure`.
+
+    Args:
+        series: measures by name; states that were not measured are left out.
+        quantity: as `Measure.quantity`, such as "rate".
+        kinds: as in `plot_measure`.
+    """
+    symbol = MEASURES[measure_key(quantity, "before")].symbol.replace("Z^ℓ", "Z")
+    figure, panels = _panels_by_kind(series, symbol, kinds)
+    for name, colour, dashed in _styles(series):
+        points = _half_step_points(series[name], quantity)
+        label = name
+        for part in points if _needs_subspaces(symbol) else [_merged(points)]:
+            if part:
+                _line(panels[name], *zip(*part), label, colour, dashed)
+                label = None
+    _finish_panels(panels, symbol, f"\n({_unit(MEASURES[quantity].unit)})", kinds, "layers done (½: after attention)")
+    return figure
+
+
+def _half_step_points(measures: LayerMeasures, quantity: str) -> list[list[tuple[float, float, float, float]]]:
+    """Per layer (position, mean, low, high) of each measured state."""
+    places = dict(zip(STATES, (-1.0, -0.5, 0.0)))
+    keys = {state: measure_key(quantity, state) for state in STATES}
+    numbers = {
+        state: list(zip(*mean_and_bounds(measures, key))) for state, key in keys.items() if key in measures.values
+    }
+    return [
+        [(layer + places[state], *values[index]) for state, values in numbers.items()]
+        for index, layer in enumerate(measures.layer_numbers)
+    ]
+
+
+def _merged(points: Sequence[Sequence[tuple[float, ...]]]) -> list[tuple[float, ...]]:
+    """All layers in one line; a layer's output is the next one's input and is drawn once."""
+    return sorted({point[0]: point for layer in points for point in layer}.values())
+
+
+def plot_changes(changes: Mapping[str, Sequence[Change]], kinds: Mapping[str, str] | None = None) -> Figure:
+    """What each layer's half-step does to R^c: the mean change with its 95 % interval, one colour per model.
+
+    Args:
+        changes: by the model's name.
+        kinds: what the subspaces are, by name, one panel each; learned U where a name is missing.
+    """
+    symbol = "R^c( · | U^ℓ)"
+    figure, panels = _panels_by_kind(changes, symbol, kinds)
+    for index, (name, found) in enumerate(changes.items()):
+        together = [other for other in changes if panels[other] is panels[name]]
+        offset = 0.16 * (together.index(name) - (len(together) - 1) / 2)
+        bars = [[c.mean - c.low for c in found], [c.high - c.mean for c in found]]
+        style = {"fmt": _MARKERS[index % len(_MARKERS)], "color": COLOURS[index % len(COLOURS)], "markersize": 4}
+        known = not any(math.isnan(c.low) for c in found)
+        panels[name].errorbar(
+            [c.layer + offset for c in found],
+            [c.mean for c in found],
+            yerr=bars if known else None,
+            capsize=3,
+            label=name,
+            **style,
+        )
+    for axes in set(panels.values()):
+        axes.axhline(0, color="#555555", linewidth=0.8, zorder=1)
+        axes.set_xmargin(0.08)
+    _finish_panels(panels, symbol, "\n(nats)", kinds, before="change of ")
+    return figure
+
+
+def plot_rates(measures: LayerMeasures, subspace_kind: str = LEARNED) -> Figure:
+    """R, R^c and ΔR of Z^{ℓ+½} over the layers of one model, with the 95 % intervals of their means as bands."""
     figure, axes = _figure()
     for index, key in enumerate(("rate", "subspace_rate", "rate_reduction")):
-        _layer_line(axes, measures, key, _math(MEASURES[key].symbol.split(" = ")[0]), index)
-    _finish_layers(axes, "coding rate (nats per image)")
+        symbol = against(MEASURES[key].symbol.split(" = ")[0], subspace_kind)
+        _layer_line(axes, measures, key, _math(symbol), index)
+    _finish_layers(axes, "coding rate (nats)", columns=1 if _long(axes) else 3)
     return figure
 
 
@@ -145,13 +234,27 @@ def _blocks(figure: Figure, count: int) -> list:
     return list(figure.subfigures(count, 1, squeeze=False)[:, 0])
 
 
-def _layer_line(axes: Axes, measures: LayerMeasures, key: str, name: str, index: int) -> None:
-    """Mean over the layers with a ± 1 standard deviation band."""
-    layers = range(1, measures.num_layers + 1)
-    mean, std = measures.mean(key), measures.std(key)
+def _layer_line(axes: Axes, measures: LayerMeasures, key: str, name: str, index: int, dashed: bool = False) -> None:
+    """Mean over the layers with its 95 % bootstrap interval as a band."""
+    mean, low, high = mean_and_bounds(measures, key)
+    _line(axes, measures.layer_numbers, mean, low, high, name, index, dashed)
+
+
+def _line(
+    axes: Axes,
+    x: Sequence[float],
+    mean: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    name: str | None,
+    index: int,
+    dashed: bool = False,
+) -> None:
+    """A mean over `x` with its interval as a band."""
     colour = COLOURS[index % len(COLOURS)]
-    axes.plot(layers, mean.numpy(), color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=4, label=name)
-    axes.fill_between(layers, (mean - std).numpy(), (mean + std).numpy(), color=colour, alpha=0.2, linewidth=0)
+    style = {"linestyle": "--" if dashed else "-", "markersize": 4, "markerfacecolor": "white" if dashed else colour}
+    axes.plot(x, mean, color=colour, marker=_MARKERS[index % len(_MARKERS)], label=name, **style)
+    axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
 
 
 def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str, index: int, dashed: bool = False) -> None:
@@ -167,12 +270,65 @@ def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str, index: 
         axes.plot(epochs, values, label=name, marker=marker, markersize=3, **style)
 
 
-def _finish_layers(axes: Axes, ylabel: str) -> None:
+def _styles(names: Iterable[str]) -> list[tuple[str, int, bool]]:
+    """(name, colour, dashed) per curve: an untrained model takes the colour of the trained one before it."""
+    found, colour = [], -1
+    for name in names:
+        dashed = name.endswith(UNTRAINED) and colour >= 0
+        colour += not dashed
+        found.append((name, colour, dashed))
+    return found
+
+
+def _unit(unit: str) -> str:
+    """A unit for an axis, the same for images and texts."""
+    return unit.removesuffix(" per image")
+
+
+def _needs_subspaces(symbol: str) -> bool:
+    return "U^ℓ" in symbol or "R^c" in symbol
+
+
+def _panels_by_kind(
+    names: Iterable[str], symbol: str, kinds: Mapping[str, str] | None
+) -> tuple[Figure, dict[str, Axes]]:
+    """Axes below one another over the same layers, one per kind of subspaces if the symbol needs any; by name."""
+    wanted = {name: (kinds or {}).get(name, LEARNED) if _needs_subspaces(symbol) else "" for name in names}
+    different = list(dict.fromkeys(wanted.values()))
+    figure = Figure(figsize=(WIDTH, 3.0 if len(different) == 1 else 0.4 + 2.5 * len(different)), layout="constrained")
+    axes = figure.subplots(len(different), 1, sharex=True, squeeze=False)[:, 0]
+    return figure, {name: axes[different.index(kind)] for name, kind in wanted.items()}
+
+
+def _finish_panels(
+    panels: Mapping[str, Axes],
+    symbol: str,
+    after: str,
+    kinds: Mapping[str, str] | None,
+    xlabel: str = "layer ℓ",
+    before: str = "",
+) -> None:
+    """Labels and look of `_panels_by_kind`; the lowest panel alone names the layers."""
+    last = None
+    for name, axes in panels.items():
+        words = _math(against(symbol, (kinds or {}).get(name, LEARNED)))
+        _finish_layers(axes, f"{before}{words}{after}", columns=1 if _long(axes) else 3)
+        axes.set_xlabel("")
+        last = axes
+    last.set_xlabel(xlabel)
+
+
+def _long(axes: Axes) -> bool:
+    """Whether the curves' names are too long to stand beside one another."""
+    return sum(len(name) + 6 for name in axes.get_legend_handles_labels()[1]) > 44
+
+
+def _finish_layers(axes: Axes, ylabel: str, columns: int = 3) -> None:
     """Labels and look of a figure over the layers."""
     axes.set_xlabel("layer ℓ")
-    axes.set_ylabel(ylabel)
+    axes.set_ylabel(ylabel, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _style(axes)
+    _style(axes, columns)
 
 
 def _style(axes: Axes, columns: int = 3) -> None:
@@ -200,5 +356,6 @@ def _short(text: str, limit: int) -> str:
 
 
 def _math(symbol: str) -> str:
-    """A measure's symbol in matplotlib's math notation, which drops plain spaces."""
+    """A measure's symbol in matplotlib's math notation: words upright, plain spaces kept."""
+    symbol = re.sub(r"[A-Za-z]{3,}(?: [A-Za-z]+)*", lambda words: rf"\mathrm{{{words[0]}}}", symbol)
     return "$" + symbol.replace(" | ", r"\,|\,").replace(" ", r"\ ").replace("½", "1/2") + "$"

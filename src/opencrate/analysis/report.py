@@ -9,14 +9,16 @@ import base64
 import io
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
+
+from .files import write_whole
 
 DPI = 200
 
@@ -52,6 +54,28 @@ class ReportTable:
 
 
 @dataclass(frozen=True)
+class ReportSection:
+    """A part of a report with a heading of its own, after the first figures.
+
+    Attributes:
+        title: the heading.
+        sentences: what was found, in words; shown under the heading and, where `summary` is not given, on top.
+        summary: the sentences that also stand on top of the report.
+    """
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
+    summary: tuple[str, ...] | None = None
+
+    @property
+    def on_top(self) -> tuple[str, ...]:
+        """The sentences for the top of the report."""
+        return self.sentences if self.summary is None else self.summary
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """All of a report, in the order it is shown.
 
@@ -59,6 +83,7 @@ class ReportContent:
         subtitle: what was run on what, one line.
         summary: sentences with numbers.
         comparison: the table right under the summary.
+        sections: further parts, each with its own heading.
         record: (name, text) of what was run, short texts.
         listings: (name, text) of what was run, long texts; shown folded, spacing kept.
         files: file name -> text, written beside the report and named in it.
@@ -69,6 +94,7 @@ class ReportContent:
     summary: tuple[str, ...]
     comparison: ReportTable | None = None
     figures: tuple[ReportFigure, ...] = ()
+    sections: tuple[ReportSection, ...] = ()
     tables: tuple[ReportTable, ...] = ()
     record: tuple[tuple[str, str], ...] = ()
     listings: tuple[tuple[str, str], ...] = ()
@@ -76,7 +102,7 @@ class ReportContent:
 
 
 def write_report(path: str | os.PathLike, content: ReportContent) -> Path:
-    """Write the HTML file, its figures as `figures/<name>.png` and its data files beside it.
+    """Write the HTML file, its figures as `figures/<name>.png` (those not folded also as `.svg`), and data files.
 
     Every file is written under a temporary name and renamed; the HTML comes last and needs no other.
 
@@ -92,26 +118,37 @@ def write_report(path: str | os.PathLike, content: ReportContent) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"path={path}: the folder {path.parent} does not exist; create it first")
-    pictures = {name: _png(figure) for name, figure in _all_figures(content)}
+    pictures = {name: _picture(figure, "png") for name, figure in _all_figures(content)}
     (path.parent / "figures").mkdir(exist_ok=True)
-    for name, png in pictures.items():
-        _write(path.parent / "figures" / f"{name}.png", png)
+    for name, picture in pictures.items():
+        write_whole(path.parent / "figures" / f"{name}.png", picture)
+    for figure in _shown_figures(content):
+        figure.figure.set_layout_engine("none")  # the layout is done and would take most of the time again
+        write_whole(path.parent / "figures" / f"{figure.name}.svg", _picture(figure.figure, "svg"))
     for name, text in content.files.items():
-        _write(path.parent / name, text.encode())
-    _write(path, _render(content, pictures).encode())
+        write_whole(path.parent / name, text.encode())
+    write_whole(path, _render(content, pictures).encode())
     return path
+
+
+def _shown_figures(content: ReportContent) -> list[ReportFigure]:
+    """The figures that are not folded, those of the sections included."""
+    return [*content.figures, *(figure for section in content.sections for figure in section.figures)]
 
 
 def _all_figures(content: ReportContent) -> list[tuple[str, Figure]]:
     """(file name, figure) of every figure, variants included."""
-    shown = [(figure.name, figure.figure) for figure in content.figures]
-    return shown + [(name, extra) for figure in content.figures for name, _, extra in figure.variants]
+    figures = _shown_figures(content)
+    shown = [(figure.name, figure.figure) for figure in figures]
+    return shown + [(name, extra) for figure in figures for name, _, extra in figure.variants]
 
 
-def _png(figure: Figure) -> bytes:
-    """The figure as PNG, without a date or version in it."""
+def _picture(figure: Figure, kind: str) -> bytes:
+    """The figure as PNG or SVG, without a date or version in it: the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    with matplotlib.rc_context({"svg.hashsalt": "opencrate"}):
+        figure.savefig(buffer, format=kind, dpi=DPI, facecolor="white", metadata=metadata)
     return buffer.getvalue()
 
 
@@ -135,16 +172,3 @@ def _formula(text: str) -> Markup:
     safe = str(escape(text)).replace(" %", "&nbsp;%")
     safe = re.sub(r"\^\{([^}]*)\}|\^(\S)", lambda match: f"<sup>{match[1] or match[2]}</sup>", safe)
     return Markup(re.sub(r"(?<=‖)_(\d)", r"<sub>\1</sub>", safe))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .evaluation import Evaluation
-from .findings import percent
+from .findings import Change, against, mean_and_bounds, percent
 from .plots import TrainingHistory
 from .rates import MEASURES, LayerMeasures
 from .report import ReportTable
+from .states import LEARNED
+from .whitebox import WhiteBoxReport
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,50 @@ def comparison_table(models: Sequence[TrainedModel]) -> ReportTable:
     return ReportTable("Accuracy, size and speed", tuple(columns), tuple(rows))
 
 
-def layer_table(title: str, measures: LayerMeasures) -> ReportTable:
-    """One row per layer, one column per measure, mean ± standard deviation over images."""
+def layer_table(title: str, measures: LayerMeasures, subspace_kind: str = LEARNED) -> ReportTable:
+    """One row per layer, one column per measure, the mean over inputs with its 95 % bootstrap interval."""
     columns, cells = ["layer"], []
-    for key in measures.values:
+    for key in [*measures.values, *measures.totals]:
         measure = MEASURES[key]
-        columns.append(f"{measure.title} ({measure.unit})")
+        columns.append(f"{against(measure.title, subspace_kind)} ({measure.unit})")
         digits = 3 if measure.unit.startswith("fraction") else 2
-        pairs = zip(measures.mean(key).tolist(), measures.std(key).tolist())
-        cells.append(
-            [f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}") for mean, std in pairs]
-        )
-    rows = tuple((str(layer), *values) for layer, values in enumerate(zip(*cells), start=1))
-    note = f"Mean ± standard deviation over {measures.num_images} images; ε = {measures.eps:g} unless said."
+        cells.append([_cell(*numbers, digits) for numbers in zip(*mean_and_bounds(measures, key))])
+    rows = tuple((str(layer), *values) for layer, values in zip(measures.layer_numbers, zip(*cells)))
+    note = (
+        f"Mean over {measures.num_images} inputs and its 95 % bootstrap interval; ε = {measures.eps:g} unless said; "
+        f"R^c against {subspace_kind}."
+    )
     return ReportTable(title, tuple(columns), rows, note)
 
 
-def layers_csv(series: Mapping[str, LayerMeasures]) -> str:
-    """One line per model, measure and layer; `series` maps a model's name to its measures."""
-    rows = [{"model": name, **row} for name, measures in series.items() for row in measures.to_rows()]
+def _cell(mean: float, low: float, high: float, digits: int) -> str:
+    """A mean, with its interval where there is one."""
+    return f"{mean:.{digits}f}" + ("" if math.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})")
+
+
+def changes_table(changes: Mapping[str, Sequence[Change]]) -> ReportTable:
+    """One row per layer, one column per model: what the half-step does to R^c, with its interval and a verdict."""
+    layers = sorted({change.layer for found in changes.values() for change in found})
+    by_layer = {name: {change.layer: change for change in found} for name, found in changes.items()}
+    rows = tuple((str(layer), *(_change_cell(found.get(layer)) for found in by_layer.values())) for layer in layers)
+    note = (
+        "Mean change in nats from Z^ℓ to Z^{ℓ+½}, paired input by input, its 95 % bootstrap interval, and what it "
+        "allows to be said. Each interval is for its own layer; they are not widened for the number of layers."
+    )
+    return ReportTable("Does attention lower R^c?", ("layer", *changes), rows, note)
+
+
+def _change_cell(change: Change | None) -> str:
+    if change is None:
+        return "–"
+    return f"{change.verdict}: {change.mean:+.2f}" + (
+        "" if math.isnan(change.low) else f" ({change.low:+.2f} to {change.high:+.2f})"
+    )
+
+
+def layers_csv(reports: Sequence[WhiteBoxReport]) -> str:
+    """One line per model, state of training, measure and layer."""
+    rows = [row for report in reports for row in report.to_rows()]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -76,7 +103,6 @@ def layers_csv(series: Mapping[str, LayerMeasures]) -> str:
     return text.getvalue()
 
 
-def layers_json(series: Mapping[str, LayerMeasures]) -> str:
-    """Per model the rows of the table and every image's value, which `LayerMeasures.from_dict` reads."""
-    data = {name: {"rows": measures.to_rows(), **measures.to_dict()} for name, measures in series.items()}
-    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+def layers_json(reports: Sequence[WhiteBoxReport]) -> str:
+    """A list with every model's report, which `WhiteBoxReport.from_dict` reads."""
+    return json.dumps([report.to_dict() for report in reports], ensure_ascii=False, allow_nan=False)

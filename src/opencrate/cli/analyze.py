@@ -1,10 +1,16 @@
-"""Open the white box of a trained CRATE: coding rates, sparsity and attention, layer by layer.
+"""Open the white box of any transformer: coding rates, sparsity and attention, layer by layer.
 
   opencrate analyze runs/digits-seed0
-  opencrate analyze runs/photos --data more-photos --output analysis --released-tool
+  opencrate analyze runs/digits-seed0 --compare runs/digits-vit-seed0
+  opencrate analyze runs/photos --data more-photos --output analysis --measures full --theory
+  opencrate analyze dinov2-folder --data photos --subspaces pca
+  opencrate analyze gpt2-folder --text book.txt --layers 1,6,12
 
-Writes report.html (self-contained), layers.csv, layers.json and figures/, by default into RUN/analysis. The trained
-model stands against the same model at initialisation, rebuilt exactly from the run's seed.
+MODEL is a run directory, any folder written by save_pretrained (CRATE, ViT, DINOv2, BERT, GPT-2 and models built like
+them), or hf://owner/name, which is downloaded. Writes report.html (self-contained), layers.csv, layers.json and
+figures/, by default into MODEL/analysis. The model stands against its own start: a run's is rebuilt exactly from its
+seed, any other model's is a fresh copy of seed 0. A model that is no CRATE has no subspaces U; what it is measured
+against instead is said at every number.
 """
 
 from __future__ import annotations
@@ -12,21 +18,41 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import Parser, add_model_and_images, add_split, positive_int, prepare_libraries
+from .common import Parser, add_split, non_negative_int, positive_int, prepare_libraries
 
-HELP = "measure a model layer by layer and write a report"
+HELP = "measure any model layer by layer and write a report"
+_SUBSPACES = ("values", "keys", "pca")
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate analyze`."""
-    add_model_and_images(parser)
+    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    parser.add_argument("--data", metavar="DATA", help="images, as a recipe's data.path (default: the run's own data)")
+    parser.add_argument("--text", metavar="FILE", help="plain text file, for a model that reads text")
+    parser.add_argument("--block-size", type=positive_int, default=128, metavar="N", help="tokens per text")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     add_split(parser)
-    parser.add_argument("--beside", metavar="RUN", nargs="+", default=[], help="models to compare with")
-    parser.add_argument("--output", metavar="DIR", help="folder of the report (default: RUN/analysis)")
+    parser.add_argument("--compare", metavar="MODEL", nargs="+", default=[], help="models to set beside it")
+    parser.add_argument("--output", metavar="DIR", help="folder of the report (default: MODEL/analysis)")
     parser.add_argument(
-        "--num-images", type=positive_int, default=256, metavar="N", help="images for the layer measures"
+        "--num-images", type=positive_int, metavar="N", help="images or texts for the layer measures (default: 256)"
     )
+    parser.add_argument(
+        "--measures", default="basic", metavar="SET", help="basic, full, or measures by name with commas"
+    )
+    parser.add_argument("--layers", type=_layers, metavar="L,L,...", help="layers to measure, from 1 (default: all)")
     parser.add_argument("--eps", type=float, default=0.5, help="epsilon of the coding rates (default: 0.5)")
+    parser.add_argument(
+        "--subspaces", choices=_SUBSPACES, default="values", help="what a model without U is measured against"
+    )
+    parser.add_argument(
+        "--checkpoints",
+        type=non_negative_int,
+        nargs="*",
+        metavar="STEP",
+        help="also measure the run's checkpoints of these steps (none named: up to four)",
+    )
+    parser.add_argument("--theory", action="store_true", help="add the check of theory against practice (CRATE)")
     parser.add_argument(
         "--released-tool", action="store_true", help="add what the paper's published measuring code prints"
     )
@@ -35,23 +61,55 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the report, say where it is."""
     prepare_libraries(arguments.debug)
-    from ..training.report import report_runs
+    from ..training.report import ReportOptions, report_models, report_runs
     from ..training.saved import open_saved
+    from ..training.unlabelled import is_image_classifier, open_plain
 
-    saved = [open_saved(path) for path in (arguments.model, *arguments.beside)]
-    output = Path(arguments.output) if arguments.output else saved[0].path / "analysis"
-    evaluations = report_runs(
-        saved,
-        output / "report.html",
-        command=arguments.typed,
-        data=arguments.data,
-        split=arguments.split,
-        num_images=arguments.num_images,
+    sources = [arguments.model, *arguments.compare]
+    output = _output(arguments)
+    options = ReportOptions(
         eps=arguments.eps,
+        num_inputs=arguments.num_images,
+        measures=_measures(arguments.measures),
+        layers=arguments.layers,
+        subspaces=arguments.subspaces,
         released_tool=arguments.released_tool,
-        skip_bad=arguments.skip_bad,
+        checkpoints=None if arguments.checkpoints is None else tuple(arguments.checkpoints),
+        theory=arguments.theory,
     )
-    for one, evaluation in zip(saved, evaluations):
-        print(f"{one.name}: accuracy {100 * evaluation.top1:.2f} % on {evaluation.num_images:,} images")
+    common = {"command": arguments.typed, "data": arguments.data, "options": options}
+    if arguments.text is None and all(is_image_classifier(source) for source in sources):
+        saved = [open_saved(source) for source in sources]
+        found = report_runs(saved, output / "report.html", split=arguments.split, skip_bad=arguments.skip_bad, **common)
+        for one, evaluation in zip(saved, found):
+            print(f"{one.name}: accuracy {100 * evaluation.top1:.2f} % on {evaluation.num_images:,} images")
+    else:
+        models = [open_plain(source) for source in sources]
+        boxes = report_models(
+            models, output / "report.html", text=arguments.text, block_size=arguments.block_size, **common
+        )
+        for box in boxes:
+            count = f"{box.measures.num_layers} layers on {box.measures.num_images:,} {box.inputs}"
+            print(f"{box.model}: {count}, against {box.subspace_kind}")
     print(f"report: {output / 'report.html'}")
     return 0
+
+
+def _output(arguments: argparse.Namespace) -> Path:
+    if arguments.output:
+        return Path(arguments.output)
+    if arguments.model.startswith("hf://"):
+        raise ValueError("--output is missing: a model of the Hub has no folder to write the report to")
+    return Path(arguments.model) / "analysis"
+
+
+def _measures(text: str) -> str | tuple[str, ...]:
+    """A set's name, or measures by name."""
+    return tuple(text.split(",")) if "," in text else text
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    """argparse type: layer numbers with commas."""
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of layer numbers, such as 1,6,12")
+    return tuple(int(part) for part in text.split(","))

@@ -13,12 +13,40 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from . import analyze, convert, demo, evaluate, finetune, predict, probe, recipes, train
+from . import (
+    ablate,
+    analyze,
+    audit,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    experiment,
+    finetune,
+    predict,
+    probe,
+    recipes,
+    train,
+)
 from .common import Parser, reject_unknown
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (train, finetune, evaluate, predict, probe, analyze, convert, recipes, demo)
+    for module in (
+        train,
+        finetune,
+        ablate,
+        evaluate,
+        predict,
+        probe,
+        analyze,
+        audit,
+        doctor,
+        experiment,
+        convert,
+        recipes,
+        demo,
+    )
 }
 
 

@@ -42,14 +42,18 @@ class RunLog(TrainerCallback):
         """One line in the log, and the epoch's row in the history."""
         if not state.is_world_process_zero:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        self.write({"step": state.global_step, **logs})
         values = {name: logs[key] for key, name in self._NAMES.items() if key in logs}
         if not values:
             return
         if not self.history or self.history[-1]["step"] != state.global_step:
             self.history.append({"epoch": state.epoch, "step": state.global_step})
         self.history[-1].update(values)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One more line in the file."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     @property
     def size(self) -> int:

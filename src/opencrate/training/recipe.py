@@ -30,6 +30,8 @@ from .recipe_checks import check_values
 from .strict_yaml import parse_value, read_mapping
 
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
+SWEEPS = SHIPPED / "ablations"
+"""Files that list recipes to be compared; see `ablation`."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,22 @@ class TrainingRecipe:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
     label_smoothing_factor: float = 0.0
+    srr_weight: float = 0.0  # of the negative sparse rate reduction per token in the loss (CRATE only); 0 is off
+    srr_parts: list[Literal["subspace_rate", "rate", "l1"]] = field(
+        default_factory=lambda: ["subspace_rate", "rate", "l1"]
+    )  # R^c - R + srr_lambda |Z|_1, or some of it
+    srr_layers: Literal["all", "random"] | list[int] = "random"  # random: one, drawn anew in every step; or from 1
+    srr_lambda: float = 0.1
+    srr_eps: float = 0.5  # of the rates
     bf16: bool = False
     torch_compile: bool = False
     dataloader_num_workers: int = 0
     save_strategy: Literal["no", "epoch", "steps"] = "no"
     save_steps: int = 500
     save_total_limit: int | None = 2
+    measure_images: int = 64  # not augmented, on which a CRATE's rates and sparsity are logged; 0 is off
+    measure_every_epochs: int = 1
+    tensorboard: bool = False  # event files in the run directory; needs the tensorboard package
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,8 @@ _NOT_INHERITED = ("name", "description")
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that come with the package."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*/*.yaml"), key=lambda path: path.stem)}
+    files = [path for path in SHIPPED.glob("*/*.yaml") if path.parent != SWEEPS]
+    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
 
 
 def find_recipe(reference: str | Path, folder: Path = Path()) -> Path:

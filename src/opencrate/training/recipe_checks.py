@@ -26,6 +26,10 @@ AT_LEAST = {
     "training.max_grad_norm": 0,
     "training.dataloader_num_workers": 0,
     "training.save_steps": 1,
+    "training.srr_weight": 0,
+    "training.srr_lambda": 0,
+    "training.measure_images": 0,
+    "training.measure_every_epochs": 1,
 }
 BELOW_ONE = (
     "data.test_fraction",
@@ -70,7 +74,18 @@ def check_values(recipe: Recipe, where: Where) -> None:
         _require(recipe.training.num_train_epochs > 0, key, "above 0", recipe, where)
     limit = recipe.training.save_total_limit
     _require(limit is None or limit >= 1, "training.save_total_limit", "at least 1, or null for all", recipe, where)
+    _check_regulariser(recipe, where)
     _check_images(recipe, where)
+
+
+def _check_regulariser(recipe: Recipe, where: Where) -> None:
+    training = recipe.training
+    _require(training.srr_eps > 0, "training.srr_eps", "above 0", recipe, where)
+    fits = 0 < len(training.srr_parts) == len(set(training.srr_parts))
+    _require(fits, "training.srr_parts", "one or more of subspace_rate, rate, l1, each once", recipe, where)
+    layers = training.srr_layers
+    fits = isinstance(layers, str) or (len(layers) > 0 and min(layers) >= 1)
+    _require(fits, "training.srr_layers", "all, random, or a list of layers from 1", recipe, where)
 
 
 def _check_images(recipe: Recipe, where: Where) -> None:

@@ -1,39 +1,78 @@
-"""The report of a run: its evaluation, its white box, and what was run, handed to `opencrate.analysis`."""
+"""The report of saved models: their evaluation, their white box, and what was run, handed to `opencrate.analysis`."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ..analysis import plots
-from ..analysis.classifier import (
-    RunRecord,
-    analyze_classifier,
-    classifier_report,
-    confusion_figure,
-    training_figure,
-    untrained_copy,
-)
+from ..analysis.attention_maps import attention_maps
 from ..analysis.evaluation import Evaluation
-from ..analysis.findings import describe_accuracy
-from ..analysis.report import ReportContent, write_report
-from ..analysis.tables import TrainedModel, comparison_table
+from ..analysis.foreign import KNOWN_MODELS
+from ..analysis.page import RunRecord, Subject, white_box_page
+from ..analysis.report import ReportSection, write_report
+from ..analysis.tables import TrainedModel
+from ..analysis.theory import theory_check
+from ..analysis.theory_report import theory_section
+from ..analysis.whitebox import WhiteBoxReport, analyze, untrained_copy
 from ..data.fingerprint import fingerprint
-from . import runs
+from . import checkpoints, runs
 from .initialisation import start_from_config
 from .saved import SavedModel, Split
+from .unlabelled import PlainModel
 
 logger = logging.getLogger(__name__)
 
-MEASURED_IMAGES = 256
-"""The layer measures use at most this many images unless asked for more."""
+MEASURED_INPUTS = 256
+"""The layer measures use at most this many images or texts unless told otherwise."""
+
+_ATTENTION_IMAGES = 4
+_CURVES = 4
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is measured of every model of a report.
+
+    Attributes:
+        eps: ε > 0 of the coding rates.
+        num_inputs: images or texts for the layer measures; `None` takes 256, or all where there are fewer.
+        measures: as `rates.layer_measures`.
+        layers: layer numbers from 1; `None` measures all.
+        subspaces: of models that are no CRATE: "values", "keys" or "pca".
+        released_tool: add what the published measuring code prints.
+        checkpoints: steps of a run's checkpoints to measure too; empty takes up to four, evenly spaced; `None` none.
+        theory: add the check of theory against practice, for CRATE models.
+    """
+
+    eps: float = 0.5
+    num_inputs: int | None = None
+    measures: str = "basic"
+    layers: tuple[int, ...] | None = None
+    subspaces: str = "values"
+    released_tool: bool = False
+    checkpoints: tuple[int, ...] | None = None
+    theory: bool = False
+
+    def count(self, available: int) -> int:
+        """How many of the inputs at hand are measured.
+
+        Raises:
+            ValueError: more were asked for than there are.
+        """
+        if self.num_inputs is not None and self.num_inputs > available:
+            raise ValueError(f"--num-images {self.num_inputs}: only {available} there; ask for at most {available}")
+        return min(MEASURED_INPUTS, available) if self.num_inputs is None else self.num_inputs
 
 
 def report_runs(
@@ -43,63 +82,190 @@ def report_runs(
     command: str,
     data: str | None = None,
     split: Split = "test",
-    num_images: int = MEASURED_IMAGES,
-    eps: float = 0.5,
-    released_tool: bool = False,
+    options: ReportOptions = ReportOptions(),
     skip_bad: bool = False,
 ) -> list[Evaluation]:
-    """Evaluate trained models on the same images and write one self-contained HTML report.
+    """Evaluate trained classifiers on the same images and write one self-contained HTML report.
 
     Args:
-        saved: the reported model first (its white box is measured if it is a CRATE), then those beside it.
+        saved: the reported model first, then those beside it.
         path: of the HTML file; its folder is made, once everything is measured.
         command: what was typed, for the record.
         data, split, skip_bad: as `SavedModel.images`.
-        num_images: images for the layer measures, at most (accuracy uses all).
-        eps: ε of the coding rates.
-        released_tool: add the quantity that the published measuring code prints.
+        options: what is measured of the layers (accuracy uses all images).
 
     Returns:
         One evaluation per model.
 
     Raises:
-        ValueError: no usable images, or ε <= 0.
+        ValueError: no usable images, fewer than asked for, or whatever `analyze` refuses.
     """
     first = saved[0]
+    _check(options, first.model, first.title)
     images = first.images(data, split, skip_bad)
+    count = options.count(len(images))
     batches = [one.batches(images) for one in saved]
+    boxes = [_measure_saved(one, batch, count, options) for one, batch in zip(saved, batches)]
     evaluations = [one.evaluate(batch) for one, batch in zip(saved, batches)]
-    models = [_table_row(one, evaluation) for one, evaluation in zip(saved, evaluations)]
+    names = _unique([one.title for one in saved], [one.path for one in saved])
+    subjects = [
+        Subject(name, box, _table_row(one, name, evaluation), _attention(one, batch, count))
+        for one, name, box, evaluation, batch in zip(saved, names, boxes, evaluations, batches)
+    ]
     record = _record(first, images, command, data, split)
-    if first.model.config.model_type == "crate":
-        options = {"num_images": min(num_images, len(images)), "eps": eps, "released_tool": released_tool}
-        content = _white_box(first, batches[0], models, record, options)
-    else:
-        content = _plain_report(models, record)
+    sections = _sections([one.model for one in saved], names, batches, count, options)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_report(path, content)
+    write_report(path, white_box_page(f"OpenCRATE: {first.name}", subjects, record, sections))
     return evaluations
 
 
-def _white_box(
-    saved: SavedModel,
-    batches: DataLoader,
-    models: Sequence[TrainedModel],
-    record: RunRecord,
-    options: dict[str, Any],
-) -> ReportContent:
-    """The full report of a CRATE: layer by layer, against the weights it started from."""
-    initial = _starting_model(saved)
-    analysis = analyze_classifier(
-        saved.model,
+def report_models(
+    models: Sequence[PlainModel],
+    path: str | Path,
+    *,
+    command: str,
+    data: str | None = None,
+    text: str | None = None,
+    block_size: int = 128,
+    options: ReportOptions = ReportOptions(),
+) -> list[WhiteBoxReport]:
+    """Measure any transformers models, without labels, and write the report.
+
+    Args:
+        models: the reported model first, then those beside it; all read images or all read text.
+        path, command, options: as `report_runs`.
+        data: images, for models that read images; labels are not used.
+        text: a plain text file, for models that read text.
+        block_size: tokens per text.
+
+    Raises:
+        ValueError: inputs of the wrong kind or too few, or whatever `analyze` refuses.
+    """
+    _check(options, models[0].model, models[0].title)
+    if len({model.reads for model in models}) > 1:
+        raise ValueError("--compare: one model reads images, another text; compare models of one kind")
+    names = _unique([model.title for model in models], [model.source for model in models])
+    batches = [model.batches(data, text, block_size) for model in models]
+    counts = [options.count(len(one.dataset)) for one in batches]
+    boxes = [
+        _measure(model.model, name, batch, count, options, "untrained", _checkpoints(model.source, options))
+        for model, name, batch, count in zip(models, names, batches, counts)
+    ]
+    source = Path(text or data or "").name or str(data)
+    kind = f"images of {source}" if models[0].reads == "images" else f"texts of up to {block_size} tokens of {source}"
+    subjects = [Subject(name, box) for name, box in zip(names, boxes)]
+    sections = _sections([model.model for model in models], names, batches, counts[0], options)
+    record = RunRecord(kind, (("command", command), ("models", ", ".join(str(model.source) for model in models))))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_report(path, white_box_page(f"OpenCRATE: {names[0]}", subjects, record, sections))
+    return boxes
+
+
+def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
+    """Refuse what cannot be measured before anything is read or run."""
+    if not 0 < options.eps < float("inf"):
+        raise ValueError(f"eps={options.eps}: must be a number above 0, such as 0.5")
+    if options.theory and model.config.model_type != "crate":
+        raise ValueError(f"--theory: {name} is no CRATE, so there is no derived step to check; leave it out")
+
+
+def _measure_saved(saved: SavedModel, batches: DataLoader, count: int, options: ReportOptions) -> WhiteBoxReport | None:
+    """The white box of a run, against the weights it started from; `None` for a type without hooks."""
+    if saved.model.config.model_type not in ("crate", *KNOWN_MODELS):
+        logger.warning("%s: no white box of model type '%s'", saved.name, saved.model.config.model_type)
+        return None
+    initial = _starting_model(saved).to(saved.model.device).eval()
+    return _measure(saved.model, saved.title, batches, count, options, initial, _checkpoints(saved.path, options))
+
+
+def _measure(
+    model: nn.Module,
+    name: str,
+    batches: Iterable,
+    count: int,
+    options: ReportOptions,
+    initial: nn.Module | str,
+    found: Mapping[str, Path],
+) -> WhiteBoxReport:
+    return analyze(
+        model,
         batches,
-        initial=initial.to(saved.model.device).eval(),
-        image_mean=saved.processor.image_mean,
-        image_std=saved.processor.image_std,
-        attention_images=min(4, options["num_images"]),
-        **options,
+        eps=options.eps,
+        num_inputs=count,
+        layers=options.layers,
+        measures=options.measures,
+        initial=initial,
+        checkpoints=found,
+        subspaces=options.subspaces,
+        name=name,
+        released_tool=options.released_tool,
     )
-    return classifier_report(f"OpenCRATE: {saved.name}", analysis, models, record)
+
+
+def _checkpoints(run: str | Path, options: ReportOptions) -> dict[str, Path]:
+    """The checkpoints of a run that are to be measured, by name.
+
+    Raises:
+        ValueError: it has none, or not those that were asked for.
+    """
+    if options.checkpoints is None:
+        return {}
+    found = {checkpoints.step_of(path): path for path in checkpoints.complete(Path(run) / runs.CHECKPOINTS)}
+    if not found:
+        raise ValueError(
+            f"--checkpoints: {run} holds none; train with training.save_strategy=epoch training.save_total_limit=null"
+        )
+    missing = [step for step in options.checkpoints if step not in found]
+    if missing:
+        known = ", ".join(map(str, found))
+        raise ValueError(f"--checkpoints {missing[0]}: {run} has no checkpoint of that step; it has {known}")
+    steps = options.checkpoints or _spaced(list(found))
+    return {f"step {step}": found[step] for step in steps}
+
+
+def _spaced(steps: list[int]) -> list[int]:
+    """At most four of the steps, the first and the last among them."""
+    if len(steps) <= _CURVES:
+        return steps
+    return [steps[round(index * (len(steps) - 1) / (_CURVES - 1))] for index in range(_CURVES)]
+
+
+def _sections(
+    models: Sequence[nn.Module], names: Sequence[str], batches: Sequence[DataLoader], count: int, options: ReportOptions
+) -> list[ReportSection]:
+    """The optional parts of a report, on its first model."""
+    if not options.theory:
+        return []
+    found = theory_check(models[0], batches[0], eps=options.eps, num_images=count)
+    sentences, figures = theory_section(found)
+    title = "Theory against practice" + (f": {names[0]}" if len(names) > 1 else "")
+    return [ReportSection(title, tuple(sentences), tuple(figures))]
+
+
+def _attention(saved: SavedModel, batches: DataLoader, count: int):
+    """Where the class token of a CRATE looks, on the first images."""
+    if saved.model.config.model_type != "crate":
+        return None
+    mean, std = saved.processor.image_mean, saved.processor.image_std
+    return attention_maps(
+        saved.model, batches, num_images=min(_ATTENTION_IMAGES, count), image_mean=mean, image_std=std
+    )
+
+
+def _unique(titles: Sequence[str], paths: Sequence[str | Path]) -> list[str]:
+    """The titles, with the folder's name where two are the same.
+
+    Raises:
+        ValueError: a model is given twice.
+    """
+    counts = Counter(titles)
+    names = [title if counts[title] == 1 else f"{title}, {Path(path).name}" for title, path in zip(titles, paths)]
+    if len(set(names)) < len(names):
+        names = [title if counts[title] == 1 else f"{title}, {path}" for title, path in zip(titles, paths)]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise ValueError(f"--compare: {twice[0]} is given twice; name each model once")
+    return names
 
 
 def _starting_model(saved: SavedModel) -> PreTrainedModel:
@@ -113,28 +279,10 @@ def _starting_model(saved: SavedModel) -> PreTrainedModel:
         return runs.initial_model(saved.path)
 
 
-def _plain_report(models: Sequence[TrainedModel], record: RunRecord) -> ReportContent:
-    """The report of a model without a white box (a baseline): accuracy, confusion, training curve."""
-    first = models[0]
-    count = first.evaluation.num_images
-    figures = [confusion_figure(first)]
-    if first.history is not None:
-        figures.append(training_figure({first.name: first.history}))
-    return ReportContent(
-        title=f"OpenCRATE: {first.name}",
-        subtitle=f"{first.name}, {count:,} {record.data}",
-        summary=(describe_accuracy(first.name, first.evaluation, record.data),),
-        comparison=comparison_table(models),
-        figures=tuple(figures),
-        record=record.facts,
-        listings=record.listings,
-    )
-
-
-def _table_row(saved: SavedModel, evaluation: Evaluation) -> TrainedModel:
+def _table_row(saved: SavedModel, name: str, evaluation: Evaluation) -> TrainedModel:
     metrics = saved.metrics or {}
     return TrainedModel(
-        name=saved.title,
+        name=name,
         num_parameters=saved.num_parameters,
         evaluation=evaluation,
         training_seconds=metrics.get("seconds"),

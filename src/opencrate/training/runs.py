@@ -109,14 +109,19 @@ def check_same_recipe(partial: Path, recipe: Recipe) -> None:
     """
     if not (partial / RECIPE).is_file():
         return
-    before, now = _flat(asdict(read_recipe(partial))), _flat(asdict(recipe))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    changed = changed_keys(read_recipe(partial), recipe)
     if changed:
-        values = ", ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
         raise ValueError(
-            f"{partial}: cannot resume with another recipe: {values}; resume with `opencrate train {partial} --resume "
+            f"{partial}: cannot resume with another recipe: {changed}; resume with `opencrate train {partial} --resume "
             f"--output {partial.with_name(partial.name.removesuffix('.partial'))}`, or pass --overwrite to start again"
         )
+
+
+def changed_keys(before: Recipe, now: Recipe) -> str:
+    """Each dotted key in which two recipes differ with both its values, in words; empty where they are equal."""
+    old, new = _flat(asdict(before)), _flat(asdict(now))
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return ", ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -154,11 +159,16 @@ def _replace(partial: Path, final: Path) -> None:
         partial.rename(final)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing."""
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(data)
     os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ from .checkpoints import disk_errors, newest, step_of
 from .initialisation import Initialisation, start_model
 from .models import build_config, build_processor
 from .recipe import Recipe, recipe_yaml
+from .regulariser import check_regulariser
 from .saved import log_skipped
 from .trainer import ImageTrainer, training_arguments
+from .whitebox_callback import MeasuredImages, measured_images
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class _Parts:
     train: Dataset
     validation: Dataset | None
     test: Dataset
+    measured: MeasuredImages | None
 
 
 def default_run_directory(recipe: Recipe) -> Path:
@@ -135,11 +139,15 @@ def evaluate_split(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Ev
 
 
 def _build(recipe: Recipe, skip_bad: bool) -> _Parts:
+    if recipe.training.tensorboard:
+        _require_tensorboard()
     splits = load_images(recipe.data, skip_bad, _patch(recipe) if skip_bad else (1, 1))
     log_skipped(splits.skipped)
     processor = build_processor(recipe.data)
     model, initialisation = start_model(recipe, splits.label_names)
+    check_regulariser(model.config, recipe.training)
     transform = ImageTransform.for_model(model.config, processor)
+    count = recipe.training.measure_images if model.config.model_type == "crate" else 0
     return _Parts(
         model=model,
         initialisation=initialisation,
@@ -148,14 +156,23 @@ def _build(recipe: Recipe, skip_bad: bool) -> _Parts:
         train=TrainingImages(splits.train, transform, recipe.augmentation),
         validation=None if splits.validation is None else to_tensors(splits.validation, transform),
         test=to_tensors(splits.test, transform),
+        measured=measured_images(splits, transform, count) if count else None,
     )
+
+
+def _require_tensorboard() -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError(
+            "training.tensorboard=true: the tensorboard package is not installed; `pip install opencrate[tensorboard]`,"
+            " or leave the option out"
+        )
 
 
 def _fit(recipe: Recipe, parts: _Parts, arguments: TrainingArguments, resume: bool) -> dict[str, Any]:
     """Run the Trainer, leave the weights to be saved in the model; the metrics of the training itself."""
     folder = Path(arguments.output_dir)
     log = RunLog(folder.parent / runs.LOG)
-    trainer = ImageTrainer(parts.model, arguments, parts.train, parts.validation, recipe, log)
+    trainer = ImageTrainer(parts.model, arguments, parts.train, parts.validation, recipe, log, parts.measured)
     checkpoint = newest(folder) if resume else None
     if trainer.processes.main:
         _announce(trainer, checkpoint)
@@ -179,6 +196,7 @@ def _fit(recipe: Recipe, parts: _Parts, arguments: TrainingArguments, resume: bo
         "resumed_at": trainer.resumed_at,
         **started,
         "history": log.history,
+        **({"white_box": trainer.white_box.to_dict()} if trainer.white_box else {}),
     }
 
 

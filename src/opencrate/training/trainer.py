@@ -15,21 +15,28 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..data.draws import DrawSampler
 from ..modeling_crate import CratePreTrainedModel
-from . import checkpoints
+from . import checkpoints, regulariser
 from .callbacks import FiniteWatch, ProgressBar, RunLog, StopSignals
 from .ema import WeightAverage
 from .losses import classification_metrics, cross_entropy_sum, penalty
 from .optimizers import build_optimizer
 from .processes import Processes, SharedBatches
 from .recipe import Recipe, TrainingRecipe
+from .whitebox_callback import MeasuredImages, WhiteBoxLog
 
 PROGRESS = "progress.json"
 AVERAGE = "ema.safetensors"
-_OURS = ("optim", "ema_decay")  # fields of the recipe that TrainingArguments does not know as such
+TENSORBOARD = "tensorboard"
+"""The folder of TensorBoard's event files in a run directory."""
+_OURS = (
+    *("optim", "ema_decay", "tensorboard", "measure_images", "measure_every_epochs"),
+    *("srr_weight", "srr_parts", "srr_layers", "srr_lambda", "srr_eps"),
+)  # fields of the recipe that TrainingArguments does not know as such
 
 
 class ImageTrainer(Trainer):
@@ -49,6 +56,7 @@ class ImageTrainer(Trainer):
         validation: a dataset that is asked with indices; `None` for none.
         recipe: its `training` and `augmentation` are used.
         log: told of everything that is logged.
+        measured: images on which the layers of a CRATE are measured; `None` for none.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the images of the whole step
@@ -61,6 +69,7 @@ class ImageTrainer(Trainer):
         validation: Dataset | None,
         recipe: Recipe,
         log: RunLog,
+        measured: MeasuredImages | None = None,
     ) -> None:
         if isinstance(model, CratePreTrainedModel):  # every parameter gets a gradient in every step
             args.ddp_find_unused_parameters = False
@@ -82,6 +91,9 @@ class ImageTrainer(Trainer):
         self.batches = SharedBatches(draws, size, rank, self.processes.count)
         self.average = WeightAverage(recipe.training.ema_decay) if recipe.training.ema_decay else None
         self.run_log = log
+        self.white_box = None
+        if measured is not None and not self.is_fsdp_enabled:  # one process alone cannot run a sharded model
+            self.white_box = WhiteBoxLog(model, measured, recipe.training, log, self.average)
         self.resumed_at: list[int] = []
         self._watch = FiniteWatch()
         self._signals = StopSignals(self.processes)
@@ -97,9 +109,19 @@ class ImageTrainer(Trainer):
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         ours = (self._signals, _Flow(self), self.average, self.run_log, self._watch, self._progress_bar)
-        for callback in ours:
+        for callback in (*ours, self.white_box):
             if callback is not None:
                 self.add_callback(callback)
+
+    def _start_tensorboard(self) -> None:
+        """Write event files into the run directory; a resumed run takes back what lies after its checkpoint."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = None if self._checkpoint is None else checkpoints.step_of(self._checkpoint) + 1
+        writer = SummaryWriter(str(self.run_log.path.parent / TENSORBOARD), purge_step=purge)
+        self.add_callback(TensorBoardCallback(writer))
+        if self.white_box:
+            self.white_box.writer = writer
 
     def train(self, resume_from_checkpoint: str | Path | None = None, **options: Any) -> Any:
         """As `Trainer.train`, from a checkpoint's path if one is given.
@@ -112,6 +134,8 @@ class ImageTrainer(Trainer):
         """
         self._checkpoint = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         self._started = time.perf_counter()
+        if self.recipe.training.tensorboard and self.processes.main:
+            self._start_tensorboard()
         try:
             with self._signals:
                 result = super().train(None if self._checkpoint is None else str(self._checkpoint), **options)
@@ -171,14 +195,22 @@ class ImageTrainer(Trainer):
     ) -> Any:
         """While training this batch's part of the step's loss, with penalties; else plain cross-entropy."""
         labels = inputs["labels"]
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        regularised = model.training and self.recipe.training.srr_weight
+        recorded = regulariser.OUTPUTS if regularised else {}
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"}, **recorded)
         if model.training:
             loss = cross_entropy_sum(outputs.logits, labels, self.args.label_smoothing_factor)
+            if regularised:
+                loss = loss + self.recipe.training.srr_weight * self._regulariser(outputs)
             loss = loss * (self.processes.count / num_items_in_batch)  # several processes average their gradients
             loss = loss + penalty(self.model) / self.current_gradient_accumulation_steps
         else:
             loss = cross_entropy_sum(outputs.logits, labels) / len(labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _regulariser(self, outputs: Any) -> Tensor:
+        """Summed over the images of this batch, as the cross-entropy is."""
+        return regulariser.regulariser_sum(self.model, outputs, self.recipe.training, self.state.global_step)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -247,6 +279,7 @@ class ImageTrainer(Trainer):
             "resumed_at": self.resumed_at,
             "log_size": self.run_log.size,
             "history": self.run_log.history,
+            "white_box": [] if self.white_box is None else self.white_box.rows,
             "losses_since_logged": losses,
             "logged_at": self._globalstep_last_logged,
             **self._identity(),
@@ -273,6 +306,8 @@ class ImageTrainer(Trainer):
         self.resumed_at = [*progress["resumed_at"], progress["step"]]
         if self.processes.main:
             self.run_log.rewind(progress["log_size"], progress["history"])
+            if self.white_box:
+                self.white_box.rows = progress["white_box"]
         if self.average:
             self.average.load(self._checkpoint / AVERAGE, self.model)
 

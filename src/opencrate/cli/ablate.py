@@ -1,0 +1,86 @@
+"""Train the arms of a sweep with several seeds, one after another, and compare them.
+
+  opencrate ablate digits-structure
+  opencrate ablate digits-structure --arms mlp,attention --seeds 0,1,2
+  opencrate ablate cifar10-structure data.path=DATA --match compute
+
+SWEEP is a shipped sweep's name or a YAML file (keys: name, description, reference, seeds, arms, settings). Bare
+`key=value` words change every arm. Finished runs are kept and unfinished ones resumed, so the same command goes on
+after an interruption. The output folder holds the runs and the table: ablation.md, .csv, .json and .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .common import Parser, positive_int, prepare_libraries, print_table
+
+HELP = "compare recipes over seeds (are sparsity and structure necessary?)"
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `opencrate ablate`."""
+    parser.usage = "opencrate ablate SWEEP [key=value ...] [options]"
+    parser.takes_overrides = True
+    parser.add_argument("sweep", metavar="SWEEP", help="digits-structure, cifar10-structure, or a YAML file")
+    parser.add_argument("--seeds", type=_seeds, metavar="0,1,...", help="seeds (default: the sweep's)")
+    parser.add_argument("--arms", type=_words, metavar="A,B,...", help="these arms, and the reference (default: all)")
+    parser.add_argument("--output", metavar="DIR", help="folder of runs and table (default: ablations/<sweep>)")
+    parser.add_argument(
+        "--match",
+        choices=("parameters", "compute"),
+        default="parameters",
+        help="compute: each arm takes the steps that give it the reference's operations (default: parameters)",
+    )
+    parser.add_argument("--images", type=positive_int, default=256, help="test images for the layer measures, at most")
+    parser.add_argument("--smoke", action="store_true", help="the recipes' smoke forms: seconds on a laptop")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, measure, write the table and say where it is."""
+    from ..training.ablation import choose, load_sweep
+
+    sweep = choose(load_sweep(arguments.sweep), arguments.arms, arguments.seeds)
+    prepare_libraries(arguments.debug)
+    from ..training.ablation import run_sweep
+    from ..training.ablation_report import FILES, write_ablation
+
+    suffix = "" if arguments.match == "parameters" else f"-{arguments.match}"
+    output = Path(arguments.output or f"ablations/{sweep.name}{suffix}").expanduser()
+    found = run_sweep(
+        sweep, output, arguments.overrides, arguments.match, smoke=arguments.smoke, num_images=arguments.images
+    )
+    cells = write_ablation(output, sweep, found, arguments.typed, arguments.match)
+    rows = [
+        (
+            cell.arm,
+            str(len(cell.values)),
+            _with_spread(cell.mean, cell.sd),
+            _signed(cell.difference),
+            "reference" if cell.arm == sweep.reference else cell.verdict,
+        )
+        for cell in cells
+        if cell.measure == "accuracy"
+    ]
+    print_table(("arm", "seeds", "accuracy, %", f"to {sweep.reference}", "95 % interval says"), rows)
+    print(f"table:  {output / FILES['markdown']}")
+    return 0
+
+
+def _with_spread(mean: float, sd: float | None) -> str:
+    return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(word.isdecimal() for word in text.split(",")):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers like 0,1,2")
+    return [int(word) for word in text.split(",")]

@@ -1,0 +1,102 @@
+"""The sparse rate reduction of a CRATE's own layers, as a term of its training loss. [2411.17182, Sec. 5]"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from ..blocks import MSSA
+from ..modeling_crate import CrateImageClassifierOutput
+from ..objective import coding_rate, subspace_coding_rate
+from .recipe import TrainingRecipe
+
+OUTPUTS = {"output_hidden_states": True, "output_compressed_states": True}
+"""What the model's forward has to record."""
+
+
+def check_regulariser(config: PretrainedConfig, training: TrainingRecipe) -> None:
+    """Refuse a regulariser that does not fit the model.
+
+    Raises:
+        ValueError: the model is no CRATE, or has no such layer.
+    """
+    if not training.srr_weight:
+        return
+    if config.model_type != "crate":
+        raise ValueError(
+            f"training.srr_weight={training.srr_weight}: the rates need the subspaces of a CRATE, and model.type is "
+            f"{config.model_type}; set it to 0"
+        )
+    total = config.num_hidden_layers
+    chosen = training.srr_layers if isinstance(training.srr_layers, list) else []
+    if any(layer > total for layer in chosen):
+        raise ValueError(f"training.srr_layers={chosen}: the model has the layers 1 to {total}")
+
+
+def regularised_layers(training: TrainingRecipe, num_layers: int, step: int) -> list[int]:
+    """The layers (from 1) that count in an optimizer step: all, those listed, or one drawn by (seed, step) alone."""
+    if training.srr_layers == "all":
+        return list(range(1, num_layers + 1))
+    if training.srr_layers == "random":
+        return [1 + int(np.random.default_rng([training.seed, step]).integers(num_layers))]
+    return sorted(set(training.srr_layers))
+
+
+def negative_sparse_rate_reduction(
+    half: Tensor, after: Tensor, bases: Tensor, parts: Sequence[str], lam: float, eps: float
+) -> Tensor:
+    """``R^c(Z^{l+1/2} | U) - R(Z^{l+1/2}) + lam ||Z^{l+1}||_1`` of one layer, per token: to be minimised.
+
+    The objective of CRATE [2306.01129, Eq. 1] with the sign turned and the l1 norm, which has a gradient, in place of
+    l0. States are taken raw, as in the reports; the division by N makes images of any size alike.
+
+    Args:
+        half: Z^{l+1/2} ``(B, N, d)``.
+        after: Z^{l+1} ``(B, N, d)``.
+        bases: U ``(K, d, p)``.
+        parts: which of "subspace_rate", "rate" and "l1" to add up.
+        lam: weight of the l1 norm.
+        eps: quantisation error of the rates.
+
+    Returns:
+        ``(B)``, nats per token.
+    """
+    total = torch.zeros(len(half), device=half.device)
+    if "subspace_rate" in parts:
+        total = total + subspace_coding_rate(half, bases, eps)
+    if "rate" in parts:
+        total = total - coding_rate(half, eps)
+    if "l1" in parts:
+        total = total + lam * after.to(torch.promote_types(after.dtype, torch.float32)).abs().sum((-2, -1))
+    return total / half.shape[1]
+
+
+def regulariser_sum(
+    model: PreTrainedModel, outputs: CrateImageClassifierOutput, training: TrainingRecipe, step: int
+) -> Tensor:
+    """`negative_sparse_rate_reduction`, mean over the step's layers and summed over the images; a scalar.
+
+    Args:
+        model: whose bases are used; gradients reach them as well as the states.
+        outputs: of its forward with `OUTPUTS`.
+        training: the recipe's `srr_*` fields.
+        step: optimizer steps done.
+    """
+    attention = [module for module in model.modules() if isinstance(module, MSSA)]
+    layers = regularised_layers(training, len(attention), step)
+    values = [
+        negative_sparse_rate_reduction(
+            outputs.compressed_states[layer - 1],
+            outputs.hidden_states[layer],
+            attention[layer - 1].bases(),
+            training.srr_parts,
+            training.srr_lambda,
+            training.srr_eps,
+        )
+        for layer in layers
+    ]
+    return torch.stack(values).mean(0).sum()

@@ -1,0 +1,138 @@
+"""The objective while it is trained: rates and sparsity of every layer at the end of the epochs.
+
+Nothing here changes a run: the images are fixed by the recipe, the model is measured in evaluation mode without
+gradients, and no random number is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback
+
+from ..analysis.rates import layer_measures
+from ..data.labelled import cells_of
+from ..data.sources import ImageSplits
+from ..data.tensors import ImageTransform
+from .callbacks import RunLog
+from .ema import WeightAverage
+from .recipe import TrainingRecipe
+
+EPS = 0.5
+"""ε of the coding rates."""
+
+MEASURES = (
+    "subspace_rate_before",
+    "subspace_rate",
+    "rate",
+    "rate_reduction",
+    "nonzero_fraction",
+    "l1_per_token",
+    "dead_atoms",
+)
+"""Keys of `analysis.rates` that are logged."""
+
+
+@dataclass(frozen=True)
+class MeasuredImages:
+    """The images that a run is measured on, the same at every epoch.
+
+    Attributes:
+        pixel_values: float32 `(n, C, H, W)`, not augmented.
+        split: "validation", or "training" where the recipe holds out no images.
+    """
+
+    pixel_values: Tensor
+    split: str
+
+
+def measured_images(splits: ImageSplits, transform: ImageTransform, count: int) -> MeasuredImages:
+    """`count` images (or all, if there are fewer) at equal distances through the validation or the training split."""
+    split, name = (splits.train, "training") if splits.validation is None else (splits.validation, "validation")
+    count = min(count, len(split))
+    rows = [index * len(split) // count for index in range(count)]
+    return MeasuredImages(transform(cells_of(split, rows)), name)
+
+
+class WhiteBoxLog(TrainerCallback):
+    """Measures the layers before the first step and at the end of epochs, in the first process only.
+
+    Attributes:
+        rows: one dict per measurement: `epoch`, `step`, and for each of `MEASURES` its mean over the images, a list
+            with one value per layer.
+        writer: a TensorBoard `SummaryWriter`, or `None`.
+
+    Args:
+        model: a CRATE.
+        images: to measure on.
+        training: the recipe's `measure_*` fields.
+        log: where a line per measurement is written.
+        average: measured in place of the weights, since it is what the run leaves.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        images: MeasuredImages,
+        training: TrainingRecipe,
+        log: RunLog,
+        average: WeightAverage | None = None,
+    ) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.writer: Any = None
+        self._model = model
+        self._images = images
+        self._every = training.measure_every_epochs
+        self._batch_size = training.per_device_eval_batch_size
+        self._log = log
+        self._average = average
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The untrained model."""
+        if state.global_step == 0:
+            self._measure(state)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Every so many epochs, and at the end of the run."""
+        epoch = round(state.epoch)
+        if epoch % self._every == 0 or state.global_step >= state.max_steps:
+            self._measure(state)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was measured, on what, for `metrics.json`."""
+        return {
+            "images": len(self._images.pixel_values),
+            "split": self._images.split,
+            "eps": EPS,
+            "history": self.rows,
+        }
+
+    def _measure(self, state: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        with self._average.applied(self._model) if self._average else nullcontext():
+            values = measured_layers(self._model, self._images.pixel_values, self._batch_size)
+        row = {"epoch": state.epoch or 0, "step": state.global_step, **values}
+        self.rows.append(row)
+        self._log.write({"step": state.global_step, "epoch": row["epoch"], "white_box": values})
+        if self.writer is not None:
+            write_scalars(self.writer, values, state.global_step)
+
+
+def measured_layers(model: PreTrainedModel, pixel_values: Tensor, batch_size: int) -> dict[str, list[float]]:
+    """Each of `MEASURES` as its mean over the images, one value per layer; no dead atoms where there are no codes."""
+    has_codes = model.config.sparsification != "none"
+    keys = [key for key in MEASURES if has_codes or key != "dead_atoms"]
+    found = layer_measures(model, pixel_values.split(batch_size), EPS, measures=keys)
+    return {key: (found.totals[key] if key in found.totals else found.mean(key)).tolist() for key in keys}
+
+
+def write_scalars(writer: Any, values: dict[str, Sequence[float]], step: int) -> None:
+    """One TensorBoard scalar per measure and layer, `white_box/<measure>/layer_<n>`."""
+    for key, layers in values.items():
+        for layer, value in enumerate(layers, start=1):
+            writer.add_scalar(f"white_box/{key}/layer_{layer}", value, step)

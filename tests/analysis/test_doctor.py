@@ -1,0 +1,292 @@
+"""Every failure signature on a model broken on purpose, and on a healthy one that must stay quiet."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from opencrate import CrateConfig, CrateForImageClassification
+from opencrate.analysis.doctor import CHECKS, FAIL, NOT_CHECKED, OK, WARN, diagnose, relative_gradients
+from opencrate.blocks import ISTA, MSSA, Compression
+
+from .models import tiny_crate, tiny_images
+
+LOG = [{"loss": 2.0 / step, "step": step} for step in range(1, 9)]
+
+
+def stripes(count=84, seed=3):
+    """Images of two classes that a small model learns in a few steps: rows or columns."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    pixels = 0.3 * torch.randn(count, 1, 4, 8, generator=generator)
+    pixels[labels == 0, :, ::2] += 1
+    pixels[labels == 1, :, :, ::2] += 1
+    return {"pixel_values": pixels, "labels": labels}
+
+
+def build(**overrides):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_labels": 2, "pool": "mean"}
+    shape = {"image_size": (4, 8), "patch_size": 2, "num_channels": 1}
+    return CrateForImageClassification(CrateConfig(**(sizes | shape | overrides)))
+
+
+def train(model, steps=60):
+    batch = stripes(seed=4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def healthy_weights():
+    return train(build()).state_dict()
+
+
+@pytest.fixture
+def model(healthy_weights):
+    fresh = build().eval()
+    fresh.load_state_dict(healthy_weights)
+    return fresh
+
+
+def found(model, **options):
+    batches = options.pop("batches", [stripes()])
+    diagnosis = diagnose(model, batches, train_batches=[stripes(seed=4)], **({"log": LOG} | options))
+    assert [finding.check for finding in diagnosis.findings] == list(CHECKS)
+    json.dumps(diagnosis.to_dict(), allow_nan=False)
+    return {finding.check: finding for finding in diagnosis.findings}, diagnosis
+
+
+def broken(model, kind, change):
+    """Change the weights of every module of a kind in place."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, kind):
+                change(module)
+    return found(model)[0]
+
+
+def test_healthy_model_is_quiet(model):
+    findings, diagnosis = found(model)
+    trends = {"rate-trend", "l0-trend", "l1-trend"}  # three layers, a minute of training: no promise
+    assert {name: one.verdict for name, one in findings.items() if name not in trends and one.verdict != OK} == {}
+    assert all(one.advice == "" for one in findings.values() if one.verdict == OK)
+    assert diagnosis.count(NOT_CHECKED) == 0
+
+
+def test_nan_weights_and_states(model):
+    with torch.no_grad():
+        model.crate.layers[1].sparsify.ista.dictionary[0, 0] = math.nan
+    findings, diagnosis = found(model)
+    assert findings["finite"].verdict == FAIL and "layers.1.sparsify.ista.dictionary" in findings["finite"].evidence
+    others = [one for name, one in findings.items() if name not in ("finite", "loss-curve")]
+    assert {one.verdict for one in others} == {NOT_CHECKED} and "not finite" in others[0].evidence
+    assert not diagnosis.healthy()
+
+
+def test_states_that_overflow(model):
+    findings = broken(model, Compression, lambda one: one.norm.weight.fill_(1e38))
+    assert findings["finite"].verdict == FAIL and "layer 1" in findings["finite"].evidence
+
+
+def test_duplicated_subspaces(model):
+    def duplicate(one):
+        weight = one.subspaces.weight
+        weight[8:] = weight[:8]
+
+    findings = broken(model, MSSA, duplicate)
+    assert findings["correlated-subspaces"].verdict == FAIL and findings["collapsed-subspaces"].verdict == OK
+    assert "largest overlap 1.000" in findings["correlated-subspaces"].evidence
+
+
+def test_collapsed_subspaces(model):
+    def collapse(one):
+        weight = one.subspaces.weight
+        weight[:8] = weight[:1] + 1e-4 * torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+
+    assert broken(model, MSSA, collapse)["collapsed-subspaces"].verdict == FAIL
+
+
+def test_zero_subspaces(model):
+    findings = broken(model, MSSA, lambda one: one.subspaces.weight.zero_())
+    assert findings["collapsed-subspaces"].verdict == FAIL
+    assert findings["rate-trend"].verdict == FAIL  # 0 everywhere: it does not fall
+
+
+def test_scaled_dictionary(model):
+    def scale(one):
+        one.dictionary.mul_((2.5 / 0.1) ** 0.5 / torch.linalg.matrix_norm(one.dictionary, 2))
+
+    findings = broken(model, ISTA, scale)
+    assert findings["ista-step"].verdict == FAIL and "2.500" in findings["ista-step"].evidence
+    assert broken(model, ISTA, lambda one: one.dictionary.mul_(0.75))["ista-step"].verdict == WARN
+    assert broken(model, ISTA, lambda one: one.dictionary.mul_(0.5))["ista-step"].verdict == OK
+
+
+def test_ill_conditioned_dictionary(model):
+    def flatten(one, value):
+        left, _, right = torch.linalg.svd(one.dictionary)
+        one.dictionary.copy_(left @ torch.diag(torch.cat([torch.ones(15), torch.tensor([value])])) @ right)
+
+    assert broken(model, ISTA, lambda one: flatten(one, 1e-5))["dictionary-condition"].verdict == WARN
+    findings = broken(model, ISTA, lambda one: one.dictionary[:, 0].zero_())
+    assert findings["dictionary-condition"].verdict == FAIL
+
+
+def test_dead_atoms(healthy_weights):
+    model = build(ista_lambda=50.0)
+    model.load_state_dict(healthy_weights)
+    findings, _ = found(model)
+    assert findings["dead-atoms"].verdict == FAIL and "100.0 %" in findings["dead-atoms"].evidence
+    assert findings["token-rank"].verdict == FAIL  # every token is zero
+    assert findings["gradient-depth"].verdict == FAIL
+    assert findings["class-collapse"].verdict == FAIL and findings["above-chance"].verdict == FAIL
+
+
+def test_tokens_of_one_direction(model):
+    with torch.no_grad():
+        last = model.crate.layers[2].sparsify
+        last.norm.weight.zero_()
+        last.norm.bias.fill_(1.0)
+    findings, _ = found(model)
+    assert findings["token-rank"].verdict == FAIL and "layer 3" in findings["token-rank"].evidence
+
+
+def test_gradient_that_vanishes(model):
+    assert torch.isfinite(relative_gradients(model, stripes())).all()
+    with torch.no_grad():
+        model.crate.layers[2].sparsify.norm.weight.mul_(1e-3)
+        model.crate.layers[2].sparsify.norm.bias.fill_(1.0)
+    assert found(model)[0]["gradient-depth"].verdict in (WARN, FAIL)
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_saturated_softmax(model):
+    findings = broken(model, MSSA, lambda one: one.subspaces.weight.mul_(100))
+    assert findings["softmax-saturation"].verdict == FAIL
+
+
+def test_large_states(model):
+    findings = broken(model, MSSA, lambda one: one.output.weight.mul_(1e6))
+    assert findings["half-precision"].verdict == WARN
+    assert findings["finite"].verdict == OK
+
+
+def test_rising_rates_and_codes(model):
+    """Layers in an order in which R^c and the codes grow."""
+    with torch.no_grad():
+        for number, layer in enumerate(model.crate.layers):
+            layer.compress.mssa.subspaces.weight.mul_(0.2 * 3**number)
+            layer.sparsify.norm.bias.fill_(number - 1.0)
+    findings, _ = found(model)
+    assert findings["rate-trend"].verdict == FAIL and "does not fall" in findings["rate-trend"].evidence
+    assert findings["l0-trend"].verdict == FAIL and findings["l1-trend"].verdict == WARN
+
+
+def test_falling_rates_and_codes(model):
+    with torch.no_grad():
+        for number, layer in enumerate(model.crate.layers):
+            layer.compress.mssa.subspaces.weight.mul_(0.2 * 3 ** (2 - number))
+            layer.sparsify.norm.bias.fill_(1.0 - number)
+    findings, _ = found(model)
+    assert [findings[name].verdict for name in ("rate-trend", "l0-trend", "l1-trend")] == [OK, OK, OK]
+
+
+def test_constant_prediction(model):
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([100.0, 0]))
+    findings, _ = found(model)
+    assert findings["class-collapse"].verdict == FAIL and findings["above-chance"].verdict == FAIL
+
+
+def test_a_class_that_is_never_named():
+    model, images = tiny_crate(), tiny_images(42)
+    with torch.no_grad():
+        model.classifier.bias[3] = -100
+    findings, _ = found(model, batches=[images])
+    assert findings["class-collapse"].verdict in (WARN, FAIL) and "3" in findings["class-collapse"].evidence
+
+
+def test_overfitting(model):
+    held_out = stripes()
+    swapped = torch.arange(84) % 5 < 2
+    held_out["labels"] = torch.where(swapped, 1 - held_out["labels"], held_out["labels"])
+    assert found(model, batches=[held_out])[0]["generalisation-gap"].verdict == FAIL
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict", "words"),
+    [
+        ([2, 1.5, 1.2, 1, 0.9, 0.8, 0.7], OK, "spikes: 0"),
+        ([2, 1.5, 1.2, 1, 0.9, 5, 0.7], WARN, "first at entry 6 (5 after 0.9)"),
+        ([2, 2.1, 2.2], WARN, "from 2 to 2.2"),
+        ([2, math.nan, 1], FAIL, "first entry 2"),
+        ([2, math.inf], FAIL, "not finite"),
+        ([], NOT_CHECKED, "no training loss"),
+    ],
+)
+def test_loss_curve(model, losses, verdict, words):
+    finding = found(model, log=[{"loss": loss} for loss in losses] + [{"train_runtime": 1.0}])[0]["loss-curve"]
+    assert finding.verdict == verdict and words in finding.evidence
+
+
+def test_what_is_missing_is_said(model):
+    diagnosis = diagnose(model, missing={"images": "no images: gone", "log": "no log there"})
+    findings = {one.check: one for one in diagnosis.findings}
+    weights = {"finite", "collapsed-subspaces", "correlated-subspaces", "dictionary-condition", "ista-step"}
+    assert {name for name, one in findings.items() if one.verdict == OK} == weights
+    assert findings["token-rank"].evidence == "no images: gone" and findings["loss-curve"].evidence == "no log there"
+    assert "states: no images: gone" in findings["finite"].evidence
+    assert diagnosis.healthy() and diagnosis.healthy(strict=True)
+
+
+def test_images_without_labels(model):
+    findings = {one.check: one for one in diagnose(model, [stripes()["pixel_values"]]).findings}
+    for name in ("class-collapse", "above-chance", "generalisation-gap"):
+        assert (findings[name].verdict, findings[name].evidence) == (NOT_CHECKED, "the images have no labels")
+    assert findings["gradient-depth"].verdict == OK
+    labelled = {one.check: one for one in diagnose(model, [stripes()]).findings}
+    assert labelled["generalisation-gap"].evidence == "no training images given"
+
+
+def test_a_model_without_a_head(model):
+    findings = {one.check: one for one in diagnose(model.crate, [stripes()]).findings}
+    assert findings["token-rank"].verdict == OK
+    assert "no classification head" in findings["gradient-depth"].evidence
+    assert "no classification head" in findings["above-chance"].evidence
+
+
+def test_a_vit_is_checked_where_theory_is_silent():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = ViTConfig(**sizes, image_size=8, patch_size=2, num_channels=1, num_labels=2)
+    images = {"pixel_values": torch.randn(12, 1, 8, 8), "labels": torch.arange(12) % 2}
+    findings = {one.check: one for one in diagnose(ViTForImageClassification(config), [images]).findings}
+    for name in ("rate-trend", "l0-trend", "dead-atoms", "ista-step", "correlated-subspaces", "softmax-saturation"):
+        assert findings[name].verdict == NOT_CHECKED
+    assert findings["token-rank"].verdict == findings["gradient-depth"].verdict == OK
+
+
+def test_strictness_and_the_number_of_images(model):
+    _, diagnosis = found(model, num_images=20, log=[{"loss": 1.0}, {"loss": 2.0}])
+    assert diagnosis.count(WARN) >= 1 and not diagnosis.healthy(strict=True)
+    assert "20 images" in diagnosis.findings[0].evidence
+
+
+def test_every_check_says_why():
+    for check in CHECKS.values():
+        assert check.what and check.threshold and len(check.reason) > 20 and len(check.advice) > 20
+
+
+def test_the_documents_thresholds_are_these():
+    text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text().replace("\\|", "|")
+    for name, check in CHECKS.items():
+        row = f"| `{name}` | {check.what} | {check.threshold} | {check.reason} | {check.advice} |"
+        assert row in text, name

@@ -1,0 +1,147 @@
+"""`opencrate analyze`: our runs and other transformers, side by side, on images and text, and what it refuses."""
+
+import json
+import shutil
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, ViTImageProcessor
+
+from ..analysis.foreign_models import tiny
+
+WORDS = [f"w{number}" for number in range(37)]
+
+
+def save_tokenizer(folder):
+    """One token per word, as `tiny` text models have 40."""
+    vocabulary = {"[UNK]": 0, "[PAD]": 1, "[SEP]": 2, **{word: 3 + index for index, word in enumerate(WORDS)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory):
+    """A tiny GPT-2 with a tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt2") / "tiny-gpt2"
+    tiny("gpt2", head="LMHeadModel").save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dino(tmp_path_factory):
+    """A tiny DINOv2 backbone for grey images of 8x8 pixels."""
+    folder = tmp_path_factory.mktemp("dino") / "tiny-dino"
+    tiny("dinov2").save_pretrained(folder)
+    size = {"height": 8, "width": 8}
+    ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    """A text of 100 words."""
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_text(" ".join(WORDS[7 * number % 37] for number in range(100)))
+    return path
+
+
+def boxes(folder):
+    return json.loads((folder / "layers.json").read_text())
+
+
+def test_text_model(opencrate, gpt2, book, tmp_path):
+    words = ["--text", book, "--block-size", 8, "--layers", "1,3", "--num-images", 5, "--output", tmp_path / "out"]
+    result = opencrate("analyze", gpt2, *words, "--measures", "subspace_rate,subspace_rate_before,basic")
+    assert result.code == 0 and result.err == "", result.err
+    assert "gpt2 (tiny-gpt2): 2 layers on 5 texts, against value projections per head" in result.out
+    (box,) = boxes(tmp_path / "out")
+    assert box["series"]["trained"]["layers"] == [1, 3] and set(box["series"]) == {"trained", "initialisation"}
+    assert len(box["series"]["trained"]["values"]["rate"]) == 5
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "value projections" in page and "texts of up to 8 tokens of book.txt" in page
+
+
+def test_vision_backbone_on_unlabelled_images(opencrate, dino, images, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "grey").mkdir()
+    for index, path in enumerate(sorted((images / "top").iterdir())[:4]):
+        Image.open(path).convert("L").save(tmp_path / "grey" / f"{index}.png")
+    words = ["analyze", dino, "--data", tmp_path / "grey", "--subspaces", "pca", "--output", tmp_path / "out"]
+    result = opencrate(*words)
+    assert result.code == 0 and result.err == "", result.err
+    assert "3 layers on 4 images, against PCA of tokens" in result.out
+    assert boxes(tmp_path / "out")[0]["subspace_kind"] == "PCA of tokens"
+
+
+def test_two_runs_side_by_side(opencrate, digits_run, tmp_path):
+    shutil.copytree(digits_run, tmp_path / "other")
+    words = ["--compare", tmp_path / "other", "--num-images", 4, "--output", tmp_path / "out"]
+    result = opencrate("analyze", digits_run, *words)
+    assert result.code == 0 and result.err == "", result.err
+    names = [box["model"] for box in boxes(tmp_path / "out")]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert len(names) == 2 and "CRATE (digits), run" in page and "CRATE (digits), other" in page
+    assert "given twice" in opencrate("analyze", digits_run, "--compare", digits_run).err
+
+
+def test_checkpoints_of_a_run(opencrate, digits_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    result = opencrate("analyze", run, "--checkpoints", "--num-images", 2)
+    assert result.code == 2 and "holds none; train with training.save_strategy=epoch" in result.err
+    for step in (5, 10, 15, 20, 25):
+        shutil.copytree(digits_run, run / "checkpoints" / f"checkpoint-{step}")
+    assert "it has 5, 10, 15, 20, 25" in opencrate("analyze", run, "--checkpoints", 7, "--num-images", 2).err
+    words = ["--num-images", 2, "--output", tmp_path / "out"]
+    assert opencrate("analyze", run, "--checkpoints", *words).code == 0
+    (box,) = boxes(tmp_path / "out")
+    assert list(box["series"]) == ["trained", "initialisation", "step 5", "step 10", "step 20", "step 25"]
+
+
+@pytest.mark.slow
+def test_theory_section(opencrate, digits_run, tmp_path):
+    result = opencrate("analyze", digits_run, "--theory", "--num-images", 2, "--output", tmp_path / "out")
+    assert result.code == 0 and "Theory against practice" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["DIGITS", "--num-images", 9999], ["--num-images 9999", "only 360 there"]),
+        (["DIGITS", "--eps", "-1"], ["eps=-1", "above 0"]),
+        (["DIGITS", "--layers", "9"], ["layers=", "1 to 2, not 9"]),
+        (["DIGITS", "--layers", "a,b"], ["'a,b' is not a list of layer numbers"]),
+        (["DIGITS", "--measures", "rats"], ["rats"]),
+        (["DIGITS", "--subspaces", "value"], ["--subspaces 'value'", "did you mean 'values'"]),
+        (["DIGITS", "--beside", "x"], ["unknown option '--beside'"]),
+        (["GPT2"], ["reads text", "--text FILE"]),
+        (["GPT2", "--text", "BOOK", "--block-size", "8", "--theory"], ["--theory", "is no CRATE"]),
+        (["GPT2", "--text", "nowhere.txt"], ["nowhere.txt: no such file"]),
+        (["GPT2", "--text", "EMPTY"], ["0 tokens, too few for one text of 32"]),
+        (["GPT2", "--text", "BYTES"], ["not UTF-8 text"]),
+        (["GPT2", "--text", "BOOK", "--compare", "DINO"], ["one model reads images, another text"]),
+        (["DINO"], ["reads images", "--data IMAGES"]),
+        (["hf://owner/name"], ["--output is missing"]),
+        (["EMPTY"], ["holds no config.json", "hf://owner/name"]),
+    ],
+)
+def test_bad_words(opencrate, digits_run, gpt2, dino, book, tmp_path, words, expected):
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    places = {"DIGITS": digits_run, "GPT2": gpt2, "DINO": dino, "BOOK": book, "EMPTY": tmp_path / "empty"}
+    result = opencrate("analyze", *[{**places, "BYTES": tmp_path / "bytes"}.get(word, word) for word in words])
+    assert result.code == 2 and result.err.count("\n") == 1, result.err
+    assert all(word in result.err for word in expected), result.err
+
+
+def test_an_unknown_type_says_what_is_missing(opencrate, tmp_path, images):
+    from transformers import ResNetConfig, ResNetModel
+
+    ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1])).save_pretrained(tmp_path / "resnet")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "resnet")
+    result = opencrate("analyze", tmp_path / "resnet", "--data", images)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "model type 'resnet'" in result.err and "BlockHooks(layers=" in result.err

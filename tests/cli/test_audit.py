@@ -1,0 +1,38 @@
+"""`opencrate audit`: files, table, words, and what is refused."""
+
+import json
+
+QUICK = ("--num-images", 40, "--num-tokens", 240, "--layers", 2)
+
+
+def test_audit_of_a_run(opencrate, digits_run, tmp_path):
+    out = tmp_path / "audit"
+    result = opencrate("audit", digits_run, *QUICK, "--output", out)
+    assert result.code == 0, result.err
+    assert (
+        "CRATE (digits): learned U, LN(Z^ℓ), 40 images" in result.out and f"report: {out / 'audit.html'}" in result.out
+    )
+    assert "The assumed mixture on these subspaces fits better" in result.out
+    (found,) = json.loads((out / "audit.json").read_text())
+    assert {row["layer"] for row in found["rows"]} == {2} and found["data"] == "digits"
+    conditions = {row["measure"].split(".")[1] for row in found["rows"] if row["measure"].startswith("gain.")}
+    assert conditions == {"trained", "shuffled", "untrained"}
+
+    again = opencrate("audit", digits_run, *QUICK, "--output", out)
+    assert again.code == 2 and "audit.html: exists" in again.err and "--overwrite" in again.err
+
+
+def test_what_is_refused(opencrate, digits_run, plain_crate, tmp_path):
+    def refused(*words):
+        result = opencrate("audit", *words, "--output", tmp_path / "none")
+        assert result.code == 2 and len(result.err.splitlines()) == 1, result
+        assert not (tmp_path / "none").exists()
+        return result.err
+
+    assert "the model has layers 1 to 2" in refused(digits_run, "--layers", 3, "--num-images", 40, "--num-tokens", 240)
+    assert "at least 192" in refused(digits_run, "--num-images", 8, "--num-tokens", 8)
+    assert "num_images=2: must be at least 4" in refused(digits_run, "--num-images", 2)
+    assert "only 360 images there" in refused(digits_run, "--num-images", 361)
+    assert "no such folder" in refused(tmp_path / "missing")
+    assert "names no data" in refused(plain_crate)
+    assert "unknown --tokens 'both'" in refused(digits_run, "--tokens", "both")

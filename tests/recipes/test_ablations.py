@@ -1,0 +1,108 @@
+"""Shipped sweeps: complete, each arm changes what it says, and all are matched in parameters and operations."""
+
+import pytest
+
+from opencrate.training.ablation import arm_recipe, choose, load_sweep, longer, shipped_sweeps
+from opencrate.training.ablation_measures import forward_operations
+from opencrate.training.models import build_config
+from opencrate.training.recipe import load_recipe, shipped_recipes, stated_parameters
+
+SWEEPS = sorted(shipped_sweeps())
+CHANGED = {
+    "lambda0": {"ista_lambda"},
+    "mlp": {"sparsification", "mlp_ratio"},
+    "attention": {"compression", "head_dim"},
+    "both": {"compression", "sparsification", "mlp_ratio", "head_dim"},
+    "vit-like": {"compression", "sparsification", "hidden_size", "head_dim"},
+    "attention-only": {"sparsification", "num_hidden_layers"},
+    "srr": set(),
+}
+"""Fields of the configuration in which an arm differs from `crate`."""
+
+
+def configs(sweep):
+    names = [str(number) for number in range(10)]
+    return {arm: build_config(arm_recipe(sweep, arm, 0), names) for arm in sweep.arms}
+
+
+def test_sweeps_are_no_recipes():
+    assert SWEEPS == ["cifar10-structure", "digits-structure"]
+    assert not set(SWEEPS) & shipped_recipes().keys()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_arms_change_what_they_say(name):
+    sweep = load_sweep(name)
+    assert sweep.name == name and set(sweep.arms) == {"crate", *CHANGED} and sweep.reference == "crate"
+    found, reference = configs(sweep), arm_recipe(sweep, "crate", 3)
+    derived = {"_out_features", "_out_indices", "stage_names"}
+    for arm, changed in CHANGED.items():
+        own, theirs = (found[key].__dict__ for key in (arm, "crate"))
+        assert {key for key in own if own[key] != theirs.get(key)} - derived == changed, arm
+        recipe = arm_recipe(sweep, arm, 3)
+        assert recipe.data == reference.data and recipe.augmentation == reference.augmentation
+        different = {key for key, value in vars(recipe.training).items() if value != getattr(reference.training, key)}
+        assert different == ({"srr_weight"} if arm == "srr" else set()), arm
+        assert recipe.training.seed == 3
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_arms_are_matched(name):
+    """Parameters within 2 %; operations of a forward within 12 %, the rest is `--match compute`'s."""
+    sweep = load_sweep(name)
+    parameters = {arm: stated_parameters(recipe) for arm, recipe in sweep.arms.items()}
+    operations = {arm: forward_operations(config) for arm, config in configs(sweep).items()}
+    for arm in sweep.arms:
+        assert abs(parameters[arm] / parameters["crate"] - 1) < 0.02, arm
+        assert abs(operations[arm] / operations["crate"] - 1) < 0.12, arm
+
+
+def test_longer_training_for_equal_compute():
+    digits = load_recipe("digits")
+    assert longer(digits, 1.25).training.num_train_epochs == 50
+    assert longer(load_recipe("digits", ["training.max_steps=100"]), 1.25).training.max_steps == 125
+
+
+def test_operations_by_hand():
+    """Two operations per multiplication, in products of matrices and the convolution alone."""
+    config = build_config(
+        load_recipe("digits-attention-only", ["model.config.num_hidden_layers=1"]), list("0123456789")
+    )
+    N, d = 17, 96
+    layer = 2 * N * d * d * 2 + 2 * 2 * N * N * d
+    assert forward_operations(config) == layer + 2 * 16 * 4 * d + 2 * d * 10
+
+
+def test_choose():
+    sweep = load_sweep("digits-structure")
+    assert list(choose(sweep, ["mlp"], [4]).arms) == ["crate", "mlp"] and choose(sweep, ["mlp"], [4]).seeds == (4,)
+    with pytest.raises(ValueError, match=r"--arms: sweep digits-structure has no arm 'mpl'; did you mean 'mlp'\?"):
+        choose(sweep, ["mpl"])
+    with pytest.raises(ValueError, match="--seeds must be distinct whole numbers"):
+        choose(sweep, None, [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nme: x", "unknown key 'nme'; did you mean 'name'"),
+        ("name: x\ndescription: y\nreference: a\nseeds: [0]", "'arms' is missing"),
+        (
+            "name: x\ndescription: y\nreference: b\nseeds: [0]\narms: {a: digits}",
+            "'reference' must be one of the arms a",
+        ),
+        ("name: x\ndescription: y\nreference: a\nseeds: [0, -1]\narms: {a: digits}", "'seeds' must be distinct whole"),
+        ("seeds: []", "'seeds' must be a non-empty list"),
+        ("arms: [digits]", "'arms' must be a non-empty dict"),
+    ],
+)
+def test_bad_sweep_files(text, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_sweep(path)
+
+
+def test_unknown_sweep():
+    with pytest.raises(ValueError, match=r"no sweep 'digits-struct': .* did you mean 'digits-structure'"):
+        load_sweep("digits-struct")

@@ -1,0 +1,119 @@
+"""A sweep from the command line: runs, measures, table, going on; and the measures it adds, by hand."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from opencrate.cli.main import main
+from opencrate.training import runs
+from opencrate.training.ablation import ArmRun, Sweep
+from opencrate.training.ablation_measures import MEASURES, attention_entropy, class_selectivity
+from opencrate.training.ablation_report import sentences, summarise
+
+COMMAND = ("ablate", "digits-structure", "--smoke", "--arms", "attention-only")
+WORDS = ("training.max_steps=2", "--images", "8")
+
+
+def test_class_selectivity_by_hand():
+    activity = torch.tensor([[1.0, 2, 0, 3], [1, 4, 0, 3], [0, 1, 0, 3], [0, 1, 0, 3], [0, 0, 0, 3]])
+    found = class_selectivity(activity, torch.tensor([0, 0, 1, 1, 2]))
+    torch.testing.assert_close(found[[0, 1, 3]], torch.tensor([1.0, (3 - 0.5) / 3.5, 0.0]))
+    assert found[2].isnan()
+
+
+def test_attention_entropy_extremes():
+    uniform, sharp = torch.full((1, 2, 5, 5), 0.2), torch.eye(5).expand(1, 2, 5, 5)
+    found = attention_entropy(torch.cat([uniform, sharp]))
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0]).double(), atol=1e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "out"
+    assert main([*COMMAND, *WORDS, "--seeds", "0", "--output", str(folder)]) == 0
+    return folder
+
+
+def test_output_is_complete(swept):
+    assert {path.name for path in swept.iterdir() if path.is_file()} == {
+        *("ablation.csv", "ablation.json", "ablation.md", "ablation.png")
+    }
+    runs_there = {path.name for path in swept.iterdir() if path.is_dir()} - {"measures"}
+    assert runs_there == {"crate-seed0", "attention-only-seed0"}
+    table = list(csv.DictReader((swept / "ablation.csv").open()))
+    assert {row["arm"] for row in table} == {"crate", "attention-only"}
+    assert {row["measure"] for row in table if row["arm"] == "crate"} == set(MEASURES)
+    missing = set(MEASURES) - {row["measure"] for row in table if row["arm"] == "attention-only"}
+    assert missing == {"hoyer", "selectivity"}, "there are no codes"
+    content = json.loads((swept / "ablation.json").read_text())
+    metrics = runs.read_metrics(swept / "attention-only-seed0")
+    (run,) = [run for run in content["runs"] if run["arm"] == "attention-only"]
+    assert run["values"]["accuracy"] == metrics["accuracy"] and run["subspaces"] == "learned U"
+    assert Image.open(swept / "ablation.png").width > 800
+    assert all(math.isfinite(value) for run in content["runs"] for value in run["values"].values() if value is not None)
+
+
+def test_the_same_command_goes_on(swept, monkeypatch):
+    """Finished runs are neither trained nor measured again; one more seed is."""
+    before = {path: path.stat().st_mtime_ns for path in swept.glob("*/model.safetensors")}
+    measured = {path: path.stat().st_mtime_ns for path in swept.glob("measures/*.json")}
+    assert main([*COMMAND, *WORDS, "--seeds", "0,1", "--output", str(swept)]) == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in {**before, **measured}.items())
+    table = list(csv.DictReader((swept / "ablation.csv").open()))
+    assert {row["seeds"] for row in table} == {"2"} and all(row["sd"] for row in table)
+    text = (swept / "ablation.md").read_text()
+    assert "seeds 0, 1; matched parameters" in text and "`attention-only`: accuracy" in text
+
+
+def test_another_recipe_in_its_place_is_refused(swept, capsys):
+    assert main([*COMMAND, "training.max_steps=3", "--seeds", "0", "--output", str(swept)]) == 2
+    error = capsys.readouterr().err
+    assert "training.max_steps was 2, now 3" in error and "choose another --output" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ablate", "digits-structur"), "did you mean 'digits-structure'"),
+        (("ablate", "digits-structure", "--arms", "vit"), "has no arm 'vit'"),
+        (("ablate", "digits-structure", "--seeds", "a"), "not a list of whole numbers"),
+        (("ablate", "digits-structure", "--match", "time"), "unknown --match 'time'"),
+        (("ablate", "digits-structure", "training.sed=1"), "did you mean 'training.seed'"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(list(words)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def run_of(arm, seed, accuracy, kind="learned U", **more):
+    values = {**dict.fromkeys(MEASURES), "accuracy": accuracy, "subspace_rate": 10.0 * accuracy, **more}
+    return ArmRun(arm, seed, "", kind, (2, 8, 4), values)
+
+
+def test_differences_are_paired_by_seed():
+    sweep = Sweep("s", "d", "crate", (0, 1, 2), {"crate": "a", "mlp": "b", "attention": "c"})
+    found = [run_of("crate", seed, 0.9 + 0.01 * seed) for seed in (2, 0, 1)]
+    found += [run_of("mlp", seed, 0.88 + 0.01 * seed + 0.001 * (seed == 1)) for seed in (0, 1, 2)]
+    found += [run_of("attention", seed, 0.9 + 0.01 * (2 - seed), "value projections per head") for seed in (0, 1, 2)]
+    cells = {(cell.arm, cell.measure): cell for cell in summarise(sweep, found)}
+    crate, mlp = cells["crate", "accuracy"], cells["mlp", "accuracy"]
+    assert crate.values == pytest.approx((90, 91, 92)) and crate.sd == pytest.approx(1)
+    assert (crate.low, crate.high) == pytest.approx((91 - 2.4841, 91 + 2.4841), abs=1e-3)
+    assert mlp.difference == pytest.approx(-1.9667, abs=1e-3) and mlp.verdict == "lower"
+    assert mlp.difference_high - mlp.difference == pytest.approx(4.3027 * 0.057735 / 3**0.5, rel=1e-3)
+    assert cells["attention", "accuracy"].verdict == "cannot tell"
+    assert cells["mlp", "subspace_rate"].difference is not None
+    assert cells["attention", "subspace_rate"].difference is None, "against other subspaces"
+    assert ("crate", "hoyer") not in cells
+    words = sentences(sweep, list(cells.values()))
+    assert "`mlp`: accuracy -1.97 points [" in words[0] and words[0].endswith("lower.")
+    assert words[1].endswith("no difference can be told.")
