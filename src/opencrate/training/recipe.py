@@ -92,7 +92,7 @@ class TrainingRecipe:
     adam_beta2: float = 0.999
     warmup_steps: float = 0.1  # below 1: a share of all steps
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion"] = "adamw_torch"
+    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch"
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
     label_smoothing_factor: float = 0.0
