@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from ..analysis.evaluation import Evaluation, evaluate_classifier
 from ..configuration_crate import pair
 from ..data.fingerprint import fingerprint
+from ..data.labelled import cells_of
 from ..data.sources import ImageSplits, load_images
 from ..data.tensors import ImageTransform, in_batches, to_tensors
 from ..data.training_images import TrainingImages
@@ -26,6 +27,7 @@ from .models import build_config, build_processor
 from .recipe import Recipe, recipe_yaml
 from .saved import log_skipped
 from .trainer import ImageTrainer, training_arguments
+from .whitening import NUM_IMAGES, whiten_patches
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +104,8 @@ def train(
         runs.write_text(working / runs.RECIPE, recipe_yaml(recipe))
         runs.write_json(working / runs.ENVIRONMENT, runs.environment())
         parts.processor.save_pretrained(working)
+        if recipe.model.whiten_patches:  # the rest of the start follows from the seed
+            runs.save_start(working, parts.model)
         metrics = _fit(recipe, parts, arguments, resume)
         parts.model.save_pretrained(working)
         test = evaluate_split(parts.model, parts.test, recipe)
@@ -140,6 +144,9 @@ def _build(recipe: Recipe, skip_bad: bool) -> _Parts:
     processor = build_processor(recipe.data)
     model, initialisation = start_model(recipe, splits.label_names)
     transform = ImageTransform.for_model(model.config, processor)
+    if recipe.model.whiten_patches:
+        rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
+        whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
     return _Parts(
         model=model,
         initialisation=initialisation,
