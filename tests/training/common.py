@@ -17,6 +17,9 @@ RANDOM = (
 """Everything random that a recipe can ask for, and the moving average."""
 
 
+WHITENED = ("model.whiten_patches=true", "model.config.patch_embedding=conv")
+
+
 def weights(directory):
     """Every tensor that a run leaves: the averaged and the last weights."""
     found = {}

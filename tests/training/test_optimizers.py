@@ -1,6 +1,7 @@
 """Optimizers: what decays, and Lion against its formula."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 from opencrate.training.models import build_config, initialise
-from opencrate.training.optimizers import LION_BETAS, build_optimizer, parameter_groups
+from opencrate.training.muon import MOMENTUM, near_orthogonal
+from opencrate.training.optimizers import LION_BETAS, build_optimizer, muon_groups, parameter_groups
 from opencrate.training.recipe import TrainingRecipe
 
 from ..recipes.folders import VIT_OVERRIDES
@@ -85,3 +87,58 @@ def test_first_adamw_step_by_hand():
     optimizer.step()
     expected = start * (1 - 0.1 * 0.5) - 0.1 * torch.tensor([[1.0, -1.0]]).double()
     torch.testing.assert_close(model.weight.detach(), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (10, 30), (30, 10)])
+def test_near_orthogonal_keeps_directions_and_levels_sizes(shape):
+    """Singular vectors stay, in float64; singular values between 1 and a tenth of the largest end near 1."""
+    torch.manual_seed(0)
+    small = min(shape)
+    left, right = torch.linalg.qr(torch.randn(shape[0], small).double())[0], torch.randn(shape[1], small).double()
+    right = torch.linalg.qr(right)[0]
+    result = near_orthogonal(3 * left @ torch.diag(torch.linspace(0.1, 1, small).double()) @ right.mT)
+    levelled = left.mT @ result @ right
+    assert (levelled - levelled.diagonal().diag()).abs().max() < 1e-12
+    assert levelled.diagonal().min() > 0.65 and levelled.diagonal().max() < 1.25
+    assert not near_orthogonal(torch.zeros(shape)).any()
+
+
+@pytest.mark.parametrize("overrides", [(), VIT_OVERRIDES], ids=["crate", "vit"])
+def test_muon_takes_the_matrices_of_the_layers(small, overrides):
+    model = initialise(build_config(small(*overrides), ["a", "b", "c"]), 0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = muon_groups(model, 0.3)
+    orthogonal, others = groups[0]["params"], [value for group in groups[1:] for value in group["params"]]
+    assert sorted(names[id(value)] for value in (*orthogonal, *others)) == sorted(names.values())
+    assert all(value.ndim == 2 and re.search(r"\.[01]\.", names[id(value)]) for value in orthogonal)
+    assert len(orthogonal) == 2 * (3 if not overrides else 6)  # layers times matrices
+    assert [group.get("orthogonal", False) for group in groups] == [True, False, False]
+
+
+def test_muon_is_its_formula_and_leaves_the_rest_to_adamw():
+    """Against NumPy's SVD-free formula for a layer's matrix, and torch's AdamW for the others, over 12 steps."""
+    torch.manual_seed(0)
+    layers = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(6, 4)]), "head": nn.Linear(4, 3)}).double()
+    twin = nn.Linear(4, 3).double()
+    twin.load_state_dict(layers["head"].state_dict())
+    recipe = dataclasses.replace(TrainingRecipe(), optim="muon", learning_rate=0.02, weight_decay=0.7)
+    optimizer = build_optimizer(layers, recipe)
+    reference = torch.optim.AdamW(parameter_groups(twin, 0.7), lr=0.02, betas=(0.9, 0.999))
+    matrix = layers["layers"][0].weight.detach().clone()
+    momentum = torch.zeros_like(matrix)
+    for _ in range(12):
+        inputs, target = torch.randn(5, 6).double(), torch.randn(4, 6).double()
+        optimizer.zero_grad()
+        reference.zero_grad()
+        ((layers["layers"][0].weight - target) ** 2).sum().backward()
+        for head in (layers["head"], twin):
+            head(inputs[:, :4]).square().sum().backward()
+        optimizer.step()
+        reference.step()
+        gradient = 2 * (matrix - target)
+        momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
+        direction = near_orthogonal(MOMENTUM * momentum + (1 - MOMENTUM) * gradient)
+        matrix = (1 - 0.02 * 0.7) * matrix - 0.02 * 0.2 * 6**0.5 * direction
+        torch.testing.assert_close(layers["layers"][0].weight.detach(), matrix, rtol=0, atol=1e-12)
+        torch.testing.assert_close(layers["head"].weight, twin.weight, rtol=0, atol=1e-12)
+        torch.testing.assert_close(layers["head"].bias, twin.bias, rtol=0, atol=1e-12)

@@ -12,7 +12,7 @@ from opencrate.training.train import train
 from opencrate.training.trainer import ImageTrainer
 
 from ..recipes.folders import VIT_OVERRIDES
-from .common import RANDOM, assert_same_run
+from .common import RANDOM, WHITENED, assert_same_run
 
 DROPOUT_VIT = (VIT_OVERRIDES[0], VIT_OVERRIDES[1].replace("{", "{hidden_dropout_prob: 0.2, "))
 STEPS = ("training.num_train_epochs=3", "training.save_strategy=steps", "training.save_steps=2")
@@ -49,9 +49,10 @@ def killed_and_resumed(recipe, directory, stops, monkeypatch):
         ([*RANDOM, "training.bf16=true", "training.dataloader_num_workers=2"], [5, 7]),
         (["training.optim=lion", "training.gradient_accumulation_steps=2", "data.validation_fraction=0.25"], [3, 4]),
         (["training.optim=sgd", "training.max_steps=8", "training.save_strategy=epoch"], [4, 7]),
+        (["training.optim=muon", "training.max_steps=6", *WHITENED], [3]),
         ([*RANDOM, *DROPOUT_VIT], [5]),
     ],
-    ids=["random", "bf16-workers", "lion-accumulation", "sgd-epochs", "dropout-vit"],
+    ids=["random", "bf16-workers", "lion-accumulation", "sgd-epochs", "muon", "dropout-vit"],
 )
 def test_resumed_run_is_bit_equal(small, overrides, stops, monkeypatch, tmp_path):
     recipe = small(*STEPS, *overrides)

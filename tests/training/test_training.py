@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from opencrate.training import runs
-from opencrate.training.initialisation import start_model
 from opencrate.training.models import build_config, initialise, load_classifier
 from opencrate.training.train import train
 from opencrate.training.trainer import ImageTrainer
 
 from ..recipes.folders import VIT_OVERRIDES
+from .common import WHITENED
 
 training_module = importlib.import_module("opencrate.training.train")  # the function has its name
 SHORT = "training.max_steps=2"
@@ -72,16 +72,17 @@ def test_same_seed_same_weights_other_seed_other_weights(small, short_run, tmp_p
     assert again.metrics["loss"] == short_run.metrics["loss"]
 
 
-def test_model_at_initialisation_is_rebuilt_exactly(small, monkeypatch, tmp_path):
+@pytest.mark.parametrize("more", [(), WHITENED], ids=["seed", "whitened"])
+def test_model_at_initialisation_is_rebuilt_exactly(small, more, monkeypatch, tmp_path):
     started_with = {}
+    fit = training_module._fit
 
-    def recorded(recipe, label_names):
-        model, found = start_model(recipe, label_names)
-        started_with.update({name: value.clone() for name, value in model.state_dict().items()})
-        return model, found
+    def recorded(recipe, parts, *arguments):
+        started_with.update({name: value.clone() for name, value in parts.model.state_dict().items()})
+        return fit(recipe, parts, *arguments)
 
-    monkeypatch.setattr(training_module, "start_model", recorded)
-    run = train(small(SHORT, "training.seed=5"), tmp_path / "run")
+    monkeypatch.setattr(training_module, "_fit", recorded)
+    run = train(small(SHORT, "training.seed=5", *more), tmp_path / "run")
     torch.rand(7)  # whatever happens in between
     rebuilt = runs.initial_model(run.directory).state_dict()
     trained = load_file(run.directory / "model.safetensors")

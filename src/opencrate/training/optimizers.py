@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 
+from .muon import MuonAdamW
 from .recipe import TrainingRecipe
 
 UNDECAYED_NAMES = frozenset(
@@ -36,6 +39,20 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
+def muon_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """`parameter_groups` with the matrices of the layers apart, marked `orthogonal`.
+
+    A layer is a member of a ModuleList, so its parameters have a number in their names; patch embedding and head
+    have none and stay with AdamW [K. Jordan et al. 2024].
+    """
+    numbered = {id(value) for name, value in model.named_parameters() if re.search(r"\.\d+\.", f".{name}")}
+    decayed, plain = parameter_groups(model, weight_decay)
+    inside = [value for value in decayed["params"] if value.ndim == 2 and id(value) in numbered]
+    orthogonal = {id(value) for value in inside}
+    outside = [value for value in decayed["params"] if id(value) not in orthogonal]
+    return [{**decayed, "params": inside, "orthogonal": True}, {**decayed, "params": outside}, plain]
+
+
 def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """The optimizer `training.optim`, on `parameter_groups`.
 
@@ -43,6 +60,8 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opt
     gradient. Lion [arXiv 2302.06675, Alg. 2], with gradient g, momentum m (0 at the start) and decay w:
 
         theta <- theta - lr (sign(beta1 m + (1 - beta1) g) + w theta);   m <- beta2 m + (1 - beta2) g
+
+    Muon: see `MuonAdamW`.
     """
     groups = parameter_groups(model, recipe.weight_decay)
     if recipe.optim == "lion":
@@ -52,5 +71,7 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opt
     if recipe.optim == "sgd":
         return torch.optim.SGD(groups, lr=recipe.learning_rate)
     betas = (recipe.adam_beta1, recipe.adam_beta2)
+    if recipe.optim == "muon":
+        return MuonAdamW(muon_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=betas)
     fused = True if recipe.optim == "adamw_torch_fused" else None
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=fused)

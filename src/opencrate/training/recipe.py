@@ -43,6 +43,7 @@ class ModelRecipe:
     config: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None  # run directory or saved folder whose weights are the start (fine-tuning)
     init_fresh: list[str] = field(default_factory=list)  # with init_from: parts of names of weights that start anew
+    whiten_patches: bool = False  # the patch embedding starts by whitening training patches; with patch_embedding: conv
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class TrainingRecipe:
     adam_beta2: float = 0.999
     warmup_steps: float = 0.1  # below 1: a share of all steps
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion"] = "adamw_torch"
+    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch"
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
     label_smoothing_factor: float = 0.0

@@ -272,6 +272,8 @@ def _starting_model(saved: SavedModel) -> PreTrainedModel:
     """The model before its first step: from its seed, or from the weights that it was fine-tuned from."""
     if saved.recipe is None:
         return untrained_copy(saved.model, seed=0)
+    if saved.recipe.model.init_from is None:
+        return runs.initial_model(saved.path)
     try:
         return start_from_config(saved.recipe, saved.model.config)[0]
     except ValueError as error:  # only the weights that it was fine-tuned from can be missing

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
 from . import checkpoints
@@ -31,6 +32,7 @@ RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
 LOG = "log.jsonl"
 LAST_WEIGHTS = "last.safetensors"
+START = "start.safetensors"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
@@ -204,8 +206,18 @@ def read_metrics(run: str | Path) -> dict[str, Any]:
 
 
 def initial_model(run: str | Path) -> PreTrainedModel:
-    """The model of a run as it was before the first step, rebuilt from its configuration and seed."""
-    return initialise(AutoConfig.from_pretrained(run, local_files_only=True), read_recipe(run).training.seed)
+    """The model of a run as it was before the first step, rebuilt from its configuration, seed and whitening."""
+    model = initialise(AutoConfig.from_pretrained(run, local_files_only=True), read_recipe(run).training.seed)
+    if (Path(run) / START).is_file():
+        model.load_state_dict(load_file(Path(run) / START), strict=False)
+    return model
+
+
+def save_start(run: Path, model: PreTrainedModel) -> None:
+    """Keep the patch embedding of a model that has not been trained yet, for `initial_model`."""
+    state = {name: value for name, value in model.state_dict().items() if "patch_embeddings.projection" in name}
+    assert state
+    save_file(state, run / START)
 
 
 def environment() -> dict[str, Any]:

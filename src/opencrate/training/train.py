@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from ..analysis.evaluation import Evaluation, evaluate_classifier
 from ..configuration_crate import pair
 from ..data.fingerprint import fingerprint
+from ..data.labelled import cells_of
 from ..data.sources import ImageSplits, load_images
 from ..data.tensors import ImageTransform, in_batches, to_tensors
 from ..data.training_images import TrainingImages
@@ -29,6 +30,7 @@ from .regulariser import check_regulariser
 from .saved import log_skipped
 from .trainer import ImageTrainer, training_arguments
 from .whitebox_callback import MeasuredImages, measured_images
+from .whitening import NUM_IMAGES, whiten_patches
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,8 @@ def train(
         runs.write_text(working / runs.RECIPE, recipe_yaml(recipe))
         runs.write_json(working / runs.ENVIRONMENT, runs.environment())
         parts.processor.save_pretrained(working)
+        if recipe.model.whiten_patches:  # the rest of the start follows from the seed
+            runs.save_start(working, parts.model)
         metrics = _fit(recipe, parts, arguments, resume)
         parts.model.save_pretrained(working)
         test = evaluate_split(parts.model, parts.test, recipe)
@@ -148,6 +152,9 @@ def _build(recipe: Recipe, skip_bad: bool) -> _Parts:
     check_regulariser(model.config, recipe.training)
     transform = ImageTransform.for_model(model.config, processor)
     count = recipe.training.measure_images if model.config.model_type == "crate" else 0
+    if recipe.model.whiten_patches:
+        rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
+        whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
     return _Parts(
         model=model,
         initialisation=initialisation,
