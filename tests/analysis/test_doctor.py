@@ -274,6 +274,16 @@ def test_a_vit_is_checked_where_theory_is_silent():
     assert findings["token-rank"].verdict == findings["gradient-depth"].verdict == OK
 
 
+def test_ablated_models_are_checked_as_far_as_they_go():
+    """Without ISTA there is no code to be sparse; that is said and nothing breaks."""
+    for overrides in ({"sparsification": "none"}, {"sparsification": "mlp", "compression": "attention"}):
+        findings, _ = found(build(**overrides).eval())
+        assert findings["dictionary-condition"].verdict == NOT_CHECKED
+        codes = [findings[name] for name in ("l0-trend", "l1-trend", "dead-atoms")]
+        missing = overrides["sparsification"] == "none"
+        assert all((finding.verdict == NOT_CHECKED) == missing for finding in codes)
+
+
 def test_strictness_and_the_number_of_images(model):
     _, diagnosis = found(model, num_images=20, log=[{"loss": 1.0}, {"loss": 2.0}])
     assert diagnosis.count(WARN) >= 1 and not diagnosis.healthy(strict=True)

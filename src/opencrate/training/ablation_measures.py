@@ -107,7 +107,7 @@ def measure_run(directory: Path, num_images: int) -> dict[str, Any]:
 
 
 def class_selectivity(activity: Tensor, labels: Tensor) -> Tensor:
-    """Class selectivity index of each unit, `(μ_max − μ_rest) / (μ_max + μ_rest)` [1803.06959, Sec. 2.3].
+    """Class selectivity index of each unit, `(μ_max − μ_rest) / (μ_max + μ_rest)` [1803.06959].
 
     μ_max is the largest of a unit's mean activities per class, μ_rest the mean of those of the other classes.
 

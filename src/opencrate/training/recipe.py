@@ -43,7 +43,7 @@ class ModelRecipe:
     config: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None  # run directory or saved folder whose weights are the start (fine-tuning)
     init_fresh: list[str] = field(default_factory=list)  # with init_from: parts of names of weights that start anew
-    whiten_patches: bool = False  # the patch embedding starts by whitening training patches; with patch_embedding: conv
+    whiten_patches: bool = False  # from scratch: the patch embedding (a convolution) starts by whitening patches
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,6 @@ def check_values(recipe: Recipe, where: Where) -> None:
     limit = recipe.training.save_total_limit
     _require(limit is None or limit >= 1, "training.save_total_limit", "at least 1, or null for all", recipe, where)
     _check_regulariser(recipe, where)
-    fits = not (recipe.model.whiten_patches and recipe.model.init_from)
-    _require(fits, "model.whiten_patches", "false where model.init_from gives the weights", recipe, where)
     _check_images(recipe, where)
 
 

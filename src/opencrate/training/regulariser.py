@@ -1,4 +1,4 @@
-"""The sparse rate reduction of a CRATE's own layers, as a term of its training loss. [2411.17182, Sec. 5]"""
+"""The sparse rate reduction of a CRATE's own layers, as a term of its training loss. [after 2411.17182]"""
 
 from __future__ import annotations
 

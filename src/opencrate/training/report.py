@@ -20,7 +20,8 @@ from ..analysis.attention_maps import attention_maps
 from ..analysis.evaluation import Evaluation
 from ..analysis.foreign import KNOWN_MODELS
 from ..analysis.page import RunRecord, Subject, white_box_page
-from ..analysis.report import ReportSection, write_report
+from ..analysis.rates import MEASURES
+from ..analysis.report import ReportFigure, ReportSection, write_report
 from ..analysis.tables import TrainedModel
 from ..analysis.theory import theory_check
 from ..analysis.theory_report import theory_section
@@ -30,11 +31,15 @@ from . import checkpoints, runs
 from .initialisation import start_from_config
 from .saved import SavedModel, Split
 from .unlabelled import PlainModel
+from .whitebox_plot import plot_training_measures
 
 logger = logging.getLogger(__name__)
 
 MEASURED_INPUTS = 256
 """The layer measures use at most this many images or texts unless told otherwise."""
+
+_THEORY_INPUTS = 64
+"""The check of theory takes several gradient steps per image and layer, so it uses at most this many."""
 
 _ATTENTION_IMAGES = 4
 _CURVES = 4
@@ -114,6 +119,7 @@ def report_runs(
     ]
     record = _record(first, images, command, data, split)
     sections = _sections([one.model for one in saved], names, batches, count, options)
+    sections += [_training_section(one, name) for one, name in zip(saved, names) if _measured_in_training(one)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_report(path, white_box_page(f"OpenCRATE: {first.name}", subjects, record, sections))
     return evaluations
@@ -236,10 +242,31 @@ def _sections(
     """The optional parts of a report, on its first model."""
     if not options.theory:
         return []
-    found = theory_check(models[0], batches[0], eps=options.eps, num_images=count)
+    found = theory_check(models[0], batches[0], eps=options.eps, num_images=min(count, _THEORY_INPUTS))
     sentences, figures = theory_section(found)
     title = "Theory against practice" + (f": {names[0]}" if len(names) > 1 else "")
     return [ReportSection(title, tuple(sentences), tuple(figures))]
+
+
+def _measured_in_training(saved: SavedModel) -> bool:
+    return len((saved.metrics or {}).get("white_box", {}).get("history", ())) > 1
+
+
+def _training_section(saved: SavedModel, name: str) -> ReportSection:
+    """What the layers did while the model was trained, as its run logged it."""
+    box = saved.metrics["white_box"]
+    first, last = (sum(box["history"][index]["subspace_rate"]) for index in (0, -1))
+    symbol = MEASURES["subspace_rate"].symbol
+    figure = ReportFigure(
+        name=f"training_measures_{saved.path.resolve().name}",
+        title="The layers from epoch to epoch",
+        figure=plot_training_measures(box),
+        alt="R^c after compression and the non-zero fraction after sparsification, per layer, against the epoch",
+        theory="Training is end to end: nothing in it asks for a lower R^c, the theory only hopes for it.",
+        measured=f"Summed over the layers, {symbol} went from {first:.1f} to {last:.1f} nats during training.",
+        how=f"{box['images']} {box['split']} images at the end of epochs, the same ones each time; ε = {box['eps']:g}.",
+    )
+    return ReportSection(f"While training: {name}", (), (figure,))
 
 
 def _attention(saved: SavedModel, batches: DataLoader, count: int):

@@ -108,7 +108,7 @@ def train(
         runs.write_text(working / runs.RECIPE, recipe_yaml(recipe))
         runs.write_json(working / runs.ENVIRONMENT, runs.environment())
         parts.processor.save_pretrained(working)
-        if recipe.model.whiten_patches:  # the rest of the start follows from the seed
+        if _whitens(recipe):  # the rest of the start follows from the seed
             runs.save_start(working, parts.model)
         metrics = _fit(recipe, parts, arguments, resume)
         parts.model.save_pretrained(working)
@@ -152,7 +152,7 @@ def _build(recipe: Recipe, skip_bad: bool) -> _Parts:
     check_regulariser(model.config, recipe.training)
     transform = ImageTransform.for_model(model.config, processor)
     count = recipe.training.measure_images if model.config.model_type == "crate" else 0
-    if recipe.model.whiten_patches:
+    if _whitens(recipe):
         rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
         whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
     return _Parts(
@@ -173,6 +173,10 @@ def _require_tensorboard() -> None:
             "training.tensorboard=true: the tensorboard package is not installed; `pip install opencrate[tensorboard]`,"
             " or leave the option out"
         )
+
+
+def _whitens(recipe: Recipe) -> bool:
+    return recipe.model.whiten_patches and recipe.model.init_from is None
 
 
 def _fit(recipe: Recipe, parts: _Parts, arguments: TrainingArguments, resume: bool) -> dict[str, Any]:
