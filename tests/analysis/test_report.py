@@ -151,9 +151,16 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_texts_are_escaped_and_formulas_raised(tmp_path):
-    table = ReportTable("‖Z^{ℓ+1}‖_0", ("<i>", "b"), (("x_0", "y^2"),))
+    table = ReportTable("‖Z^{ℓ+1}‖_0", ("<i>", "V_kU_kᵀ A_long"), (("x_0", "y^2"),))
     page = write_report(tmp_path / "r.html", ReportContent("<t>", "s", ("R^c < 1 %",), table)).read_text()
-    for piece in ("R<sup>c</sup> &lt; 1&nbsp;%", "‖Z<sup>ℓ+1</sup>‖<sub>0</sub>", "&lt;i&gt;", "x_0", "y<sup>2</sup>"):
+    for piece in (
+        "R<sup>c</sup> &lt; 1&nbsp;%",
+        "‖Z<sup>ℓ+1</sup>‖<sub>0</sub>",
+        "&lt;i&gt;",
+        "V<sub>k</sub>U<sub>k</sub>ᵀ A_long",
+        "x_0",
+        "y<sup>2</sup>",
+    ):
         assert piece in page
     assert "<i>" not in page and "<title>&lt;t&gt;</title>" in page
 

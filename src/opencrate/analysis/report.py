@@ -1,6 +1,7 @@
 """One self-contained HTML file out of words, figures and tables; it knows nothing of what they mean.
 
-Texts may use `^x`, `^{words}` for a raised and `‖_0` for a lowered part; everything else is shown as it is.
+Texts may use `^x`, `^{words}` for a raised part, and `‖_0` or `V_k` for one lowered character; everything else is shown as
+it is.
 """
 
 from __future__ import annotations
@@ -171,4 +172,4 @@ def _formula(text: str) -> Markup:
     """Escaped text with `^x`, `^{words}` raised, `‖_0` lowered, and no line break before a per cent sign."""
     safe = str(escape(text)).replace(" %", "&nbsp;%")
     safe = re.sub(r"\^\{([^}]*)\}|\^(\S)", lambda match: f"<sup>{match[1] or match[2]}</sup>", safe)
-    return Markup(re.sub(r"(?<=‖)_(\d)", r"<sub>\1</sub>", safe))
+    return Markup(re.sub(r"(?<=[A-Z‖])_([0-9a-z])(?![0-9a-z_])", r"<sub>\1</sub>", safe))

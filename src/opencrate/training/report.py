@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 MEASURED_INPUTS = 256
 """The layer measures use at most this many images or texts unless told otherwise."""
 
-_THEORY_INPUTS = 64
+_THEORY_INPUTS = 256
 """The check of theory takes several gradient steps per image and layer, so it uses at most this many."""
 
 _ATTENTION_IMAGES = 4
