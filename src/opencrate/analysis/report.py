@@ -1,7 +1,7 @@
 """One self-contained HTML file out of words, figures and tables; it knows nothing of what they mean.
 
-Texts may use `^x`, `^{words}` for a raised part, and `‖_0` or `V_k` for one lowered character; everything else is shown as
-it is.
+Texts may use `^x`, `^{words}` for a raised part, and `‖_0` or `V_k` for one lowered character; everything else is
+shown as it is.
 """
 
 from __future__ import annotations
