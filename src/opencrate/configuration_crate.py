@@ -229,7 +229,17 @@ _DIGITS = {
     "pool": "mean",
     "patch_embedding": "conv",
 }
-_SMALL_IMAGES = {"image_size": 32, "patch_size": 4, "num_labels": 10, "pool": "mean"}
+# For 32 x 32 colour images and few epochs; each differs from the published form because it learned faster on held-out
+# training images of CIFAR-10 (docs/results.md).
+_LAPTOP = {
+    "image_size": 32,
+    "patch_size": 4,
+    "num_labels": 10,
+    "pool": "mean",
+    "patch_embedding": "conv",
+    "ista_step_size": 0.5,
+    "initializer": "normal",
+}
 
 CRATE_SIZES: dict[str, dict[str, Any]] = {
     # ImageNet-1k models of 2306.01129 and 2311.13110, Table 1: 6.09 / 13.12 / 22.80 / 77.64 M parameters.
@@ -250,5 +260,5 @@ CRATE_SIZES: dict[str, dict[str, Any]] = {
     "alpha-huge": _crate(1280, 32, 16, patch_size=14, **_ALPHA),
     # Laptop sizes (ours): 8 x 8 digits, and 32 x 32 colour images.
     "digits": _crate(96, 6, 4, **_DIGITS),
-    "laptop": _crate(192, 6, 6, **_SMALL_IMAGES),
+    "laptop": _crate(128, 6, 4, **_LAPTOP),
 }

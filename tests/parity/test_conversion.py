@@ -102,13 +102,13 @@ def test_the_expansion_of_a_crate_alpha_dictionary_is_read():
     ],
 )
 def test_settings_the_published_code_does_not_have_are_not_exported(settings, field):
-    model = CrateForImageClassification(CrateConfig.from_size("laptop", **{**settings, "num_hidden_layers": 1}))
+    model = CrateForImageClassification(CrateConfig.from_size("tiny", **{**settings, "num_hidden_layers": 1}))
     with pytest.raises(ValueError, match=rf"{field}=.* no counterpart"):
         to_official(model)
 
 
 def test_only_classifiers_are_exported():
-    config = CrateConfig.from_size("laptop", num_hidden_layers=1)
+    config = CrateConfig.from_size("tiny", num_hidden_layers=1)
     with pytest.raises(ValueError, match="CrateModel"):
         to_official(CrateModel(config))
     config.num_labels = 0
