@@ -6,11 +6,14 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForPreTraining,
 )
 
 from .configuration_crate import CrateConfig
+from .configuration_crate_mae import CrateMAEConfig
 from .image_processing_crate import CrateImageProcessor
 from .modeling_crate import CrateBackbone, CrateForImageClassification, CrateModel
+from .modeling_crate_mae import CrateMAEForPreTraining, CrateMAEModel
 
 
 def register() -> None:
@@ -20,9 +23,16 @@ def register() -> None:
     AutoBackbone.register(CrateConfig, CrateBackbone, exist_ok=True)
     AutoModelForImageClassification.register(CrateConfig, CrateForImageClassification, exist_ok=True)
     AutoImageProcessor.register(CrateConfig, image_processor_classes={"pil": CrateImageProcessor}, exist_ok=True)
+    AutoConfig.register(CrateMAEConfig.model_type, CrateMAEConfig, exist_ok=True)
+    AutoModel.register(CrateMAEConfig, CrateMAEModel, exist_ok=True)
+    AutoModelForPreTraining.register(CrateMAEConfig, CrateMAEForPreTraining, exist_ok=True)
+    AutoImageProcessor.register(CrateMAEConfig, image_processor_classes={"pil": CrateImageProcessor}, exist_ok=True)
     # save_pretrained then also writes the code, so that a folder loads with trust_remote_code=True elsewhere.
     CrateConfig.register_for_auto_class()
     CrateImageProcessor.register_for_auto_class("AutoImageProcessor")
     CrateModel.register_for_auto_class("AutoModel")
     CrateBackbone.register_for_auto_class("AutoBackbone")
     CrateForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+    CrateMAEConfig.register_for_auto_class()
+    CrateMAEModel.register_for_auto_class("AutoModel")
+    CrateMAEForPreTraining.register_for_auto_class("AutoModelForPreTraining")

@@ -30,9 +30,11 @@ __all__ = [
     "MSSA",
     "Attention",
     "Compression",
+    "CrateDecoderLayer",
     "CrateLayer",
     "Sparsification",
     "Subspaces",
+    "Synthesis",
     "attention_function",
     "orthogonality_loss",
 ]
@@ -174,11 +176,12 @@ class Compression(nn.Module):
     """A step down R^c: ``Z^{l+1/2} = Z + MSSA(LN(Z))``, or the paper's (1 - kappa gamma) Z + kappa gamma MSSA.
 
     With ``compression="attention"``, :class:`Attention` takes the place of MSSA, and nothing says that R^c falls.
+    ``direction=-1`` is the same step backwards, up R^c, as the decoder takes it: ``Z - MSSA(LN(Z))``.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, direction: int = 1):
         super().__init__()
-        self.config = config
+        self.config, self.direction = config, direction
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if config.compression == "mssa":
             self.mssa = MSSA(config)
@@ -190,9 +193,14 @@ class Compression(nn.Module):
         update, _ = attend(self.norm(tokens), attention_mask, **kwargs)
         kappa = self.config.compression_kappa
         if kappa is None:
-            return tokens + update
-        step = kappa * gamma(tokens.shape[-2], self.config.head_dim, self.config.compression_eps)
+            return torch.add(tokens, update, alpha=self.direction)
+        step = self.direction * kappa * gamma(tokens.shape[-2], self.config.head_dim, self.config.compression_eps)
         return (1 - step) * tokens + step * update
+
+
+def effective_dictionary(dictionary: Tensor, constraint: str) -> Tensor:
+    """D ``(d, m)`` in use: the parameter, or its orthonormalisation under a constraint."""
+    return dictionary if constraint == "none" else orthonormalize(dictionary.mT).mT
 
 
 class ISTA(nn.Module):
@@ -209,10 +217,8 @@ class ISTA(nn.Module):
         self._built: tuple[Tensor, Tensor] | None = None
 
     def effective_dictionary(self) -> Tensor:
-        """D ``(d, m)`` in use: the parameter, or its orthonormalisation under a constraint."""
-        if self.config.dictionary_constraint == "none":
-            return self.dictionary
-        return orthonormalize(self.dictionary.mT).mT
+        """D ``(d, m)`` in use."""
+        return effective_dictionary(self.dictionary, self.config.dictionary_constraint)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, N, d)`` -> the output ``(B, N, d)`` and the sparse code ``(B, N, m)`` (the same when not decoded)."""
@@ -311,8 +317,37 @@ class CrateLayer(GradientCheckpointingLayer):
         return self.sparsify(self.compress(tokens, attention_mask, **kwargs))
 
 
+class Synthesis(nn.Module):
+    """From codes back to tokens, the inverse of :class:`Sparsification` for an orthogonal D: ``LN(Z) D^T`` (rows)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.constraint = config.dictionary_constraint
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dictionary = nn.Parameter(torch.empty(config.hidden_size, config.hidden_size))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(self.norm(tokens), effective_dictionary(self.dictionary, self.constraint))
+
+
+class CrateDecoderLayer(GradientCheckpointingLayer):
+    """A :class:`CrateLayer` backwards: ``Y = D LN(Z)``, then ``Y - MSSA(LN(Y))``; neither with a residual around D.
+
+    Layer l of a decoder stands for the inverse of layer L + 1 - l of the encoder, and Y for its ``Z^{l+1/2}``.
+    [2311.13110; textbook, chapter 7]
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.synthesize = Synthesis(config)
+        self.expand = Compression(config, direction=-1)
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+        return self.expand(self.synthesize(tokens), attention_mask, **kwargs)
+
+
 def orthogonality_loss(model: nn.Module, subspace_weight: float, dictionary_weight: float) -> Tensor:
-    """Weighted sum over layers of ||U^T U - I||^2 (all subspaces jointly) and ||D D^T - I||^2; a scalar.
+    """Weighted sum over layers of ||U^T U - I||^2 (all subspaces jointly) and ||D D^T - I||^2, a decoder's included.
 
     D D^T because an overcomplete D can be a tight frame but cannot have orthonormal columns.
     """
@@ -320,6 +355,6 @@ def orthogonality_loss(model: nn.Module, subspace_weight: float, dictionary_weig
     for module in model.modules():
         if subspace_weight and isinstance(module, Subspaces):
             total = total + subspace_weight * orthogonality_penalty(module.weight.mT)
-        if dictionary_weight and isinstance(module, ISTA):
+        if dictionary_weight and isinstance(module, (ISTA, Synthesis)):
             total = total + dictionary_weight * orthogonality_penalty(module.dictionary.mT)
     return total

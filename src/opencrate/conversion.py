@@ -20,7 +20,9 @@ from torch import Tensor
 
 from ._suggest import suggest
 from .configuration_crate import CRATE_SIZES, CrateConfig, pair
+from .configuration_crate_mae import CRATE_MAE_SIZES, CrateMAEConfig
 from .modeling_crate import CrateForImageClassification
+from .modeling_crate_mae import CrateMAEForPreTraining
 
 __all__ = ["FAMILIES", "load_official", "read_checkpoint", "to_official"]
 
@@ -56,6 +58,28 @@ KEY_MAPS: dict[str, dict[str, str]] = {
         "transformer.layers.{l}.1.fn.D1": "crate.layers.{l}.sparsify.ista.decoder_dictionary",
         **_HEAD,
     },
+    "crate_mae": {
+        "cls_token": "crate.embeddings.cls_token",
+        "mask_token": "crate.embeddings.mask_token",
+        "decoder_pos_embed": "crate.embeddings.position_embeddings",
+        "patch_embed.proj.": "crate.embeddings.patch_embeddings.projection.",
+        "blocks.{l}.layers.0.0.norm.": "crate.layers.{l}.compress.norm.",
+        "blocks.{l}.layers.0.0.fn.qkv.": "crate.layers.{l}.compress.mssa.subspaces.",
+        "blocks.{l}.layers.0.0.fn.to_out.0.": "crate.layers.{l}.compress.mssa.output.",
+        "blocks.{l}.layers.0.1.norm.": "crate.layers.{l}.sparsify.norm.",
+        "blocks.{l}.layers.0.1.fn.weight": "crate.layers.{l}.sparsify.ista.dictionary",
+        "norm.": "crate.norm.",
+        "decoder_blocks.{l}.layers.0.0.norm.": "decoder.layers.{l}.synthesize.norm.",
+        "decoder_blocks.{l}.layers.0.0.fn.weight": "decoder.layers.{l}.synthesize.dictionary",
+        "decoder_blocks.{l}.layers.0.1.norm.": "decoder.layers.{l}.expand.norm.",
+        "decoder_blocks.{l}.layers.0.1.fn.qkv.": "decoder.layers.{l}.expand.mssa.subspaces.",
+        "decoder_blocks.{l}.layers.0.1.fn.to_out.0.": "decoder.layers.{l}.expand.mssa.output.",
+        "decoder_norm.": "decoder.norm.",
+        "decoder_pred.": "decoder.predict.",
+        "pos_embed": "unused_pos_embed",
+        "decoder_embed.weight": "unused_decoder_embed_weight",
+        "decoder_embed.bias": "unused_decoder_embed_bias",
+    },
 }
 FAMILIES = tuple(KEY_MAPS)
 
@@ -66,32 +90,40 @@ _PUBLISHED = (
     *("ista_start", "ista_num_steps", "ista_threshold", "ista_residual", "dictionary_decode", "dictionary_constraint"),
 )
 
+_REFERENCES: dict[str, CrateConfig] = {
+    "crate": CrateConfig(**CRATE_SIZES["base"]),
+    "crate_alpha": CrateConfig(**CRATE_SIZES["alpha-base"]),
+    "crate_mae": CrateMAEConfig(**CRATE_MAE_SIZES["base"]),
+}
 _WRAPPERS = ("state_dict", "model")
 _DDP_PREFIX = "module."
 
 
 def load_official(
     source: str | Path | Mapping[str, Any],
-    family: Literal["crate", "crate_alpha"],
+    family: Literal["crate", "crate_alpha", "crate_mae"],
     *,
     num_attention_heads: int | None = None,
     image_size: int | list[int] | tuple[int, int] | None = None,
     patch_size: int | list[int] | tuple[int, int] | None = None,
     pool: Literal["cls", "mean"] = "cls",
     **config_overrides: Any,
-) -> CrateForImageClassification:
+) -> CrateForImageClassification | CrateMAEForPreTraining:
     """Build a model from a published checkpoint; sizes come from the tensors.
 
     Args:
         source: state dict, file, or ``hf://owner/name/file`` (the only form that touches the network). The wrappers
             ``state_dict``, ``model`` and ``module.`` are peeled; files are never unpickled beyond plain tensors.
-        family: ``crate`` (classifiers of the CRATE and emergence repositories) or ``crate_alpha``.
+        family: ``crate`` (classifiers of the CRATE and emergence repositories), ``crate_alpha`` or ``crate_mae`` (the
+            autoencoder; its ``pos_embed`` and ``decoder_embed``, which no forward uses, are kept as buffers).
         num_attention_heads: K. The tensors hold K p only, so it must be given (published: T 6, S 12, B 12, L 16; the
             emergence demo checkpoint 6).
         image_size: native size; inferred when the patch grid is square.
         patch_size: inferred from a convolution, or from square patches of three channels.
         pool: ``cls`` or ``mean``.
-        config_overrides: further ``CrateConfig`` fields.
+        config_overrides: further ``CrateConfig`` fields; for ``crate_mae`` those of ``CrateMAEConfig``, such as
+            ``decoder_num_attention_heads`` (by default the encoder's), ``ista_lambda`` (the published weights were
+            trained with 0.5 and 5.0), ``norm_pix_loss`` and ``mask_ratio``.
 
     Returns:
         The model in evaluation mode, in the checkpoint's floating dtype.
@@ -105,23 +137,26 @@ def load_official(
     state_dict = _rename(official, KEY_MAPS[family], family)
     config = _infer_config(state_dict, family, num_attention_heads, image_size, patch_size)
     config.update(pool=pool, **config_overrides)
-    model = CrateForImageClassification(CrateConfig(**config))
+    if family == "crate_mae":
+        model = CrateMAEForPreTraining(CrateMAEConfig(**config))
+    else:
+        model = CrateForImageClassification(CrateConfig(**config))
     _load_strict(model, state_dict, family)
     return model.eval()
 
 
-def to_official(model: CrateForImageClassification) -> dict[str, Tensor]:
-    """State dict under the official names of the model's family (``crate_alpha`` for an untied second dictionary).
+def to_official(model: CrateForImageClassification | CrateMAEForPreTraining) -> dict[str, Tensor]:
+    """State dict under the official names of the model's family.
+
+    The family is ``crate_mae`` for the autoencoder, ``crate_alpha`` for an untied second dictionary, else ``crate``.
 
     The tensors share memory with the model, as those of ``state_dict()`` do.
 
     Raises:
-        ValueError: not a classifier, or a setting that the published code of that family does not have, so that it
-            would compute something else from the same tensors.
+        ValueError: neither a classifier nor the autoencoder, or a setting that the published code of that family does
+            not have, so that it would compute something else from the same tensors.
     """
-    if not isinstance(model, CrateForImageClassification) or not model.config.num_labels:
-        raise ValueError(f"only a classifier with a head has official names, got a {type(model).__name__} without")
-    config, family = model.config, "crate_alpha" if model.config.dictionary_decode == "untied" else "crate"
+    config, family = model.config, _family_of(model)
     for name, allowed in _published_settings(config, family).items():
         if (value := getattr(config, name)) != allowed:
             raise ValueError(
@@ -130,12 +165,20 @@ def to_official(model: CrateForImageClassification) -> dict[str, Tensor]:
     return {_official_name(name, family): value.detach() for name, value in model.state_dict().items()}
 
 
+def _family_of(model: torch.nn.Module) -> str:
+    if isinstance(model, CrateMAEForPreTraining):
+        return "crate_mae"
+    if not isinstance(model, CrateForImageClassification) or not model.config.num_labels:
+        raise ValueError(f"only a classifier with a head has official names, got a {type(model).__name__} without")
+    return "crate_alpha" if model.config.dictionary_decode == "untied" else "crate"
+
+
 def _published_settings(config: CrateConfig, family: str) -> dict[str, Any]:
     """Values that the published code of a family fixes; sizes, eta, lambda and the pooling stay free."""
     may_skip = config.num_attention_heads == 1 and config.head_dim == config.hidden_size
     same = {"attention_output": "none" if may_skip and config.attention_output == "none" else "learned"}
-    reference = CrateConfig(**CRATE_SIZES["alpha-base" if family == "crate_alpha" else "base"])
-    return same | {name: getattr(reference, name) for name in _PUBLISHED}
+    names = (*_PUBLISHED, "mask_tokens_in_encoder") if family == "crate_mae" else _PUBLISHED
+    return same | {name: getattr(_REFERENCES[family], name) for name in names}
 
 
 def source_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
@@ -236,7 +279,7 @@ def _rename(state_dict: Mapping[str, Tensor], key_map: Mapping[str, str], family
 
 
 def _new_name(name: str, key_map: Mapping[str, str]) -> str | None:
-    layer = re.search(r"\.layers\.(\d+)\.", name)
+    layer = re.search(r"(?:blocks|\.layers)\.(\d+)\.", name)
     for old, new in key_map.items():
         if layer:
             old, new = old.replace("{l}", layer.group(1)), new.replace("{l}", layer.group(1))
@@ -276,16 +319,19 @@ def _infer_config(
         "patch_size": patch,
         "num_channels": channels,
         "image_size": _infer_image_size(positions, patch, image_size),
-        "num_labels": _shape(state_dict, "classifier.weight", family, 2)[0],
         "attention_output": "none" if identity else "learned",  # the published code: identity when K = 1 and p = d
     }
+    if family == "crate_mae":
+        decoder = {int(m.group(1)) for name in state_dict if (m := re.match(r"decoder\.layers\.(\d+)\.", name))}
+        return {**config, "decoder_num_hidden_layers": len(decoder)}
+    config["num_labels"] = _shape(state_dict, "classifier.weight", family, 2)[0]
     if family == "crate_alpha":
         return {**CRATE_SIZES["alpha-base"], **config, "dictionary_expansion": max(1, atoms // width)}
     return config
 
 
 def _infer_patch(state_dict: Mapping[str, Tensor], family: str, patch_size: Any) -> tuple[Any, int]:
-    dims = 4 if family == "crate_alpha" else 2
+    dims = 2 if family == "crate" else 4
     shape = _shape(state_dict, "crate.embeddings.patch_embeddings.projection.weight", family, dims)
     if dims == 4:
         found = shape[2] if shape[2] == shape[3] else [shape[2], shape[3]]
@@ -347,6 +393,10 @@ def _load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], famil
             problems.append(f"{official} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}")
         elif not value.is_floating_point():
             problems.append(f"{official} has dtype {value.dtype}, expected a floating one")
+    for name, source in model.all_tied_weights_keys.items():
+        if not torch.equal(state_dict.get(name, torch.empty(0)), state_dict.get(source, torch.empty(0))):
+            pair_of_names = " and ".join(_official_name(each, family) for each in (name, source))
+            problems.append(f"{pair_of_names} differ, but this configuration ties them")
     if problems:
         raise ValueError(f"checkpoint does not fit the {family!r} model: {'; '.join(problems[:4])}")
     dtype = functools.reduce(torch.promote_types, {value.dtype for value in state_dict.values()})

@@ -75,6 +75,13 @@ class CrateImageClassifierOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+def patchify(pixel_values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Images ``(B, C, H, W)`` -> patches ``(B, n, numbers per patch)``, ordered (row, column, channel) inside."""
+    rows, columns = grid
+    patches = pixel_values.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))
+    return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
 class CratePatchEmbeddings(nn.Module):
     """Image ``(B, C, H, W)`` -> patch tokens ``(B, n, d)``, row by row."""
 
@@ -110,9 +117,7 @@ class CratePatchEmbeddings(nn.Module):
         pixel_values = pixel_values.to(self.projection.weight.dtype)
         if isinstance(self.projection, nn.Conv2d):
             return self.projection(pixel_values).flatten(2).transpose(1, 2)
-        patches = pixel_values.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))
-        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (row, column, channel) inside a patch
-        return self.norm_tokens(self.projection(self.norm_pixels(patches)))
+        return self.norm_tokens(self.projection(self.norm_pixels(patchify(pixel_values, (rows, columns)))))
 
 
 class CrateEmbeddings(nn.Module):
@@ -189,8 +194,8 @@ class CratePreTrainedModel(PreTrainedModel):
             init.normal_(module.cls_token, std=std)
             init.normal_(module.position_embeddings, std=std)
 
-    def _init_dictionaries(self, module: ISTA) -> None:
-        for dictionary in module.parameters():
+    def _init_dictionaries(self, module: nn.Module) -> None:
+        for dictionary in module.parameters(recurse=False):
             if self.config.initializer == "official":
                 bound = (6 / dictionary.shape[1]) ** 0.5  # Kaiming uniform, fan-in = atoms
                 init.uniform_(dictionary, -bound, bound)

@@ -17,15 +17,21 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 RANKS = {
     **dict.fromkeys(("objective", "_hf", "_suggest"), 0),
     "operators": 1,
-    **dict.fromkeys(("blocks", "configuration_crate", "image_processing_crate"), 2),
-    "modeling_crate": 3,
+    **dict.fromkeys(("blocks", "configuration_crate", "configuration_crate_mae", "image_processing_crate"), 2),
+    **dict.fromkeys(("modeling_crate", "modeling_crate_mae"), 3),
     **dict.fromkeys(("conversion", "_auto"), 4),
     "data": 4,
     **dict.fromkeys(("analysis", "experiments", "training"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
     "__init__": 6,  # names only, imported when asked for
 }
-NEIGHBOURS = {("training", "analysis"), ("experiments", "analysis"), ("__main__", "cli")}  # of one rank, and may import
+NEIGHBOURS = {  # of one rank, and the first may import the second
+    ("training", "analysis"),
+    ("experiments", "analysis"),
+    ("__main__", "cli"),
+    ("configuration_crate_mae", "configuration_crate"),
+    ("modeling_crate_mae", "modeling_crate"),
+}
 TORCH_ONLY = ("objective", "operators")
 REMOTE_CODE = (
     "operators",
@@ -34,6 +40,8 @@ REMOTE_CODE = (
     "blocks",
     "configuration_crate",
     "modeling_crate",
+    "configuration_crate_mae",
+    "modeling_crate_mae",
     "image_processing_crate",
 )
 

@@ -1,0 +1,360 @@
+"""The CRATE autoencoder: an encoder of (compress, sparsify) layers and a decoder of their reverse. [2311.13110]
+
+``CrateMAEModel`` is the masked encoder, ``CrateMAEForPreTraining`` adds the decoder and the loss on pixels; the
+interface is that of transformers' ViTMAE. States are recorded on request as in ``modeling_crate``, of the decoder too.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from ._hf import OutputRecorder, can_return_tuple, capture_outputs, init, merge_with_config_defaults
+from .blocks import MSSA, CrateDecoderLayer, CrateLayer, Subspaces, Synthesis, orthogonality_loss
+from .configuration_crate import pair
+from .configuration_crate_mae import CrateMAEConfig
+from .modeling_crate import CrateEmbeddings, CratePreTrainedModel, patchify
+
+__all__ = [
+    "CrateMAEDecoder",
+    "CrateMAEDecoderOutput",
+    "CrateMAEForPreTraining",
+    "CrateMAEForPreTrainingOutput",
+    "CrateMAEModel",
+    "CrateMAEModelOutput",
+    "CrateMAEPreTrainedModel",
+    "random_mask",
+    "sincos_positions",
+]
+
+
+@dataclass
+class CrateMAEModelOutput(ModelOutput):
+    """Encoder output; states as in ``CrateModelOutput``.
+
+    Args:
+        last_hidden_state: tokens after the final norm, class token first: ``(B, 1 + n, d)``, or with visible tokens
+            only ``(B, 1 + n_visible, d)`` in the order of the noise.
+        mask: 1 where a patch is masked, ``(B, n)``.
+        ids_restore: place of every patch in the shuffled order, ``(B, n)``.
+    """
+
+    last_hidden_state: Tensor | None = None
+    mask: Tensor | None = None
+    ids_restore: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    compressed_states: tuple[Tensor, ...] | None = None
+    projected_states: tuple[Tensor, ...] | None = None
+    sparse_codes: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CrateMAEDecoderOutput(ModelOutput):
+    """Decoder output.
+
+    Args:
+        logits: predicted patches ``(B, n, patch_height * patch_width * C)``, ordered (row, column, channel).
+        hidden_states: the decoder's input, then every layer's output, ``(B, 1 + n, d)``.
+        compressed_states: Y = D LN(Z), the decoder's estimate of Z^{l+1/2}, ``(B, 1 + n, d)``.
+        projected_states: U^T LN(Y), ``(B, K, 1 + n, p)``.
+        attentions: softmax maps, ``(B, K, 1 + n, 1 + n)``.
+    """
+
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    compressed_states: tuple[Tensor, ...] | None = None
+    projected_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CrateMAEForPreTrainingOutput(ModelOutput):
+    """Autoencoder output: scalar ``loss``, ``logits`` (predicted patches), ``mask`` and ``ids_restore``, and states.
+
+    ``latent`` is the encoder's output after its norm; other names as in :class:`CrateMAEModelOutput`, and with
+    ``decoder_`` before them as in :class:`CrateMAEDecoderOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    mask: Tensor | None = None
+    ids_restore: Tensor | None = None
+    latent: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    compressed_states: tuple[Tensor, ...] | None = None
+    projected_states: tuple[Tensor, ...] | None = None
+    sparse_codes: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_compressed_states: tuple[Tensor, ...] | None = None
+    decoder_projected_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """The fixed table ``(1, 1 + rows * columns, width)`` of MAE, zero for the class token. [2111.06377]
+
+    A quarter of the width each: sin and cos of the column, then of the row, at frequencies 10000^(-4i/width).
+    """
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    row, column = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    angles = [position.flatten().outer(frequencies) for position in (column, row)]
+    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    return torch.cat((table.new_zeros(1, width), table))[None].to(torch.get_default_dtype())
+
+
+def random_mask(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Which patches are masked: those of the largest noise, all but ``int(n (1 - ratio))`` of them. [2111.06377]
+
+    Args:
+        noise: ``(B, n)``, any order-giving numbers.
+        ratio: share to mask, in [0, 1).
+
+    Returns:
+        ``mask (B, n)`` (float32, 1 = masked), ``ids_keep (B, n_visible)`` and ``ids_restore (B, n)``.
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f"mask_ratio={ratio!r} is not allowed; it must be at least 0 and less than 1")
+    num_visible = int(noise.shape[1] * (1 - ratio))
+    ids_shuffle = noise.argsort(dim=1)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    return (ids_restore >= num_visible).float(), ids_shuffle[:, :num_visible], ids_restore
+
+
+def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Tokens ``(B, N, d)`` at places ``(B, n)``: ``(B, n, d)``."""
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+class CrateMAEEmbeddings(CrateEmbeddings):
+    """Embedding with a fixed position table and a mask token."""
+
+    def __init__(self, config: CrateMAEConfig):
+        super().__init__(config)
+        del self.position_embeddings
+        self.register_buffer("position_embeddings", sincos_positions(config.grid_size, config.hidden_size))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+
+    def forward(self, pixel_values: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """``(B, C, H, W)`` -> the encoder's tokens, ``mask (B, n)`` and ``ids_restore (B, n)``."""
+        tokens = self.patch_embeddings(pixel_values)
+        mask, ids_keep, ids_restore = random_mask(self._noise(noise, tokens), self.config.mask_ratio)
+        positions = self.positions(self.patch_embeddings.grid(pixel_values)).to(tokens.dtype)
+        in_encoder = self.config.mask_tokens_in_encoder
+        if in_encoder:
+            tokens = torch.where(mask[..., None].bool(), self.mask_token.to(tokens.dtype), tokens)
+        tokens = tokens + positions[:, 1:]
+        if not in_encoder:
+            tokens = gather_tokens(tokens, ids_keep)
+        cls = (self.cls_token + positions[:, :1]).expand(tokens.shape[0], -1, -1).to(tokens.dtype)
+        return torch.cat((cls, tokens), dim=1), mask, ids_restore
+
+    def restore(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Visible tokens ``(B, 1 + n_visible, d)`` -> all tokens ``(B, 1 + n, d)``: mask tokens in, then positions."""
+        num_masked = ids_restore.shape[1] - (latent.shape[1] - 1)
+        masked = self.mask_token.expand(latent.shape[0], num_masked, -1).to(latent.dtype)
+        tokens = gather_tokens(torch.cat((latent[:, 1:], masked), dim=1), ids_restore)
+        return torch.cat((latent[:, :1], tokens), dim=1) + self.positions(grid).to(latent.dtype)
+
+    def _noise(self, noise: Tensor | None, tokens: Tensor) -> Tensor:
+        if noise is None:
+            return torch.rand(tokens.shape[:2], device=tokens.device)
+        if noise.shape != tokens.shape[:2]:
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}, but these images have {tuple(tokens.shape[:2])} (images, "
+                "patches): give one number per patch, or none"
+            )
+        return noise.to(tokens.device)
+
+
+class CrateMAEPreTrainedModel(CratePreTrainedModel):
+    """Loading, saving and initialisation of the autoencoder."""
+
+    config_class = CrateMAEConfig
+    _no_split_modules = ["CrateMAEEmbeddings", "CrateLayer", "CrateDecoderLayer"]  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, CrateMAEEmbeddings):
+            init.normal_(module.cls_token, std=0.02)
+            init.normal_(module.mask_token, std=0.02)
+            table = sincos_positions(self.config.grid_size, self.config.hidden_size)
+            init.copy_(module.position_embeddings, table.to(module.position_embeddings))
+            return
+        super()._init_weights(module)
+        if isinstance(module, Synthesis):
+            self._init_dictionaries(module)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)) and self.config.initializer == "official":
+            bound = (6 / (module.weight.shape[0] + module.weight[0].numel())) ** 0.5  # Xavier uniform, as in MAE
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None and isinstance(module, nn.Linear):
+                init.zeros_(module.bias)
+
+
+class CrateMAEModel(CrateMAEPreTrainedModel):
+    """The encoder: masked embedding, L layers and the final norm."""
+
+    def __init__(self, config: CrateMAEConfig):
+        super().__init__(config)
+        self.embeddings = CrateMAEEmbeddings(config)
+        self.layers = nn.ModuleList([CrateLayer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self, pixel_values: Tensor, noise: Tensor | None = None, interpolate_pos_encoding=None, **kwargs
+    ) -> CrateMAEModelOutput:
+        """Mask and encode images; ``config.mask_ratio=0`` encodes them whole.
+
+        Args:
+            pixel_values: ``(B, C, H, W)``; H and W multiples of the patch, any aspect.
+            noise: ``(B, n)``: the patches of the largest noise are masked; ``None`` draws it from torch's generator.
+            interpolate_pos_encoding: accepted for transformers' callers; positions always follow the image size.
+            kwargs: ``output_hidden_states`` and the other flags of ``CrateModel.forward``.
+
+        Raises:
+            ValueError: channels, size, noise or an output flag that do not fit the model.
+        """
+        self._check_outputs(kwargs)
+        tokens, mask, ids_restore = self.embeddings(pixel_values, noise)
+        maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
+        for layer in self.layers:
+            tokens = layer(tokens, None, output_attentions=maps)
+        return CrateMAEModelOutput(last_hidden_state=self.norm(tokens), mask=mask, ids_restore=ids_restore)
+
+
+class CrateMAEDecoder(CrateMAEPreTrainedModel):
+    """The decoder: layers of (synthesise, expand), the final norm and a linear map to pixels."""
+
+    _can_record_outputs = {  # noqa: RUF012 (transformers' convention)
+        "hidden_states": CrateDecoderLayer,
+        "compressed_states": OutputRecorder(Synthesis, index=0),
+        "projected_states": OutputRecorder(Subspaces, index=0),
+        "attentions": OutputRecorder(MSSA, index=1),
+    }
+
+    def __init__(self, config: CrateMAEConfig):
+        super().__init__(config.of_decoder())
+        self.layers = nn.ModuleList([CrateDecoderLayer(self.config) for _ in range(self.config.num_hidden_layers)])
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
+        height, width = pair(config.patch_size)
+        self.predict = nn.Linear(config.hidden_size, height * width * config.num_channels)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, tokens: Tensor, **kwargs) -> CrateMAEDecoderOutput:
+        """``(B, 1 + n, d)`` -> predicted patches ``(B, n, patch_height * patch_width * C)``, and states on request."""
+        maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
+        for layer in self.layers:
+            tokens = layer(tokens, None, output_attentions=maps)
+        return CrateMAEDecoderOutput(logits=self.predict(self.norm(tokens))[:, 1:])
+
+
+class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
+    """Encoder, decoder and the loss on pixels."""
+
+    def __init__(self, config: CrateMAEConfig):
+        super().__init__(config)
+        self.crate = CrateMAEModel(config)
+        self.decoder = CrateMAEDecoder(config)
+        width = config.hidden_size
+        # The published files hold these as well, and no forward uses them: kept, so that nothing of a file is lost.
+        self.register_buffer("unused_pos_embed", sincos_positions(config.grid_size, width))
+        self.register_buffer("unused_decoder_embed_weight", torch.zeros(width, width))
+        self.register_buffer("unused_decoder_embed_bias", torch.zeros(width))
+        if config.tie_decoder:
+            self._tied_weights_keys = self._mirrored()
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.copy_(self.unused_pos_embed, self.crate.embeddings.position_embeddings)
+            init.zeros_(self.unused_decoder_embed_weight)
+            init.zeros_(self.unused_decoder_embed_bias)
+
+    def _mirrored(self) -> dict[str, str]:
+        """Names of the decoder's parameters and of the encoder's that stand for them."""
+        tied, depth = {}, self.config.num_hidden_layers
+        for layer in range(depth):
+            own, other = f"decoder.layers.{layer}", f"crate.layers.{depth - 1 - layer}"
+            tied[f"{own}.synthesize.dictionary"] = f"{other}.sparsify.ista.dictionary"
+            for name, _ in self.decoder.layers[layer].expand.mssa.named_parameters():
+                tied[f"{own}.expand.mssa.{name}"] = f"{other}.compress.mssa.{name}"
+        return tied
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
+        """``config.tie_decoder`` decides; transformers asks for ``tie_word_embeddings``, which images do not have."""
+        return dict(self._tied_weights_keys or {})
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, noise: Tensor | None = None, interpolate_pos_encoding=None, **kwargs
+    ) -> CrateMAEForPreTrainingOutput:
+        """Reconstruct masked images; arguments as in :meth:`CrateMAEModel.forward`.
+
+        Raises:
+            ValueError: as there; or nothing is masked and the loss is on masked patches.
+        """
+        encoded = self.crate(pixel_values, noise=noise, **kwargs)
+        tokens = encoded.last_hidden_state
+        if not self.config.mask_tokens_in_encoder:
+            grid = self.crate.embeddings.patch_embeddings.grid(pixel_values)
+            tokens = self.crate.embeddings.restore(tokens, encoded.ids_restore, grid)
+        decoded = self.decoder(tokens, **kwargs)
+        states = {key: encoded[key] for key in self._can_record_outputs if key in encoded}
+        states |= {f"decoder_{key}": decoded[key] for key in self.decoder._can_record_outputs if key in decoded}
+        return CrateMAEForPreTrainingOutput(
+            loss=self._loss(pixel_values, decoded.logits, encoded.mask),
+            logits=decoded.logits,
+            mask=encoded.mask,
+            ids_restore=encoded.ids_restore,
+            latent=encoded.last_hidden_state,
+            **states,
+        )
+
+    def patchify(self, pixel_values: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` -> patches ``(B, n, patch_height * patch_width * C)``, (row, column, channel)."""
+        return patchify(pixel_values, self.crate.embeddings.patch_embeddings.grid(pixel_values))
+
+    def unpatchify(self, patches: Tensor, original_image_size: tuple[int, int] | None = None) -> Tensor:
+        """The inverse of :meth:`patchify`, for images of ``original_image_size`` (the native one if ``None``)."""
+        height, width = pair(original_image_size or self.config.image_size)
+        patch_height, patch_width = pair(self.config.patch_size)
+        rows, columns = height // patch_height, width // patch_width
+        if rows * columns != patches.shape[1]:
+            raise ValueError(
+                f"{patches.shape[1]} patches are not those of an image of {height}x{width} ({rows}x{columns} patches): "
+                "give original_image_size=(height, width)"
+            )
+        images = patches.unflatten(2, (patch_height, patch_width, -1)).unflatten(1, (rows, columns))
+        return images.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+    def _loss(self, pixel_values: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error, float32 or better, of the masked patches or of all, with the configured penalties."""
+        pixel_values = pixel_values.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = (logits - self._target(pixel_values)).square().mean(dim=-1)
+        if self.config.loss_on == "all":
+            loss = loss.mean()
+        elif int(mask.shape[1] * (1 - self.config.mask_ratio)) == mask.shape[1]:
+            raise ValueError(
+                f"mask_ratio={self.config.mask_ratio} masks none of {mask.shape[1]} patches, so there is no loss on "
+                "masked patches: set loss_on='all', or a larger mask_ratio"
+            )
+        else:
+            loss = (loss * mask).sum() / mask.sum()
+        subspace, dictionary = self.config.subspace_penalty, self.config.dictionary_penalty
+        return loss + orthogonality_loss(self, subspace, dictionary) if subspace or dictionary else loss
+
+    def _target(self, pixel_values: Tensor) -> Tensor:
+        patches = self.patchify(pixel_values)
+        if not self.config.norm_pix_loss:
+            return patches
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+        return (patches - mean) / (variance + 1e-6).sqrt()
