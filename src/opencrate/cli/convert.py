@@ -5,8 +5,8 @@
   opencrate convert crate-base crate_base.pth --to-official
 
 The first form writes config.json, model.safetensors and the image processor; sizes that the tensors do not tell are
-given as options, any other CrateConfig field as field=value. The second writes the official names with the same
-values, as .pth, .pt or .safetensors.
+given as options, any other field of the configuration as field=value. The second writes a classifier under the
+official names with the same values, as .pth, .pt or .safetensors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = "opencrate convert SOURCE OUTPUT [field=value ...] [options]"
     parser.add_argument("source", metavar="SOURCE", help="checkpoint file, or a saved folder (--to-official)")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write, or a file (--to-official)")
-    parser.add_argument("--family", metavar="NAME", help="crate or crate_alpha")
+    parser.add_argument("--family", metavar="NAME", help="crate, crate_alpha or crate_mae")
     parser.add_argument("--num-attention-heads", type=positive_int, metavar="K")
     parser.add_argument("--image-size", type=_size, metavar="PIXELS", help="224, or height and width: 224x160")
     parser.add_argument("--patch-size", type=_size, metavar="PIXELS", help="16, or 16x8")
@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert in the asked direction."""
     if not arguments.to_official and arguments.family is None:
-        raise ValueError("--family is missing: which published family is the checkpoint? crate or crate_alpha")
+        raise ValueError("--family is missing: which published family is the checkpoint? crate, crate_alpha or crate_mae")
     if not Path(arguments.source).exists() and not arguments.source.startswith("hf://"):
         raise ValueError(f"{arguments.source}: no such file or folder")
     prepare_libraries(arguments.debug)
