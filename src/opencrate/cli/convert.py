@@ -39,7 +39,9 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert in the asked direction."""
     if not arguments.to_official and arguments.family is None:
-        raise ValueError("--family is missing: which published family is the checkpoint? crate, crate_alpha or crate_mae")
+        raise ValueError(
+            "--family is missing: which published family is the checkpoint? crate, crate_alpha or crate_mae"
+        )
     if not Path(arguments.source).exists() and not arguments.source.startswith("hf://"):
         raise ValueError(f"{arguments.source}: no such file or folder")
     prepare_libraries(arguments.debug)
