@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, TypeVar
 from matplotlib.figure import Figure
 
 from .._suggest import suggest
+from ..analysis.files import write_whole
 from ..analysis.statistics import seed_interval
 from ..analysis.theory import verdict
 
@@ -181,7 +180,7 @@ def write_experiment(experiment: Experiment, folder: Path, command: str = "") ->
     files[f"{experiment.name}.csv"] = _csv(experiment.rows).encode()
     files[f"{experiment.name}.json"] = _json(experiment, command).encode()
     for name, data in files.items():
-        _write(folder / name, data)
+        write_whole(folder / name, data)
     return [folder / name for name in files]
 
 
@@ -222,16 +221,3 @@ def _picture(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "opencrate"}):
         figure.savefig(buffer, format=kind, dpi=_DPI, facecolor="white", metadata=metadata)
     return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
