@@ -3,7 +3,8 @@
 The libraries are imported once; every job, a JSON line, is a forked child, and its end is a JSON line. A job holds
 `recipe`, `overrides`, `output`, and how the child ends before its time: `after_seconds` (killed from outside, wherever
 it is) or `at_event` (it kills itself at the n-th time that it opens, renames, makes or removes something below its run
-directory: nearly always while a checkpoint is written or an old one removed).
+directory: nearly always while a checkpoint is written or an old one removed) with `below` (a folder in the run
+directory that alone counts: with `checkpoints/.staging`, inside checkpoint writing for certain).
 """
 
 import json
@@ -38,7 +39,7 @@ def child(job: dict) -> None:
     code = 1
     try:
         if job.get("at_event"):
-            kill_at(job["at_event"], job["output"] + ".partial")
+            kill_at(job["at_event"], f"{job['output']}.partial/{job.get('below', '')}")
         train(load_recipe(job["recipe"], job["overrides"]), job["output"], resume=True)
         code = 0
     finally:
