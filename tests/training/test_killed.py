@@ -71,7 +71,7 @@ def kill_and_resume(killer, output, overrides, kills, draw):
     """
     inside = done = 0
     while done < kills:
-        way = draw_kill(draw) if done else {"at_event": draw.randint(2, 10), "below": STAGING}
+        way = draw_kill(draw) if done else {"at_event": draw.randint(4, 10), "below": STAGING}
         found = killer.run(output, overrides, **way)
         assert found["killed"] or found["finished"], found
         if found["finished"]:  # sooner than it was to be killed: its result counts, and another run begins
