@@ -21,6 +21,7 @@ from ..data.sources import ImageSplits, load_images
 from ..data.tensors import ImageTransform, in_batches, to_tensors
 from ..data.training_images import TrainingImages
 from . import runs
+from .allocator import keep_freed_memory
 from .callbacks import RunLog
 from .checkpoints import disk_errors, newest, step_of
 from .initialisation import Initialisation, start_model
@@ -99,6 +100,7 @@ def train(
     directory = Path(output_dir) if output_dir is not None else default_run_directory(recipe)
     partial = runs.partial_directory(directory)
     _check_target(recipe, directory, overwrite, resume)
+    keep_freed_memory()
     parts = _build(recipe, skip_bad)
     arguments = training_arguments(recipe.training, partial / runs.CHECKPOINTS, validate=parts.validation is not None)
     if arguments.process_index > 0:
