@@ -30,9 +30,13 @@ def recipe_from(folder, *overrides):
     return load_recipe("imagefolder", [*plain, f"model.init_from={folder}", *overrides])
 
 
+def start(recipe, names):
+    return start_model(recipe, build_config(recipe, names))
+
+
 def test_everything_is_loaded_where_the_classes_are_the_same(tmp_path):
     weights = saved(tmp_path)
-    model, found = start_model(recipe_from(tmp_path), ["a", "b", "c"])
+    model, found = start(recipe_from(tmp_path), ["a", "b", "c"])
     assert sorted(found.loaded) == sorted(weights)
     assert not (found.new or found.left_out or found.interpolated or found.settings)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -42,7 +46,7 @@ def test_everything_is_loaded_where_the_classes_are_the_same(tmp_path):
 @pytest.mark.parametrize("classes", [["a", "b"], ["a", "c", "b"], ["x", "y", "z"]])
 def test_head_of_other_classes_starts_anew(tmp_path, classes):
     weights = saved(tmp_path)
-    model, found = start_model(recipe_from(tmp_path), classes)
+    model, found = start(recipe_from(tmp_path), classes)
     assert found.new == HEAD and sorted(found.left_out) == sorted(HEAD)
     own = model.state_dict()
     assert all(torch.equal(own[name], weights[name]) for name in found.loaded)
@@ -54,12 +58,12 @@ def test_head_of_other_classes_starts_anew(tmp_path, classes):
 
 def test_nameless_classes_fit_any_of_their_number(tmp_path):
     saved(tmp_path, names=("LABEL_0", "LABEL_1"))
-    assert not start_model(recipe_from(tmp_path), ["cat", "dog"])[1].new
+    assert not start(recipe_from(tmp_path), ["cat", "dog"])[1].new
 
 
 def test_encoder_without_a_head(tmp_path):
     weights = saved(tmp_path, CrateModel)
-    model, found = start_model(recipe_from(tmp_path), ["a", "b"])
+    model, found = start(recipe_from(tmp_path), ["a", "b"])
     assert sorted(found.new) == sorted([*HEAD, "norm.weight", "norm.bias"]) and found.left_out == []
     assert all(torch.equal(model.crate.state_dict()[name], value) for name, value in weights.items())
 
@@ -67,7 +71,7 @@ def test_encoder_without_a_head(tmp_path):
 @pytest.mark.parametrize("size", [24, [8, 16]])
 def test_positions_are_interpolated_to_another_grid(tmp_path, size):
     weights = saved(tmp_path)
-    model, found = start_model(recipe_from(tmp_path, f"data.image_size={size}"), ["a", "b", "c"])
+    model, found = start(recipe_from(tmp_path, f"data.image_size={size}"), ["a", "b", "c"])
     assert found.interpolated == [POSITIONS]
     after = model.config.grid_size
     assert found.grid == [[4, 4], list(after)]
@@ -80,7 +84,7 @@ def test_positions_are_interpolated_to_another_grid(tmp_path, size):
 
 def test_positions_of_as_many_patches_in_another_shape_are_interpolated(tmp_path):
     weights = saved(tmp_path)
-    model, found = start_model(recipe_from(tmp_path, "data.image_size=[8, 32]"), ["a", "b", "c"])
+    model, found = start(recipe_from(tmp_path, "data.image_size=[8, 32]"), ["a", "b", "c"])
     assert found.interpolated == [POSITIONS]
     assert not torch.equal(model.state_dict()[POSITIONS], weights[POSITIONS])
 
@@ -97,7 +101,7 @@ def test_vit_is_started_from_a_vit(tmp_path):
     source = ViTForImageClassification(ViTConfig(**small, image_size=16, patch_size=4, num_labels=5))
     source.save_pretrained(tmp_path)
     recipe = recipe_from(tmp_path, "model.type=vit", "data.image_size=32")
-    model, found = start_model(recipe, ["a", "b"])
+    model, found = start(recipe, ["a", "b"])
     assert found.new == HEAD and found.interpolated == ["vit.embeddings.position_embeddings"]
     assert model.config.intermediate_size == 48
     name = found.loaded[5]
@@ -106,18 +110,18 @@ def test_vit_is_started_from_a_vit(tmp_path):
 
 def test_settings_that_change_are_said(tmp_path):
     saved(tmp_path)
-    _, found = start_model(recipe_from(tmp_path, "model.config.pool=cls"), ["a", "b", "c"])
+    _, found = start(recipe_from(tmp_path, "model.config.pool=cls"), ["a", "b", "c"])
     assert found.settings == {"pool": ["mean", "cls"]} and "settings changed: pool mean -> cls" in str(found)
 
 
 def test_named_parts_start_anew(tmp_path):
     saved(tmp_path, patch_size=2, image_size=8)
     recipe = recipe_from(tmp_path, "model.config.patch_size=4", "model.init_fresh=[patch_embeddings]")
-    _, found = start_model(recipe, ["a", "b", "c"])
+    _, found = start(recipe, ["a", "b", "c"])
     assert found.new and all(".patch_embeddings." in name for name in found.new)
     assert sorted(found.new) == sorted(found.left_out) and not found.interpolated
     with pytest.raises(ValueError, match=r"'patch_embed_dings'.*did you mean 'patch_embeddings'"):
-        start_model(recipe_from(tmp_path, "model.init_fresh=[patch_embed_dings]"), ["a", "b", "c"])
+        start(recipe_from(tmp_path, "model.init_fresh=[patch_embed_dings]"), ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_named_parts_start_anew(tmp_path):
 def test_what_does_not_fit_is_one_clear_error(tmp_path, overrides, words):
     saved(tmp_path)
     with pytest.raises(ValueError) as caught:
-        start_model(recipe_from(tmp_path, *overrides), ["a", "b", "c"])
+        start(recipe_from(tmp_path, *overrides), ["a", "b", "c"])
     message = str(caught.value)
     assert "\n" not in message and all(word in message for word in words), message
 
@@ -159,7 +163,7 @@ def test_damaged_source_is_refused(tmp_path):
     weights.pop("crate.layers.1.sparsify.ista.dictionary")
     save_file(weights, file, {"format": "pt"})
     with pytest.raises(ValueError, match=r"dictionary; 1 in all.*same model"):
-        start_model(recipe_from(tmp_path), ["a", "b", "c"])
+        start(recipe_from(tmp_path), ["a", "b", "c"])
 
 
 def test_training_from_a_run_records_it_and_starts_from_its_weights(tmp_path):

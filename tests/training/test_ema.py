@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from opencrate.training.ema import WeightAverage, decay_at
 from opencrate.training.models import build_config, initialise
 from opencrate.training.train import train
-from opencrate.training.trainer import ImageTrainer
+from opencrate.training.trainer import RecipeTrainer
 
 
 def test_decay_warms_up():
@@ -50,7 +50,7 @@ def test_saved_model_is_the_average(followed):
 
 def test_validation_sees_the_average_and_leaves_the_weights(small, monkeypatch, tmp_path):
     """The last epoch's validation loss is the saved model's, and the raw weights go on training."""
-    original = ImageTrainer.evaluate
+    original = RecipeTrainer.evaluate
     seen = []
 
     def evaluate(self, *arguments, **options):
@@ -64,7 +64,7 @@ def test_validation_sees_the_average_and_leaves_the_weights(small, monkeypatch, 
         seen.append((metrics["eval_loss"], torch.nn.functional.cross_entropy(logits, labels).item()))
         return metrics
 
-    monkeypatch.setattr(ImageTrainer, "evaluate", evaluate)
+    monkeypatch.setattr(RecipeTrainer, "evaluate", evaluate)
     overrides = ("training.ema_decay=0.9", "data.validation_fraction=0.25", "training.label_smoothing_factor=0.2")
     run = train(small("training.num_train_epochs=2", *overrides), tmp_path / "run")
     assert len(seen) == 2

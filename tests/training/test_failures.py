@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from opencrate.cli.main import main
 from opencrate.training import checkpoints
 from opencrate.training.train import train
-from opencrate.training.trainer import ImageTrainer
+from opencrate.training.trainer import RecipeTrainer
 
 from .common import RANDOM, assert_same_run
 
@@ -28,7 +28,7 @@ def files_below(folder):
 @pytest.mark.parametrize("bf16", ["false", "true"])
 def test_a_number_that_is_not_finite_stops_at_once(small, what, bf16, monkeypatch, tmp_path):
     """In step 6, between two logs; the weights of the checkpoint and of the run so far are good."""
-    original = ImageTrainer.compute_loss
+    original = RecipeTrainer.compute_loss
     seen = {}
 
     def compute_loss(self, model, inputs, *arguments, **options):
@@ -39,7 +39,7 @@ def test_a_number_that_is_not_finite_stops_at_once(small, what, bf16, monkeypatc
         loss = original(self, model, inputs, *arguments, **options)
         return loss * float("nan") if self.state.global_step == 5 and what == "loss" else loss
 
-    monkeypatch.setattr(ImageTrainer, "compute_loss", compute_loss)
+    monkeypatch.setattr(RecipeTrainer, "compute_loss", compute_loss)
     with pytest.raises(FloatingPointError, match=r"not finite at step 6.*last good checkpoint is .*checkpoint-4"):
         train(small(*SAVING, f"training.bf16={bf16}"), tmp_path / "run")
     if what == "loss":
@@ -51,7 +51,7 @@ def test_a_number_that_is_not_finite_stops_at_once(small, what, bf16, monkeypatc
 
 def test_broken_weights_are_not_saved(small, monkeypatch, tmp_path):
     """A step that overflows without a warning in its gradient."""
-    original = ImageTrainer._save_checkpoint
+    original = RecipeTrainer._save_checkpoint
 
     def save(self, model, trial):
         if self.state.global_step == 4:
@@ -59,7 +59,7 @@ def test_broken_weights_are_not_saved(small, monkeypatch, tmp_path):
                 self.model.classifier.bias[0] = float("nan")
         original(self, model, trial)
 
-    monkeypatch.setattr(ImageTrainer, "_save_checkpoint", save)
+    monkeypatch.setattr(RecipeTrainer, "_save_checkpoint", save)
     with pytest.raises(FloatingPointError, match="not finite at step 4"):
         train(small(*SAVING), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run.partial" / "checkpoints").iterdir()] == ["checkpoint-2"]
@@ -81,7 +81,7 @@ PLACES = {
 def test_disk_full_while_saving(small, place, monkeypatch, tmp_path):
     recipe = small(*SAVING, *RANDOM)
     whole = train(recipe, tmp_path / "whole")
-    original = ImageTrainer._save_checkpoint
+    original = RecipeTrainer._save_checkpoint
 
     def save(self, model, trial):
         with monkeypatch.context() as patched:
@@ -90,7 +90,7 @@ def test_disk_full_while_saving(small, place, monkeypatch, tmp_path):
             original(self, model, trial)
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match=r"disk full.*checkpoint-2; free") as caught:
-        patched.setattr(ImageTrainer, "_save_checkpoint", save)
+        patched.setattr(RecipeTrainer, "_save_checkpoint", save)
         train(recipe, tmp_path / "run")
     assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in (tmp_path / "run.partial" / "checkpoints").iterdir()] == ["checkpoint-2"]

@@ -9,7 +9,7 @@ from opencrate.training.losses import cross_entropy_sum, penalty
 from opencrate.training.models import build_config, initialise
 from opencrate.training.processes import SharedBatches, share_of
 from opencrate.training.train import train
-from opencrate.training.trainer import ImageTrainer
+from opencrate.training.trainer import RecipeTrainer
 
 
 def by_hand(logits, labels, smoothing):
@@ -47,7 +47,7 @@ def test_accumulated_gradient_is_that_of_one_batch(small, penalties, monkeypatch
     norms = {}
 
     def recorded(size, accumulation):
-        original = ImageTrainer._get_grad_norm
+        original = RecipeTrainer._get_grad_norm
 
         def norm(self, model, grad_norm=None):
             value = original(self, model, grad_norm=grad_norm)
@@ -55,7 +55,7 @@ def test_accumulated_gradient_is_that_of_one_batch(small, penalties, monkeypatch
             return value
 
         with monkeypatch.context() as patched:
-            patched.setattr(ImageTrainer, "_get_grad_norm", norm)
+            patched.setattr(RecipeTrainer, "_get_grad_norm", norm)
             train(
                 small(
                     f"training.per_device_train_batch_size={size}",

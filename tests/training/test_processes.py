@@ -121,8 +121,8 @@ def test_the_first_process_alone_writes(together):
     _, _, folder = together["accumulation"]
     one, two = (folder / f"accumulation-{count}" for count in (1, 2))
     metrics = json.loads((two / "metrics.json").read_text())
-    assert metrics["processes"] == 2 and metrics["images_per_step"] == 8
-    assert json.loads((one / "metrics.json").read_text())["images_per_step"] == 8
+    assert metrics["processes"] == 2 and metrics["samples_per_step"] == 8
+    assert json.loads((one / "metrics.json").read_text())["samples_per_step"] == 8
     lines = [json.loads(line)["step"] for line in (two / "log.jsonl").read_text().splitlines()]
     assert lines == [0, 3, 3, 3], "the measures before and after the epoch, the epoch and the summary, once each"
     kept = two / "checkpoints" / "checkpoint-2"

@@ -9,7 +9,7 @@ import torch
 
 from opencrate.training import checkpoints, runs
 from opencrate.training.train import train
-from opencrate.training.trainer import ImageTrainer
+from opencrate.training.trainer import RecipeTrainer
 
 from ..recipes.folders import VIT_OVERRIDES
 from .common import RANDOM, WHITENED, assert_same_run
@@ -24,14 +24,14 @@ class Killed(BaseException):
 
 def stop_before(monkeypatch, step, error=Killed):
     """Let a run fail before its optimizer step `step` (counted from 0)."""
-    original = ImageTrainer.training_step
+    original = RecipeTrainer.training_step
 
     def training_step(self, *arguments, **options):
         if self.state.global_step == step:
             raise error("stopped by the test")
         return original(self, *arguments, **options)
 
-    monkeypatch.setattr(ImageTrainer, "training_step", training_step)
+    monkeypatch.setattr(RecipeTrainer, "training_step", training_step)
 
 
 def killed_and_resumed(recipe, directory, stops, monkeypatch):
@@ -83,7 +83,9 @@ def test_last_step_is_not_repeated(small, monkeypatch, tmp_path):
     recipe = small("training.max_steps=4", "training.save_strategy=steps", "training.save_steps=2")
     whole = train(recipe, tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr("opencrate.training.train.evaluate_split", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr(
+            "opencrate.training.tasks.classification.evaluate_split", lambda *_: (_ for _ in ()).throw(Killed())
+        )
         train(recipe, tmp_path / "run")
     resumed = train(recipe, tmp_path / "run", resume=True)
     assert resumed.metrics["steps"] == 4 and resumed.metrics["resumed_at"] == [4]
@@ -139,7 +141,7 @@ def test_signal_saves_and_stops(small, number, step, monkeypatch, tmp_path):
     """Also where the recipe asks for no checkpoints; the finished run then keeps none."""
     recipe = small("training.num_train_epochs=3", *RANDOM)
     whole = train(recipe, tmp_path / "whole")
-    original = ImageTrainer.training_step
+    original = RecipeTrainer.training_step
 
     def training_step(self, *arguments, **options):
         if self.state.global_step == step:
@@ -148,7 +150,7 @@ def test_signal_saves_and_stops(small, number, step, monkeypatch, tmp_path):
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=f"step {step + 1}.*--resume"):
-        patched.setattr(ImageTrainer, "training_step", training_step)
+        patched.setattr(RecipeTrainer, "training_step", training_step)
         train(recipe, tmp_path / "run")
     assert signal.getsignal(number) == before
     kept = checkpoints.complete(tmp_path / "run.partial" / "checkpoints")

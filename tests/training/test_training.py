@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from opencrate.training import runs
 from opencrate.training.models import build_config, initialise, load_classifier
 from opencrate.training.train import train
-from opencrate.training.trainer import ImageTrainer
+from opencrate.training.trainer import RecipeTrainer
 
 from ..recipes.folders import VIT_OVERRIDES
 from .common import WHITENED
@@ -94,14 +94,14 @@ def test_model_at_initialisation_is_rebuilt_exactly(small, more, monkeypatch, tm
 def recorded_batches(monkeypatch, recipe, directory):
     """Every training batch in the order in which the model sees it."""
     seen = []
-    original = ImageTrainer.training_step
+    original = RecipeTrainer.training_step
 
     def step(self, model, inputs, *arguments, **options):
         seen.append(inputs["pixel_values"].clone())
         return original(self, model, inputs, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ImageTrainer, "training_step", step)
+        patched.setattr(RecipeTrainer, "training_step", step)
         train(recipe, directory)
     return seen
 
@@ -165,14 +165,14 @@ def test_unfinished_run_of_another_process_is_left_alone(small, tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_failed_run_leaves_nothing_or_its_checkpoints(small, error, monkeypatch, tmp_path):
-    original = ImageTrainer.training_step
+    original = RecipeTrainer.training_step
 
     def step(self, *arguments, **options):
         if self.state.global_step == 2:
             raise error("in the middle")
         return original(self, *arguments, **options)
 
-    monkeypatch.setattr(ImageTrainer, "training_step", step)
+    monkeypatch.setattr(RecipeTrainer, "training_step", step)
     with pytest.raises(error):
         train(small("training.max_steps=4"), tmp_path / "run")
     assert files_below(tmp_path) == []

@@ -8,14 +8,14 @@ import torch
 
 from opencrate.training.recipe import Recipe, load_recipe
 from opencrate.training.train import train
-from opencrate.training.trainer import ImageTrainer
+from opencrate.training.trainer import RecipeTrainer
 
 
 def record(recipe: Recipe, output: Path) -> dict:
     """Train, and give the gradients of the first step and the global loss of every step."""
     gradients: dict[str, torch.Tensor] = {}
     losses: list[float] = []
-    original, clip = ImageTrainer._get_grad_norm, ImageTrainer._clip_grad_norm
+    original, clip = RecipeTrainer._get_grad_norm, RecipeTrainer._clip_grad_norm
 
     def clip_grad_norm(self, model):
         if self.state.global_step == 0:
@@ -26,11 +26,11 @@ def record(recipe: Recipe, output: Path) -> dict:
         losses.append(sum(self.processes.gather(self._tr_loss.item())) / self.processes.count)
         return original(self, model, grad_norm=grad_norm)
 
-    ImageTrainer._get_grad_norm, ImageTrainer._clip_grad_norm = grad_norm, clip_grad_norm
+    RecipeTrainer._get_grad_norm, RecipeTrainer._clip_grad_norm = grad_norm, clip_grad_norm
     try:
         run = train(recipe, output)
     finally:
-        ImageTrainer._get_grad_norm, ImageTrainer._clip_grad_norm = original, clip
+        RecipeTrainer._get_grad_norm, RecipeTrainer._clip_grad_norm = original, clip
     return {"gradients": gradients, "losses": losses, "wrote": run is not None}
 
 

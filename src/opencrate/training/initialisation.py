@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig, PreT
 
 from .._suggest import suggest
 from ..configuration_crate import pair
-from .models import build_config, initialise, own_fields, saved_config
+from .models import initialise, own_fields, saved_config
 from .recipe import ModelRecipe, Recipe
 
 logger = logging.getLogger(__name__)
@@ -64,23 +64,23 @@ class Initialisation:
         return f"initialised from {self.source}: {'; '.join(parts)}"
 
 
-def start_model(recipe: Recipe, label_names: list[str]) -> tuple[PreTrainedModel, Initialisation | None]:
+def start_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, Initialisation | None]:
     """The model of a recipe before its first step, and where its weights come from (`None`: its seed alone).
 
     What was loaded, is new or was left out is logged.
 
     Raises:
-        ValueError: as `build_config` and `load_weights`.
+        ValueError: as `load_weights`.
     """
-    model, found = start_from_config(recipe, build_config(recipe, label_names))
+    model, found = start_from_config(recipe, config)
     if found is not None:
         logger.info("%s", found)
     return model, found
 
 
 def start_from_config(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, Initialisation | None]:
-    """As `start_model`, from a configuration that is built already, and without a word."""
-    model = initialise(config, recipe.training.seed)
+    """As `start_model`, without a word."""
+    model = initialise(config, recipe.training.seed, recipe.task)
     return model, None if recipe.model.init_from is None else load_weights(model, recipe.model)
 
 

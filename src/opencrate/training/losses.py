@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -26,14 +25,3 @@ def penalty(model: PreTrainedModel) -> Tensor | float:
     subspace = getattr(model.config, "subspace_penalty", 0.0)
     dictionary = getattr(model.config, "dictionary_penalty", 0.0)
     return orthogonality_loss(model, subspace, dictionary) if subspace or dictionary else 0.0
-
-
-def classification_metrics(prediction) -> dict[str, float]:
-    """`accuracy` (0 to 1) and `loss` (nats per image) of a split, from transformers' `EvalPrediction`.
-
-    The loss comes from the gathered logits, so that several processes, which repeat images to fill their last
-    batch, report what one does.
-    """
-    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
-    accuracy = (logits.argmax(-1) == labels).double().mean()
-    return {"accuracy": accuracy.item(), "loss": cross_entropy_sum(logits, labels).item() / len(labels)}

@@ -12,22 +12,26 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    AutoModelForPreTraining,
     PreTrainedConfig,
     PreTrainedModel,
     set_seed,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from .._suggest import suggest
-from ..configuration_crate import CrateConfig
 from ..image_processing_crate import CrateImageProcessor
 from .recipe import DataRecipe, Recipe
 
 _FROM_DATA = ("image_size", "num_channels")
+_AUTO_MODELS = {
+    "image-classification": AutoModelForImageClassification,
+    "masked-autoencoding": AutoModelForPreTraining,
+}
+"""A recipe's task -> the transformers Auto class that builds its models."""
 
 
-def build_config(recipe: Recipe, label_names: list[str]) -> PreTrainedConfig:
-    """The model configuration of a recipe, with image size, channels and classes taken from its data.
+def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTrainedConfig:
+    """The model configuration of a recipe, with image size, channels and classes (if any) taken from its data.
 
     With `model.init_from` and no `model.size`, the other fields are those of the source, `model.config` over them.
 
@@ -35,7 +39,7 @@ def build_config(recipe: Recipe, label_names: list[str]) -> PreTrainedConfig:
         ValueError: unknown model type, size or field; a wrong type; a field that contradicts the data; an
             image size that the patches do not tile.
     """
-    cls = _config_class(recipe.model.type)
+    cls = _config_class(recipe.model.type, recipe.task)
     known = own_fields(cls)
     given = dict(recipe.model.config)
     for name in given:
@@ -56,20 +60,21 @@ def build_config(recipe: Recipe, label_names: list[str]) -> PreTrainedConfig:
                 f"model.config.{name}={given[name]} but data.{name}={value}: "
                 f"the model takes what the data gives; set data.{name} only"
             )
-    given.update(
-        num_labels=len(label_names),
-        id2label=dict(enumerate(label_names)),
-        label2id={name: number for number, name in enumerate(label_names)},
-    )
+    if label_names is not None:
+        given.update(
+            num_labels=len(label_names),
+            id2label=dict(enumerate(label_names)),
+            label2id={name: number for number, name in enumerate(label_names)},
+        )
     config = _construct(cls, recipe.model.size, given)
     _check_patches(config)
     return config
 
 
-def initialise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """An untrained classifier; the same configuration and seed give the same weights, bit for bit."""
+def initialise(config: PreTrainedConfig, seed: int, task: str = "image-classification") -> PreTrainedModel:
+    """An untrained model of a task; the same configuration and seed give the same weights, bit for bit."""
     set_seed(seed)
-    return AutoModelForImageClassification.from_config(config)
+    return _AUTO_MODELS[task].from_config(config)
 
 
 def saved_config(path: str | Path, model_type: str | None = None) -> PreTrainedConfig:
@@ -160,12 +165,10 @@ def _require_exact(info: dict[str, Any], path: str | Path) -> None:
             )
 
 
-def _config_class(model_type: str) -> type[PreTrainedConfig]:
-    classes = {cls.model_type: cls for cls in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING}
+def _config_class(model_type: str, task: str) -> type[PreTrainedConfig]:
+    classes = {cls.model_type: cls for cls in _AUTO_MODELS[task]._model_mapping}
     if model_type not in classes:
-        raise ValueError(
-            f"unknown model.type '{model_type}': no image classifier of that name; {suggest(model_type, classes)}"
-        )
+        raise ValueError(f"unknown model.type '{model_type}' for task {task}; {suggest(model_type, classes)}")
     return classes[model_type]
 
 
@@ -176,13 +179,13 @@ def own_fields(cls: type[PreTrainedConfig]) -> set[str]:
 
 
 def _construct(cls: type[PreTrainedConfig], size: str | None, fields: dict[str, Any]) -> PreTrainedConfig:
-    if size is not None and cls is not CrateConfig:
+    if size is not None and not hasattr(cls, "from_size"):
         raise ValueError(
             f"model.size='{size}' names a CRATE size, but model.type is {cls.model_type}; "
             "remove it and give model.config fields"
         )
     try:
-        return CrateConfig.from_size(size, **fields) if size is not None else cls(**fields)
+        return cls.from_size(size, **fields) if size is not None else cls(**fields)
     except StrictDataclassError as error:
         raise ValueError(f"model.config: {error}") from error
 

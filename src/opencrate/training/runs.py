@@ -207,7 +207,8 @@ def read_metrics(run: str | Path) -> dict[str, Any]:
 
 def initial_model(run: str | Path) -> PreTrainedModel:
     """The model of a run as it was before the first step, rebuilt from its configuration, seed and whitening."""
-    model = initialise(AutoConfig.from_pretrained(run, local_files_only=True), read_recipe(run).training.seed)
+    recipe = read_recipe(run)
+    model = initialise(AutoConfig.from_pretrained(run, local_files_only=True), recipe.training.seed, recipe.task)
     if (Path(run) / START).is_file():
         model.load_state_dict(load_file(Path(run) / START), strict=False)
     return model

@@ -10,28 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_model
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 
-from ..analysis.evaluation import Evaluation, evaluate_classifier
-from ..configuration_crate import pair
-from ..data.fingerprint import fingerprint
-from ..data.labelled import cells_of
-from ..data.sources import ImageSplits, load_images
-from ..data.tensors import ImageTransform, in_batches, to_tensors
-from ..data.training_images import TrainingImages
 from . import runs
 from .allocator import keep_freed_memory
 from .callbacks import RunLog
 from .checkpoints import disk_errors, newest, step_of
-from .initialisation import Initialisation, start_model
-from .models import build_config, build_processor
 from .recipe import Recipe, recipe_yaml
-from .regulariser import check_regulariser
-from .saved import log_skipped
-from .trainer import ImageTrainer, training_arguments
-from .whitebox_callback import MeasuredImages, measured_images
-from .whitening import NUM_IMAGES, whiten_patches
+from .tasks import Parts, task_of
+from .trainer import RecipeTrainer, training_arguments
+from .whitening import starts_whitened
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +30,6 @@ class TrainedRun:
 
     directory: Path
     metrics: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """Everything that a recipe stands for, built and checked before anything is written."""
-
-    model: PreTrainedModel
-    initialisation: Initialisation | None
-    processor: Any
-    splits: ImageSplits
-    train: Dataset
-    validation: Dataset | None
-    test: Dataset
-    measured: MeasuredImages | None
 
 
 def default_run_directory(recipe: Recipe) -> Path:
@@ -70,7 +44,7 @@ def train(
     resume: bool = False,
     skip_bad: bool = False,
 ) -> TrainedRun | None:
-    """Train a recipe from its seed, evaluate once on the held-out test images, and write the run directory.
+    """Train a recipe from its seed, evaluate once on the held-out test split, and write the run directory.
 
     Under `torchrun` every process calls this; the first one writes, and the others return `None` when the training
     is done. `training.per_device_train_batch_size` times the processes (times the accumulation steps) is what one
@@ -87,8 +61,9 @@ def train(
         skip_bad: leave out images that cannot be read; they are named in the metrics.
 
     Returns:
-        The directory and the metrics: `accuracy` (0 to 1) and `loss` (nats per image) on the test images,
-        `seconds` of training, `epochs`, `steps`, `parameters`, `history`, `test`, `data`, and how it was run.
+        The directory and the metrics: those of the task on its test split (for a classifier `accuracy`, 0 to 1, and
+        `loss`, nats per image), `seconds` of training, `epochs`, `steps`, `parameters`, `history`, `data`, and how it
+        was run.
 
     Raises:
         ValueError: bad recipe or data, an output directory that is taken, or an unfinished run of another recipe;
@@ -101,7 +76,9 @@ def train(
     partial = runs.partial_directory(directory)
     _check_target(recipe, directory, overwrite, resume)
     keep_freed_memory()
-    parts = _build(recipe, skip_bad)
+    if recipe.training.tensorboard:
+        _require_tensorboard()
+    parts = task_of(recipe.task).build(recipe, skip_bad)
     arguments = training_arguments(recipe.training, partial / runs.CHECKPOINTS, validate=parts.validation is not None)
     if arguments.process_index > 0:
         _fit(recipe, parts, arguments, resume)
@@ -110,18 +87,11 @@ def train(
         runs.write_text(working / runs.RECIPE, recipe_yaml(recipe))
         runs.write_json(working / runs.ENVIRONMENT, runs.environment())
         parts.processor.save_pretrained(working)
-        if _whitens(recipe):  # the rest of the start follows from the seed
+        if starts_whitened(recipe.model):  # the rest of the start follows from the seed
             runs.save_start(working, parts.model)
         metrics = _fit(recipe, parts, arguments, resume)
         parts.model.save_pretrained(working)
-        test = evaluate_split(parts.model, parts.test, recipe)
-        metrics = {
-            "accuracy": test.top1,
-            "loss": test.loss,
-            **metrics,
-            "test": test.to_dict(),
-            "data": _fingerprints(parts.splits),
-        }
+        metrics = {**metrics, **task_of(recipe.task).test(parts.model, parts, recipe), "data": parts.data}
         runs.write_json(working / runs.METRICS, metrics)
         if recipe.training.save_strategy == "no":  # there is one if the run was interrupted
             shutil.rmtree(working / runs.CHECKPOINTS, ignore_errors=True)
@@ -137,38 +107,6 @@ def _check_target(recipe: Recipe, directory: Path, overwrite: bool, resume: bool
         runs.check_same_recipe(runs.partial_directory(directory), recipe)
 
 
-def evaluate_split(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Evaluation:
-    """Accuracy, loss and confusion of a model on one split, with the recipe's evaluation batch size."""
-    training = recipe.training
-    batches = in_batches(split, training.per_device_eval_batch_size, training.dataloader_num_workers)
-    return evaluate_classifier(model, batches)
-
-
-def _build(recipe: Recipe, skip_bad: bool) -> _Parts:
-    if recipe.training.tensorboard:
-        _require_tensorboard()
-    splits = load_images(recipe.data, skip_bad, _patch(recipe) if skip_bad else (1, 1))
-    log_skipped(splits.skipped)
-    processor = build_processor(recipe.data)
-    model, initialisation = start_model(recipe, splits.label_names)
-    check_regulariser(model.config, recipe.training)
-    transform = ImageTransform.for_model(model.config, processor)
-    count = recipe.training.measure_images if model.config.model_type == "crate" else 0
-    if _whitens(recipe):
-        rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
-        whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
-    return _Parts(
-        model=model,
-        initialisation=initialisation,
-        processor=processor,
-        splits=splits,
-        train=TrainingImages(splits.train, transform, recipe.augmentation),
-        validation=None if splits.validation is None else to_tensors(splits.validation, transform),
-        test=to_tensors(splits.test, transform),
-        measured=measured_images(splits, transform, count) if count else None,
-    )
-
-
 def _require_tensorboard() -> None:
     if importlib.util.find_spec("tensorboard") is None:
         raise ValueError(
@@ -177,15 +115,11 @@ def _require_tensorboard() -> None:
         )
 
 
-def _whitens(recipe: Recipe) -> bool:
-    return recipe.model.whiten_patches and recipe.model.init_from is None
-
-
-def _fit(recipe: Recipe, parts: _Parts, arguments: TrainingArguments, resume: bool) -> dict[str, Any]:
+def _fit(recipe: Recipe, parts: Parts, arguments: TrainingArguments, resume: bool) -> dict[str, Any]:
     """Run the Trainer, leave the weights to be saved in the model; the metrics of the training itself."""
     folder = Path(arguments.output_dir)
     log = RunLog(folder.parent / runs.LOG)
-    trainer = ImageTrainer(parts.model, arguments, parts.train, parts.validation, recipe, log, parts.measured)
+    trainer = RecipeTrainer(parts, arguments, recipe, log)
     checkpoint = newest(folder) if resume else None
     if trainer.processes.main:
         _announce(trainer, checkpoint)
@@ -205,7 +139,7 @@ def _fit(recipe: Recipe, parts: _Parts, arguments: TrainingArguments, resume: bo
         "seed": recipe.training.seed,
         "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
         "processes": trainer.processes.count,
-        "images_per_step": trainer.images_per_step,
+        "samples_per_step": trainer.samples_per_step,
         "resumed_at": trainer.resumed_at,
         **started,
         "history": log.history,
@@ -213,27 +147,16 @@ def _fit(recipe: Recipe, parts: _Parts, arguments: TrainingArguments, resume: bo
     }
 
 
-def _patch(recipe: Recipe) -> tuple[int, int]:
-    """(height, width) of the model's patches: smaller images are bad."""
-    return pair(getattr(build_config(recipe, ["one", "other"]), "patch_size", 1))
-
-
-def _announce(trainer: ImageTrainer, checkpoint: Path | None) -> None:
+def _announce(trainer: RecipeTrainer, checkpoint: Path | None) -> None:
     """What a reader of the terminal could not guess."""
     if checkpoint is not None:
         logger.info("resuming at step %d from %s", step_of(checkpoint), checkpoint)
     if trainer.processes.count > 1:
         size = trainer.args.per_device_train_batch_size
         logger.info(
-            "%d processes, %d images each: a global batch of %d images, %d per optimizer step",
+            "%d processes, %d samples each: a global batch of %d samples, %d per optimizer step",
             trainer.processes.count,
             size,
             size * trainer.processes.count,
-            trainer.images_per_step,
+            trainer.samples_per_step,
         )
-
-
-def _fingerprints(splits: ImageSplits) -> dict[str, Any]:
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    found: dict[str, Any] = {name: fingerprint(split) for name, split in parts.items() if split is not None}
-    return {**found, "skipped": list(splits.skipped)} if splits.skipped else found

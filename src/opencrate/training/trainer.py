@@ -1,4 +1,4 @@
-"""transformers' Trainer for images: an order that depends on the seed alone, exact resume, whole checkpoints."""
+"""transformers' Trainer for recipes: an order that depends on the seed alone, exact resume, whole checkpoints."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from ..analysis.inputs import evaluating
 from ..data.draws import DrawSampler
+from ..data.tensors import in_batches
 from ..modeling_crate import CratePreTrainedModel
 from . import checkpoints, regulariser
 from .callbacks import FiniteWatch, ProgressBar, RunLog, StopSignals
 from .ema import WeightAverage
-from .losses import classification_metrics, cross_entropy_sum, penalty
+from .losses import penalty
 from .optimizers import build_optimizer
 from .processes import Processes, SharedBatches
 from .recipe import Recipe, TrainingRecipe
-from .whitebox_callback import MeasuredImages, WhiteBoxLog
+from .tasks import Parts, task_of
+from .tasks.base import add_up
+from .whitebox_callback import WhiteBoxLog
 
 PROGRESS = "progress.json"
 AVERAGE = "ema.safetensors"
@@ -39,8 +43,8 @@ _OURS = (
 )  # fields of the recipe that TrainingArguments does not know as such
 
 
-class ImageTrainer(Trainer):
-    """`Trainer` on batches of `pixel_values` and `labels`, in `DrawSampler`'s order.
+class RecipeTrainer(Trainer):
+    """`Trainer` on a task's batches, in `DrawSampler`'s order.
 
     Every checkpoint holds what the rest of the run depends on, so a run that is killed and resumed gives, on the
     same machine, the same weights and history, bit for bit, as one that was not.
@@ -50,50 +54,44 @@ class ImageTrainer(Trainer):
         resumed_at: steps at which this run was taken up again.
 
     Args:
-        model: a classifier with `logits`; on the CPU.
+        parts: of the recipe, from its task.
         args: from `training_arguments`.
-        train: a dataset that is asked with `Draw`s.
-        validation: a dataset that is asked with indices; `None` for none.
-        recipe: its `training` and `augmentation` are used.
+        recipe: its `task`, `training` and `augmentation` are used.
         log: told of everything that is logged.
-        measured: images on which the layers of a CRATE are measured; `None` for none.
     """
 
-    loss_is_scaled_for_ga = True  # compute_loss divides by the images of the whole step
+    loss_is_scaled_for_ga = True  # compute_loss divides by the count of the whole step
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        parts: Parts,
         args: TrainingArguments,
-        train: Dataset,
-        validation: Dataset | None,
         recipe: Recipe,
         log: RunLog,
-        measured: MeasuredImages | None = None,
     ) -> None:
-        if isinstance(model, CratePreTrainedModel):  # every parameter gets a gradient in every step
+        if isinstance(parts.model, CratePreTrainedModel):  # every parameter gets a gradient in every step
             args.ddp_find_unused_parameters = False
         super().__init__(
-            model=model,
+            model=parts.model,
             args=args,
-            train_dataset=train,
-            eval_dataset=validation,
+            train_dataset=parts.train,
+            eval_dataset=parts.validation,
             data_collator=default_collate,
-            compute_metrics=classification_metrics,
         )
         self.recipe = recipe
+        self.task = task_of(recipe.task)
         self.processes = Processes()
-        self.images_per_step = (
+        self.samples_per_step = (
             args.per_device_train_batch_size * args.gradient_accumulation_steps * self.processes.count
         )
-        draws = DrawSampler(len(train), args.seed, self.images_per_step, recipe.augmentation)
+        draws = DrawSampler(len(parts.train), args.seed, self.samples_per_step, recipe.augmentation)
         size, rank = args.per_device_train_batch_size, self.processes.rank
         self.batches = SharedBatches(draws, size, rank, self.processes.count)
         self.average = WeightAverage(recipe.training.ema_decay) if recipe.training.ema_decay else None
         self.run_log = log
         self.white_box = None
-        if measured is not None and not self.is_fsdp_enabled:  # one process alone cannot run a sharded model
-            self.white_box = WhiteBoxLog(model, measured, recipe.training, log, self.average)
+        if parts.measured is not None and not self.is_fsdp_enabled:  # one process alone cannot run a sharded model
+            self.white_box = WhiteBoxLog(parts.model, parts.measured, recipe.training, log, self.average)
         self.resumed_at: list[int] = []
         self._watch = FiniteWatch()
         self._signals = StopSignals(self.processes)
@@ -183,8 +181,8 @@ class ImageTrainer(Trainer):
         return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> int:
-        """Images of the optimizer step, over all its batches and processes."""
-        return int(sum(self.processes.gather(sum(len(batch["labels"]) for batch in batch_samples))))
+        """What the loss of the optimizer step is a mean over, in all its batches and processes."""
+        return int(sum(self.processes.gather(sum(self.task.count(batch) for batch in batch_samples))))
 
     def compute_loss(
         self,
@@ -193,19 +191,13 @@ class ImageTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: int | None = None,
     ) -> Any:
-        """While training this batch's part of the step's loss, with penalties; else plain cross-entropy."""
-        labels = inputs["labels"]
-        regularised = model.training and self.recipe.training.srr_weight
-        recorded = regulariser.OUTPUTS if regularised else {}
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"}, **recorded)
-        if model.training:
-            loss = cross_entropy_sum(outputs.logits, labels, self.args.label_smoothing_factor)
-            if regularised:
-                loss = loss + self.recipe.training.srr_weight * self._regulariser(outputs)
-            loss = loss * (self.processes.count / num_items_in_batch)  # several processes average their gradients
-            loss = loss + penalty(self.model) / self.current_gradient_accumulation_steps
-        else:
-            loss = cross_entropy_sum(outputs.logits, labels) / len(labels)
+        """This batch's part of the step's loss, with penalties."""
+        weight = self.recipe.training.srr_weight
+        loss, outputs = self.task.loss_sum(model, inputs, self.recipe, regulariser.OUTPUTS if weight else {})
+        if weight:
+            loss = loss + weight * self._regulariser(outputs)
+        loss = loss * (self.processes.count / num_items_in_batch)  # several processes average their gradients
+        loss = loss + penalty(self.model) / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def _regulariser(self, outputs: Any) -> Tensor:
@@ -223,10 +215,21 @@ class ImageTrainer(Trainer):
             return
         super()._run_epoch(*arguments, **options)
 
-    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
-        """As `Trainer.evaluate`, with the averaged weights where there are any."""
+    def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> dict[str, float]:
+        """The task's metrics on the validation split, with the averaged weights where there are any."""
+        share = Subset(self.eval_dataset, range(self.processes.rank, len(self.eval_dataset), self.processes.count))
         with self.average.applied(self.model) if self.average else nullcontext():
-            return super().evaluate(*arguments, **options)
+            own = self._sums(share)
+        sums = {name: sum(self.processes.gather(own[name])) for name in own}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.task.metrics(sums).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _sums(self, split: Dataset) -> dict[str, float]:
+        batches = in_batches(split, self.args.per_device_eval_batch_size, self.args.dataloader_num_workers)
+        with evaluating(self.model), self.compute_loss_context_manager():
+            return add_up(self.task.sums(self.model, self._prepare_inputs(batch)) for batch in batches)
 
     # --- checkpoints
 
@@ -287,7 +290,7 @@ class ImageTrainer(Trainer):
         (checkpoint / PROGRESS).write_text(json.dumps(progress, indent=2) + "\n", encoding="utf-8")
 
     def _identity(self) -> dict[str, int]:
-        return {"processes": self.processes.count, "training_images": len(self.train_dataset)}
+        return {"processes": self.processes.count, "training_samples": len(self.train_dataset)}
 
     def _restore(self) -> None:
         """At the beginning of training: the state that `_save_progress` wrote."""
@@ -319,7 +322,7 @@ class _Flow(TrainerCallback):
     would lack both, so the checkpoint waits for them.
     """
 
-    def __init__(self, trainer: ImageTrainer) -> None:
+    def __init__(self, trainer: RecipeTrainer) -> None:
         self._trainer = trainer
         self._save_later = False
 

@@ -1,0 +1,17 @@
+"""Training tasks: one class for each `task` that a recipe can name."""
+
+from __future__ import annotations
+
+from .base import Parts, Task
+from .classification import ImageClassification
+
+TASKS: dict[str, type[Task]] = {"image-classification": ImageClassification}
+"""A recipe's `task` -> its class."""
+
+
+def task_of(name: str) -> Task:
+    """The task that a recipe names; the recipe has been checked."""
+    return TASKS[name]()
+
+
+__all__ = ["TASKS", "Parts", "Task", "task_of"]

@@ -1,0 +1,93 @@
+"""What differs between the trainings of different models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from ..initialisation import Initialisation
+from ..recipe import Recipe
+from ..whitebox_callback import MeasuredImages
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a recipe stands for, built and checked before anything is written.
+
+    Attributes:
+        model: before its first step, on the CPU.
+        initialisation: where its weights come from; `None`: from the recipe's seed alone.
+        processor: saved beside the model (an image processor or a tokenizer).
+        train: a dataset that is asked with `Draw`s.
+        validation, test: datasets that are asked with indices; `None` for none.
+        measured: on which the layers of a CRATE are measured; `None` for none.
+        data: what goes into the run's metrics about the data.
+    """
+
+    model: PreTrainedModel
+    initialisation: Initialisation | None
+    processor: Any
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset | None
+    measured: MeasuredImages | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """How a recipe becomes a model and data, a batch a loss, and a split its metrics. Has no state."""
+
+    counted: ClassVar[str] = "images"
+    """What a loss is a mean over."""
+
+    @abstractmethod
+    def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
+        """Everything that the recipe stands for.
+
+        Raises:
+            ValueError: bad data, or a model that does not fit the data.
+        """
+
+    @abstractmethod
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """How many of `counted` a batch holds."""
+
+    @abstractmethod
+    def loss_sum(
+        self, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe, recorded: dict[str, bool]
+    ) -> tuple[Tensor, Any]:
+        """The training loss in nats (or squared error), summed over what is counted, and the model's outputs.
+
+        Args:
+            model: in training mode, perhaps wrapped for several processes.
+            batch: on the model's device.
+            recipe: of the run.
+            recorded: `output_*` options for the model.
+        """
+
+    @abstractmethod
+    def sums(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+        """What a validation split's metrics are made of: "count", and each metric summed over what is counted."""
+
+    @abstractmethod
+    def test(self, model: PreTrainedModel, parts: Parts, recipe: Recipe) -> dict[str, Any]:
+        """What goes into the run's metrics about the test split, looked at once, after training."""
+
+    def metrics(self, sums: dict[str, float]) -> dict[str, float]:
+        """Metrics of a split from the sums over its batches."""
+        return {name: value / sums["count"] for name, value in sums.items() if name != "count"}
+
+
+def add_up(all_sums: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The sums of several batches."""
+    total: dict[str, float] = {}
+    for sums in all_sums:
+        for name, value in sums.items():
+            total[name] = total.get(name, 0.0) + value
+    return total

@@ -1,0 +1,90 @@
+"""Labelled images and a classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from ...analysis.evaluation import Evaluation, evaluate_classifier
+from ...configuration_crate import pair
+from ...data.fingerprint import fingerprint
+from ...data.labelled import cells_of
+from ...data.sources import ImageSplits, load_images
+from ...data.tensors import ImageTransform, in_batches, to_tensors
+from ...data.training_images import TrainingImages
+from ..initialisation import start_model
+from ..losses import cross_entropy_sum
+from ..models import build_config, build_processor
+from ..recipe import Recipe
+from ..regulariser import check_regulariser
+from ..saved import log_skipped
+from ..whitebox_callback import measured_images
+from ..whitening import NUM_IMAGES, starts_whitened, whiten_patches
+from .base import Parts, Task
+
+
+class ImageClassification(Task):
+    """Cross-entropy of a transformers image classifier."""
+
+    def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
+        splits = load_images(recipe.data, skip_bad, _patch(recipe) if skip_bad else (1, 1))
+        log_skipped(splits.skipped)
+        processor = build_processor(recipe.data)
+        model, initialisation = start_model(recipe, build_config(recipe, splits.label_names))
+        check_regulariser(model.config, recipe.training)
+        transform = ImageTransform.for_model(model.config, processor)
+        count = recipe.training.measure_images if model.config.model_type == "crate" else 0
+        if starts_whitened(recipe.model):
+            rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
+            whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
+        return Parts(
+            model=model,
+            initialisation=initialisation,
+            processor=processor,
+            train=TrainingImages(splits.train, transform, recipe.augmentation),
+            validation=None if splits.validation is None else to_tensors(splits.validation, transform),
+            test=to_tensors(splits.test, transform),
+            measured=measured_images(splits, transform, count) if count else None,
+            data=fingerprints(splits),
+        )
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        return len(batch["labels"])
+
+    def loss_sum(
+        self, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe, recorded: dict[str, bool]
+    ) -> tuple[Tensor, Any]:
+        outputs = model(pixel_values=batch["pixel_values"], **recorded)
+        smoothing = recipe.training.label_smoothing_factor
+        return cross_entropy_sum(outputs.logits, batch["labels"], smoothing), outputs
+
+    def sums(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+        logits, labels = model(pixel_values=batch["pixel_values"]).logits, batch["labels"]
+        correct = (logits.argmax(-1) == labels).sum().item()
+        return {"count": len(labels), "accuracy": correct, "loss": cross_entropy_sum(logits, labels).item()}
+
+    def test(self, model: PreTrainedModel, parts: Parts, recipe: Recipe) -> dict[str, Any]:
+        found = evaluate_split(model, parts.test, recipe)
+        return {"accuracy": found.top1, "loss": found.loss, "test": found.to_dict()}
+
+
+def evaluate_split(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Evaluation:
+    """Accuracy, loss and confusion of a model on one split, with the recipe's evaluation batch size."""
+    training = recipe.training
+    batches = in_batches(split, training.per_device_eval_batch_size, training.dataloader_num_workers)
+    return evaluate_classifier(model, batches)
+
+
+def fingerprints(splits: ImageSplits) -> dict[str, Any]:
+    """What the splits hold, and the images that were left out."""
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    found: dict[str, Any] = {name: fingerprint(split) for name, split in parts.items() if split is not None}
+    return {**found, "skipped": list(splits.skipped)} if splits.skipped else found
+
+
+def _patch(recipe: Recipe) -> tuple[int, int]:
+    """(height, width) of the model's patches: smaller images are bad."""
+    return pair(getattr(build_config(recipe, ["one", "other"]), "patch_size", 1))
