@@ -20,12 +20,13 @@ from torch.nn import functional as F
 
 from opencrate import CrateConfig, CrateForImageClassification
 from opencrate.blocks import CrateLayer
+from opencrate.configuration_crate_blocks import CrateBlockConfig
 
 
 class TextbookLayer(nn.Module):
-    """A CRATE layer as the formulas read, on the parameters of a ``CrateLayer``."""
+    """A CRATE layer as the formulas read, on the parameters of a ``CrateLayer``; causal where the configuration is."""
 
-    def __init__(self, layer: CrateLayer, config: CrateConfig):
+    def __init__(self, layer: CrateLayer, config: CrateBlockConfig):
         super().__init__()
         self.layer, self.config = layer, config
 
@@ -33,13 +34,28 @@ class TextbookLayer(nn.Module):
         config, compress, sparsify = self.config, self.layer.compress, self.layer.sparsify
         V = F.linear(compress.norm(tokens), compress.mssa.subspaces.weight)
         V = V.unflatten(-1, (config.num_attention_heads, config.head_dim)).transpose(1, 2)
-        maps = torch.softmax(V @ V.transpose(-1, -2) * config.head_dim**-0.5, dim=-1)
-        half = tokens + compress.mssa.output((maps @ V).transpose(1, 2).flatten(-2))
-        X, D = sparsify.norm(half), sparsify.ista.dictionary
-        DtDX = F.linear(F.linear(X, D), D.T)
+        scores = V @ V.transpose(-1, -2) * config.head_dim**-0.5
+        if getattr(config, "is_causal", False):
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(later, -torch.inf)
+        half = tokens + compress.mssa.output((torch.softmax(scores, dim=-1) @ V).transpose(1, 2).flatten(-2))
+        out = textbook_ista(sparsify.norm(half), sparsify.ista, config)
+        return half + out if config.ista_residual else out
+
+
+def textbook_ista(X: Tensor, ista: nn.Module, config: CrateBlockConfig) -> Tensor:
+    """The step as products with D^T X and D^T D A, three for each, and the decode where there is one."""
+    D, eta, lam = ista.dictionary, config.ista_step_size, config.ista_lambda
+    A, steps = X, config.ista_num_steps
+    if config.ista_start == "zero":
+        A, steps = F.relu(eta * F.linear(X, D.T) - eta * lam), steps - 1
+    for _ in range(steps):
+        DtDA = F.linear(F.linear(A, D), D.T)
         DtX = F.linear(X, D.T)
-        eta, lam = config.ista_step_size, config.ista_lambda
-        return F.relu(X + eta * (DtX - DtDX) - eta * lam)
+        A = F.relu(A + eta * (DtX - DtDA) - eta * lam)
+    if config.dictionary_decode == "none":
+        return A
+    return F.linear(A, D if config.dictionary_decode == "tied" else ista.decoder_dictionary)
 
 
 def textbook(model: CrateForImageClassification) -> CrateForImageClassification:
@@ -61,10 +77,10 @@ def gemm_flops(config: CrateConfig, batch: int, ista_products: float, step: bool
 def gemm_rate(rows: int, width: int, dtype: torch.dtype, repeats: int) -> float:
     """Measured FLOP/s of a linear map of ``(rows, width)`` by ``(width, width)``, the model's main product."""
     a, b = torch.randn(rows, width, dtype=dtype), torch.randn(width, width, dtype=dtype)
-    return 2 * rows * width**2 / statistics.median(_times([lambda: F.linear(a, b)], repeats)[0])
+    return 2 * rows * width**2 / statistics.median(times_of([lambda: F.linear(a, b)], repeats)[0])
 
 
-def _times(functions: list[Callable[[], object]], repeats: int) -> list[list[float]]:
+def times_of(functions: list[Callable[[], object]], repeats: int) -> list[list[float]]:
     """Wall-clock seconds of each function, interleaved, after one warm-up call of each."""
     times: list[list[float]] = [[] for _ in functions]
     for function in functions:
@@ -134,7 +150,7 @@ def compare(
         "step": [lambda m=m, o=o: _step(m, images, labels, dtype, o) for m, o in zip((ours, other), optimizers)],
     }
     for mode, functions in modes.items():
-        mine, theirs = (statistics.median(times) for times in _times(functions, repeats))
+        mine, theirs = (statistics.median(times) for times in times_of(functions, repeats))
         share = [
             gemm_flops(config, batch, products, mode == "step") / seconds / rate
             for products, seconds in ((1, mine), (3, theirs))

@@ -5,15 +5,40 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
     AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 
 from .configuration_crate import CrateConfig
 from .configuration_crate_mae import CrateMAEConfig
+from .configuration_crate_text import CrateTextConfig
 from .image_processing_crate import CrateImageProcessor
 from .modeling_crate import CrateBackbone, CrateForImageClassification, CrateModel
 from .modeling_crate_mae import CrateMAEForPreTraining, CrateMAEModel
+from .modeling_crate_text import CrateForCausalLM, CrateForMaskedLM
+from .modeling_crate_text_heads import (
+    CrateForMultipleChoice,
+    CrateForQuestionAnswering,
+    CrateForSequenceClassification,
+    CrateForTokenClassification,
+)
+from .modeling_crate_text_model import CrateTextModel
+
+_TEXT = {
+    AutoModel: CrateTextModel,
+    AutoModelForCausalLM: CrateForCausalLM,
+    AutoModelForMaskedLM: CrateForMaskedLM,
+    AutoModelForMultipleChoice: CrateForMultipleChoice,
+    AutoModelForQuestionAnswering: CrateForQuestionAnswering,
+    AutoModelForSequenceClassification: CrateForSequenceClassification,
+    AutoModelForTokenClassification: CrateForTokenClassification,
+}
 
 
 def register() -> None:
@@ -36,3 +61,8 @@ def register() -> None:
     CrateMAEConfig.register_for_auto_class()
     CrateMAEModel.register_for_auto_class("AutoModel")
     CrateMAEForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+    AutoConfig.register(CrateTextConfig.model_type, CrateTextConfig, exist_ok=True)
+    CrateTextConfig.register_for_auto_class()
+    for auto_class, model_class in _TEXT.items():
+        auto_class.register(CrateTextConfig, model_class, exist_ok=True)
+        model_class.register_for_auto_class(auto_class.__name__)

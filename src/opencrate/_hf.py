@@ -2,7 +2,7 @@
 
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
-from transformers.masking_utils import create_bidirectional_mask
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -17,6 +17,7 @@ __all__ = [
     "can_return_tuple",
     "capture_outputs",
     "create_bidirectional_mask",
+    "create_causal_mask",
     "init",
     "merge_with_config_defaults",
 ]

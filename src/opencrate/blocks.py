@@ -32,6 +32,7 @@ __all__ = [
     "Compression",
     "CrateDecoderLayer",
     "CrateLayer",
+    "OutputMap",
     "Sparsification",
     "Subspaces",
     "Synthesis",
@@ -40,12 +41,30 @@ __all__ = [
 ]
 
 
+FEW_TOKENS = 16
+"""Below so many tokens, a product with a matrix takes about as long as reading the matrix."""
+
+
 def matmul_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
 ) -> tuple[Tensor, Tensor]:
     """Attention by two batched products: transformers' ``eager`` interface."""
-    maps = attention_maps(query, kwargs.get("scaling"), attention_mask, keys=key)
-    return (maps @ value).transpose(1, 2), maps
+    mask = implied_causal_mask(module, query, key) if attention_mask is None else attention_mask
+    maps = attention_maps(query, kwargs.get("scaling"), mask, keys=key)
+    kept = F.dropout(maps, kwargs.get("dropout", 0.0), module.training)
+    return (kept @ value).transpose(1, 2), maps
+
+
+def implied_causal_mask(module: nn.Module, query: Tensor, key: Tensor) -> Tensor | None:
+    """The mask that a causal module has in mind when it is given none: ``(queries, keys)``, True = attend.
+
+    ``None`` for a module that is not causal, and for one query, which sees every key. Several queries without a mask
+    stand at the start of the keys: transformers leaves the mask out only then.
+    """
+    queries, keys = query.shape[-2], key.shape[-2]
+    if not module.is_causal or queries == 1:
+        return None
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
 
 
 def attention_function(implementation: str, dtype: torch.dtype, device: torch.device):
@@ -61,20 +80,22 @@ def attention_function(implementation: str, dtype: torch.dtype, device: torch.de
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, matmul_attention)
 
 
-def dense_mask(mask: Any, projected: Tensor) -> Tensor | None:
-    """A backend's mask in the form :func:`attention_maps` takes; ``projected (B, K, N, p)``.
+def dense_mask(module: nn.Module, mask: Any, query: Tensor, key: Tensor) -> Tensor | None:
+    """A backend's mask in the form :func:`attention_maps` takes; ``query`` and ``key (B, K, N, p)``.
 
-    ``sdpa`` and ``eager`` have a tensor broadcastable to ``(B, K, N, N)``, ``flash`` padding ``(B, N)``, ``flex`` a
-    ``BlockMask``.
+    ``sdpa`` and ``eager`` have a tensor broadcastable to ``(B, K, N, N)``, or none where the module's direction says
+    it all; ``flash`` has padding ``(B, N)``, ``flex`` a ``BlockMask``.
     """
-    if mask is None or (isinstance(mask, Tensor) and mask.ndim != 2):
-        return mask
+    if mask is None:
+        return implied_causal_mask(module, query, key)
     if isinstance(mask, Tensor):
-        return mask.bool()[:, None, None]
+        if mask.ndim != 2:
+            return mask
+        padding, causal = mask.bool()[:, None, None], implied_causal_mask(module, query, key)
+        return padding if causal is None else padding & causal
     from torch.nn.attention.flex_attention import create_mask
 
-    batch, num_tokens = projected.shape[0], projected.shape[-2]
-    return create_mask(mask.mask_mod, batch, None, num_tokens, num_tokens, device=projected.device)
+    return create_mask(mask.mask_mod, query.shape[0], None, query.shape[-2], key.shape[-2], device=query.device)
 
 
 class Subspaces(nn.Linear):
@@ -103,48 +124,70 @@ class Subspaces(nn.Linear):
         return projected.unflatten(-1, (self.num_subspaces, self.subspace_dim)).transpose(-3, -2)
 
 
+class OutputMap(nn.Linear):
+    """The learned output map W of MSSA ``(d, K p)``; a class of its own, because some initialisers treat it apart."""
+
+
 class MSSA(nn.Module):
     """Multi-head subspace self-attention: queries = keys = values = U_k^T Z. [2306.01129, Eq. 11, 12, 115]"""
 
-    def __init__(self, config):
+    def __init__(self, config, layer_idx: int = 0):
         super().__init__()
-        self.config = config
+        self.config, self.layer_idx = config, layer_idx
         self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-        self.is_causal = False
+        self.is_causal = bool(getattr(config, "is_causal", False))
+        self.dropout, self.output_kind = config.dropout, config.attention_output
         self.subspaces = Subspaces(config)
         if config.attention_output == "learned":
             inner = config.num_attention_heads * config.head_dim
-            self.output = nn.Linear(inner, config.hidden_size, bias=config.attention_output_bias)
+            self.output = OutputMap(inner, config.hidden_size, bias=config.attention_output_bias)
 
     def bases(self) -> Tensor:
         """U as ``(K, d, p)``."""
         return self.subspaces.bases()
 
     def forward(
-        self, tokens: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False, **kwargs
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        past_key_values: Any = None,
+        **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        """``(B, N, d)`` -> the update ``(B, N, d)`` and, when asked for, the maps ``(B, K, N, N)``.
+        """``(B, N, d)`` -> the update ``(B, N, d)`` and, when asked for, the maps ``(B, K, N, keys)``.
 
-        The maps follow from the projected tokens, so they exist under every attention backend.
+        The maps follow from the projected tokens, so they exist under every attention backend. A causal model may give
+        its cache of earlier tokens, which then are keys and values too.
         """
         projected = self.subspaces(tokens)
         queries, keys = self._queries_and_keys(tokens, projected)
+        values = projected
+        if past_key_values is not None:
+            keys, values = self._remember(past_key_values, keys, values)
         attend = attention_function(self.config._attn_implementation, projected.dtype, projected.device)
-        heads, _ = attend(self, queries, keys, projected, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
+        dropout = self.dropout if self.training else 0.0
+        heads, _ = attend(self, queries, keys, values, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
         maps = None
         if output_attentions:
-            maps = attention_maps(queries, self.scaling, dense_mask(attention_mask, projected), keys=keys)
-        return self._combine(heads.flatten(-2)), maps
+            mask = dense_mask(self, attention_mask, queries, keys)
+            maps = attention_maps(queries, self.scaling, mask, keys=keys)
+        update = self._combine(heads.flatten(-2))
+        return F.dropout(update, dropout) if dropout else update, maps
 
     def _queries_and_keys(self, tokens: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         """Both ``(B, K, N, p)``; here what the values are."""
         return projected, projected
 
+    def _remember(self, cache: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens so far, the cache's first. One tensor serves as both, so it is kept once."""
+        states, _ = cache.update(values, values[..., :0], self.layer_idx)
+        return states, states
+
     def _combine(self, heads: Tensor) -> Tensor:
         """Concatenated heads ``(B, N, K p)`` -> ``(B, N, d)``."""
-        if self.config.attention_output == "learned":
+        if self.output_kind == "learned":
             return self.output(heads)
-        if self.config.attention_output == "none":
+        if self.output_kind == "none":
             return heads
         update = heads @ self.subspaces.effective_weight()
         if self.config.compression_kappa is None:
@@ -158,8 +201,8 @@ class Attention(MSSA):
     Its ``subspaces`` are the value projections (``bases()`` too): they are learned as values, not as subspaces.
     """
 
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config, layer_idx: int = 0):
+        super().__init__(config, layer_idx)
         inner = config.num_attention_heads * config.head_dim
         self.queries = nn.Linear(config.hidden_size, inner, bias=False)
         self.keys = nn.Linear(config.hidden_size, inner, bias=False)
@@ -171,6 +214,10 @@ class Attention(MSSA):
         )
         return queries, keys
 
+    def _remember(self, cache: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As MSSA's, but keys and values are two tensors."""
+        return cache.update(keys, values, self.layer_idx)
+
 
 class Compression(nn.Module):
     """A step down R^c: ``Z^{l+1/2} = Z + MSSA(LN(Z))``, or the paper's (1 - kappa gamma) Z + kappa gamma MSSA.
@@ -179,14 +226,14 @@ class Compression(nn.Module):
     ``direction=-1`` is the same step backwards, up R^c, as the decoder takes it: ``Z - MSSA(LN(Z))``.
     """
 
-    def __init__(self, config, direction: int = 1):
+    def __init__(self, config, direction: int = 1, layer_idx: int = 0):
         super().__init__()
         self.config, self.direction = config, direction
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if config.compression == "mssa":
-            self.mssa = MSSA(config)
+            self.mssa = MSSA(config, layer_idx)
         else:
-            self.attention = Attention(config)
+            self.attention = Attention(config, layer_idx)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         attend = self.mssa if self.config.compression == "mssa" else self.attention
@@ -247,8 +294,8 @@ class ISTA(nn.Module):
         )
 
     def _prefers_one_matrix(self, tokens: Tensor) -> bool:
-        if self._keeps_matrix():  # built once, so the second GEMM is always saved
-            return True
+        if self._keeps_matrix():  # built once: dearer only where comparing D costs more than a second small product
+            return tokens.shape[:-1].numel() >= FEW_TOKENS
         return complete_ista_prefers_one_matrix(tokens.shape[:-1].numel(), tokens.shape[-1])
 
     def _one_matrix(self, D: Tensor) -> Tensor:
@@ -308,9 +355,9 @@ class Sparsification(nn.Module):
 class CrateLayer(GradientCheckpointingLayer):
     """One step of optimising the sparse rate reduction: compress, then sparsify."""
 
-    def __init__(self, config):
+    def __init__(self, config, layer_idx: int = 0):
         super().__init__()
-        self.compress = Compression(config)
+        self.compress = Compression(config, layer_idx=layer_idx)
         self.sparsify = Sparsification(config)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:

@@ -93,10 +93,6 @@ class CrateMAEConfig(CrateConfig):
             allowed = "False unless the decoder has as many layers and subspaces as an encoder of MSSA and a complete D"
             self._require(alike and plain, "tie_decoder", allowed)
 
-    def _require(self, condition: bool, name: str, allowed: str) -> None:
-        if not condition:
-            raise ValueError(f"CrateMAEConfig: {name}={getattr(self, name)!r} is not allowed; it must be {allowed}")
-
 
 def _mae(width: int, depth: int, heads: int) -> dict[str, Any]:
     return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}

@@ -71,7 +71,8 @@ def attention_maps(
     """
     scores = V @ (V if keys is None else keys).transpose(-1, -2) * (V.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        lowest = torch.finfo(scores.dtype).min  # not -inf: a row without any key stays finite
+        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
     stats = torch.promote_types(scores.dtype, torch.float32)
     return scores.softmax(dim=-1, dtype=stats).to(V.dtype)
 
@@ -224,10 +225,28 @@ def ista(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    A = shrink(eta * (X @ D), eta * lam, signed) if A0 is None else A0
+    threshold = eta * lam
+    if A0 is None:
+        zero = X.new_zeros(()) if signed else X.new_full((), -threshold)
+        A = _shrunk(_plus_product(zero, X, D, eta), threshold, signed)
+    else:
+        A = A0
     for _ in range(num_steps - (A0 is None)):
-        A = shrink(A + eta * ((X - A @ D.mT) @ D), eta * lam, signed)
+        A = _shrunk(_plus_product(A if signed else A - threshold, X - A @ D.mT, D, eta), threshold, signed)
     return A
+
+
+def _plus_product(A: Tensor, R: Tensor, D: Tensor, eta: float) -> Tensor:
+    """``A + eta R D`` in one pass over the result; ``A`` is a number or ``(..., N, m)``, ``R (..., N, d)``."""
+    if torch.is_autocast_enabled(R.device.type) or A.dtype != R.dtype:  # autocast would round A to half precision
+        return A + eta * (R @ D)
+    flat = A if A.ndim == 0 else A.flatten(0, -2)
+    return torch.addmm(flat, R.flatten(0, -2), D, alpha=eta).unflatten(0, R.shape[:-1])
+
+
+def _shrunk(A: Tensor, threshold: float, signed: bool) -> Tensor:
+    """:func:`shrink`, of an ``A`` from which a one-sided threshold was taken already."""
+    return F.softshrink(A, threshold) if signed else F.relu(A)
 
 
 def complete_ista_matrix(D: Tensor, eta: float) -> Tensor:

@@ -17,8 +17,11 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 RANKS = {
     **dict.fromkeys(("objective", "_hf", "_suggest"), 0),
     "operators": 1,
+    **dict.fromkeys(("configuration_crate_blocks", "cache"), 1),
     **dict.fromkeys(("blocks", "configuration_crate", "configuration_crate_mae", "image_processing_crate"), 2),
+    "configuration_crate_text": 2,
     **dict.fromkeys(("modeling_crate", "modeling_crate_mae"), 3),
+    **dict.fromkeys(("modeling_crate_text_model", "modeling_crate_text", "modeling_crate_text_heads"), 3),
     **dict.fromkeys(("conversion", "_auto"), 4),
     "data": 4,
     **dict.fromkeys(("analysis", "experiments", "training"), 5),
@@ -31,6 +34,9 @@ NEIGHBOURS = {  # of one rank, and the first may import the second
     ("__main__", "cli"),
     ("configuration_crate_mae", "configuration_crate"),
     ("modeling_crate_mae", "modeling_crate"),
+    ("modeling_crate_text_model", "modeling_crate"),
+    ("modeling_crate_text", "modeling_crate_text_model"),
+    ("modeling_crate_text_heads", "modeling_crate_text_model"),
 }
 TORCH_ONLY = ("objective", "operators")
 REMOTE_CODE = (
@@ -38,10 +44,16 @@ REMOTE_CODE = (
     "_hf",
     "_suggest",
     "blocks",
+    "cache",
+    "configuration_crate_blocks",
     "configuration_crate",
     "modeling_crate",
     "configuration_crate_mae",
     "modeling_crate_mae",
+    "configuration_crate_text",
+    "modeling_crate_text_model",
+    "modeling_crate_text",
+    "modeling_crate_text_heads",
     "image_processing_crate",
 )
 

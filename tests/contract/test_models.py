@@ -165,13 +165,19 @@ def test_masked_tokens_are_neither_attended_to_nor_seen(attention):
 
 
 def test_masks_of_every_backend_become_dense():
-    projected, padding = torch.zeros(2, 2, 3, 4), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    states, padding = torch.zeros(2, 2, 3, 4), torch.tensor([[1, 1, 0], [1, 1, 1]])
     expected = padding.bool()[:, None, None].expand(2, 2, 3, 3)
-    flash = dense_mask(padding, projected)
+    module = model_of().crate.layers[0].compress.mssa
+    flash = dense_mask(module, padding, states, states)
     flex = create_block_mask(lambda b, h, q, k: padding[b, k] > 0, 2, None, 3, 3, device="cpu")
-    for mask in (flash, dense_mask(flex, projected)):
+    for mask in (flash, dense_mask(module, flex, states, states)):
         assert mask.dtype == torch.bool and torch.equal(mask.expand(2, 2, 3, 3), expected)
-    assert dense_mask(None, projected) is None and dense_mask(expected, projected) is expected
+    assert dense_mask(module, None, states, states) is None
+    assert dense_mask(module, expected, states, states) is expected
+    module.is_causal, lower = True, torch.ones(3, 3, dtype=torch.bool).tril()
+    assert torch.equal(dense_mask(module, None, states, states), lower)
+    assert torch.equal(dense_mask(module, padding, states, states).expand(2, 2, 3, 3), expected & lower)
+    assert dense_mask(module, None, states[:, :, :1], states) is None  # one query sees all keys
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -2,7 +2,8 @@
 
 Same names, same values, fewer of the large tensors: a tensor is dropped, or kept whole, or cut to its first sample.
 ``crate_alpha/main`` and its probe are left out: their weights alone are 300 kB, and ``nonsquare`` covers the same
-forward. ``official_code`` of the measures uses the weights and images of ``crate_classifier/main``.
+forward. ``crate_lm`` keeps its complete model without what is regenerated, and of the overcomplete one the first layer.
+``official_code`` of the measures uses the weights and images of ``crate_classifier/main``.
 """
 
 import os
@@ -37,6 +38,17 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         "nonsquare": (
             rf"{_WEIGHTS}|images|layer0\.code\d",
             r"patch_conv|tokens_embedded|layer\d\.(attention|projected|half|ista_out|out)",
+        ),
+    },
+    "crate_lm": {
+        "complete": (
+            r"state_dict\.transformer\.(?!.*attn\.bias).*|idx|targets|loss|logits_last_only|generate\.greedy_top1\.idx"
+            r"|grad\.transformer\.h\.0\.(attn\.c_attn|prenorm).*",
+            r"layer2\.out|logits",
+        ),
+        "overcomplete": (
+            r"state_dict\.transformer\.(h\.0|w[tp]e|ln_f)\..*|idx|targets",
+            r"tokens_embedded|layer0\.(projected|half|out)",
         ),
     },
     "crate_measures": {

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opencrate import CrateForImageClassification, load_official
-from opencrate.conversion import _official_name
+from opencrate.conversion import official_name
 from tests.golden import golden_meta, golden_root, load_golden, sub_dict
 
 TOLERANCE = 2e-5
@@ -105,6 +105,6 @@ def gradients(model, loss: Tensor, family: str) -> dict[str, Callable[[], Tensor
     """``grad.<official name>`` -> gradient of the loss with respect to that parameter."""
     model.zero_grad()
     loss.backward()
-    named = {f"grad.{_official_name(name, family)}": parameter for name, parameter in model.named_parameters()}
+    named = {f"grad.{official_name(name, family)}": parameter for name, parameter in model.named_parameters()}
     assert all(parameter.grad is not None for parameter in named.values())
     return {name: functools.partial(lambda p: p.grad, parameter) for name, parameter in named.items()}

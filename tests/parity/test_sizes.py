@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from opencrate import CRATE_SIZES, CrateConfig, CrateForImageClassification
-from opencrate.conversion import _official_name
+from opencrate.conversion import official_name
 from tests.golden import golden_meta
 
 COUNTS = golden_meta("param_counts")["counts"]
@@ -75,7 +75,7 @@ def test_emergence_tiny_has_the_papers_count():
 def test_alpha_patch_variants_build_with_official_names(size, patch):
     model = on_meta(size, patch_size=patch)
     assert model.crate.embeddings.position_embeddings.shape[1] == 1 + (224 // patch) ** 2
-    assert all(_official_name(name, "crate_alpha") != name for name in model.state_dict())
+    assert all(official_name(name, "crate_alpha") != name for name in model.state_dict())
 
 
 def test_unknown_sizes_and_overrides():

@@ -106,6 +106,17 @@ def blocks_of(model: nn.Module, hooks: BlockHooks) -> list[nn.Module]:
     return list(found)
 
 
+def codes_reader(block: nn.Module, hooks: BlockHooks) -> nn.Module:
+    """The linear map of a block that reads the MLP's hidden activation.
+
+    Raises:
+        ValueError: the hooks name none, or there is no such module.
+    """
+    if hooks.codes is None:
+        raise ValueError("hooks.codes=None: says of no module that it reads the MLP's hidden activation")
+    return _first(block, hooks.codes)
+
+
 def projection_bases(model: nn.Module, block: nn.Module, hooks: BlockHooks, which: str) -> Tensor:
     """Per-head value or key projections as bases `(K, d, p)`: head k's tokens are `LN(Z) @ bases[k]` (+ its bias).
 

@@ -119,13 +119,13 @@ def write_report(path: str | os.PathLike, content: ReportContent) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"path={path}: the folder {path.parent} does not exist; create it first")
-    pictures = {name: _picture(figure, "png") for name, figure in _all_figures(content)}
+    pictures = {name: picture(figure, "png") for name, figure in _all_figures(content)}
     (path.parent / "figures").mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        write_whole(path.parent / "figures" / f"{name}.png", picture)
+    for name, png in pictures.items():
+        write_whole(path.parent / "figures" / f"{name}.png", png)
     for figure in _shown_figures(content):
         figure.figure.set_layout_engine("none")  # the layout is done and would take most of the time again
-        write_whole(path.parent / "figures" / f"{figure.name}.svg", _picture(figure.figure, "svg"))
+        write_whole(path.parent / "figures" / f"{figure.name}.svg", picture(figure.figure, "svg"))
     for name, text in content.files.items():
         write_whole(path.parent / name, text.encode())
     write_whole(path, _render(content, pictures).encode())
@@ -144,7 +144,7 @@ def _all_figures(content: ReportContent) -> list[tuple[str, Figure]]:
     return shown + [(name, extra) for figure in figures for name, _, extra in figure.variants]
 
 
-def _picture(figure: Figure, kind: str) -> bytes:
+def picture(figure: Figure, kind: str) -> bytes:
     """The figure as PNG or SVG, without a date or version in it: the same figure gives the same bytes."""
     buffer = io.BytesIO()
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
@@ -162,13 +162,13 @@ def _render(content: ReportContent, pictures: Mapping[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["formula"] = _formula
+    environment.filters["formula"] = formula
     images = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
     sizes = {name: [round(i * DPI) for i in f.get_size_inches()] for name, f in _all_figures(content)}
     return environment.get_template("report.html.j2").render(content=content, images=images, sizes=sizes)
 
 
-def _formula(text: str) -> Markup:
+def formula(text: str) -> Markup:
     """Escaped text with `^x`, `^{words}` raised, `‖_0` lowered, and no line break before a per cent sign."""
     safe = str(escape(text)).replace(" %", "&nbsp;%")
     safe = re.sub(r"\^\{([^}]*)\}|\^(\S)", lambda match: f"<sup>{match[1] or match[2]}</sup>", safe)

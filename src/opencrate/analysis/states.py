@@ -186,7 +186,8 @@ def _crate_states(
 ) -> LayerStates:
     """What a CRATE model reports of itself."""
     bases = [module.bases().detach() for module in model.modules() if isinstance(module, MSSA)]
-    outputs = model(
+    run = model.base_model if hasattr(model, "lm_head") else model  # logits of every token are no one's answer here
+    outputs = run(
         **inputs,
         output_hidden_states=True,
         output_compressed_states=True,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import Parser, add_split, non_negative_int, positive_int, prepare_libraries
+from .common import Parser, add_split, layer_numbers, non_negative_int, positive_int, prepare_libraries
 
 HELP = "measure any model layer by layer and write a report"
 _SUBSPACES = ("values", "keys", "pca")
@@ -40,7 +40,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--measures", default="basic", metavar="SET", help="basic, full, or measures by name with commas"
     )
-    parser.add_argument("--layers", type=_layers, metavar="L,L,...", help="layers to measure, from 1 (default: all)")
+    parser.add_argument(
+        "--layers", type=layer_numbers, metavar="L,L,...", help="layers to measure, from 1 (default: all)"
+    )
     parser.add_argument("--eps", type=float, default=0.5, help="epsilon of the coding rates (default: 0.5)")
     parser.add_argument(
         "--subspaces", choices=_SUBSPACES, default="values", help="what a model without U is measured against"
@@ -106,10 +108,3 @@ def _output(arguments: argparse.Namespace) -> Path:
 def _measures(text: str) -> str | tuple[str, ...]:
     """A set's name, or measures by name."""
     return tuple(text.split(",")) if "," in text else text
-
-
-def _layers(text: str) -> tuple[int, ...]:
-    """argparse type: layer numbers with commas."""
-    if not all(part.isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of layer numbers, such as 1,6,12")
-    return tuple(int(part) for part in text.split(","))

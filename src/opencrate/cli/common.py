@@ -126,3 +126,10 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
     return int(text)
+
+
+def layer_numbers(text: str) -> tuple[int, ...]:
+    """argparse type: layer numbers with commas."""
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of layer numbers, such as 1,6,12")
+    return tuple(int(part) for part in text.split(","))

@@ -2,11 +2,13 @@
 
   opencrate convert crate_base.pth crate-base --family crate --num-attention-heads 12
   opencrate convert crate-demo.pth crate-demo --family crate --num-attention-heads 6 position_interpolation=scale
+  opencrate convert ckpt.pt crate-lm --family crate_lm --tokenizer gpt2-folder
   opencrate convert crate-base crate_base.pth --to-official
 
-The first form writes config.json, model.safetensors and the image processor; sizes that the tensors do not tell are
-given as options, any other field of the configuration as field=value. The second writes a classifier under the
-official names with the same values, as .pth, .pt or .safetensors.
+The first form writes config.json, model.safetensors and the image processor, of a language model the tokenizer that
+--tokenizer names; sizes that the tensors do not tell are given as options, any other field of the configuration as
+field=value. The last writes a classifier or a causal language model under the official names with the same values, as
+.pth, .pt or .safetensors.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 from .common import Parser, positive_int, prepare_libraries
 
 HELP = "convert a published checkpoint, or back"
+FAMILIES = "crate, crate_alpha, crate_mae, crate_lm or crate_lm_overcomplete"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -27,11 +30,12 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = "opencrate convert SOURCE OUTPUT [field=value ...] [options]"
     parser.add_argument("source", metavar="SOURCE", help="checkpoint file, or a saved folder (--to-official)")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write, or a file (--to-official)")
-    parser.add_argument("--family", metavar="NAME", help="crate, crate_alpha or crate_mae")
+    parser.add_argument("--family", metavar="NAME", help=FAMILIES)
     parser.add_argument("--num-attention-heads", type=positive_int, metavar="K")
     parser.add_argument("--image-size", type=_size, metavar="PIXELS", help="224, or height and width: 224x160")
     parser.add_argument("--patch-size", type=_size, metavar="PIXELS", help="16, or 16x8")
     parser.add_argument("--pool", choices=("cls", "mean"), default="cls")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="of a language model: a folder, or hf://owner/name")
     parser.add_argument("--to-official", action="store_true", help="from a saved folder to official names")
     parser.add_argument("--overwrite", action="store_true", help="replace what lies at OUTPUT")
 
@@ -39,9 +43,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert in the asked direction."""
     if not arguments.to_official and arguments.family is None:
-        raise ValueError(
-            "--family is missing: which published family is the checkpoint? crate, crate_alpha or crate_mae"
-        )
+        raise ValueError(f"--family is missing: which published family is the checkpoint? {FAMILIES}")
     if not Path(arguments.source).exists() and not arguments.source.startswith("hf://"):
         raise ValueError(f"{arguments.source}: no such file or folder")
     prepare_libraries(arguments.debug)
@@ -54,7 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _from_official(arguments: argparse.Namespace) -> None:
     from ..conversion import load_official
-    from ..image_processing_crate import CrateImageProcessor
     from ..training.runs import check_free, new_directory
 
     check_free(arguments.output, arguments.overwrite)
@@ -65,40 +66,86 @@ def _from_official(arguments: argparse.Namespace) -> None:
         "pool": arguments.pool,
     }
     model = load_official(arguments.source, arguments.family, **{**options, **_fields(arguments.overrides)})
+    companion = _tokenizer(arguments.tokenizer, model) if _is_text(model) else _image_processor(arguments, model)
+    with new_directory(arguments.output, arguments.overwrite) as working:
+        model.save_pretrained(working)
+        if companion is not None:
+            companion.save_pretrained(working)
+
+
+def _is_text(model: Any) -> bool:
+    return model.config.model_type == "crate_text"
+
+
+def _image_processor(arguments: argparse.Namespace, model: Any) -> Any:
+    from ..image_processing_crate import CrateImageProcessor
+
+    if arguments.tokenizer is not None:
+        raise ValueError(f"--tokenizer is for language models; family {arguments.family} reads images")
     size = model.config.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    processor = CrateImageProcessor(
+    return CrateImageProcessor(
         size={"shortest_edge": round(max(height, width) * 256 / 224)},  # the paper's: 256 for a crop of 224
         crop_size={"height": height, "width": width},
     )
-    with new_directory(arguments.output, arguments.overwrite) as working:
-        model.save_pretrained(working)
-        processor.save_pretrained(working)
+
+
+def _tokenizer(source: str | None, model: Any) -> Any:
+    """The tokenizer to lie beside a language model; the model's special tokens become the tokenizer's."""
+    if source is None:
+        return None
+    from ..data.text.tokenizers import check_vocabulary, load_tokenizer
+
+    tokenizer = load_tokenizer(source)
+    check_vocabulary(tokenizer, model.config, "--tokenizer")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(model.config, name, getattr(tokenizer, name))
+        setattr(model.generation_config, name, getattr(tokenizer, name))
+    return tokenizer
 
 
 def _to_official(arguments: argparse.Namespace) -> None:
     from ..conversion import to_official
-    from ..training.models import load_classifier
 
     output = Path(arguments.output)
     if output.suffix not in (".pth", ".pt", ".safetensors"):
         raise ValueError(f"{output}: give a file name that ends in .pth, .pt or .safetensors")
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output}: exists; choose another file, or pass --overwrite to replace it")
-    model, _ = load_classifier(arguments.source)
-    if model.config.model_type != "crate":
-        raise ValueError(f"{arguments.source}: a {model.config.model_type} model; only CRATE has official names")
+    model = _saved_model(arguments.source)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(output.name + ".partial")
     _save(to_official(model), partial, output.suffix)
     os.replace(partial, output)
 
 
+def _saved_model(source: str) -> Any:
+    """A classifier or a causal language model of a saved folder, whichever its configuration says."""
+    from transformers import AutoConfig
+
+    from ..modeling_crate_text import CrateForCausalLM
+    from ..training.models import load_classifier
+
+    if (Path(source) / "config.json").is_file():
+        config = AutoConfig.from_pretrained(source, local_files_only=True)
+        if config.model_type == "crate_text":
+            return CrateForCausalLM.from_pretrained(source, local_files_only=True)
+    model, _ = load_classifier(source)
+    if model.config.model_type != "crate":
+        raise ValueError(f"{source}: a {model.config.model_type} model; only CRATE has official names")
+    return model
+
+
 def _save(tensors: dict[str, Any], path: Path, suffix: str) -> None:
     if suffix == ".safetensors":
         from safetensors.torch import save_file
 
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        seen: set[int] = set()  # tied tensors are one in memory, and the format stores every name by itself
+        own = {}
+        for name, tensor in tensors.items():
+            own[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+            seen.add(tensor.data_ptr())
+        save_file(own, path)
     else:
         import torch
 

@@ -1,11 +1,17 @@
-"""Evaluate a trained classifier on labelled images.
+"""Evaluate a trained classifier on labelled images, or a language model on text.
 
   opencrate evaluate runs/digits-seed0
   opencrate evaluate runs/photos --data more-photos --format json
+  opencrate evaluate runs/wikitext --text wikitext-2/test.txt --stride 128
+  opencrate evaluate gpt2-folder --lambada lambada_test.jsonl
 
 Without --data, the run's own held-out test images are used. Images given by --data (an image folder, parquet, IDX or
 CIFAR binary files, hf://owner/name) have the model's class names; their test (else validation) part is used where they
 have one.
+
+A causal model's text is read in windows of --context tokens, each moved by --stride (default: half of it); every token
+is counted once: loss in nats, perplexity, bits per byte of UTF-8. A masked model has to guess 15 % of the tokens,
+always the same ones. --lambada takes LAMBADA's passages as .jsonl: loss and accuracy of the last word.
 """
 
 from __future__ import annotations
@@ -13,27 +19,38 @@ from __future__ import annotations
 import argparse
 import json
 
+from . import language
 from .common import Parser, add_model_and_images, add_split, positive_int, prepare_libraries, print_table
 
-HELP = "accuracy, loss and confusion on labelled images"
+HELP = "accuracy and loss on labelled images, or loss on text"
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate evaluate`."""
     add_model_and_images(parser)
     add_split(parser)
-    parser.add_argument("--batch-size", type=positive_int, default=256, metavar="N")
+    language.add_text(parser)
+    parser.add_argument("--lambada", metavar="FILE", help="for a language model: LAMBADA's passages, .jsonl")
+    parser.add_argument(
+        "--context", type=positive_int, metavar="N", help="tokens read at a time (default: the model's)"
+    )
+    parser.add_argument(
+        "--stride", type=positive_int, metavar="N", help="new tokens per window (default: half of them)"
+    )
+    parser.add_argument("--batch-size", type=positive_int, metavar="N")
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
+    if arguments.text is not None or arguments.lambada is not None or language.is_language_model(arguments.model):
+        return language.evaluate(arguments)
     prepare_libraries(arguments.debug)
     from ..training.saved import open_saved
 
     saved = open_saved(arguments.model)
     images = saved.images(arguments.data, arguments.split, arguments.skip_bad)
-    found = saved.evaluate(saved.batches(images, arguments.batch_size))
+    found = saved.evaluate(saved.batches(images, arguments.batch_size or 256))
     if arguments.format == "json":
         print(json.dumps({"model": str(saved.path), "parameters": saved.num_parameters, **found.to_dict()}))
         return 0

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 from ..training.recipe import AugmentationRecipe
 
-_BATCH_STREAM, _SAMPLE_STREAM = 1, 2  # first words of the keys: batches and images never share numbers
+_BATCH_STREAM, _SAMPLE_STREAM, _EPOCH_STREAM = 1, 2, 3  # first words of the keys: they never share numbers
 
 
 @dataclass(frozen=True)
@@ -149,3 +149,8 @@ class SampleGenerators:
 
 def _generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
+    """Random numbers of an epoch as a whole, shared with no batch or sample."""
+    return _generator(_EPOCH_STREAM, seed, epoch)

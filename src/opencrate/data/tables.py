@@ -34,9 +34,9 @@ def read_parquet(path: Path, image_column: str | None = None, label_column: str 
     parts = {}
     for part, files in _files_by_part(path).items():
         for file in files:
-            _check_readable(file)
+            check_readable(file)
         try:
-            with _no_progress_bars():
+            with no_progress_bars():
                 table = Dataset.from_parquet([str(file) for file in files])
         except datasets.exceptions.DatasetGenerationError as error:
             raise ValueError(f"{files[0].parent}: the {part} files have different columns ({error})") from error
@@ -63,7 +63,7 @@ def read_hub(reference: str, image_column: str | None = None, label_column: str 
             "`hf auth login`, or download it and give the local folder"
         ) from error
     splits = loaded if isinstance(loaded, DatasetDict) else {"all": loaded}
-    parts = {_part_of(split): table for split, table in splits.items() if _part_of(split)}
+    parts = {part_of(split): table for split, table in splits.items() if part_of(split)}
     if not parts and len(splits) == 1:
         parts = {"all": next(iter(splits.values()))}
     if not parts:
@@ -94,7 +94,7 @@ def as_labelled(table: Dataset, image_column: str | None, label_column: str | No
     numbers, names = encoded
     table = table.select_columns([image]).rename_columns({image: "image"})
     if table.features["image"] != Image(decode=False):
-        with _no_progress_bars():
+        with no_progress_bars():
             table = table.cast_column("image", Image(decode=False))
     table = table.add_column("label", numbers, feature=ClassLabel(names=names))
     table = table.add_column("row", np.arange(len(table)))
@@ -181,7 +181,7 @@ def _files_by_part(path: Path) -> dict[str, list[Path]]:
     parts: dict[str, list[Path]] = {}
     for file in sorted(path.rglob("*.parquet")):
         names = (file.name, *reversed(file.relative_to(path).parts[:-1]))
-        part = next((part for part in map(_part_of, names) if part), "all")
+        part = next((part for part in map(part_of, names) if part), "all")
         parts.setdefault(part, []).append(file)
     if len(parts) > 1 and "all" in parts:
         raise ValueError(
@@ -191,13 +191,13 @@ def _files_by_part(path: Path) -> dict[str, list[Path]]:
     return parts
 
 
-def _part_of(name: str) -> str | None:
+def part_of(name: str) -> str | None:
     """The part that a file, folder or split is named after."""
     word = re.match(r"[a-z]*", name.lower()).group()
     return next((part for part, words in PART_FOLDERS.items() if word in words), None)
 
 
-def _check_readable(file: Path) -> None:
+def check_readable(file: Path) -> None:
     try:
         pyarrow.parquet.ParquetFile(file).close()
     except (pyarrow.ArrowException, OSError) as error:
@@ -207,7 +207,7 @@ def _check_readable(file: Path) -> None:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     if datasets.are_progress_bars_disabled():
         yield
         return

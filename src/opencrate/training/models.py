@@ -11,14 +11,19 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     set_seed,
 )
 
 from .._suggest import suggest
+from ..data.text.tokenizers import vocabulary_size
 from ..image_processing_crate import CrateImageProcessor
 from .recipe import DataRecipe, Recipe
 
@@ -26,8 +31,13 @@ _FROM_DATA = ("image_size", "num_channels")
 _AUTO_MODELS = {
     "image-classification": AutoModelForImageClassification,
     "masked-autoencoding": AutoModelForPreTraining,
+    "causal-lm": AutoModelForCausalLM,
+    "masked-lm": AutoModelForMaskedLM,
+    "sentence-classification": AutoModelForSequenceClassification,
 }
 """A recipe's task -> the transformers Auto class that builds its models."""
+_CONTEXT = ("max_position_embeddings", "n_positions")
+"""What configurations call the number of positions."""
 
 
 def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTrainedConfig:
@@ -39,14 +49,8 @@ def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTra
         ValueError: unknown model type, size or field; a wrong type; a field that contradicts the data; an
             image size that the patches do not tile.
     """
-    cls = _config_class(recipe.model.type, recipe.task)
+    cls, given = _given_fields(recipe)
     known = own_fields(cls)
-    given = dict(recipe.model.config)
-    for name in given:
-        if name not in known:
-            raise ValueError(
-                f"unknown key 'model.config.{name}' for model.type {recipe.model.type}; {suggest(name, known)}"
-            )
     if recipe.model.init_from is not None and recipe.model.size is None:
         source = saved_config(recipe.model.init_from, recipe.model.type)
         taken = known - {*given, *_FROM_DATA, *(["head_dim"] if "num_attention_heads" in given else [])}
@@ -69,6 +73,52 @@ def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTra
     config = _construct(cls, recipe.model.size, given)
     _check_patches(config)
     return config
+
+
+def build_text_config(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    num_tokens: int | None = None,
+    labels: dict[str, Any] | None = None,
+) -> PreTrainedConfig:
+    """The model configuration of a text recipe: vocabulary, special tokens and context are those of its text.
+
+    Args:
+        recipe: with the model's own settings.
+        tokenizer: of the text.
+        num_tokens: tokens that a sequence may have; `text.block_size` by default.
+        labels: `num_labels` or `id2label` of a classifier.
+
+    Raises:
+        ValueError: unknown model type, size or field; a wrong type; a field that contradicts the text.
+    """
+    cls, given = _given_fields(recipe)
+    known = own_fields(cls)
+    context = next((name for name in _CONTEXT if name in known), None)
+    from_text = {"vocab_size": vocabulary_size(tokenizer)}  # unless more is given, as by a padded vocabulary
+    if context is not None:
+        from_text[context] = recipe.text.block_size if num_tokens is None else num_tokens
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if recipe.model.init_from is not None and recipe.model.size is None:
+        source = saved_config(recipe.model.init_from, recipe.model.type, recipe.task)
+        given = {**{name: getattr(source, name) for name in known if hasattr(source, name)}, **given}
+    config = _construct(cls, recipe.model.size, {**from_text, **given, **special, **(labels or {})})
+    for name, value in from_text.items():
+        if getattr(config, name) < value:
+            raise ValueError(f"model.config.{name}={getattr(config, name)} but the text needs {value}; raise it")
+    return config
+
+
+def _given_fields(recipe: Recipe) -> tuple[type[PreTrainedConfig], dict[str, Any]]:
+    """The configuration class of a recipe, and the fields that it gives, all of them known."""
+    cls = _config_class(recipe.model.type, recipe.task)
+    known = own_fields(cls)
+    for name in recipe.model.config:
+        if name not in known:
+            raise ValueError(
+                f"unknown key 'model.config.{name}' for model.type {recipe.model.type}; {suggest(name, known)}"
+            )
+    return cls, dict(recipe.model.config)
 
 
 def initialise(config: PreTrainedConfig, seed: int, task: str = "image-classification") -> PreTrainedModel:

@@ -1,8 +1,8 @@
 """The recipe: one strict YAML file that states a whole run.
 
-A recipe has the sections `model`, `data`, `augmentation` and `training`. Every key is a field of the dataclasses
-below; an unknown key, a wrong type or an impossible value is a `ValueError` that names the file, the full dotted
-key and what is allowed. A file may further hold
+A recipe has the sections `model` and `training`, and for its task `data` and `augmentation` (images), `text`, or `glue`
+(sentences with labels). Every key is a field of the dataclasses below; an unknown key, a wrong type or an impossible
+value is a `ValueError` that names the file, the full dotted key and what is allowed. A file may further hold
 
 - `base`: the shipped recipe or the file (relative to this one) that it changes; its own keys win. A file that names
   another `model.type` starts the model section anew. `name`, `description` and `parameters` are not inherited.
@@ -26,6 +26,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from .._suggest import suggest
+from ..data.text.options import GlueData, TextData
 from .recipe_checks import check_values
 from .strict_yaml import parse_value, read_mapping
 
@@ -94,7 +95,8 @@ class TrainingRecipe:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     warmup_steps: float = 0.1  # below 1: a share of all steps
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup"] = "cosine"
+    min_learning_rate: float = 0.0  # where cosine_with_min_lr ends
     optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch"
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
@@ -123,10 +125,12 @@ class Recipe:
 
     name: str = ""
     description: str = ""
-    task: Literal["image-classification"] = "image-classification"
+    task: Literal["image-classification", "causal-lm", "masked-lm", "sentence-classification"] = "image-classification"
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    text: TextData = field(default_factory=TextData)
+    glue: GlueData = field(default_factory=GlueData)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
 
 
@@ -134,6 +138,8 @@ SECTIONS: dict[str, type] = {
     "model": ModelRecipe,
     "data": DataRecipe,
     "augmentation": AugmentationRecipe,
+    "text": TextData,
+    "glue": GlueData,
     "training": TrainingRecipe,
 }
 FILE_KEYS = ("base", "smoke", "parameters")
@@ -154,8 +160,9 @@ def find_recipe(reference: str | Path, folder: Path = Path()) -> Path:
         ValueError: neither a shipped recipe nor an existing file.
     """
     shipped = shipped_recipes()
-    if str(reference) in shipped:
-        return shipped[str(reference)]
+    for name in (str(reference), str(reference).replace("/", "-")):  # text/demo is text-demo
+        if name in shipped:
+            return shipped[name]
     path = folder / Path(reference).expanduser()
     if path.is_dir() and (path / "recipe.yaml").is_file():
         return path / "recipe.yaml"

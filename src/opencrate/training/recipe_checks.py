@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from ..data.text.options import check_text_data
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -21,6 +24,7 @@ AT_LEAST = {
     "training.per_device_eval_batch_size": 1,
     "training.gradient_accumulation_steps": 1,
     "training.learning_rate": 0,
+    "training.min_learning_rate": 0,
     "training.weight_decay": 0,
     "training.warmup_steps": 0,
     "training.max_grad_norm": 0,
@@ -42,6 +46,9 @@ BELOW_ONE = (
 PROBABILITIES = ("augmentation.flip", "augmentation.erasing")
 INTERVALS = {"augmentation.crop_scale": 1.0, "augmentation.crop_ratio": float("inf")}
 """Keys of [least, most] pairs with 0 < least <= most, and the largest `most`."""
+
+READ_BY = {"causal-lm": ("text",), "masked-lm": ("text",), "sentence-classification": ("glue",)}
+"""Sections that a task of text reads; those of images read `data` and `augmentation`."""
 
 Where = Callable[[str], str]
 
@@ -74,8 +81,25 @@ def check_values(recipe: Recipe, where: Where) -> None:
         _require(recipe.training.num_train_epochs > 0, key, "above 0", recipe, where)
     limit = recipe.training.save_total_limit
     _require(limit is None or limit >= 1, "training.save_total_limit", "at least 1, or null for all", recipe, where)
+    _check_sections(recipe, where)
     _check_regulariser(recipe, where)
     _check_images(recipe, where)
+
+
+def _check_sections(recipe: Recipe, where: Where) -> None:
+    """Refuse settings that the task does not read, which would be an error of thought."""
+    read = READ_BY.get(recipe.task, ("data", "augmentation"))
+    unread = [section for section in ("data", "augmentation", "text", "glue") if section not in read]
+    for section in unread:
+        given = getattr(recipe, section)
+        for name, value in dataclasses.asdict(given).items():
+            if value != getattr(type(given)(), name):
+                raise ValueError(
+                    f"{where(f'{section}.{name}')}: '{section}.{name}' is set, but task {recipe.task} reads nothing "
+                    f"of '{section}'; remove it, or change the task"
+                )
+    if "text" in read:
+        check_text_data(recipe.text)
 
 
 def _check_regulariser(recipe: Recipe, where: Where) -> None:

@@ -27,7 +27,7 @@ from .callbacks import FiniteWatch, ProgressBar, RunLog, StopSignals
 from .ema import WeightAverage
 from .losses import penalty
 from .optimizers import build_optimizer
-from .processes import Processes, SharedBatches
+from .processes import Processes, SharedBatches, share_of
 from .recipe import Recipe, TrainingRecipe
 from .tasks import Parts, task_of
 from .tasks.base import add_up
@@ -38,7 +38,7 @@ AVERAGE = "ema.safetensors"
 TENSORBOARD = "tensorboard"
 """The folder of TensorBoard's event files in a run directory."""
 _OURS = (
-    *("optim", "ema_decay", "tensorboard", "measure_images", "measure_every_epochs"),
+    *("optim", "ema_decay", "min_learning_rate", "tensorboard", "measure_images", "measure_every_epochs"),
     *("srr_weight", "srr_parts", "srr_layers", "srr_lambda", "srr_eps"),
 )  # fields of the recipe that TrainingArguments does not know as such
 
@@ -217,7 +217,8 @@ class RecipeTrainer(Trainer):
 
     def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> dict[str, float]:
         """The task's metrics on the validation split, with the averaged weights where there are any."""
-        share = Subset(self.eval_dataset, range(self.processes.rank, len(self.eval_dataset), self.processes.count))
+        indices = share_of(range(len(self.eval_dataset)), self.processes.rank, self.processes.count)
+        share = Subset(self.eval_dataset, indices)
         with self.average.applied(self.model) if self.average else nullcontext():
             own = self._sums(share)
         sums = {name: sum(self.processes.gather(own[name])) for name in own}
@@ -347,6 +348,7 @@ def training_arguments(recipe: TrainingRecipe, output_dir: Path, validate: bool)
     return TrainingArguments(
         output_dir=str(output_dir),
         **fields,
+        lr_scheduler_kwargs={"min_lr": recipe.min_learning_rate} if "min_lr" in recipe.lr_scheduler_type else {},
         eval_strategy="epoch" if validate else "no",
         logging_strategy="epoch",
         logging_nan_inf_filter=False,

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from .base import Parts, Task
 from .classification import ImageClassification
+from .language import CausalLanguageModelling, MaskedLanguageModelling
+from .sentences import SentenceClassification
 
-TASKS: dict[str, type[Task]] = {"image-classification": ImageClassification}
+TASKS: dict[str, type[Task]] = {
+    "image-classification": ImageClassification,
+    "causal-lm": CausalLanguageModelling,
+    "masked-lm": MaskedLanguageModelling,
+    "sentence-classification": SentenceClassification,
+}
 """A recipe's `task` -> its class."""
 
 

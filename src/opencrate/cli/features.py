@@ -1,0 +1,125 @@
+"""Look at the features of a language model: where they fire, what they promote, how well a simple explanation fits.
+
+  opencrate features runs/stdlib-lm --text stdlib
+  opencrate features runs/crate-lm --text book.txt --compare runs/gpt2 --num-features 50 --layers 1,6,12
+  opencrate features runs/crate-lm --text book.txt --steer 2:17=4.0 --prompt "The "
+
+The features of a CRATE are its sparse codes, those of another model its MLP's neurons. They are drawn at random. Writes
+features.html (self-contained, with a search) and features.json, by default into MODEL/features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from . import language
+from .common import Parser, layer_numbers, non_negative_int, positive_int, prepare_libraries
+
+HELP = "look at what single features of a language model stand for"
+_STEER = re.compile(r"(\d+):(\d+)=(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `opencrate features`."""
+    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    language.add_text(parser)
+    parser.add_argument("--compare", metavar="MODEL", nargs="+", default=[], help="models of the same tokenizer")
+    parser.add_argument("--layers", type=layer_numbers, metavar="L,L,...", help="layers, from 1 (default: all)")
+    parser.add_argument("--num-features", type=positive_int, default=30, metavar="N", help="drawn per layer")
+    parser.add_argument("--num-tokens", type=positive_int, default=1 << 16, metavar="N", help="of the text")
+    parser.add_argument("--block-size", type=positive_int, default=128, metavar="N", help="tokens read at a time")
+    parser.add_argument("--seed", type=non_negative_int, default=0)
+    parser.add_argument(
+        "--steer",
+        type=_steer,
+        action="append",
+        metavar="LAYER:FEATURE=VALUE",
+        help="set this feature (default: the first drawn one of each layer that fires, to 10 times its largest value)",
+    )
+    parser.add_argument("--prompt", default="", help="what the texts with a feature set begin with")
+    parser.add_argument("--output", metavar="DIR", help="folder of the page (default: MODEL/features)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw, score, steer and write."""
+    if arguments.text is None:
+        raise ValueError("--text is missing: give the text to look at the features on, for example --text stdlib")
+    if arguments.output is None and arguments.model.startswith("hf://"):
+        raise ValueError("--output is missing: a model of the Hub has no folder to write the page to")
+    prepare_libraries(arguments.debug)
+    from ..analysis.features import find_features
+    from ..analysis.features_report import describe, write_features
+    from ..analysis.language import open_language_model
+
+    sources = [arguments.model, *arguments.compare]
+    opened = [open_language_model(source, arguments.tokenizer) for source in sources]
+    _check_same_tokenizer(opened)
+    documents = language.documents_of(arguments)
+    reports = [
+        find_features(
+            model,
+            documents,
+            layers=arguments.layers,
+            num_features=arguments.num_features,
+            num_tokens=arguments.num_tokens,
+            block_size=min(arguments.block_size, *(each.context for each in opened)),
+            seed=arguments.seed,
+            name=name,
+        )
+        for model, name in zip(opened, _names(opened))
+    ]
+    steered = _steered(opened[0], reports[0], documents, arguments) if opened[0].kind == "causal" else []
+    folder = Path(arguments.output) if arguments.output else Path(arguments.model) / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    page = write_features(folder, reports, steered, [("command", arguments.typed), ("text", documents.where)])
+    for sentence in describe(reports, steered):
+        print(sentence)
+    print(f"page: {page}")
+    return 0
+
+
+def _names(opened: list[Any]) -> list[str]:
+    """Type and folder of each model, numbered where two are alike."""
+    names = [f"{one.model.config.model_type} ({Path(one.source).resolve().name})" for one in opened]
+    return [name if names.count(name) == 1 else f"{name} #{number}" for number, name in enumerate(names, start=1)]
+
+
+def _check_same_tokenizer(opened: list[Any]) -> None:
+    from ..data.text.tokenizers import tokenizer_identity
+
+    for other in opened[1:]:
+        if tokenizer_identity(other.tokenizer) != tokenizer_identity(opened[0].tokenizer):
+            raise ValueError(f"--compare {other.source}: has another tokenizer than {opened[0].source}")
+
+
+def _steered(model: Any, report: Any, documents: Any, arguments: argparse.Namespace) -> list[Any]:
+    """The features asked for, else in each layer the first drawn one that fires, set to ten times its largest value."""
+    import torch
+
+    from ..analysis.features import text_blocks
+    from ..analysis.generation import Sampling
+    from ..analysis.language import progress
+    from ..analysis.steering import steer
+
+    chosen = arguments.steer
+    if chosen is None:
+        first = {}
+        for one in report.features:
+            if one.maximum > 0:
+                first.setdefault(one.layer, (one.layer, one.index, 10 * one.maximum))
+        chosen = list(first.values())
+    ids = torch.from_numpy(text_blocks(model, documents, 1 << 10, report.block_size)[:8])
+    room = model.context - len(model.tokenizer(arguments.prompt)["input_ids"])
+    sampling = Sampling(max_new_tokens=max(1, min(60, room)), temperature=0.8, seed=arguments.seed)
+    return [steer(model, *place, ids, arguments.prompt, sampling) for place in progress(chosen, "setting features")]
+
+
+def _steer(text: str) -> tuple[int, int, float]:
+    """argparse type: LAYER:FEATURE=VALUE."""
+    match = _STEER.fullmatch(text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form LAYER:FEATURE=VALUE, such as 2:17=4.0")
+    return int(match[1]), int(match[2]), float(match[3])

@@ -1,0 +1,47 @@
+"""Go on with a text, word by word.
+
+  opencrate generate runs/shakespeare "ROMEO:" --max-new-tokens 200 --temperature 0.8 --top-k 40
+  opencrate generate gpt2-folder "Once upon a time" --temperature 0
+  echo "def main(" | opencrate generate runs/demo -
+
+MODEL is a run directory, any causal language model written by save_pretrained, or hf://owner/name, which is downloaded.
+`-` reads the prompt from standard input. The same seed gives the same text on one machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .common import Parser, non_negative_int, positive_int, prepare_libraries
+
+HELP = "go on with a text"
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `opencrate generate`."""
+    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    parser.add_argument("prompt", metavar="PROMPT", help="the beginning; - reads standard input")
+    parser.add_argument("--max-new-tokens", type=positive_int, default=100, metavar="N")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: always the most probable token")
+    parser.add_argument("--top-k", type=positive_int, metavar="K", help="draw from the K most probable tokens")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the most probable tokens up to this sum")
+    parser.add_argument(
+        "--num-beams", type=positive_int, default=1, metavar="N", help="beam search, printed at the end"
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=0)
+    parser.add_argument("--crop", action="store_true", help="go on beyond the context with its last tokens (CRATE)")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where MODEL has none")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generate and print."""
+    prepare_libraries(arguments.debug)
+    from ..analysis.generation import Sampling, generate
+    from ..analysis.language import open_language_model
+
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "num_beams", "seed", "crop")
+    sampling = Sampling(**{name: getattr(arguments, name) for name in names})
+    prompt = sys.stdin.read().rstrip("\n") if arguments.prompt == "-" else arguments.prompt
+    generate(open_language_model(arguments.model, arguments.tokenizer), prompt, sampling, stream=True)
+    return 0

@@ -1,0 +1,155 @@
+"""The settings that every CRATE model's blocks have, whatever they read."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from ._suggest import suggest
+
+__all__ = ["CrateBlockConfig"]
+
+# Words that transformers itself passes to a config's constructor without declaring them as fields.
+_TRANSFORMERS_WORDS = {
+    *PreTrainedConfig().to_dict(),
+    *("num_labels", "torch_dtype", "attn_implementation", "_attn_implementation", "name_or_path"),
+    *("_name_or_path", "_commit_hash", "auto_map", "trust_remote_code"),
+    *("use_cache", "quantization_config"),  # written into every config by the Trainer; by quantised loading
+    *("stage_names", "out_features", "out_indices"),
+}
+
+
+@strict
+class CrateBlockConfig(PreTrainedConfig):
+    r"""Settings of the blocks, shared by the configurations of vision and text models.
+
+    Args:
+        hidden_size: width d.
+        num_hidden_layers: layers L.
+        num_attention_heads: subspaces K.
+        head_dim: dimension p of a subspace; ``None`` is d/K. K p != d is allowed.
+        layer_norm_eps: of all norms before the head.
+        head_layer_norm_eps: of the norm after the last layer; ``None`` is ``layer_norm_eps``.
+        attention_scale: factor before the softmax; ``None`` is 1/sqrt(p) (published code; the paper has 1).
+        attention_output: ``learned`` map W (published), ``tied`` to the bases U (paper, Eq. 12), ``none``.
+        attention_output_bias: bias of the learned map.
+        dropout: in training, share of the attention maps' entries and of the MSSA output's that is set to zero; of the
+            embedding's too in a text model.
+        compression_kappa: ``None``: Z + MSSA (published code). A number: the paper's gradient step
+            (1 - kappa gamma) Z + kappa gamma MSSA [2306.01129, Eq. 61], gamma = p/(N eps^2); a tied output is then
+            multiplied by gamma, a learned one has absorbed it (Eq. 115).
+        compression_eps: epsilon inside that gamma.
+        ista_step_size: step size eta.
+        ista_lambda: sparsity weight lambda.
+        ista_num_steps: steps T.
+        ista_start: ``input`` (complete dictionary only) or ``zero``; ``None`` picks ``input`` when it can.
+        ista_threshold: ``relu`` (non-negative codes) or ``soft`` (signed soft-threshold).
+        ista_residual: add the input of the sparsification step to its output.
+        dictionary_expansion: atoms per width, m/d.
+        dictionary_decode: what follows the code: ``none``, ``tied`` (A D^T) or ``untied`` (a second dictionary).
+        compression: ``mssa``, or for ablations ``attention``: separate query, key and value projections.
+        sparsification: ``ista``, or for ablations ``mlp`` (with a residual) or ``none`` (Z^{l+1} = Z^{l+1/2}).
+        mlp_ratio: hidden units of the MLP per width; their number is rounded.
+        subspace_constraint: ``none``; ``each``: every U_k orthonormal; ``joint``: [U_1 ... U_K] orthonormal.
+        dictionary_constraint: ``none`` or ``orthonormal`` (rows of D; D^T D = D D^T = I when square).
+        subspace_penalty: weight of ||U^T U - I||_F^2 (all subspaces jointly) in the training loss.
+        dictionary_penalty: weight of ||D D^T - I||_F^2 in the training loss.
+        initializer: ``official`` (the published code's) or ``normal`` (std ``initializer_range``, small tokens).
+        initializer_range: standard deviation for ``normal``.
+    """
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    head_dim: int | None = None
+    layer_norm_eps: float = 1e-5
+    head_layer_norm_eps: float | None = None
+    attention_scale: float | int | None = None
+    attention_output: Literal["learned", "tied", "none"] = "learned"
+    attention_output_bias: bool = True
+    dropout: float | int = 0.0
+    compression_kappa: float | int | None = None
+    compression_eps: float | int = 0.5
+    ista_step_size: float | int = 0.1
+    ista_lambda: float | int = 0.1
+    ista_num_steps: int = 1
+    ista_start: Literal["input", "zero"] | None = None
+    ista_threshold: Literal["relu", "soft"] = "relu"
+    ista_residual: bool = False
+    dictionary_expansion: int = 1
+    dictionary_decode: Literal["none", "tied", "untied"] = "none"
+    compression: Literal["mssa", "attention"] = "mssa"
+    sparsification: Literal["ista", "mlp", "none"] = "ista"
+    mlp_ratio: float | int = 4
+    subspace_constraint: Literal["none", "each", "joint"] = "none"
+    dictionary_constraint: Literal["none", "orthonormal"] = "none"
+    subspace_penalty: float | int = 0.0
+    dictionary_penalty: float | int = 0.0
+    initializer: Literal["official", "normal"] = "official"
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        self._reject_unknown(kwargs)
+        if self.head_dim is None and self.num_attention_heads > 0:
+            self._require_divisible_width()
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.head_layer_norm_eps is None:
+            self.head_layer_norm_eps = self.layer_norm_eps
+        if self.ista_start is None:
+            complete = self.dictionary_expansion == 1 and self.dictionary_decode == "none"
+            self.ista_start = "input" if complete else "zero"
+        super().__post_init__(**kwargs)
+
+    @property
+    def mlp_size(self) -> int:
+        """Hidden units of the MLP where ``sparsification`` is ``mlp``."""
+        return round(self.mlp_ratio * self.hidden_size)
+
+    def _reject_unknown(self, kwargs: dict[str, Any]) -> None:
+        for name in kwargs:
+            if name not in _TRANSFORMERS_WORDS:
+                fields = [f for f in self.__dataclass_fields__ if not f.startswith("_")]
+                raise ValueError(f"{type(self).__name__}: unknown argument {name!r}; {suggest(name, fields)}")
+
+    def _require_divisible_width(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}: choose a divisor, or set head_dim (K p may differ from d)"
+            )
+
+    def _require(self, condition: bool, name: str, allowed: str) -> None:
+        if not condition:
+            raise ValueError(
+                f"{type(self).__name__}: {name}={getattr(self, name)!r} is not allowed; it must be {allowed}"
+            )
+
+    def _check_blocks(self) -> None:
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("ista_num_steps", "dictionary_expansion"):
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("layer_norm_eps", "head_layer_norm_eps", "ista_step_size", "compression_eps"):
+            self._require(getattr(self, name) > 0, name, "greater than 0")
+        for name in ("ista_lambda", "subspace_penalty", "dictionary_penalty"):
+            self._require(getattr(self, name) >= 0, name, "at least 0")
+        self._require(0 <= self.dropout < 1, "dropout", "at least 0 and less than 1")
+        self._require(self.mlp_size >= 1, "mlp_ratio", "at least one hidden unit for the width")
+        self._check_structure()
+
+    def _check_structure(self) -> None:
+        inner = self.num_attention_heads * self.head_dim
+        if self.attention_output == "none":
+            self._require(inner == self.hidden_size, "attention_output", "used with K p = d only")
+        if self.subspace_constraint == "each":
+            self._require(self.head_dim <= self.hidden_size, "subspace_constraint", "used with p <= d only")
+        if self.subspace_constraint == "joint":
+            self._require(inner <= self.hidden_size, "subspace_constraint", "used with K p <= d only")
+        if self.sparsification != "ista":
+            free = self.dictionary_penalty == 0 and self.dictionary_constraint == "none"
+            self._require(free, "sparsification", "'ista' when the dictionary has a penalty or a constraint")
+        complete = self.dictionary_expansion == 1
+        if self.ista_start == "input":
+            self._require(complete, "ista_start", "'zero' when dictionary_expansion > 1")
+        if self.dictionary_decode == "none":
+            self._require(complete, "dictionary_decode", "'tied' or 'untied' when dictionary_expansion > 1")

@@ -1,0 +1,146 @@
+"""CrateTextConfig and the named sizes of the published language models."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+
+from ._suggest import suggest
+from .configuration_crate_blocks import CrateBlockConfig
+
+__all__ = ["CRATE_TEXT_SIZES", "CrateTextConfig"]
+
+
+@strict
+class CrateTextConfig(CrateBlockConfig):
+    r"""Configuration of the CRATE text models; the defaults are CRATE-GPT base (complete dictionary). [2311.13110]
+
+    The settings of the blocks are those of :class:`~opencrate.configuration_crate_blocks.CrateBlockConfig`.
+
+    Args:
+        vocab_size: tokens in the vocabulary (published: GPT-2's 50,257, padded to 50,304).
+        max_position_embeddings: the context, in tokens; positions are learned.
+        type_vocab_size: kinds of segments (``token_type_ids``); 0 is none, BERT has 2.
+        is_causal: ``True``: a token attends to itself and what is before it; ``False``: to all. ``None`` is what the
+            class needs: causal for ``CrateForCausalLM``, else not.
+        final_norm: LN after the last layer (published: overcomplete yes, complete no).
+        pool: token that stands for a sequence in the classification heads: ``first``, ``last`` or ``mean`` over the
+            attended ones; ``None`` is ``last`` for a causal model, else ``first``.
+        classifier_dropout: in training, share of the pooled vector set to zero; ``None`` is ``dropout``.
+        context_overflow: what ``generate`` does beyond the context: ``error``, before anything is generated, or
+            ``crop``: keep the last ``max_position_embeddings`` tokens and compute them anew for each further token,
+            as the published sampling does (their positions shift, so no cache can be used).
+        tie_word_embeddings: the unembedding is the token table (published).
+        use_cache: keep U^T LN(Z) of earlier tokens when generating.
+        bos_token_id: id of the first token, if the tokenizer has one.
+        eos_token_id: id, or ids, after which generation stops.
+        pad_token_id: id of padding.
+    """
+
+    model_type = "crate_text"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (transformers' convention)
+
+    vocab_size: int = 50304
+    max_position_embeddings: int = 1024
+    type_vocab_size: int = 0
+    is_causal: bool | None = None
+    final_norm: bool = False
+    pool: Literal["first", "last", "mean"] | None = None
+    classifier_dropout: float | int | None = None
+    context_overflow: Literal["error", "crop"] = "error"
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self._check_blocks()
+        self._check_text()
+
+    @classmethod
+    def from_size(cls, size: str, **overrides: Any) -> "CrateTextConfig":
+        """A named size (see ``CRATE_TEXT_SIZES``), with any field overridden."""
+        if size not in CRATE_TEXT_SIZES:
+            raise ValueError(f"unknown CRATE text size {size!r}; {suggest(size, CRATE_TEXT_SIZES)}")
+        return cls(**{**CRATE_TEXT_SIZES[size], **overrides})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As transformers', but the configuration of another kind of model is refused."""
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"model_type={kind!r} is not a CRATE text model: load it with the Auto class of its task, or give a "
+                f"model of model_type {cls.model_type!r}"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def _check_text(self) -> None:
+        for name in ("vocab_size", "max_position_embeddings"):
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        self._require(self.type_vocab_size >= 0, "type_vocab_size", "at least 0")
+        dropout = self.classifier_dropout
+        self._require(dropout is None or 0 <= dropout < 1, "classifier_dropout", "at least 0 and less than 1, or None")
+        pad = self.pad_token_id
+        self._require(pad is None or 0 <= pad < self.vocab_size, "pad_token_id", f"below vocab_size {self.vocab_size}")
+        gamma = self.compression_kappa is not None
+        self._require(not (gamma and self.is_causal), "compression_kappa", "None in a causal model, where N varies")
+
+
+def _text(width: int, depth: int, heads: int, **more: Any) -> dict[str, Any]:
+    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, **more}
+
+
+_GPT2 = {"vocab_size": 50304, "max_position_embeddings": 1024, "is_causal": True}
+_OVERCOMPLETE = {
+    "ista_num_steps": 2,
+    "dictionary_expansion": 4,
+    "dictionary_decode": "tied",
+    "final_norm": True,
+    **_GPT2,
+}
+# The residual stream ends in a norm, as in the vision models' head; the published text leaves it open.
+_ALPHA = {
+    "attention_output_bias": False,
+    "ista_num_steps": 2,
+    "ista_residual": True,
+    "dictionary_expansion": 4,
+    "dictionary_decode": "untied",
+    "final_norm": True,
+    **_GPT2,
+}
+_BERT = {
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "is_causal": False,
+    "final_norm": True,
+    "pad_token_id": 0,
+}
+# Characters or bytes on a laptop.
+_CHARACTERS = {"vocab_size": 256, "is_causal": True, "final_norm": True, "initializer": "normal"}
+
+CRATE_TEXT_SIZES: dict[str, dict[str, Any]] = {
+    # CRATE-GPT and CRATE-LM with a complete dictionary: 60.70 M parameters at vocabulary 50,304 and context 1,024
+    # (59.91 M without positions; the paper's 60 M), 27.07 M for one layer.
+    "gpt-base": _text(768, 12, 12, **_GPT2),
+    "gpt-1-layer": _text(512, 1, 4, **_GPT2),
+    # CRATE-LM, overcomplete, tied, no residual (81.93 M; 27.86 M for one layer). Medium, large and xl are stated in the
+    # published code only, without counts.
+    "lm-1-layer": _text(512, 1, 4, **_OVERCOMPLETE),
+    "lm-base": _text(768, 12, 12, **_OVERCOMPLETE),
+    "lm-medium": _text(1024, 24, 16, **_OVERCOMPLETE),
+    "lm-large": _text(1280, 36, 20, **_OVERCOMPLETE),
+    "lm-xl": _text(1600, 48, 25, **_OVERCOMPLETE),
+    # CRATE-alpha, untied, residual [2405.20299]: small is the paper's 57 M; base, 12 layers of 768, has 110 M where the
+    # paper says 120 M (unresolved). The heads of small are not stated: p = 64.
+    "alpha-small": _text(512, 12, 8, **_ALPHA),
+    "alpha-base": _text(768, 12, 12, **_ALPHA),
+    # CRATE-BERT: 12 layers of 768, complete, with BERT's vocabulary, context and segments (45 M; the layout of the
+    # published models is unresolved).
+    "bert-base": _text(768, 12, 12, **_BERT),
+    # Laptop sizes (ours): characters or bytes, contexts of 256 and 64.
+    "laptop": _text(256, 6, 4, max_position_embeddings=256, **_CHARACTERS),
+    "tiny": _text(64, 2, 2, max_position_embeddings=64, **_CHARACTERS),
+}

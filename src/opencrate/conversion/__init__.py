@@ -1,0 +1,168 @@
+"""Published checkpoints to OpenCRATE and back: one key map per family, values untouched.
+
+``load_official`` reads a state dict, a ``.pth`` / ``.pt`` / ``.safetensors`` file or ``hf://owner/name/file`` and
+returns a model; ``to_official`` is its inverse, key for key and bit for bit.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .._suggest import suggest
+from ..configuration_crate import CRATE_SIZES, CrateConfig
+from ..configuration_crate_blocks import CrateBlockConfig
+from ..configuration_crate_mae import CRATE_MAE_SIZES, CrateMAEConfig
+from ..configuration_crate_text import CRATE_TEXT_SIZES, CrateTextConfig
+from ..modeling_crate import CrateForImageClassification
+from ..modeling_crate_mae import CrateMAEForPreTraining
+from ..modeling_crate_text import CrateForCausalLM
+from . import images, texts
+from .checkpoints import peel, read_checkpoint, source_state_dict
+from .names import KEY_MAPS, load_strict, official_name, rename
+
+__all__ = ["FAMILIES", "load_official", "official_name", "read_checkpoint", "source_state_dict", "to_official"]
+
+FAMILIES = tuple(KEY_MAPS)
+_LM_SIZES = {"crate_lm": "gpt-base", "crate_lm_overcomplete": "lm-base"}
+
+# Settings in which a model must equal the published code's for its tensors to mean the same there.
+_PUBLISHED = (
+    *("layer_norm_eps", "head_layer_norm_eps", "compression", "sparsification"),
+    *("attention_scale", "attention_output_bias", "compression_kappa", "subspace_constraint"),
+    *("ista_start", "ista_num_steps", "ista_threshold", "ista_residual", "dictionary_decode", "dictionary_constraint"),
+)
+_PUBLISHED_IMAGES = ("patch_embedding", *_PUBLISHED)
+_PUBLISHED_BY_FAMILY = {
+    "crate": _PUBLISHED_IMAGES,
+    "crate_alpha": _PUBLISHED_IMAGES,
+    "crate_mae": (*_PUBLISHED_IMAGES, "mask_tokens_in_encoder"),
+    **dict.fromkeys(
+        texts.TEXT_FAMILIES,
+        (*_PUBLISHED, "final_norm", "type_vocab_size", "tie_word_embeddings", "ista_step_size", "ista_lambda"),
+    ),
+}
+
+_REFERENCES: dict[str, CrateBlockConfig] = {
+    "crate": CrateConfig(**CRATE_SIZES["base"]),
+    "crate_alpha": CrateConfig(**CRATE_SIZES["alpha-base"]),
+    "crate_mae": CrateMAEConfig(**CRATE_MAE_SIZES["base"]),
+    **{family: CrateTextConfig(**CRATE_TEXT_SIZES[size]) for family, size in _LM_SIZES.items()},
+}
+
+Model = CrateForImageClassification | CrateMAEForPreTraining | CrateForCausalLM
+
+
+def load_official(
+    source: str | Path | Mapping[str, Any],
+    family: Literal["crate", "crate_alpha", "crate_mae", "crate_lm", "crate_lm_overcomplete"],
+    *,
+    num_attention_heads: int | None = None,
+    image_size: int | list[int] | tuple[int, int] | None = None,
+    patch_size: int | list[int] | tuple[int, int] | None = None,
+    pool: Literal["cls", "mean"] = "cls",
+    **config_overrides: Any,
+) -> Model:
+    """Build a model from a published checkpoint; sizes come from the tensors.
+
+    Args:
+        source: state dict, file, or ``hf://owner/name/file`` (the only form that touches the network). The wrappers
+            ``state_dict``, ``model``, ``module.`` and ``_orig_mod.`` are peeled; files are never unpickled beyond plain
+            tensors.
+        family: ``crate`` (classifiers of the CRATE and emergence repositories), ``crate_alpha``, ``crate_mae`` (the
+            autoencoder; its ``pos_embed`` and ``decoder_embed``, which no forward uses, are kept as buffers),
+            ``crate_lm`` or ``crate_lm_overcomplete`` (the research fork's language models).
+        num_attention_heads: K. The tensors hold K p only, so it must be given (published: T 6, S 12, B 12, L 16; the
+            emergence demo checkpoint 6), unless the language model's training dictionary states it.
+        image_size: native size; inferred when the patch grid is square. Vision families only, as the next two.
+        patch_size: inferred from a convolution, or from square patches of three channels.
+        pool: ``cls`` or ``mean``.
+        config_overrides: further ``CrateConfig`` fields; for ``crate_mae`` those of ``CrateMAEConfig``, such as
+            ``decoder_num_attention_heads`` (by default the encoder's), ``ista_lambda`` (the published weights were
+            trained with 0.5 and 5.0), ``norm_pix_loss`` and ``mask_ratio``; for language models those of
+            ``CrateTextConfig``.
+
+    Returns:
+        The model in evaluation mode, in the checkpoint's floating dtype.
+
+    Raises:
+        ValueError: unknown family; a size that cannot be inferred and was not given; keys missing, unexpected or of
+            another shape; a file that is not plain tensors.
+    """
+    _require_family(family)
+    content = source if isinstance(source, Mapping) else read_checkpoint(source)
+    if family in texts.TEXT_FAMILIES:
+        if (image_size, patch_size, pool) != (None, None, "cls"):
+            raise ValueError(f"image_size, patch_size and pool are for images; family {family!r} reads text")
+        return _load_text(content, family, num_attention_heads, config_overrides)
+    state_dict = rename(peel(content), KEY_MAPS[family], family)
+    config = images.infer_config(state_dict, family, num_attention_heads, image_size, patch_size)
+    config.update(pool=pool, **config_overrides)
+    if family == "crate_mae":
+        model = CrateMAEForPreTraining(CrateMAEConfig(**config))
+    else:
+        model = CrateForImageClassification(CrateConfig(**config))
+    load_strict(model, state_dict, family)
+    return model.eval()
+
+
+def _load_text(content: Any, family: str, heads: int | None, overrides: dict[str, Any]) -> CrateForCausalLM:
+    official = texts.from_fork(peel(content), family)
+    state_dict = rename(official, KEY_MAPS[family], family)
+    stated = texts.num_heads_of(content) if heads is None else heads
+    config = texts.infer_config(state_dict, family, stated)
+    model = CrateForCausalLM(CrateTextConfig.from_size(_LM_SIZES[family], **{**config, **overrides}))
+    load_strict(model, state_dict, family)
+    return model.eval()
+
+
+def to_official(model: Model) -> dict[str, Tensor]:
+    """State dict under the official names of the model's family.
+
+    The family is ``crate_mae`` for the autoencoder; for a classifier ``crate_alpha`` where it has an untied second
+    dictionary, else ``crate``; for a causal language model ``crate_lm_overcomplete`` where the code is decoded by the
+    same dictionary, else ``crate_lm``.
+
+    The tensors share memory with the model, as those of ``state_dict()`` do, except the transposed dictionaries of
+    ``crate_lm_overcomplete``.
+
+    Raises:
+        ValueError: a model without a published counterpart, or a setting that the published code of that family does
+            not have, so that it would compute something else from the same tensors.
+    """
+    config, family = model.config, _family_of(model)
+    for name, allowed in _published_settings(config, family).items():
+        if (value := getattr(config, name)) != allowed:
+            raise ValueError(
+                f"{name}={value!r} has no counterpart in the published code of family {family!r}, which has {allowed!r}"
+            )
+    official = {official_name(name, family): value.detach() for name, value in model.state_dict().items()}
+    return texts.to_fork(official, family) if family in texts.TEXT_FAMILIES else official
+
+
+def _family_of(model: torch.nn.Module) -> str:
+    if isinstance(model, CrateMAEForPreTraining):
+        return "crate_mae"
+    if isinstance(model, CrateForCausalLM):
+        return "crate_lm" if model.config.dictionary_decode == "none" else "crate_lm_overcomplete"
+    if not isinstance(model, CrateForImageClassification) or not model.config.num_labels:
+        raise ValueError(
+            "only classifiers with a head, the autoencoder and causal language models have official names, not this "
+            f"{type(model).__name__}"
+        )
+    return "crate_alpha" if model.config.dictionary_decode == "untied" else "crate"
+
+
+def _published_settings(config: CrateBlockConfig, family: str) -> dict[str, Any]:
+    """Values that the published code of a family fixes; sizes, eta, lambda and the pooling of images stay free."""
+    may_skip = family not in texts.TEXT_FAMILIES and config.num_attention_heads == 1
+    may_skip = may_skip and config.head_dim == config.hidden_size
+    same = {"attention_output": "none" if may_skip and config.attention_output == "none" else "learned"}
+    return same | {name: getattr(_REFERENCES[family], name) for name in _PUBLISHED_BY_FAMILY[family]}
+
+
+def _require_family(family: str) -> None:
+    if family not in KEY_MAPS:
+        raise ValueError(f"unknown checkpoint family {family!r}; {suggest(family, FAMILIES)}")

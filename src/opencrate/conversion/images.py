@@ -1,0 +1,89 @@
+"""Configurations of the vision families, from the tensors and what the caller stated."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..configuration_crate import CRATE_SIZES, pair
+from .names import shape_of
+
+__all__ = ["infer_config"]
+
+
+def infer_config(
+    state_dict: Mapping[str, Tensor], family: str, heads: int | None, image_size: Any, patch_size: Any
+) -> dict[str, Any]:
+    """Constructor arguments of ``CrateConfig`` from tensor shapes and what the caller stated."""
+    width = shape_of(state_dict, "crate.embeddings.cls_token", family, 3)[-1]
+    layers = {int(m.group(1)) for name in state_dict if (m := re.match(r"crate\.layers\.(\d+)\.", name))}
+    inner = shape_of(state_dict, "crate.layers.0.compress.mssa.subspaces.weight", family, 2)[0]
+    atoms = shape_of(state_dict, "crate.layers.0.sparsify.ista.dictionary", family, 2)[1]
+    if heads is None:
+        raise ValueError(
+            f"num_attention_heads cannot be inferred: the tensors hold K p = {inner} only. Give the published K of "
+            "this model (CRATE tiny 6, small 12, base 12, large 16; emergence demo 6)"
+        )
+    if heads < 1 or inner % heads:
+        raise ValueError(f"num_attention_heads={heads} does not divide K p = {inner} of this checkpoint")
+    patch, channels = _infer_patch(state_dict, family, patch_size)
+    positions = shape_of(state_dict, "crate.embeddings.position_embeddings", family, 3)[1] - 1
+    identity = heads == 1 and inner == width and "crate.layers.0.compress.mssa.output.weight" not in state_dict
+    config = {
+        "hidden_size": width,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": heads,
+        "head_dim": inner // heads,
+        "patch_size": patch,
+        "num_channels": channels,
+        "image_size": _infer_image_size(positions, patch, image_size),
+        "attention_output": "none" if identity else "learned",  # the published code: identity when K = 1 and p = d
+    }
+    if family == "crate_mae":
+        decoder = {int(m.group(1)) for name in state_dict if (m := re.match(r"decoder\.layers\.(\d+)\.", name))}
+        return {**config, "decoder_num_hidden_layers": len(decoder)}
+    config["num_labels"] = shape_of(state_dict, "classifier.weight", family, 2)[0]
+    if family == "crate_alpha":
+        return {**CRATE_SIZES["alpha-base"], **config, "dictionary_expansion": max(1, atoms // width)}
+    return config
+
+
+def _infer_patch(state_dict: Mapping[str, Tensor], family: str, patch_size: Any) -> tuple[Any, int]:
+    dims = 2 if family == "crate" else 4
+    shape = shape_of(state_dict, "crate.embeddings.patch_embeddings.projection.weight", family, dims)
+    if dims == 4:
+        found = shape[2] if shape[2] == shape[3] else [shape[2], shape[3]]
+        if patch_size is not None and pair(patch_size) != pair(found):
+            raise ValueError(f"patch_size={patch_size} contradicts the checkpoint's convolution, {found}")
+        return found, shape[1]
+    if patch_size is not None:
+        area = pair(patch_size)[0] * pair(patch_size)[1]
+        if shape[1] % area:
+            raise ValueError(f"patch_size={patch_size} does not divide the checkpoint's {shape[1]} pixels per patch")
+        return patch_size, shape[1] // area
+    side = round((shape[1] / 3) ** 0.5)
+    if 3 * side**2 != shape[1]:
+        raise ValueError(
+            f"patch_size cannot be inferred: {shape[1]} numbers per patch are no square patch of 3 channels; give "
+            "patch_size (the channels follow from it)"
+        )
+    return side, 3
+
+
+def _infer_image_size(positions: int, patch: Any, image_size: Any) -> Any:
+    patch_height, patch_width = pair(patch)
+    if image_size is not None:
+        rows, columns = pair(image_size)[0] // patch_height, pair(image_size)[1] // patch_width
+        if rows * columns != positions:
+            raise ValueError(
+                f"image_size={image_size} with patch_size={patch} gives {rows}x{columns} patches, but the checkpoint "
+                f"has {positions} positions"
+            )
+        return image_size
+    side = round(positions**0.5)
+    if side**2 != positions:
+        raise ValueError(
+            f"image_size cannot be inferred: {positions} positions are no square grid; give image_size=(height, width)"
+        )
+    return side * patch_height if patch_height == patch_width else [side * patch_height, side * patch_width]

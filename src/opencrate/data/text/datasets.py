@@ -1,0 +1,84 @@
+"""Blocks as PyTorch datasets: asked with `Draw`s while training, with plain indices for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..draws import Draw, SampleGenerators
+from .blocks import TokenBlocks
+from .masking import IGNORED, Masking
+
+EVALUATION_SEED = 0
+"""With which texts are masked that are asked for by index alone: always the same tokens."""
+
+
+class CausalBlocks(Dataset):
+    """`input_ids` and `labels`, int64 `(block_size,)`; the model compares label i + 1 with what it says at i.
+
+    Labels are the ids; -100 where there is padding. With `packing="documents"` items also hold `attention_mask`.
+    An index gives the block as it lies in the text; a `Draw` of (index, epoch, seed) gives that of the epoch's cuts.
+    """
+
+    def __init__(self, blocks: TokenBlocks) -> None:
+        self.blocks = blocks
+        self.padded = blocks.packing == "documents"
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, item: Draw | int) -> dict[str, Tensor]:
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[Draw | int]) -> list[dict[str, Tensor]]:
+        """Several items at once."""
+        ids, mask = _taken(self.blocks, items)
+        labels = np.where(mask == 1, ids, IGNORED)
+        return _rows(input_ids=ids, labels=labels, **({"attention_mask": mask} if self.padded else {}))
+
+
+class MaskedBlocks(Dataset):
+    """`input_ids` with some tokens masked, `attention_mask` and `labels`, int64 `(block_size,)`.
+
+    What is masked in a block depends on (seed, epoch, index) alone; for a plain index it is always the same.
+
+    Args:
+        blocks: of a part.
+        masking: how.
+    """
+
+    def __init__(self, blocks: TokenBlocks, masking: Masking) -> None:
+        self.blocks, self.masking = blocks, masking
+        self._generators = SampleGenerators()
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, item: Draw | int) -> dict[str, Tensor]:
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[Draw | int]) -> list[dict[str, Tensor]]:
+        """Several items at once."""
+        ids, mask = _taken(self.blocks, items)
+        labels = np.full_like(ids, IGNORED)
+        for row, item in enumerate(items):
+            key = (item.seed, item.epoch, item.index) if isinstance(item, Draw) else (EVALUATION_SEED, 0, int(item))
+            real = int(mask[row].sum())
+            ids[row, :real], labels[row, :real] = self.masking(ids[row, :real], self._generators(*key))
+        return _rows(input_ids=ids, attention_mask=mask, labels=labels)
+
+
+def _taken(blocks: TokenBlocks, items: Sequence[Draw | int]) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks of some items, which are of one kind and of one epoch."""
+    if not isinstance(items[0], Draw):
+        return blocks.take(items)
+    return blocks.take([item.index for item in items], blocks.shift(items[0].seed, items[0].epoch))
+
+
+def _rows(**arrays: np.ndarray) -> list[dict[str, Tensor]]:
+    tensors = {name: torch.from_numpy(array).unbind(0) for name, array in arrays.items()}
+    return [dict(zip(tensors, values)) for values in zip(*tensors.values())]

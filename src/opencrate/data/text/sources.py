@@ -1,0 +1,166 @@
+"""Where text comes from, by one argument.
+
+| path | what it is |
+|---|---|
+| `stdlib` | the source of Python's standard library, always on the machine |
+| a text file | UTF-8; one document, or one per paragraph or line |
+| a `.jsonl` or `.parquet` file | a table with a column of strings, one document per row |
+| a folder of such files of one kind | divided by names that begin with `train`, `valid` or `test` |
+| `hf://owner/name[/config]` | a data set of the Hugging Face Hub: the only one that uses the network |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sysconfig
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+
+from ..fingerprint import CONTENT_LIMIT
+from ..tables import HUB_PREFIX, part_of
+from .documents import Documents, TextParts, digest
+from .options import TextData
+from .tables import JSON_SUFFIXES, hub_parts, table_documents
+
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".py", ".tokens")
+"""Plain text files of a folder; a single file may have any suffix that is no table's."""
+TABLE_SUFFIXES = (".parquet", *JSON_SUFFIXES)
+_ALLOWED = "'stdlib', a text, .jsonl or .parquet file, a folder of them, or hf://owner/name"
+_NOT_STDLIB = frozenset(
+    {"test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data", "distutils"}
+    | {"lib2to3", "turtledemo", "__pycache__"}
+)
+
+
+def read_parts(data: TextData) -> TextParts:
+    """All documents that a source holds, in its own parts.
+
+    Raises:
+        ValueError: a source that is missing, empty or cannot be read, or bytes that are no UTF-8 (file and offset).
+    """
+    if data.path == "stdlib":
+        parts = {"all": stdlib_documents()}
+    elif data.path.startswith(HUB_PREFIX):
+        parts = hub_parts(data)
+    else:
+        parts = {part: _documents(files, data) for part, files in _files(Path(data.path).expanduser()).items()}
+    limit = data.max_documents
+    if limit is not None and not data.streaming:
+        parts = {part: documents.first(limit) for part, documents in parts.items()}
+    return {part: documents.require_text() for part, documents in parts.items()}
+
+
+def stdlib_documents() -> Documents:
+    """Python's standard library: one document per file, in the order of the SHA-256 of their names.
+
+    Left out are tests, the generated tables of `encodings` and `pydoc_data`, and packages that newer versions lack.
+    About 10 million characters in 600 files for CPython 3.11; every version of Python has its own.
+    """
+    return Documents("stdlib", lambda: iter(_stdlib_texts()), lambda: digest(*_stdlib_texts()))
+
+
+@lru_cache(maxsize=1)
+def _stdlib_texts() -> tuple[str, ...]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    names = [file.relative_to(root) for file in root.rglob("*.py")]
+    kept = [name.as_posix() for name in names if not _NOT_STDLIB.intersection(name.parts)]
+    return tuple(read_text(root / name) for name in sorted(kept, key=digest))
+
+
+def read_text(file: Path) -> str:
+    """A file's text as it is (line ends too), without a byte order mark.
+
+    Raises:
+        ValueError: not UTF-8; says at which byte.
+    """
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file}: not UTF-8 text, {error.reason} at byte {error.start} (0x{content[error.start]:02x}); convert it, "
+            "for example with `iconv -t utf-8`"
+        ) from error
+
+
+def _documents(files: list[Path], data: TextData) -> Documents:
+    """The documents of some files of one kind."""
+    where = str(files[0] if len(files) == 1 else files[0].parent)
+    identity = partial(_identity, tuple(files), data.document, data.text_column)
+    if files[0].name.endswith(TABLE_SUFFIXES):
+        return table_documents(files, data.text_column, where, identity)
+    return Documents(where, lambda: _texts(files, data.document), identity)
+
+
+def _texts(files: list[Path], document: str) -> Iterator[str]:
+    for file in files:
+        text = read_text(file)
+        if document == "file":
+            yield text
+        elif document == "line":
+            yield from (line for line in text.split("\n"))
+        else:
+            yield from re.split(r"\n[ \t\r]*\n", text)
+
+
+def _identity(files: tuple[Path, ...], *options: object) -> str:
+    """SHA-256 over the files' content, or over names, sizes and times of change where they are very large."""
+    found = hashlib.sha256(digest(*options).encode())
+    by_content = sum(file.stat().st_size for file in files) <= CONTENT_LIMIT
+    for file in files:
+        if by_content:
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _hashed(stream)
+            found.update(content.digest())
+        else:
+            found.update(f"{file.name}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\0".encode())
+    return found.hexdigest()
+
+
+def _hashed(stream) -> object:
+    content = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        content.update(block)
+    return content
+
+
+def _files(path: Path) -> dict[str, list[Path]]:
+    """The files of each part."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such folder or file; give {_ALLOWED}")
+    if path.is_file():
+        return {"all": [path]}
+    found = _of_one_kind(path)
+    parts: dict[str, list[Path]] = {}
+    for file in found:
+        names = (file.name, *reversed(file.relative_to(path).parts[:-1]))
+        parts.setdefault(next((part for part in map(part_of, names) if part), "all"), []).append(file)
+    if len(parts) > 1 and "all" in parts:
+        if "train" in parts:
+            raise ValueError(
+                f"{parts['all'][0]}: is neither a train*, valid* nor test* file, but others below {path} are; rename "
+                "or remove it, or give one file"
+            )
+        return {"all": found}
+    return parts
+
+
+def _of_one_kind(folder: Path) -> list[Path]:
+    """The readable files below a folder, sorted by name; hidden ones left out."""
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    kinds = {"text": TEXT_SUFFIXES, "parquet": (".parquet",), "json lines": JSON_SUFFIXES}
+    found = {kind: [file for file in files if file.name.endswith(ends)] for kind, ends in kinds.items()}
+    found = {kind: files for kind, files in found.items() if files}
+    if not found:
+        raise ValueError(f"{folder}: holds no {', '.join(TEXT_SUFFIXES)}, .parquet or .jsonl files")
+    if len(found) > 1:
+        first = {kind: files[0].name for kind, files in found.items()}
+        names = ", ".join(f"{kind} ({name})" for kind, name in first.items())
+        raise ValueError(f"{folder}: holds files of several kinds, {names}; give a folder of one kind, or one file")
+    return next(iter(found.values()))

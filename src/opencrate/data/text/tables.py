@@ -1,0 +1,143 @@
+"""Text in tables: parquet and JSON lines files, and data sets of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, IterableDataset, Value
+from huggingface_hub import HfApi
+
+from ..tables import HUB_PREFIX, check_readable, no_progress_bars, part_of
+from .documents import Documents, TextParts, digest
+from .options import TextData
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".jsonl.zst")
+_NAME = r"[\w.-]+/[\w.-]+(/[\w.-]+)?"
+_ROWS = 1000
+
+
+def table_documents(files: list[Path], column: str | None, where: str, identity: Callable[[], str]) -> Documents:
+    """One document per row of the files' column of strings.
+
+    Raises:
+        ValueError: an unreadable file, or no column that fits.
+    """
+    names = [str(file) for file in files]
+    try:
+        with no_progress_bars():
+            if files[0].suffix == ".parquet":
+                for file in files:
+                    check_readable(file)
+                table = Dataset.from_parquet(names)
+            else:
+                table = Dataset.from_json(names)
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "not a readable parquet" in str(error):
+            raise
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(f"{where}: cannot be read as a table of text ({reason}); one JSON object a line") from error
+    column = text_column(table.features, column, where)
+    return Documents(where, partial(_rows, table, column), identity)
+
+
+def text_column(features: Mapping[str, Any] | None, given: str | None, where: str) -> str:
+    """The column of texts.
+
+    Raises:
+        ValueError: no such column, or none that is the only one.
+    """
+    if features is None:  # a streamed data set that does not say
+        return given or "text"
+    strings = [n for n, f in features.items() if isinstance(f, Value) and f.dtype in ("string", "large_string")]
+    if given is not None:
+        if given not in strings:
+            raise ValueError(
+                f"{where}: text.text_column={given!r} is no column of strings; there are {', '.join(strings) or 'none'}"
+            )
+        return given
+    if "text" in strings:
+        return "text"
+    if len(strings) != 1:
+        found = f"has the string columns {', '.join(strings)}" if strings else "has no column of strings"
+        raise ValueError(f"{where} {found}; say which by text.text_column")
+    return strings[0]
+
+
+def hub_parts(data: TextData) -> TextParts:
+    """A data set of the Hugging Face Hub, `hf://owner/name` or `hf://owner/name/config`; this uses the network.
+
+    With `text.streaming` nothing is downloaded before it is read. Without a validation split of its own, its first
+    `validation_fraction * max_documents` documents are held out, and it needs `max_documents`.
+
+    Raises:
+        ValueError: not of that form, not to be had, or splits of other names only.
+    """
+    name = data.path.removeprefix(HUB_PREFIX)
+    if not re.fullmatch(_NAME, name):
+        raise ValueError(f"'{data.path}' is not of the form hf://owner/name, for example hf://Skylion007/openwebtext")
+    owner, title, *config = name.split("/")
+    try:
+        with no_progress_bars():
+            loaded = datasets.load_dataset(f"{owner}/{title}", *config, streaming=data.streaming)
+        revision = HfApi().dataset_info(f"{owner}/{title}").sha if data.streaming else ""
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{data.path}: cannot be had from the Hugging Face Hub ({reason}); check the name, the network and "
+            "`hf auth login`, or download it and give the local folder"
+        ) from error
+    tables = _parts(loaded, data.path)
+    parts = {part: _hub_documents(table, data, f"{data.path} {part}", revision) for part, table in tables.items()}
+    return _streamed(parts, data) if data.streaming else parts
+
+
+def _parts(loaded: Any, where: str) -> dict[str, Any]:
+    splits = loaded if isinstance(loaded, Mapping) else {"all": loaded}
+    parts = {part_of(split): table for split, table in splits.items() if part_of(split)}
+    if not parts and len(splits) == 1:
+        return {"all": next(iter(splits.values()))}
+    if set(parts) == {"train"}:
+        return {"all": parts["train"]}
+    if not parts:
+        raise ValueError(f"{where}: its splits are {', '.join(splits)}; need train, validation or test")
+    return parts
+
+
+def _hub_documents(table: Dataset | IterableDataset, data: TextData, where: str, revision: str) -> Documents:
+    column = text_column(table.features, data.text_column, where)
+    if isinstance(table, Dataset):
+        return Documents(where, partial(_rows, table, column), lambda: digest(table._fingerprint, column))
+    return Documents(where, lambda: (row[column] or "" for row in table), lambda: digest(where, revision, column))
+
+
+def _streamed(parts: TextParts, data: TextData) -> TextParts:
+    """Parts by document number: the length of a stream is not known before its end."""
+    limit = data.max_documents
+    if "all" not in parts:
+        return {part: documents.first(limit) for part, documents in parts.items()} if limit else parts
+    held_out = [math.ceil(fraction * (limit or 0)) for fraction in (data.validation_fraction, data.test_fraction)]
+    if limit is None and (data.validation_fraction or data.test_fraction):
+        raise ValueError(
+            f"{data.path}: streamed, without a validation split of its own; give text.max_documents, of which the "
+            "first are held out, or set text.validation_fraction=0"
+        )
+    whole, (validation, test) = parts["all"], held_out
+    if limit is None:
+        return {"train": whole}
+    found = {"train": whole.after(validation + test, limit)}
+    if validation:
+        found["validation"] = whole.first(validation)
+    if test:
+        found["test"] = whole.after(validation, validation + test)
+    return found
+
+
+def _rows(table: Dataset, column: str) -> Iterator[str]:
+    for start in range(0, len(table), _ROWS):
+        yield from (text or "" for text in table[start : start + _ROWS][column])

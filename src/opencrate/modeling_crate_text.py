@@ -1,0 +1,202 @@
+"""The language models: CRATE that predicts the next token, and CRATE that fills gaps. [2311.13110]
+
+The stack under them is in modeling_crate_text_model.py, heads for classification in modeling_crate_text_heads.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache, GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
+
+from ._hf import can_return_tuple
+from .cache import SubspaceCache
+from .configuration_crate_text import CrateTextConfig
+from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel, CrateTextStates
+
+__all__ = ["CrateCausalLMOutput", "CrateForCausalLM", "CrateForMaskedLM", "CrateMaskedLMOutput"]
+
+
+@dataclass
+class CrateCausalLMOutput(CrateTextStates, CausalLMOutputWithPast):
+    """``loss``, ``logits (B, N, vocabulary)``, ``past_key_values``, and the states."""
+
+
+@dataclass
+class CrateMaskedLMOutput(CrateTextStates, MaskedLMOutput):
+    """``loss``, ``logits (B, N, vocabulary)``, and the states."""
+
+
+class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
+    """CRATE that predicts the next token: CRATE-GPT, CRATE-LM and CRATE-alpha by configuration."""
+
+    causal = True
+    _tied_weights_keys = {"lm_head.weight": "crate.embeddings.token_embeddings.weight"}  # noqa: RUF012
+
+    def __init__(self, config: CrateTextConfig):
+        super().__init__(config)
+        self.crate = CrateTextModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs,
+    ) -> CrateCausalLMOutput:
+        """Logits of the next token at every place and, given labels, the mean cross-entropy in nats.
+
+        Args:
+            labels: ``(B, N)``, shifted inside: ``labels=input_ids`` trains; -100 is ignored.
+            logits_to_keep: compute logits of so many last places only (0: all), or of the places in a tensor.
+            kwargs: ``shift_labels (B, N)``, already shifted, instead of ``labels``; ``num_items_in_batch``; and as in
+                :meth:`CrateTextModel.forward`, where the other arguments are explained.
+        """
+        outputs = self.crate(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        tokens = outputs.last_hidden_state
+        if isinstance(logits_to_keep, Tensor):
+            tokens = tokens[:, logits_to_keep]
+        elif logits_to_keep:
+            tokens = tokens[:, -logits_to_keep:]
+        logits, loss = self.lm_head(tokens), None
+        if labels is not None or kwargs.get("shift_labels") is not None:
+            loss = self._with_penalties(self.loss_function(logits, labels, self.config.vocab_size, **kwargs))
+        return CrateCausalLMOutput(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values, **self._states_of(outputs)
+        )
+
+    def generate(self, inputs: Tensor | None = None, generation_config=None, *args, context_overflow=None, **kwargs):
+        """Generate tokens: transformers' ``generate``, all its arguments and strategies, within the context.
+
+        Args:
+            inputs: prompt ``(B, N)``, padded on the left.
+            generation_config: see transformers.
+            args: see transformers.
+            context_overflow: what happens beyond the context; ``None`` is the configuration's word. ``error``: a
+                ``ValueError`` before anything is generated. ``crop``: only the last ``max_position_embeddings``
+                tokens are kept and computed anew for each further token, as the published sampling does; slower,
+                because positions shift and the cache is of no use.
+            kwargs: see transformers.
+
+        Raises:
+            ValueError: the prompt, or what would come of it, is longer than the context, and ``context_overflow`` is
+                not ``crop``.
+        """
+        overflow = self.config.context_overflow if context_overflow is None else context_overflow
+        if overflow not in ("error", "crop"):
+            raise ValueError(f"context_overflow={overflow!r} is not allowed; it must be 'error' or 'crop'")
+        settings = generation_config or self.generation_config
+        needed = self._needed_positions(inputs, settings, kwargs)
+        if needed > self.config.max_position_embeddings:
+            self._check_overflow(needed, overflow, kwargs)
+        if self._takes_own_cache(settings, kwargs):
+            kwargs["past_key_values"] = SubspaceCache(self.config, min(needed, self.config.max_position_embeddings))
+        return super().generate(inputs, generation_config, *args, context_overflow=overflow, **kwargs)
+
+    def _takes_own_cache(self, settings: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether the caller left the choice of a cache to us."""
+        asked = [kwargs.get(name) for name in ("past_key_values", "cache_implementation", "custom_generate")]
+        use = kwargs.get("use_cache", getattr(settings, "use_cache", None))
+        return asked == [None] * 3 and getattr(settings, "cache_implementation", None) is None and use is not False
+
+    def _needed_positions(self, inputs: Tensor | None, settings: Any, kwargs: dict[str, Any]) -> int:
+        """Positions that a call of ``generate`` can come to use; the last token generated needs none."""
+        prompts = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        given = next((prompt.shape[1] for prompt in prompts if prompt is not None), 1)
+        attended = kwargs.get("attention_mask")
+        length = given if attended is None else int(attended.sum(-1).max())
+        for name, before in (("max_new_tokens", length), ("max_length", length - given)):
+            value = kwargs.get(name, getattr(settings, name, None))
+            value = getattr(self.generation_config, name, None) if value is None else value
+            if value is not None:
+                return max(length, before + value - 1)
+        return length
+
+    def _check_overflow(self, needed: int, overflow: str, kwargs: dict[str, Any]) -> None:
+        context = self.config.max_position_embeddings
+        guesses = kwargs.get("prompt_lookup_num_tokens") or kwargs.get("assistant_model") is not None
+        if overflow == "crop" and not guesses:
+            return
+        remedy = "shorten the prompt or max_new_tokens"
+        remedy += (
+            "; context_overflow='crop' does not go with guessed tokens"
+            if guesses
+            else (", or pass context_overflow='crop' to keep only the last tokens, computed anew for each further one")
+        )
+        raise ValueError(
+            f"prompt and new tokens take up to {needed} positions, more than the context of {context} "
+            f"(max_position_embeddings): {remedy}"
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        context_overflow: str | None = None,
+        **kwargs,
+    ) -> dict[str, Any]:
+        """Inputs of the next forward: transformers', or beyond the context its last tokens without a cache."""
+        context = self.config.max_position_embeddings
+        if context_overflow == "crop" and input_ids.shape[1] > context:
+            input_ids, past_key_values = input_ids[:, -context:], None
+            attention_mask = None if attention_mask is None else attention_mask[:, -context:]
+            kwargs.update(next_sequence_length=None, position_ids=None, use_cache=False)
+        return super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
+        )
+
+
+class CrateForMaskedLM(CrateTextPreTrainedModel):
+    """CRATE that fills masked tokens: CRATE-BERT by configuration."""
+
+    causal = False
+    _tied_weights_keys = {"lm_head.weight": "crate.embeddings.token_embeddings.weight"}  # noqa: RUF012
+
+    def __init__(self, config: CrateTextConfig):
+        super().__init__(config)
+        self.crate = CrateTextModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs,
+    ) -> CrateMaskedLMOutput:
+        """Logits of the token at every place and, given ``labels (B, N)`` (-100 ignored), their mean cross-entropy.
+
+        The other arguments are those of :meth:`CrateTextModel.forward`.
+        """
+        outputs = self.crate(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, **kwargs
+        )
+        logits, loss = self.lm_head(outputs.last_hidden_state), None
+        if labels is not None:
+            loss = self._with_penalties(self.loss_function(logits, labels, self.config.vocab_size, **kwargs))
+        return CrateMaskedLMOutput(loss=loss, logits=logits, **self._states_of(outputs))

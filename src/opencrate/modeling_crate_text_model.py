@@ -1,0 +1,263 @@
+"""CRATE for text without a head: embedding, L layers of (compress, sparsify), final norm. [2311.13110]
+
+Since queries = keys = values = U^T LN(Z), the cache of a causal model holds one tensor per layer, half of what separate
+keys and values take. The states that the vision models record (see modeling_crate.py) are recorded here by the same
+flags, on every output.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from ._hf import (
+    capture_outputs,
+    create_bidirectional_mask,
+    create_causal_mask,
+    init,
+    merge_with_config_defaults,
+)
+from .blocks import ISTA, CrateLayer, OutputMap, orthogonality_loss
+from .cache import SubspaceCache
+from .configuration_crate_text import CrateTextConfig
+from .modeling_crate import CratePreTrainedModel
+
+__all__ = [
+    "CrateTextModel",
+    "CrateTextModelOutput",
+    "CrateTextPreTrainedModel",
+    "CrateTextStates",
+]
+
+
+@dataclass
+class CrateTextStates:
+    """States beside transformers' own ``hidden_states`` and ``attentions``; one tensor per layer, on request.
+
+    Args:
+        compressed_states: Z^{l+1/2}, ``(B, N, d)``.
+        projected_states: U^T LN(Z^l), ``(B, K, N, p)``.
+        sparse_codes: code of the ISTA step ``(B, N, m)``; of the MLP its hidden activations.
+    """
+
+    compressed_states: tuple[Tensor, ...] | None = None
+    projected_states: tuple[Tensor, ...] | None = None
+    sparse_codes: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CrateTextModelOutput(CrateTextStates, BaseModelOutputWithPast):
+    """``last_hidden_state (B, N, d)`` after the final norm, ``past_key_values``, and the states."""
+
+
+class CrateTextEmbeddings(nn.Module):
+    """Token, position and segment tables, summed: ``(B, N)`` -> ``(B, N, d)``."""
+
+    def __init__(self, config: CrateTextConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        if config.type_vocab_size:
+            self.type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor, position_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """``tokens (B, N, d)`` are token embeddings already; positions and segments are ids ``(B or 1, N)``."""
+        tokens = tokens + self.position_embeddings(position_ids)
+        if hasattr(self, "type_embeddings"):
+            segments = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
+            tokens = tokens + self.type_embeddings(segments)
+        return F.dropout(tokens, self.dropout, self.training)
+
+
+class CrateTextPreTrainedModel(CratePreTrainedModel):
+    """Loading, saving, initialisation and the recording of states of the text models."""
+
+    config_class = CrateTextConfig
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    causal: bool | None = None
+    """Whether the class needs a causal model; ``None`` takes either."""
+    _no_split_modules = ["CrateTextEmbeddings", "CrateLayer"]  # noqa: RUF012 (transformers' convention)
+
+    def __init__(self, config: CrateTextConfig, *args, **kwargs):
+        if config.is_causal is None:
+            config.is_causal = bool(self.causal)
+            config._check_text()
+        if self.causal not in (None, config.is_causal):
+            raise ValueError(
+                f"is_causal={config.is_causal} in the configuration, but {type(self).__name__} needs {self.causal}: a "
+                "model trained in one direction is not one of the other; use the class of its kind, or set is_causal"
+            )
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if self.config.initializer == "normal" or not isinstance(module, (nn.Linear, nn.Embedding)):
+            super()._init_weights(module)
+        else:
+            added = 2 * self.config.num_hidden_layers if isinstance(module, OutputMap) else 1
+            init.normal_(module.weight, std=0.02 / added**0.5)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+
+    def _init_dictionaries(self, module: nn.Module) -> None:
+        super()._init_dictionaries(module)
+        if self.config.initializer == "official" and isinstance(module, ISTA):
+            bound = (6 / self.config.hidden_size) ** 0.5  # Kaiming uniform of D^T, whose fan-in is the width
+            for dictionary in module.parameters(recurse=False):
+                init.uniform_(dictionary, -bound, bound)
+
+    def _states_of(self, outputs: CrateTextModelOutput) -> dict[str, tuple[Tensor, ...]]:
+        return {key: outputs[key] for key in self._can_record_outputs if key in outputs}
+
+    def _with_penalties(self, loss: Tensor) -> Tensor:
+        subspace, dictionary = self.config.subspace_penalty, self.config.dictionary_penalty
+        return loss + orthogonality_loss(self, subspace, dictionary) if subspace or dictionary else loss
+
+
+class CrateTextModel(CrateTextPreTrainedModel):
+    """Embedding, L layers and, where the configuration has it, a final norm."""
+
+    def __init__(self, config: CrateTextConfig):
+        super().__init__(config)
+        self.embeddings = CrateTextEmbeddings(config)
+        self.layers = nn.ModuleList([CrateLayer(config, index) for index in range(config.num_hidden_layers)])
+        if config.final_norm:
+            self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token table."""
+        return self.embeddings.token_embeddings
+
+    def set_input_embeddings(self, new_embeddings: nn.Embedding) -> None:
+        """Replace the token table."""
+        self.embeddings.token_embeddings = new_embeddings
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> CrateTextModelOutput:
+        """Encode tokens.
+
+        Args:
+            input_ids: ``(B, N)``; with a cache, the tokens after those it holds.
+            attention_mask: ``(B, tokens so far)``, 1 = attend, or None.
+            token_type_ids: ``(B, N)`` segments, where ``type_vocab_size`` is not 0.
+            position_ids: ``(B, N)``; by default a causal model counts attended tokens, another one all. Counting from
+                0 again at each document of a packed block, without an attention mask, keeps a causal model's
+                documents from seeing each other.
+            past_key_values: the cache of earlier tokens, of a causal model.
+            inputs_embeds: ``(B, N, d)`` instead of ``input_ids``.
+            use_cache: return a cache (causal models, outside training).
+            kwargs: ``output_hidden_states``, ``output_compressed_states``, ``output_projected_states``,
+                ``output_sparse_codes``, ``output_attentions``.
+
+        Raises:
+            ValueError: ids beyond the tables; more tokens than the context; an output flag the model does not know.
+        """
+        self._check_outputs(kwargs)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give input_ids or inputs_embeds, one of the two")
+        positions = self._positions(
+            inputs_embeds if input_ids is None else input_ids, position_ids, attention_mask, past_key_values
+        )
+        tokens = self._embed(input_ids, inputs_embeds, positions, token_type_ids)
+        mask = self._mask(tokens, attention_mask, past_key_values, position_ids)
+        past_key_values = self._cache(past_key_values, use_cache)
+        maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
+        for layer in self.layers:
+            tokens = layer(tokens, mask, output_attentions=maps, past_key_values=past_key_values)
+        if self.config.final_norm:
+            tokens = self.norm(tokens)
+        return CrateTextModelOutput(last_hidden_state=tokens, past_key_values=past_key_values if use_cache else None)
+
+    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
+        """The cache to fill, if any."""
+        if not self.config.is_causal:
+            if past_key_values is not None:
+                raise ValueError("past_key_values: only a causal model has a cache, and this one has is_causal=False")
+            return None
+        if past_key_values is None and use_cache and not self.training:
+            return SubspaceCache(self.config)
+        return past_key_values
+
+    def _embed(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        position_ids: Tensor,
+        token_type_ids: Tensor | None,
+    ) -> Tensor:
+        if input_ids is not None:
+            _check_ids("input_ids", input_ids, self.config.vocab_size, "vocab_size")
+            inputs_embeds = self.embeddings.token_embeddings(input_ids)
+        if token_type_ids is not None:
+            _check_ids("token_type_ids", token_type_ids, max(1, self.config.type_vocab_size), "type_vocab_size")
+        return self.embeddings(inputs_embeds, position_ids, token_type_ids)
+
+    def _positions(
+        self, tokens: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        """Position of every token, ``(B or 1, N)``, each within the context."""
+        num_tokens, context = tokens.shape[1], self.config.max_position_embeddings
+        if position_ids is None and self.config.is_causal and attention_mask is not None and attention_mask.ndim == 2:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]
+        if position_ids is not None:
+            _check_ids("position_ids", position_ids, context, "max_position_embeddings")
+            return position_ids
+        past = 0 if cache is None else cache.get_seq_length()
+        if not isinstance(past, Tensor) and past + num_tokens > context:
+            raise ValueError(
+                f"{past + num_tokens} tokens are more than the context of {context} (max_position_embeddings): cut "
+                "the text into pieces; generate() can also keep the last tokens with context_overflow='crop'"
+            )
+        return (torch.arange(num_tokens, device=tokens.device) + past)[None]
+
+    def _mask(
+        self, tokens: Tensor, attention_mask: Tensor | None, cache: Cache | None, position_ids: Tensor | None
+    ) -> Any:
+        """What the attention backend takes; ``None`` where nothing but the direction limits attention."""
+        if self.config.is_causal:
+            return create_causal_mask(
+                config=self.config,
+                inputs_embeds=tokens,
+                attention_mask=attention_mask,
+                past_key_values=cache,
+                position_ids=position_ids,
+            )
+        if attention_mask is None:
+            return None
+        return create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=attention_mask)
+
+
+def _check_ids(name: str, ids: Tensor, size: int, field: str) -> None:
+    """Refuse ids outside ``[0, size)``, whose table row does not exist.
+
+    On a CPU always; on an accelerator, where reading them back costs a wait, only without gradients and for more than
+    one token (a prompt, not each generated token). Never inside a compiled graph.
+    """
+    if torch.compiler.is_compiling() or ids.numel() == 0 or ids.device.type == "meta":
+        return
+    if ids.device.type != "cpu" and (torch.is_grad_enabled() or ids.shape[-1] == 1):
+        return
+    low, high = (int(value) for value in torch.aminmax(ids))
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"{name} go from {low} to {high}, but the model has {size} ({field}={size}): ids from 0 to {size - 1} are "
+            "allowed; were the tokenizer and the model made for each other?"
+        )

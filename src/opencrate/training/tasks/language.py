@@ -1,0 +1,113 @@
+"""Text and a language model: the next token, or the masked ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from ...analysis.inputs import evaluating
+from ...data.tensors import in_batches
+from ...data.text.load import Objective, load_text
+from ...data.text.masking import IGNORED
+from ..initialisation import start_model
+from ..losses import cross_entropy_sum
+from ..models import build_text_config
+from ..recipe import Recipe
+from .base import Parts, Task, add_up
+
+
+class LanguageModelling(Task):
+    """Cross-entropy in nats per predicted token, of any transformers language model."""
+
+    counted = "tokens"
+    objective: ClassVar[Objective]
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """What the logits at every place are to say, int64 `(B, N)`; -100 is ignored."""
+        return labels
+
+    def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
+        splits = load_text(recipe.text, self.objective)
+        model, initialisation = start_model(recipe, build_text_config(recipe, splits.tokenizer))
+        return Parts(
+            model=model,
+            initialisation=initialisation,
+            processor=splits.tokenizer,
+            train=splits.train,
+            validation=splits.validation,
+            test=splits.test or splits.validation,
+            data=splits.fingerprint(),
+        )
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        return int((self.targets(batch["labels"]) != IGNORED).sum())
+
+    def loss_sum(
+        self, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe, recorded: dict[str, bool]
+    ) -> tuple[Tensor, Any]:
+        outputs = model(**_inputs(batch), **recorded)
+        logits, targets = self._predicted(outputs.logits, batch["labels"])
+        return cross_entropy_sum(logits, targets, recipe.training.label_smoothing_factor), outputs
+
+    def sums(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+        logits, targets = self._predicted(model(**_inputs(batch)).logits, batch["labels"])
+        right = (logits.argmax(-1) == targets).sum().item()
+        return {"count": len(targets), "loss": cross_entropy_sum(logits, targets).item(), "accuracy": right}
+
+    def test(self, model: PreTrainedModel, parts: Parts, recipe: Recipe) -> dict[str, Any]:
+        """Of the test part, or the validation part where there is no other; nothing where neither is."""
+        if parts.test is None:
+            return {}
+        metrics = self.metrics(self._sums(model, parts.test, recipe))
+        metrics["perplexity"] = math.exp(min(metrics["loss"], 700))
+        part = "test" if "test" in parts.data else "validation"
+        if self.objective == "causal":
+            facts = parts.data[part]
+            metrics["bits_per_byte"] = metrics["loss"] / math.log(2) * facts["tokens"] / facts["bytes"]
+        return {**metrics, "part": part}
+
+    def outcome(self, metrics: dict[str, Any]) -> str:
+        if "loss" not in metrics:
+            return "nothing held out to evaluate on"
+        bits = f", {metrics['bits_per_byte']:.3f} bits per byte" if "bits_per_byte" in metrics else ""
+        return (
+            f"loss {metrics['loss']:.4f} nats per token (perplexity {metrics['perplexity']:.2f}{bits}) on the "
+            f"{metrics['part']} part"
+        )
+
+    def _sums(self, model: PreTrainedModel, split: Dataset, recipe: Recipe) -> dict[str, float]:
+        batches = in_batches(split, recipe.training.per_device_eval_batch_size)
+        with evaluating(model):
+            found = (
+                self.sums(model, {name: value.to(model.device) for name, value in each.items()}) for each in batches
+            )
+            return add_up(found)
+
+    def _predicted(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(n, vocabulary)` and targets `(n)` of the places that count."""
+        targets = self.targets(labels)
+        counted = targets != IGNORED
+        return logits[counted], targets[counted]
+
+
+class CausalLanguageModelling(LanguageModelling):
+    """The next token from those before it."""
+
+    objective = "causal"
+
+    def targets(self, labels: Tensor) -> Tensor:
+        return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
+
+class MaskedLanguageModelling(LanguageModelling):
+    """The masked tokens from all others [arXiv 1810.04805]."""
+
+    objective = "masked"
+
+
+def _inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if name != "labels"}

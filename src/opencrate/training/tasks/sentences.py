@@ -1,0 +1,100 @@
+"""Sentences, alone or in pairs, with classes or scores: the GLUE tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ...analysis.glue import glue_metrics
+from ...analysis.inputs import evaluating
+from ...data.tensors import in_batches
+from ...data.text.glue import GlueDataset, load_glue, trimmed
+from ...data.text.tokenizers import load_tokenizer
+from ..initialisation import start_model
+from ..losses import cross_entropy_sum
+from ..models import build_text_config
+from ..recipe import Recipe
+from .base import Parts, Task
+
+
+class SentenceClassification(Task):
+    """Cross-entropy over the classes, or squared error of a score, of a transformers sequence classifier."""
+
+    counted = "examples"
+
+    def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
+        glue = recipe.glue
+        source = glue.tokenizer or recipe.model.init_from
+        if source is None:
+            raise ValueError(
+                "glue.tokenizer: none is given, and model.init_from names no model to take it from; give a folder with "
+                "a tokenizer"
+            )
+        splits = load_glue(glue.path, glue.task, load_tokenizer(source), glue.max_length)
+        names = splits.label_names
+        labels = {"num_labels": 1} if names is None else {"id2label": dict(enumerate(names))}
+        config = build_text_config(recipe, splits.tokenizer, glue.max_length, labels)
+        model, initialisation = start_model(recipe, config)
+        first = next(iter(splits.validation.values()))
+        return Parts(
+            model=model,
+            initialisation=initialisation,
+            processor=splits.tokenizer,
+            train=splits.train,
+            validation=first,
+            test=splits.validation,
+            data=splits.fingerprint(),
+        )
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        return len(batch["labels"])
+
+    def loss_sum(
+        self, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe, recorded: dict[str, bool]
+    ) -> tuple[Tensor, Any]:
+        outputs = model(**_inputs(batch), **recorded)
+        return _loss_sum(outputs.logits, batch["labels"], recipe.training.label_smoothing_factor), outputs
+
+    def sums(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+        logits, labels = model(**_inputs(batch)).logits, batch["labels"]
+        found = {"count": len(labels), "loss": _loss_sum(logits, labels).item()}
+        return (
+            found if labels.is_floating_point() else {**found, "accuracy": (logits.argmax(-1) == labels).sum().item()}
+        )
+
+    def test(self, model: PreTrainedModel, parts: Parts, recipe: Recipe) -> dict[str, Any]:
+        """The task's metrics on its dev files, which are the only ones with labels."""
+        found = {name: self._scores(model, split, recipe) for name, split in parts.test.items()}
+        first = next(iter(found.values()))
+        return {**first, "test": found}
+
+    def outcome(self, metrics: dict[str, Any]) -> str:
+        parts = []
+        for name, scores in metrics["test"].items():
+            words = ", ".join(f"{key} {value:.4f}" for key, value in scores.items() if key not in ("loss", "examples"))
+            parts.append(f"{words} on {scores['examples']:,} examples ({name})")
+        return "; ".join(parts)
+
+    def _scores(self, model: PreTrainedModel, split: GlueDataset, recipe: Recipe) -> dict[str, float]:
+        logits, labels = [], []
+        with evaluating(model):
+            for batch in in_batches(split, recipe.training.per_device_eval_batch_size):
+                placed = {name: value.to(model.device) for name, value in batch.items()}
+                logits.append(model(**_inputs(placed)).logits.float().cpu())
+                labels.append(batch["labels"])
+        every, right = torch.cat(logits), torch.cat(labels)
+        loss = _loss_sum(every, right).item() / len(right)
+        return {**glue_metrics(recipe.glue.task, every, right), "loss": loss, "examples": len(right)}
+
+
+def _loss_sum(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    if labels.is_floating_point():
+        return (logits[:, 0].float() - labels).square().sum()
+    return cross_entropy_sum(logits, labels, smoothing)
+
+
+def _inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in trimmed(batch).items() if name != "labels"}
