@@ -11,35 +11,13 @@ bfloat16 instructions needs minutes per bfloat16 repeat: cut the model with ``--
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from textbook import TextbookLayer, gemm_rate, times_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.blocks import CrateLayer
-
-
-class TextbookLayer(nn.Module):
-    """A CRATE layer as the formulas read, on the parameters of a ``CrateLayer``."""
-
-    def __init__(self, layer: CrateLayer, config: CrateConfig):
-        super().__init__()
-        self.layer, self.config = layer, config
-
-    def forward(self, tokens: Tensor, *args, **kwargs) -> Tensor:
-        config, compress, sparsify = self.config, self.layer.compress, self.layer.sparsify
-        V = F.linear(compress.norm(tokens), compress.mssa.subspaces.weight)
-        V = V.unflatten(-1, (config.num_attention_heads, config.head_dim)).transpose(1, 2)
-        maps = torch.softmax(V @ V.transpose(-1, -2) * config.head_dim**-0.5, dim=-1)
-        half = tokens + compress.mssa.output((maps @ V).transpose(1, 2).flatten(-2))
-        X, D = sparsify.norm(half), sparsify.ista.dictionary
-        DtDX = F.linear(F.linear(X, D), D.T)
-        DtX = F.linear(X, D.T)
-        eta, lam = config.ista_step_size, config.ista_lambda
-        return F.relu(X + eta * (DtX - DtDX) - eta * lam)
 
 
 def textbook(model: CrateForImageClassification) -> CrateForImageClassification:
@@ -56,25 +34,6 @@ def gemm_flops(config: CrateConfig, batch: int, ista_products: float, step: bool
     rows, inner = batch * tokens, config.num_attention_heads * config.head_dim
     layer = 2 * rows * width * inner * 2 + 2 * 2 * rows * tokens * inner + ista_products * 2 * rows * width**2
     return config.num_hidden_layers * layer * (3 if step else 1)
-
-
-def gemm_rate(rows: int, width: int, dtype: torch.dtype, repeats: int) -> float:
-    """Measured FLOP/s of a linear map of ``(rows, width)`` by ``(width, width)``, the model's main product."""
-    a, b = torch.randn(rows, width, dtype=dtype), torch.randn(width, width, dtype=dtype)
-    return 2 * rows * width**2 / statistics.median(_times([lambda: F.linear(a, b)], repeats)[0])
-
-
-def _times(functions: list[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Wall-clock seconds of each function, interleaved, after one warm-up call of each."""
-    times: list[list[float]] = [[] for _ in functions]
-    for function in functions:
-        function()
-    for _ in range(repeats):
-        for function, record in zip(functions, times):
-            start = time.perf_counter()
-            function()
-            record.append(time.perf_counter() - start)
-    return times
 
 
 def _forward(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -134,7 +93,7 @@ def compare(
         "step": [lambda m=m, o=o: _step(m, images, labels, dtype, o) for m, o in zip((ours, other), optimizers)],
     }
     for mode, functions in modes.items():
-        mine, theirs = (statistics.median(times) for times in _times(functions, repeats))
+        mine, theirs = (statistics.median(times) for times in times_of(functions, repeats))
         share = [
             gemm_flops(config, batch, products, mode == "step") / seconds / rate
             for products, seconds in ((1, mine), (3, theirs))

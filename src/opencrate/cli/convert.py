@@ -78,15 +78,15 @@ def _from_official(arguments: argparse.Namespace) -> None:
 
 def _to_official(arguments: argparse.Namespace) -> None:
     from ..conversion import to_official
-    from ..training.models import load_classifier
+    from ..training.models import load_saved
 
     output = Path(arguments.output)
     if output.suffix not in (".pth", ".pt", ".safetensors"):
         raise ValueError(f"{output}: give a file name that ends in .pth, .pt or .safetensors")
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output}: exists; choose another file, or pass --overwrite to replace it")
-    model, _ = load_classifier(arguments.source)
-    if model.config.model_type != "crate":
+    model, _ = load_saved(arguments.source)
+    if model.config.model_type not in ("crate", "crate_mae"):
         raise ValueError(f"{arguments.source}: a {model.config.model_type} model; only CRATE has official names")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(output.name + ".partial")

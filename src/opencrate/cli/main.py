@@ -26,6 +26,7 @@ from . import (
     predict,
     probe,
     recipes,
+    reconstruct,
     train,
 )
 from .common import Parser, reject_unknown
@@ -39,6 +40,7 @@ COMMANDS = {
         evaluate,
         predict,
         probe,
+        reconstruct,
         analyze,
         audit,
         doctor,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from .autoencoding import MaskedAutoencoding
 from .base import Parts, Task
 from .classification import ImageClassification
 
-TASKS: dict[str, type[Task]] = {"image-classification": ImageClassification}
+TASKS: dict[str, type[Task]] = {
+    "image-classification": ImageClassification,
+    "masked-autoencoding": MaskedAutoencoding,
+}
 """A recipe's `task` -> its class."""
 
 
