@@ -19,8 +19,8 @@ from ..analysis import plots
 from ..analysis.attention_maps import attention_maps
 from ..analysis.evaluation import Evaluation
 from ..analysis.foreign import KNOWN_MODELS
+from ..analysis.measures import MEASURES
 from ..analysis.page import RunRecord, Subject, white_box_page
-from ..analysis.rates import MEASURES
 from ..analysis.report import ReportFigure, ReportSection, write_report
 from ..analysis.tables import TrainedModel
 from ..analysis.theory import theory_check
