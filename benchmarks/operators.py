@@ -1,6 +1,7 @@
 """Speed of OpenCRATE's CRATE-B/16 against the textbook form written from the formulas, in one run.
 
-    python benchmarks/operators.py [--size base] [--batch 8] [--layers L] [--repeats 7] [--dtypes float32 bfloat16]
+    python benchmarks/operators.py [--size base | --recipe cifar10-official] [--batch 8] [--layers L] [--repeats 7]
+        [--dtypes float32 bfloat16]
 
 The textbook form: one linear map for U, softmax attention as two batched products, a linear output map; ISTA as three
 products, ``ReLU(X + eta (D^T X - D^T D X) - eta lam)``. It shares the parameters, so both compute the same function
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opencrate import CrateConfig, CrateForImageClassification
+from opencrate.training.models import build_config
+from opencrate.training.recipe import load_recipe
 
 
 def textbook(model: CrateForImageClassification) -> CrateForImageClassification:
@@ -54,25 +57,32 @@ def _check_same(ours: nn.Module, other: nn.Module, images: Tensor) -> None:
     assert difference < 1e-4, f"the two forms differ by {difference:.1e}"
 
 
+def _config(size: str, recipe: str | None) -> CrateConfig:
+    if recipe is None:
+        return CrateConfig.from_size(size)
+    return build_config(load_recipe(recipe), [str(number) for number in range(10)])
+
+
 def main() -> None:
     """Parse arguments, time, print one line per (dtype, mode)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="base")
+    parser.add_argument("--recipe", help="the model of a recipe (with 10 classes) in place of a size")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--layers", type=int, help="use only so many layers of the model")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    config = CrateConfig.from_size(arguments.size)
-    config = CrateConfig.from_size(arguments.size, num_hidden_layers=arguments.layers or config.num_hidden_layers)
+    config = _config(arguments.size, arguments.recipe)
+    config.num_hidden_layers = arguments.layers or config.num_hidden_layers
     ours = CrateForImageClassification(config).eval()
     other = textbook(ours).eval()
     images = torch.randn(arguments.batch, config.num_channels, config.image_size, config.image_size)
     labels = torch.randint(config.num_labels, (arguments.batch,))
     _check_same(ours, other, images)
     print(
-        f"CRATE {arguments.size}, {config.num_hidden_layers} layers, batch {arguments.batch}, "
+        f"CRATE {arguments.recipe or arguments.size}, {config.num_hidden_layers} layers, batch {arguments.batch}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     for name in arguments.dtypes:

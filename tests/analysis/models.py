@@ -3,7 +3,8 @@
 import torch
 
 from opencrate import CrateConfig, CrateForImageClassification, CrateMAEConfig, CrateMAEForPreTraining
-from opencrate.analysis.rates import MEASURES, LayerMeasures
+from opencrate.analysis.measures import MEASURES
+from opencrate.analysis.rates import LayerMeasures
 
 NAMES = {index: f"class {index}" for index in range(7)}
 

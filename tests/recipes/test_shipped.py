@@ -51,7 +51,7 @@ def test_recipe_builds_with_the_stated_parameters(name):
     crop = build_processor(recipe.data).crop_size
     assert crop["height"] == crop["width"] == recipe.data.image_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert stated_parameters(name) == (None if name == "imagefolder" else parameters)
+    assert stated_parameters(name) == (None if recipe.data.path == "images" else parameters)
 
 
 @pytest.mark.parametrize(

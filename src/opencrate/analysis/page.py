@@ -10,7 +10,8 @@ from . import findings, plots
 from .attention_maps import AttentionMaps
 from .classifier import confusion_figure, training_figure
 from .findings import against, compression_changes
-from .rates import MEASURES, STATES, LayerMeasures, measure_key
+from .measures import MEASURES, STATES, measure_key
+from .rates import LayerMeasures
 from .report import ReportContent, ReportFigure, ReportSection
 from .states import LEARNED
 from .tables import TrainedModel, changes_table, comparison_table, layer_table, layers_csv, layers_json

@@ -21,8 +21,8 @@ from ..analysis.autoencoding import measure_autoencoder, require_layered
 from ..analysis.autoencoding_report import autoencoder_section
 from ..analysis.evaluation import Evaluation
 from ..analysis.foreign import KNOWN_MODELS
+from ..analysis.measures import MEASURES
 from ..analysis.page import RunRecord, Subject, white_box_page
-from ..analysis.rates import MEASURES
 from ..analysis.report import ReportFigure, ReportSection, write_report
 from ..analysis.tables import TrainedModel
 from ..analysis.theory import theory_check
