@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.analysis import rates
-from opencrate.analysis.rates import MEASURES, RELEASED_EPS_SQUARED, layer_measures, measure_states, plan_measures
+from opencrate.analysis.measures import MEASURES, RELEASED_EPS_SQUARED, SETS
+from opencrate.analysis.measuring import measure_states, plan_measures, released_coding_rate
+from opencrate.analysis.rates import layer_measures
 from opencrate.analysis.states import LayerStates, record
 
 QUANTITIES = {
@@ -64,15 +65,15 @@ def jobs(model: CrateForImageClassification, each: bool) -> dict[str, Callable[[
         "forward": lambda pixels, _: model(pixels),
         "forward, states recorded": lambda pixels, _: next(record(model, [pixels])),
     }
-    plans = {"R, R^c, delta R, l0, l1": plan_measures([key for key in rates.SETS["basic"] if "unit_norm" not in key])}
-    plans |= {name: plan_measures(name) for name in rates.SETS}
+    plans = {"R, R^c, delta R, l0, l1": plan_measures([key for key in SETS["basic"] if "unit_norm" not in key])}
+    plans |= {name: plan_measures(name) for name in SETS}
     if each:
         plans |= {name: plan_measures(keys_of(quantities)) for name, quantities in QUANTITIES.items()}
     found |= {name: lambda _, states, plan=plan: measure_states(states, plan) for name, plan in plans.items()}
     if each:
         found["released formulation, N x N"] = lambda _, states: released_formulation(states)
         found["the same by released_coding_rate"] = lambda _, states: [
-            rates.released_coding_rate(step.projected) for step in states.steps()
+            released_coding_rate(step.projected) for step in states.steps()
         ]
     return found
 
@@ -160,7 +161,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--decay", type=float, default=0.0, help="make the states ill-conditioned")
     parser.add_argument("--cpu-time", action="store_true", help="processor time instead of wall clock: a busy machine")
     parser.add_argument("--memory", action="store_true", help="peak memory of streaming instead of times")
-    parser.add_argument("--measures", default="full", choices=tuple(rates.SETS), help="set of --memory")
+    parser.add_argument("--measures", default="full", choices=tuple(SETS), help="set of --memory")
     return parser.parse_args()
 
 

@@ -1,6 +1,7 @@
 """Speed of OpenCRATE's CRATE-B/16 against the textbook form written from the formulas, in one run.
 
-    python benchmarks/operators.py [--size base] [--batch 8] [--layers L] [--repeats 7] [--dtypes float32 bfloat16]
+    python benchmarks/operators.py [--size base | --recipe cifar10-official] [--batch 8] [--layers L] [--repeats 7]
+        [--dtypes float32 bfloat16]
 
 The textbook form: one linear map for U, softmax attention as two batched products, a linear output map; ISTA as three
 products, ``ReLU(X + eta (D^T X - D^T D X) - eta lam)``. It shares the parameters, so both compute the same function
@@ -11,51 +12,15 @@ bfloat16 instructions needs minutes per bfloat16 repeat: cut the model with ``--
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from textbook import TextbookLayer, gemm_rate, times_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.blocks import CrateLayer
-from opencrate.configuration_crate_blocks import CrateBlockConfig
-
-
-class TextbookLayer(nn.Module):
-    """A CRATE layer as the formulas read, on the parameters of a ``CrateLayer``; causal where the configuration is."""
-
-    def __init__(self, layer: CrateLayer, config: CrateBlockConfig):
-        super().__init__()
-        self.layer, self.config = layer, config
-
-    def forward(self, tokens: Tensor, *args, **kwargs) -> Tensor:
-        config, compress, sparsify = self.config, self.layer.compress, self.layer.sparsify
-        V = F.linear(compress.norm(tokens), compress.mssa.subspaces.weight)
-        V = V.unflatten(-1, (config.num_attention_heads, config.head_dim)).transpose(1, 2)
-        scores = V @ V.transpose(-1, -2) * config.head_dim**-0.5
-        if getattr(config, "is_causal", False):
-            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(later, -torch.inf)
-        half = tokens + compress.mssa.output((torch.softmax(scores, dim=-1) @ V).transpose(1, 2).flatten(-2))
-        out = textbook_ista(sparsify.norm(half), sparsify.ista, config)
-        return half + out if config.ista_residual else out
-
-
-def textbook_ista(X: Tensor, ista: nn.Module, config: CrateBlockConfig) -> Tensor:
-    """The step as products with D^T X and D^T D A, three for each, and the decode where there is one."""
-    D, eta, lam = ista.dictionary, config.ista_step_size, config.ista_lambda
-    A, steps = X, config.ista_num_steps
-    if config.ista_start == "zero":
-        A, steps = F.relu(eta * F.linear(X, D.T) - eta * lam), steps - 1
-    for _ in range(steps):
-        DtDA = F.linear(F.linear(A, D), D.T)
-        DtX = F.linear(X, D.T)
-        A = F.relu(A + eta * (DtX - DtDA) - eta * lam)
-    if config.dictionary_decode == "none":
-        return A
-    return F.linear(A, D if config.dictionary_decode == "tied" else ista.decoder_dictionary)
+from opencrate.training.models import build_config
+from opencrate.training.recipe import load_recipe
 
 
 def textbook(model: CrateForImageClassification) -> CrateForImageClassification:
@@ -72,25 +37,6 @@ def gemm_flops(config: CrateConfig, batch: int, ista_products: float, step: bool
     rows, inner = batch * tokens, config.num_attention_heads * config.head_dim
     layer = 2 * rows * width * inner * 2 + 2 * 2 * rows * tokens * inner + ista_products * 2 * rows * width**2
     return config.num_hidden_layers * layer * (3 if step else 1)
-
-
-def gemm_rate(rows: int, width: int, dtype: torch.dtype, repeats: int) -> float:
-    """Measured FLOP/s of a linear map of ``(rows, width)`` by ``(width, width)``, the model's main product."""
-    a, b = torch.randn(rows, width, dtype=dtype), torch.randn(width, width, dtype=dtype)
-    return 2 * rows * width**2 / statistics.median(times_of([lambda: F.linear(a, b)], repeats)[0])
-
-
-def times_of(functions: list[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Wall-clock seconds of each function, interleaved, after one warm-up call of each."""
-    times: list[list[float]] = [[] for _ in functions]
-    for function in functions:
-        function()
-    for _ in range(repeats):
-        for function, record in zip(functions, times):
-            start = time.perf_counter()
-            function()
-            record.append(time.perf_counter() - start)
-    return times
 
 
 def _forward(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -111,25 +57,32 @@ def _check_same(ours: nn.Module, other: nn.Module, images: Tensor) -> None:
     assert difference < 1e-4, f"the two forms differ by {difference:.1e}"
 
 
+def _config(size: str, recipe: str | None) -> CrateConfig:
+    if recipe is None:
+        return CrateConfig.from_size(size)
+    return build_config(load_recipe(recipe), [str(number) for number in range(10)])
+
+
 def main() -> None:
     """Parse arguments, time, print one line per (dtype, mode)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="base")
+    parser.add_argument("--recipe", help="the model of a recipe (with 10 classes) in place of a size")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--layers", type=int, help="use only so many layers of the model")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    config = CrateConfig.from_size(arguments.size)
-    config = CrateConfig.from_size(arguments.size, num_hidden_layers=arguments.layers or config.num_hidden_layers)
+    config = _config(arguments.size, arguments.recipe)
+    config.num_hidden_layers = arguments.layers or config.num_hidden_layers
     ours = CrateForImageClassification(config).eval()
     other = textbook(ours).eval()
     images = torch.randn(arguments.batch, config.num_channels, config.image_size, config.image_size)
     labels = torch.randint(config.num_labels, (arguments.batch,))
     _check_same(ours, other, images)
     print(
-        f"CRATE {arguments.size}, {config.num_hidden_layers} layers, batch {arguments.batch}, "
+        f"CRATE {arguments.recipe or arguments.size}, {config.num_hidden_layers} layers, batch {arguments.batch}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     for name in arguments.dtypes:

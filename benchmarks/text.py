@@ -25,7 +25,7 @@ import subprocess
 import sys
 
 import torch
-from operators import TextbookLayer, times_of
+from textbook import TextbookLayer, times_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel

@@ -10,6 +10,14 @@ from .configuration_crate_blocks import CrateBlockConfig
 
 __all__ = ["CRATE_SIZES", "CrateConfig", "pair"]
 
+AUTOENCODER_FIELDS = frozenset(
+    {
+        *("decoder_num_hidden_layers", "decoder_num_attention_heads", "tie_decoder"),
+        *("mask_ratio", "mask_tokens_in_encoder", "norm_pix_loss", "loss_on"),
+    }
+)
+"""Fields that a ``crate_mae`` configuration has beside those of its encoder."""
+
 
 def pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of an ``image_size`` or ``patch_size`` given as an int or as a pair."""
@@ -62,6 +70,14 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
         if size not in CRATE_SIZES:
             raise ValueError(f"unknown CRATE size {size!r}; {suggest(size, CRATE_SIZES)}")
         return cls(**{**CRATE_SIZES[size], **overrides})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As transformers', and of an autoencoder's configuration the part that describes its encoder."""
+        if config_dict.get("model_type") == "crate_mae" and cls.model_type == "crate":
+            left_out = {"model_type", "architectures", "auto_map", *AUTOENCODER_FIELDS}
+            config_dict = {name: value for name, value in config_dict.items() if name not in left_out}
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def grid_size(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ class CrateMAEConfig(CrateConfig):
 
     Every field of :class:`CrateConfig` describes the encoder, with the published autoencoder's defaults; the decoder
     has the same width. ``layer_norm_eps`` is that of the blocks, ``head_layer_norm_eps`` that of the norms after the
-    encoder and after the decoder. ``pool`` has no meaning here.
+    encoder and after the decoder. ``pool`` has no meaning here; a classifier made of the encoder takes it.
 
     Args:
         decoder_num_hidden_layers: layers of the decoder; ``None`` is ``num_hidden_layers``.
@@ -94,8 +94,19 @@ class CrateMAEConfig(CrateConfig):
             self._require(alike and plain, "tie_decoder", allowed)
 
 
-def _mae(width: int, depth: int, heads: int) -> dict[str, Any]:
-    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+def _mae(width: int, depth: int, heads: int, **more: Any) -> dict[str, Any]:
+    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, **more}
+
+
+_SMALL = {
+    "pool": "mean",
+    "decoder_num_hidden_layers": 2,
+    "mask_tokens_in_encoder": False,
+    "norm_pix_loss": True,
+    "ista_step_size": 0.5,
+    "ista_lambda": 0.1,
+    "initializer": "normal",
+}
 
 
 CRATE_MAE_SIZES: dict[str, dict[str, Any]] = {
@@ -105,4 +116,8 @@ CRATE_MAE_SIZES: dict[str, dict[str, Any]] = {
     "small": _mae(576, 12, 12),
     "base": _mae(768, 12, 12),
     "large": _mae(1024, 24, 16),
+    # Laptop sizes (ours): the encoders of `CRATE_SIZES` with a small decoder, which sees all patches while the encoder
+    # sees those that are not masked.
+    "digits": _mae(96, 6, 4, image_size=8, patch_size=2, num_channels=1, **_SMALL),
+    "laptop": _mae(128, 6, 4, image_size=32, patch_size=4, **_SMALL),
 }

@@ -252,6 +252,10 @@ class CrateModel(CratePreTrainedModel):
         return CrateModelOutput(last_hidden_state=tokens, pooler_output=pooled)
 
 
+_FROM_AUTOENCODER = {r"^crate\.norm\.": "norm."}
+"""Where a classifier keeps the norm that an autoencoder has after its encoder: after pooling, before the head."""
+
+
 class CrateForImageClassification(CratePreTrainedModel):
     """CRATE with LN and a linear layer on the pooled token."""
 
@@ -262,6 +266,23 @@ class CrateForImageClassification(CratePreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As transformers', and from a ``crate_mae`` folder its encoder.
+
+        Embedding, layers and the encoder's final norm are taken; the norm then stands where the head's is, so that
+        with ``pool="cls"`` the head reads the class token of the autoencoder's latent. The linear layer is new;
+        transformers names it and what is left out: the decoder, the mask token and the unused tensors. Keyword
+        arguments such as ``num_labels`` or ``pool`` change the encoder's configuration.
+        """
+        kwargs.setdefault("key_mapping", _FROM_AUTOENCODER)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if kwargs["key_mapping"] is _FROM_AUTOENCODER:  # or save_pretrained would write the autoencoder's name
+            own = [one for one in model._weight_conversions or () if one.target_patterns != ["norm."]]
+            model._weight_conversions = own
+        return loaded
 
     @can_return_tuple
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> CrateImageClassifierOutput:

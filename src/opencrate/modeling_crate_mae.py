@@ -159,6 +159,8 @@ class CrateMAEEmbeddings(CrateEmbeddings):
         return torch.cat((latent[:, :1], tokens), dim=1) + self.positions(grid).to(latent.dtype)
 
     def _noise(self, noise: Tensor | None, tokens: Tensor) -> Tensor:
+        if noise is None and self.config.mask_ratio == 0:  # whole images: nothing to draw, patches stay in order
+            return torch.arange(tokens.shape[1], dtype=torch.float32, device=tokens.device).expand(tokens.shape[:2])
         if noise is None:
             return torch.rand(tokens.shape[:2], device=tokens.device)
         if noise.shape != tokens.shape[:2]:
@@ -212,7 +214,8 @@ class CrateMAEModel(CrateMAEPreTrainedModel):
 
         Args:
             pixel_values: ``(B, C, H, W)``; H and W multiples of the patch, any aspect.
-            noise: ``(B, n)``: the patches of the largest noise are masked; ``None`` draws it from torch's generator.
+            noise: ``(B, n)``: the patches of the largest noise are masked; ``None`` draws it from torch's generator, or
+                at ratio 0 keeps the patches in order.
             interpolate_pos_encoding: accepted for transformers' callers; positions always follow the image size.
             kwargs: ``output_hidden_states`` and the other flags of ``CrateModel.forward``.
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.analysis.rates import MEASURES, LayerMeasures
+from opencrate import CrateConfig, CrateForImageClassification, CrateMAEConfig, CrateMAEForPreTraining
+from opencrate.analysis.measures import MEASURES
+from opencrate.analysis.rates import LayerMeasures
 
 NAMES = {index: f"class {index}" for index in range(7)}
 
@@ -14,6 +15,14 @@ def tiny_crate(seed: int = 0, **overrides) -> CrateForImageClassification:
     shape = {"image_size": (4, 6), "patch_size": 2, "num_channels": 1, "id2label": NAMES}
     torch.manual_seed(seed)
     return CrateForImageClassification(CrateConfig(**(sizes | shape | overrides)))
+
+
+def tiny_autoencoder(seed: int = 0, **overrides) -> CrateMAEForPreTraining:
+    """Width 12, 2 + 2 layers, 2 subspaces, grey 4x6 images in 2x2 patches (2 rows of 3), half of them masked."""
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {"image_size": (4, 6), "patch_size": 2, "num_channels": 1, "mask_ratio": 0.5}
+    torch.manual_seed(seed)
+    return CrateMAEForPreTraining(CrateMAEConfig(**(sizes | shape | overrides))).eval()
 
 
 def tiny_images(count: int = 7, seed: int = 1) -> dict[str, torch.Tensor]:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from opencrate.analysis import audit as module
-from opencrate.analysis.audit import FITS, TOKEN_MEASURES, AuditReport, LayerAudit, audit
-from opencrate.analysis.audit_report import _side_by_side, describe, layer_rows, save_audit, verdicts
+from opencrate.analysis import audit_measures, audit_tokens
+from opencrate.analysis.audit import TOKEN_MEASURES, AuditReport, LayerAudit, audit
+from opencrate.analysis.audit_findings import describe, verdicts
+from opencrate.analysis.audit_measures import FITS
+from opencrate.analysis.audit_report import _side_by_side, layer_rows, save_audit
 from opencrate.analysis.geometry import subspace_geometry
 from opencrate.analysis.states import record
 
@@ -30,21 +32,21 @@ def report():
 def planted_sample(seed=0, images=60, per_image=40):
     X, bases, _, _ = planted(images * per_image, seed=seed)
     numbers = torch.arange(images).repeat_interleave(per_image)
-    return module._Sample(X.float(), numbers, bases.float())
+    return audit_measures.Sample(X.float(), numbers, bases.float())
 
 
 def planted_layer(sample):
     """A layer whose tokens are what the theory assumes; another model's tokens stand for the untrained one."""
-    draws = [module._random_bases(sample.subspaces, seed) for seed in (101, 102, 103)]
+    draws = [audit_measures.random_bases(sample.subspaces, seed) for seed in (101, 102, 103)]
     other = replace(sample, tokens=torch.randn(sample.tokens.shape, generator=torch.Generator().manual_seed(9)))
-    conditions = {"trained": sample, "shuffled": module._shuffled(sample, 0), "untrained": other}
+    conditions = {"trained": sample, "shuffled": audit_measures.shuffled(sample, 0), "untrained": other}
     fits, dimensions = {}, {}
     for name, one in conditions.items():
-        fits[name], dimensions[name] = module._fit_all(one, draws if name == "trained" else [], 20, 0)
+        fits[name], dimensions[name] = audit_measures.fit_all(one, draws if name == "trained" else [], 20, 0)
     tokens = sample.tokens.view(60, 40, -1)
     mask = torch.ones(60, 40, dtype=torch.bool)
-    measures = module._token_measures(tokens, mask, sample.subspaces)
-    measures |= module._random_measures(sample.tokens, draws)
+    measures = audit_measures.token_measures(tokens, mask, sample.subspaces)
+    measures |= audit_measures.random_measures(sample.tokens, draws)
     return LayerAudit(1, subspace_geometry(sample.subspaces), None, measures, fits, dimensions)
 
 
@@ -74,10 +76,10 @@ def test_normalised_tokens_are_what_the_subspaces_see():
     model, batch = tiny_crate(), tiny_images(4)
     list(record(model, [batch]))  # transformers' own hooks are there from now on
     hooks = [len(norm._forward_hooks) for norm in model.modules()]
-    with module._watched_norms(model) as norms:
+    with audit_tokens._watched_norms(model) as norms:
         (states,) = record(model, [batch])
         for step in states.steps():
-            seen = module._matching_output(norms, step.before)
+            seen = audit_tokens._matching_output(norms, step.before)
             torch.testing.assert_close(torch.einsum("bnd,kdp->bknp", seen, step.subspaces), step.projected)
     assert [len(norm._forward_hooks) for norm in model.modules()] == hooks
 
@@ -121,7 +123,7 @@ def test_the_same_arguments_give_the_same_report(report):
 
 def test_shuffling_keeps_each_coordinate_and_nothing_else():
     sample = planted_sample()
-    shuffled = module._shuffled(sample, 0)
+    shuffled = audit_measures.shuffled(sample, 0)
     for half in (0, 1):
         rows = sample.images % 2 == half
         assert torch.equal(sample.tokens[rows].sort(0).values, shuffled.tokens[rows].sort(0).values)
@@ -132,16 +134,16 @@ def test_shuffling_keeps_each_coordinate_and_nothing_else():
 
 def test_token_measures_by_hand_and_masked():
     U = torch.stack([torch.eye(4)[:, :2], torch.eye(4)[:, 2:3].repeat(1, 2)])
-    bases = module._bases(U)[1]
+    bases = audit_tokens._bases(U)[1]
     tokens = torch.tensor([[[3.0, 0, 4, 0], [0, 1, 0, 0], [9, 9, 9, 9]]])
-    found = module._token_measures(tokens, torch.tensor([[True, True, False]]), bases)
+    found = audit_measures.token_measures(tokens, torch.tensor([[True, True, False]]), bases)
     assert float(found["outside_nearest"]) == pytest.approx(0.36 / 2)
     assert float(found["outside_joint"]) == pytest.approx(0, abs=1e-6)
     p = torch.tensor([0.36, 0.64])
     assert float(found["membership_entropy"]) == pytest.approx(float(-(p * p.log()).sum()) / math.log(2) / 2, rel=1e-5)
     assert float(found["mean_cosine"]) == pytest.approx(0, abs=1e-6)
     assert float(found["uniformity"]) == pytest.approx(-4, rel=1e-5)
-    whole = module._token_measures(tokens[:, :2], torch.ones(1, 2, dtype=torch.bool), bases)
+    whole = audit_measures.token_measures(tokens[:, :2], torch.ones(1, 2, dtype=torch.bool), bases)
     for name, value in whole.items():
         torch.testing.assert_close(value, found[name])
 
@@ -216,4 +218,4 @@ def test_bad_states_and_batches():
     with pytest.raises(ValueError, match="read only once"):
         audit(tiny_crate(), iter([tiny_images(30)]), untrained=tiny_crate(1), **QUICK)
     with pytest.raises(ValueError, match="do not vary"):
-        module._support(torch.ones(30, 4).double())
+        audit_measures._support(torch.ones(30, 4).double())

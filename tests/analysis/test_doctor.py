@@ -9,7 +9,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.analysis.doctor import CHECKS, FAIL, NOT_CHECKED, OK, WARN, diagnose, relative_gradients
+from opencrate.analysis.doctor import CHECKS, FAIL, NOT_CHECKED, OK, WARN, diagnose
+from opencrate.analysis.doctor_vitals import relative_gradients
 from opencrate.blocks import ISTA, MSSA, Compression
 
 from .models import tiny_crate, tiny_images

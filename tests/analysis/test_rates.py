@@ -8,20 +8,13 @@ import pytest
 import torch
 
 from opencrate import coding_rate, load_official, sparse_rate_reduction, sparsity, subspace_coding_rate
-from opencrate.analysis import rates
-from opencrate.analysis.rates import (
-    MEASURES,
-    SETS,
-    LayerMeasures,
-    effective_rank,
-    layer_measures,
-    measure_key,
-    released_coding_rate,
-    squared_singular_values,
-    stable_rank,
-)
+from opencrate.analysis import measuring, rates
+from opencrate.analysis.measures import MEASURES, SETS, SPARSITY, STATES, measure_key
+from opencrate.analysis.measuring import effective_rank, released_coding_rate, squared_singular_values, stable_rank
+from opencrate.analysis.rates import LayerMeasures, layer_measures
 from opencrate.analysis.states import LayerStates, LayerStep, record
 from opencrate.analysis.statistics import bootstrap_mean
+from opencrate.analysis.threads import single_threaded
 from tests.golden import load_golden, sub_dict
 
 from .models import split, tiny_crate, tiny_images
@@ -184,7 +177,7 @@ def test_full_set_is_the_definitions_at_every_half_step():
     (states,) = record(model, [images])
     keys = set()
     for index, step in enumerate(states.steps()):
-        for state in rates.STATES:
+        for state in STATES:
             for quantity, expected in definitions(getattr(step, state), step.subspaces, 0.4, 0.05).items():
                 key = measure_key(quantity, state)
                 torch.testing.assert_close(found.values[key][:, index], expected, rtol=1e-5, atol=1e-5, msg=key)
@@ -195,7 +188,7 @@ def test_full_set_is_the_definitions_at_every_half_step():
         assert torch.equal(found.values["code_gini"][:, index], found.values["gini"][:, index])
         silent = (step.codes.abs().amax((0, 1)) == 0).double().mean()
         torch.testing.assert_close(found.totals["dead_atoms"][index], silent)
-    assert keys | {f"code_{q}" for q in rates._SPARSITY} | {"subspace_rate_unit_norm"} == found.values.keys()
+    assert keys | {f"code_{q}" for q in SPARSITY} | {"subspace_rate_unit_norm"} == found.values.keys()
     assert found.values.keys() | found.totals.keys() == set(SETS["full"])
 
 
@@ -320,14 +313,41 @@ def test_float32_projections_are_enough():
             Z[:, 0] *= massive
             U = torch.randn(6, 192, 32, generator=generator) / 14
             step = LayerStep(Z, None, U, Z, Z)
-            plan = rates.plan_measures(("rate", "subspace_rate"), 0.5)
-            (found,), _ = rates._measure_layers([step], plan)
+            plan = measuring.plan_measures(("rate", "subspace_rate"), 0.5)
+            (found,), _ = measuring._measure_layers([step], plan)
             for key, exact in (
                 ("rate", coding_rate(Z.double(), 0.5)),
                 ("subspace_rate", subspace_coding_rate(Z.double(), U.double(), 0.5)),
             ):
                 worst = max(worst, float(((found[key] - exact).abs() / exact).max()))
     assert worst < 2e-6, worst
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_threads_share_the_images_and_change_nothing(count, two_threads):
+    """Per image the same, in order; dead atoms over all; a state that two layers share is measured once."""
+    model, images = tiny_crate(), tiny_images(count)
+    both = layer_measures(model, [images], measures="full")
+    torch.set_num_threads(1)
+    alone = layer_measures(model, [images], measures="full")
+    for name in ("values", "totals", "subspace_values"):
+        ours, theirs = getattr(both, name), getattr(alone, name)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-9, atol=1e-9)
+
+
+def test_each_thread_computes_with_one(two_threads):
+    assert set(single_threaded(2).map(lambda _: torch.get_num_threads(), range(8))) == {1}
+    assert torch.get_num_threads() == 2
 
 
 def test_only_one_batch_of_states_is_held(monkeypatch):

@@ -9,19 +9,10 @@ from hypothesis import strategies as st
 
 from opencrate import coding_rate, subspace_coding_rate
 from opencrate.analysis.statistics import bootstrap_mean
-from opencrate.analysis.theory import (
-    FORMS,
-    QUANTITIES,
-    STATES,
-    Key,
-    best_gradient_step,
-    coherence,
-    gradient_lipschitz,
-    step_directions,
-    theory_check,
-    verdict,
-)
+from opencrate.analysis.theory import theory_check, verdict
+from opencrate.analysis.theory_layers import QUANTITIES, STATES, Key
 from opencrate.analysis.theory_report import theory_section
+from opencrate.analysis.theory_steps import FORMS, best_gradient_step, coherence, gradient_lipschitz, step_directions
 from opencrate.experiments.synthetic import bases_at_angle, union_of_subspaces
 from opencrate.operators import coding_rate_gradient, gamma, lasso_objective, mssa, project
 

@@ -10,6 +10,7 @@ SMALL = {
     "compress": ("--quick", "tokens=16", "steps=2", "noise=0.1", "angle=90", "step_size=0.5"),
     "sparsify": ("--quick", "tokens=4", "steps=1,2", "long_run=20", "step_size=1,3", "lam=0.1,0.3"),
     "reconstruct": ("--quick", "tokens=16", "layers=2", "condition=1", "noise=0.1", "angle=90", "lam=0", "step_size=1"),
+    "denoise": ("--quick", "tokens=16", "noise=1", "steps=2"),
 }
 
 

@@ -7,18 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from opencrate.experiments.reconstruct import (
-    CASES,
-    MatchedLayer,
-    ReconstructSettings,
-    attention_lipschitz,
-    inverse_errors,
-    layer_bound,
-    matched_layers,
-    network_bounds,
-    quick,
-    run,
-)
+from opencrate.analysis.inverse import inverse_errors
+from opencrate.experiments.inverse_bound import MatchedLayer, attention_lipschitz, layer_bound, network_bounds
+from opencrate.experiments.reconstruct import CASES, ReconstructSettings, matched_layers, quick, run
 from opencrate.experiments.synthetic import dictionary_with_condition, random_orthonormal
 from opencrate.operators import subspace_attention
 

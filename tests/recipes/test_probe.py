@@ -3,10 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from transformers import ViTMAEConfig
 
-from opencrate import CrateConfig, CrateForImageClassification
+from opencrate import CrateConfig, CrateForImageClassification, CrateMAEConfig
 from opencrate.analysis.evaluation import wilson_interval
-from opencrate.training.probe import NEIGHBOURS, Features, features, last_layer, probe
+from opencrate.training.models import initialise
+from opencrate.training.probe import (
+    NEIGHBOURS,
+    REGULARISATIONS,
+    Features,
+    choose_regularisation,
+    features,
+    last_layer,
+    probe,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +55,36 @@ def test_last_layer_is_what_the_head_reads(model):
         assert torch.allclose(logits, model(one["pixel_values"]).logits, atol=1e-5)
 
 
+AUTOENCODERS = {
+    "mask-tokens": CrateMAEConfig,
+    "visible-only": lambda **fields: CrateMAEConfig(**fields, mask_tokens_in_encoder=False),
+    "vit": lambda **fields: ViTMAEConfig(
+        **fields,
+        intermediate_size=48,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=4,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", AUTOENCODERS)
+def test_an_autoencoder_is_shown_whole_images(kind):
+    """Every patch is visible, in order, and no random number is drawn."""
+    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16, "patch_size": 4}
+    model = initialise(AUTOENCODERS[kind](**size), 0, "masked-autoencoding")
+    model.config.mask_ratio = 0.75
+    before = torch.get_rng_state()
+    found = features(model, [batch(4), batch(3, seed=1)], 2, "mean")
+    assert torch.equal(torch.get_rng_state(), before) and model.config.mask_ratio == 0.75
+    model.config.mask_ratio = 0.0
+    pixels = torch.cat([batch(4)["pixel_values"], batch(3, seed=1)["pixel_values"]])
+    with torch.no_grad():
+        noise = torch.arange(16.0).expand(7, 16)
+        states = model.eval().base_model(pixels, noise=noise, output_hidden_states=True).hidden_states[2]
+    assert states.shape == (7, 17, 24) and np.allclose(found.values, states.mean(1).numpy(), atol=1e-6)
+
+
 def test_layer_that_is_not_there(model):
     with pytest.raises(ValueError, match=r"--layer 3: the model has the layers 1 to 2"):
         features(model, [batch(2)], 3, "cls")
@@ -79,6 +119,22 @@ def test_scale_of_the_features_does_not_matter_to_the_linear_probe():
     train, test = blobs(80, 2.0, 4), blobs(40, 2.0, 5)
     scaled = [Features(1000 * one.values + 7, one.labels) for one in (train, test)]
     assert probe(train, test, "linear", 1, "cls").accuracy == probe(*scaled, "linear", 1, "cls").accuracy
+
+
+def test_regularisation_is_chosen_on_training_images():
+    """More numbers than images and labels that one of them gives: little weight decay fits the others' noise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    values = rng.standard_normal((120, 200))
+    values[:, 0] += 3 * labels
+    noisy = Features(values.astype(np.float32), labels)
+    assert choose_regularisation(noisy) < REGULARISATIONS[-1]
+    found = probe(noisy, noisy, "linear", 1, "cls")
+    assert found.regularisation == choose_regularisation(noisy)
+    assert probe(noisy, noisy, "linear", 1, "cls", regularisation=0.1).regularisation == 0.1
+    assert probe(noisy, noisy, "knn", 1, "cls").regularisation is None
+    alone = Features(values[:3].astype(np.float32), labels[:3])
+    assert choose_regularisation(alone) == REGULARISATIONS[-1], "a class of one image cannot be held out"
 
 
 def test_too_few_images():

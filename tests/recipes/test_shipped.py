@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForImageClassification
 
-from opencrate.training.models import build_config, build_processor
+from opencrate.training.models import build_config, build_processor, initialise
 from opencrate.training.recipe import load_recipe, recipe_yaml, shipped_recipes, stated_parameters
 from opencrate.training.train import train
 
@@ -25,7 +24,7 @@ CLASSES = {
 """Classes of each recipe's own data."""
 
 FROM_SCRATCH = ("model.init_from=null", "model.init_fresh=[]")
-QUICK = ("cifar10-alpha", "digits", "imagenet-vit-tiny-paper", "transfer-pets")
+QUICK = ("cifar10-alpha", "cifar10-mae-vit", "digits", "digits-mae", "imagenet-vit-tiny-paper", "transfer-pets")
 """Smoke forms of the default tests: one of each kind."""
 
 
@@ -46,17 +45,23 @@ def test_recipe_is_complete(name, tmp_path):
 def test_recipe_builds_with_the_stated_parameters(name):
     recipe = load_recipe(name, FROM_SCRATCH)
     num_classes = CLASSES.get(recipe.data.path, 3)
+    labels = [str(number) for number in range(num_classes)] if recipe.task == "image-classification" else None
     with torch.device("meta"):
-        config = build_config(recipe, [str(number) for number in range(num_classes)])
-        model = AutoModelForImageClassification.from_config(config)
+        model = initialise(build_config(recipe, labels), recipe.training.seed, recipe.task)
     crop = build_processor(recipe.data).crop_size
     assert crop["height"] == crop["width"] == recipe.data.image_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert stated_parameters(name) == (None if name == "imagefolder" else parameters)
+    assert stated_parameters(name) == (None if recipe.data.path == "images" else parameters)
 
 
 @pytest.mark.parametrize(
-    ("name", "baseline", "tolerance"), [("digits", "digits-vit", 0.05), ("cifar10", "cifar10-vit", 0.02)]
+    ("name", "baseline", "tolerance"),
+    [
+        ("digits", "digits-vit", 0.05),
+        ("cifar10", "cifar10-vit", 0.02),
+        ("digits-mae", "digits-mae-vit", 0.02),
+        ("cifar10-mae", "cifar10-mae-vit", 0.02),
+    ],
 )
 def test_baseline_is_matched(name, baseline, tolerance):
     crate, vit = load_recipe(name), load_recipe(baseline)
@@ -73,6 +78,7 @@ def test_baseline_is_matched(name, baseline, tolerance):
         *((f"imagenet-{size}-readme", 512, 8) for size in ("tiny", "small", "base", "large")),
         *((f"imagenet-vit-{size}-paper", 2048, 8) for size in ("tiny", "small")),
         *((name, 4096, 16) for name in ("imagenet-21k-alpha-base", "imagenet-alpha-base-finetune")),
+        *((f"imagenet-mae-{size}", 4096, 16) for size in ("small", "base")),
         *((f"transfer-{name}", 256, 4) for name in ("cifar10", "cifar100", "flowers102", "pets")),
     ],
 )
@@ -93,6 +99,20 @@ def test_paper_and_readme_forms_differ_as_published():
     assert paper.warmup_steps * paper.num_train_epochs == pytest.approx(5, rel=1e-4)
     assert readme.warmup_steps * readme.num_train_epochs == pytest.approx(20)
     assert load_recipe("imagenet-base-paper").augmentation == load_recipe("imagenet-base-readme").augmentation
+
+
+def test_autoencoders_are_trained_as_published():
+    """[2311.13110]: base rate 3e-5 times 4096 / 256, weight decay 0.1, 40 of 800 epochs of warm-up."""
+    for size in ("small", "base"):
+        training = load_recipe(f"imagenet-mae-{size}").training
+        assert (training.learning_rate, training.weight_decay) == (pytest.approx(3e-5 * 4096 / 256), 0.1)
+        assert training.num_train_epochs == 800 and training.warmup_steps * 800 == pytest.approx(40)
+
+
+def test_fine_tuning_differs_from_scratch_in_the_start_alone():
+    scratch, tuned = load_recipe("cifar10"), load_recipe("cifar10-mae-finetune")
+    assert (scratch.training, scratch.data, scratch.augmentation) == (tuned.training, tuned.data, tuned.augmentation)
+    assert tuned.model.init_from and tuned.model.size == scratch.model.size
 
 
 @pytest.fixture(scope="module")

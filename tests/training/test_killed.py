@@ -107,6 +107,16 @@ def test_three_kills(killer, tmp_path):
 
 
 @pytest.mark.slow
+def test_kills_of_an_autoencoder(killer, tmp_path):
+    """The masks are what is random here; a classifier's mixing and smoothing are off."""
+    off = ("augmentation.mixup=0", "augmentation.cutmix=0", "training.label_smoothing_factor=0")
+    words = ("task=masked-autoencoding", "model.type=crate_mae", "training.max_steps=26", *off)
+    inside, runs = check_kills(killer, tmp_path, words, 6, seed=3)
+    print(f"autoencoder: 6 kills, {inside} inside checkpoint writing, {runs} runs bit-equal")
+    assert inside >= 1 and runs >= 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("bf16", ["false", "true"])
 def test_many_kills(killer, bf16, workers, tmp_path):

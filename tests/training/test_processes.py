@@ -34,8 +34,19 @@ FORMS = {
         "training.save_strategy=steps",
         "training.save_steps=2",
     ),
+    "autoencoder": (
+        "task=masked-autoencoding",
+        "model.type=crate_mae",
+        "model.config.decoder_num_hidden_layers=1",
+        "model.config.mask_tokens_in_encoder=false",
+        "model.config.dictionary_penalty=0.1",
+        "training.label_smoothing_factor=0",
+        "training.num_train_epochs=3",
+        "augmentation.crop=padded",
+        "data.validation_fraction=0.1",
+    ),
 }
-SIZES = {"adamw": 5, "lion": 5, "accumulation": 2}
+SIZES = {"adamw": 5, "lion": 5, "accumulation": 2, "autoencoder": 5}
 """Images per process: 24 (or 21) images make steps of 10, 10 and the rest; or of 8."""
 
 
@@ -93,6 +104,17 @@ def test_losses_of_twenty_adamw_steps(together):
         assert first["validation_accuracy"] == second["validation_accuracy"]
         for name in ("train_loss", "validation_loss", "learning_rate"):
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
+
+
+def test_an_autoencoder_hides_the_same_patches(together):
+    one, two, folder = together["autoencoder"]
+    assert len(one["losses"]) == 9
+    torch.testing.assert_close(one["losses"], two["losses"], rtol=0, atol=1e-5)
+    found = [json.loads((folder / f"autoencoder-{count}" / "metrics.json").read_text()) for count in (1, 2)]
+    for first, second in zip(*(metrics["history"] for metrics in found)):
+        assert first["validation_loss"] == pytest.approx(second["validation_loss"], abs=1e-5)
+    errors = [metrics["test"]["error_model"]["mean"] for metrics in found]
+    assert errors[0] == pytest.approx(errors[1], abs=1e-5)
 
 
 def test_lion_differs_in_few_signs(together):

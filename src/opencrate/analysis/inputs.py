@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 Batch = Tensor | Mapping[str, Tensor]
 """Images `(B, C, H, W)` or token ids `(B, N)`, or a mapping with `pixel_values` or `input_ids` among its fields."""
@@ -89,3 +90,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def masking(model: PreTrainedModel, ratio: float | None) -> Iterator[None]:
+    """The model with another mask ratio, put back at the end; `None` leaves the model's own.
+
+    Raises:
+        ValueError: a ratio outside [0, 1).
+    """
+    if ratio is not None and not 0 <= ratio < 1:
+        raise ValueError(f"mask_ratio={ratio:g}: must be at least 0 and less than 1")
+    config = model.config
+    own, own_loss = config.mask_ratio, getattr(config, "loss_on", None)
+    try:
+        config.mask_ratio = own if ratio is None else float(ratio)
+        if own_loss is not None:
+            config.loss_on = "all"  # the forward refuses a loss on no patches; nobody reads the loss here
+        yield
+    finally:
+        config.mask_ratio = own
+        if own_loss is not None:
+            config.loss_on = own_loss

@@ -15,7 +15,7 @@ with a = Q^T (x - m) and v_j >= s the total variance along basis vector j.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from sklearn.cluster import KMeans
@@ -65,6 +65,38 @@ class LowRankMixture:
     def responsibilities(self, X: Tensor) -> Tensor:
         """Posterior probability `(n, K)` of every component."""
         return self.log_prob_components(X).softmax(1)
+
+    def noised(self, sigma: float) -> LowRankMixture:
+        """The mixture of x = z + σw for z of this one and w standard normal; its noise may then have been 0."""
+        return replace(self, variances=self.variances + sigma**2, noise=self.noise + sigma**2)
+
+    def covariance(self) -> Tensor:
+        """Covariance `(d, d)` of all components together."""
+        mean = self.weights @ self.means
+        centred = self.means - mean
+        inside = (self.bases * (self.variances - self.noise[:, None])[:, None]) @ self.bases.mT
+        within = (self.weights[:, None, None] * inside).sum(0) + (self.weights @ self.noise) * torch.eye(len(mean))
+        return within + (self.weights[:, None] * centred).mT @ centred
+
+    def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws `(count, d)` and the component of each, `(count)`."""
+        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        d, q = self.bases.shape[1:]
+        inside = torch.randn(count, q, generator=generator, dtype=torch.float64)
+        outside = torch.randn(count, d, generator=generator, dtype=torch.float64)
+        Q, noise = self.bases[component], self.noise[component, None]
+        outside = noise.sqrt() * (outside - _along(Q, _coordinates(Q, outside)))
+        return self.means[component] + _along(Q, inside * self.variances[component].sqrt()) + outside, component
+
+
+def _coordinates(Q: Tensor, X: Tensor) -> Tensor:
+    """Coordinates `(n, q)` of X `(n, d)`, each row in its own basis `(n, d, q)`."""
+    return torch.einsum("nd,ndq->nq", X, Q)
+
+
+def _along(Q: Tensor, a: Tensor) -> Tensor:
+    """The inverse on the span: a `(n, q)` -> `(n, d)`."""
+    return torch.einsum("nq,ndq->nd", a, Q)
 
 
 @dataclass(frozen=True)

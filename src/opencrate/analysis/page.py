@@ -10,7 +10,8 @@ from . import findings, plots
 from .attention_maps import AttentionMaps
 from .classifier import confusion_figure, training_figure
 from .findings import against, compression_changes
-from .rates import MEASURES, STATES, LayerMeasures, measure_key
+from .measures import MEASURES, STATES, measure_key
+from .rates import LayerMeasures
 from .report import ReportContent, ReportFigure, ReportSection
 from .states import LEARNED
 from .tables import TrainedModel, changes_table, comparison_table, layer_table, layers_csv, layers_json
@@ -24,6 +25,9 @@ _OWN_FIGURE = (
     "released_subspace_rate",
 )
 """Measures over the layers with a figure among the first."""
+
+CRATES = ("crate", "crate_mae")
+"""Model types that were derived from the objective."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def _box_lines(name: str, box: WhiteBoxReport, prefix: str) -> list[str]:
         found = [findings.describe_claims(findings.claims(box.series)), *found]
         found += [_objective_sentence(box), _sparsity_sentence(box.measures)]
     lines = [prefix + sentence for sentence in found]
-    if box.model_type == "crate":
+    if box.model_type in CRATES:
         return lines
     return [
         f"{name} was not derived from the objective and has no subspaces of its own: R^c is taken against its "
@@ -393,7 +397,7 @@ def _how(boxes: Mapping[str, WhiteBoxReport], key: str) -> str:
 
 def _theory(boxes: Mapping[str, WhiteBoxReport], text: str) -> str:
     """What the theory predicts, or that it predicts nothing where no model is a CRATE."""
-    crates = any(box.model_type == "crate" for box in boxes.values())
+    crates = any(box.model_type in CRATES for box in boxes.values())
     return text if crates else f"Nothing for this model. Of a CRATE: {text}"
 
 

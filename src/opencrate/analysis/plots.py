@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from .attention_maps import AttentionMaps
 from .evaluation import Evaluation
 from .findings import Change, against, mean_and_bounds
-from .rates import MEASURES, STATES, LayerMeasures, measure_key
+from .measures import MEASURES, STATES, measure_key
+from .rates import LayerMeasures
 from .states import LEARNED
 
 WIDTH = 3.9

@@ -7,15 +7,17 @@ against is named with every state (`subspace_kind`), because only CRATE learns s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..blocks import MSSA, Attention
+from ..modeling_crate_mae import CrateMAEForPreTraining, CrateMAEPreTrainedModel
 from . import foreign
 from .foreign import BlockHooks
-from .inputs import Batch, evaluating, num_inputs_of, place, read_batches
+from .inputs import Batch, evaluating, masking, num_inputs_of, place, read_batches
 
 LEARNED = "learned U"
 SUBSPACES = {
@@ -100,7 +102,8 @@ def record(
 ) -> Iterator[LayerStates]:
     """Run the model once per batch and yield its states; only one batch is held at a time.
 
-    The model runs in evaluation mode without gradients and gets its mode back before each yield.
+    The model runs in evaluation mode without gradients and gets its mode back before each yield. Of a CRATE autoencoder
+    the encoder is recorded, on whole images (nothing masked).
 
     Args:
         model: a CRATE model, or any transformer whose type is in `foreign.KNOWN_MODELS` or whose `hooks` are given;
@@ -156,8 +159,9 @@ def _recorder(
 ) -> Recorder:
     """How this kind of model is recorded, with everything that can be refused refused."""
     if _is_crate(model, hooks):
-        chosen = _chosen(layers, sum(isinstance(module, MSSA) for module in model.modules()))
-        return lambda inputs: _crate_states(model, inputs, chosen, attentions)
+        encoder = model.crate if isinstance(model, CrateMAEForPreTraining) else model
+        chosen = _chosen(layers, sum(isinstance(module, MSSA) for module in encoder.modules()))
+        return lambda inputs: _crate_states(encoder, inputs, chosen, attentions)
     if attentions:
         raise ValueError(f"attentions=True: recorded for CRATE models only, not for {type(model).__name__}")
     hooks = foreign.hooks_of(model, hooks)
@@ -187,14 +191,15 @@ def _crate_states(
     """What a CRATE model reports of itself."""
     bases = [module.bases().detach() for module in model.modules() if isinstance(module, MSSA)]
     run = model.base_model if hasattr(model, "lm_head") else model  # logits of every token are no one's answer here
-    outputs = run(
-        **inputs,
-        output_hidden_states=True,
-        output_compressed_states=True,
-        output_projected_states=True,
-        output_sparse_codes=True,
-        output_attentions=attentions,
-    )
+    with masking(model, 0.0) if isinstance(model, CrateMAEPreTrainedModel) else nullcontext():
+        outputs = run(
+            **inputs,
+            output_hidden_states=True,
+            output_compressed_states=True,
+            output_projected_states=True,
+            output_sparse_codes=True,
+            output_attentions=attentions,
+        )
     mask = _mask(inputs)
     kind, half_step = describe_states(model)
     steps = tuple(

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from .evaluation import Evaluation
 from .findings import Change, against, mean_and_bounds, percent
+from .measures import MEASURES
 from .plots import TrainingHistory
-from .rates import MEASURES, LayerMeasures
+from .rates import LayerMeasures
 from .report import ReportTable
 from .states import LEARNED
 from .whitebox import WhiteBoxReport

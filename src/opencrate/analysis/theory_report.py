@@ -14,7 +14,9 @@ from torch import Tensor
 
 from .plots import COLOURS, WIDTH, _figure, _finish_layers, _style
 from .report import ReportFigure
-from .theory import ASCENDS, CANNOT_TELL, DESCENDS, FORMS, QUANTITIES, STATES, Key, TheoryReport
+from .theory import ASCENDS, CANNOT_TELL, DESCENDS, TheoryReport
+from .theory_layers import QUANTITIES, STATES, Key
+from .theory_steps import FORMS
 
 _VERDICT_COLOURS = {DESCENDS: "#9ecae9", CANNOT_TELL: "#e4e4e4", ASCENDS: "#f6b48f"}
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -38,15 +40,20 @@ _ERRORS = {
 
 def theory_section(report: TheoryReport) -> tuple[tuple[str, ...], list[ReportFigure]]:
     """Sentences for a report's summary, and its figures with what theory predicts and what was measured."""
-    step = _largest_step(report)
     sentences = (*describe_compression_step(report), *describe_approximations(report), *describe_ista_step(report))
+    return sentences, [*_compression_figures(report), *_ista_figures(report)]
+
+
+def _compression_figures(report: TheoryReport) -> list[ReportFigure]:
+    """What the forms of the compression step do to R^c, where they point, and what each approximation costs."""
+    step = _largest_step(report)
     how = (
         f"{report.num_images} images, all tokens, U as learned, ε = {report.eps:g}; mean change of R^c in nats per "
         f"image; colour from the 95 % bootstrap interval over images; κ = {step}/L where a form has a step size, "
         "L = γ‖U‖^2."
     )
     changes = [(state, plot_changes(report, state)) for state in STATES]
-    figures = [
+    return [
         ReportFigure(
             name="theory_changes",
             title="Which forms of the compression step lower R^c?",
@@ -75,6 +82,12 @@ def theory_section(report: TheoryReport) -> tuple[tuple[str, ...], list[ReportFi
             measured=" ".join(describe_approximations(report)),
             how=f"One point per layer. {STATES['unit']}; coherence = cosine of the smallest angle between subspaces.",
         ),
+    ]
+
+
+def _ista_figures(report: TheoryReport) -> list[ReportFigure]:
+    """What the ISTA step does to its LASSO, and what D does to the rate."""
+    return [
         ReportFigure(
             name="theory_lasso",
             title="How far does the ISTA step go?",
@@ -94,7 +107,6 @@ def theory_section(report: TheoryReport) -> tuple[tuple[str, ...], list[ReportFi
             how=f"X is the input of the ISTA step (after LayerNorm), A its code; ε = {report.eps:g}.",
         ),
     ]
-    return sentences, figures
 
 
 # --- Words --------------------------------------------------------------------------------------------------------
@@ -204,7 +216,7 @@ def _largest_step(report: TheoryReport) -> str:
 
 
 def plot_changes(report: TheoryReport, state: str = "raw") -> Figure:
-    """Forms by layers: the mean change of R^c, coloured by its verdict, for one of `theory.STATES`."""
+    """Forms by layers: the mean change of R^c, coloured by its verdict, for one of `theory_layers.STATES`."""
     step = _largest_step(report)
     rows = [(_SHORT[form], form, step if FORMS[form].sized else "") for form in FORMS]
     rows.insert(1, ("exact, best κ", "exact", "best"))

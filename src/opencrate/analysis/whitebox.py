@@ -219,17 +219,23 @@ def _states_of_training(
         yield name, load_model(checkpoint)
 
 
-def untrained_copy(model: nn.Module, seed: int) -> nn.Module:
+def untrained_copy(model: nn.Module, seed: int, **changes: Any) -> nn.Module:
     """The same architecture freshly initialised, on the same device; torch's random state stays as it was.
 
+    Args:
+        model: whose configuration is used.
+        seed: of the weights.
+        changes: fields of the configuration that are to differ.
+
     Raises:
-        ValueError: the model has no configuration to build it from.
+        ValueError: the model has no configuration to build it from, or one that the changes do not fit.
     """
     if not isinstance(model, transformers.PreTrainedModel):
         raise ValueError(f"initial='untrained': {type(model).__name__} has no configuration; pass an untrained model")
+    config = type(model.config).from_dict({**model.config.to_dict(), **changes}) if changes else model.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(model)(model.config)
+        fresh = type(model)(config)
     weight = next(model.parameters())
     return fresh.to(weight.device, weight.dtype)
 
@@ -242,20 +248,23 @@ def name_of(model: nn.Module | str | os.PathLike) -> str:
     return text.removeprefix(HUB_PREFIX) if text.startswith(HUB_PREFIX) else Path(text).expanduser().resolve().name
 
 
-def load_model(source: nn.Module | str | os.PathLike) -> nn.Module:
+def load_model(source: nn.Module | str | os.PathLike, only: Sequence[str] = (), what: str = "a model") -> nn.Module:
     """A module as it is; a saved transformers model with the head that it was saved with.
 
     Args:
         source: a module, a folder with a `config.json`, or `hf://owner/name`, which is downloaded.
+        only: classes that it may have been saved from, none of their weights left over; all where empty.
+        what: those classes in words.
 
     Raises:
-        ValueError: no such folder, a configuration that cannot be read, or weights that do not fit it.
+        ValueError: no such folder, a configuration that cannot be read, weights that do not fit it, or another class.
     """
     if isinstance(source, nn.Module):
         return source
     where, options = locate(source)
     try:
         config = transformers.AutoConfig.from_pretrained(where, **options)
+        _require_class(source, config, only, what)
         model, info = _class_of(config).from_pretrained(
             where, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
@@ -263,9 +272,21 @@ def load_model(source: nn.Module | str | os.PathLike) -> nn.Module:
         raise ValueError(f"{source}: cannot be loaded: {error}") from error
     wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if wrong:
-        more = " ..." if len(wrong) > 3 else ""
-        raise ValueError(f"{source}: weights are missing or have another shape: {', '.join(wrong[:3])}{more}")
+        raise ValueError(f"{source}: weights are missing or have another shape: {_first(wrong)}")
+    extra = sorted(map(str, info["unexpected_keys"])) if only else []
+    if extra:
+        raise ValueError(f"{source}: there are weights that the model lacks: {_first(extra)}")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _require_class(source: Any, config: transformers.PreTrainedConfig, only: Sequence[str], what: str) -> None:
+    name = (config.architectures or ["a model of unknown class"])[0]
+    if only and name not in only:
+        raise ValueError(f"holds {name}, not {what} ({' or '.join(only)})")
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:

@@ -84,7 +84,7 @@ def _log_to_stderr() -> None:
 
 def add_model_and_images(parser: Parser) -> None:
     """RUN, --data and --skip-bad: what every command that reads labelled images takes."""
-    parser.add_argument("model", metavar="RUN", help="run directory, or any saved classifier folder")
+    parser.add_argument("model", metavar="RUN", help="run directory, or any saved folder")
     parser.add_argument(
         "--data",
         metavar="DATA",

@@ -120,20 +120,16 @@ def _to_official(arguments: argparse.Namespace) -> None:
 
 
 def _saved_model(source: str) -> Any:
-    """A classifier or a causal language model of a saved folder, whichever its configuration says."""
-    from transformers import AutoConfig
-
+    """A CRATE of a saved folder: a classifier, an autoencoder or a causal language model, as its configuration says."""
     from ..modeling_crate_text import CrateForCausalLM
-    from ..training.models import load_classifier
+    from ..training.models import load_saved, saved_config
 
-    if (Path(source) / "config.json").is_file():
-        config = AutoConfig.from_pretrained(source, local_files_only=True)
-        if config.model_type == "crate_text":
-            return CrateForCausalLM.from_pretrained(source, local_files_only=True)
-    model, _ = load_classifier(source)
-    if model.config.model_type != "crate":
-        raise ValueError(f"{source}: a {model.config.model_type} model; only CRATE has official names")
-    return model
+    kind = saved_config(source).model_type
+    if kind == "crate_text":
+        return CrateForCausalLM.from_pretrained(source, local_files_only=True)
+    if kind not in ("crate", "crate_mae"):
+        raise ValueError(f"{source}: a {kind} model; only CRATE has official names")
+    return load_saved(source)[0]
 
 
 def _save(tensors: dict[str, Any], path: Path, suffix: str) -> None:

@@ -3,12 +3,15 @@
   opencrate experiment compress       which forms of the compression step lower R^c
   opencrate experiment sparsify       how far ISTA steps go, and which step sizes may be taken
   opencrate experiment reconstruct    how well the decoder's layers undo the encoder's, against a bound
+  opencrate experiment denoise        what attention takes out of noisy tokens, against the best any denoiser can
 
   opencrate experiment compress noise=0,0.2,0.5 eps=1 --seeds 20 --output noise
   opencrate experiment sparsify --quick
+  opencrate experiment reconstruct --model runs/digits-mae-seed0 --untrained
 
 Settings are key=value words, lists with commas; `opencrate experiment NAME --settings` shows them all. Writes
-NAME.csv, NAME.json and its figures as PNG and SVG.
+NAME.csv, NAME.json and its figures as PNG and SVG. With --model, reconstruct measures trained CRATE autoencoders on
+images instead, with intervals over images; its results are named autoencoder.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from .._suggest import suggest
-from .common import Parser, positive_int, print_table
+from .common import Parser, positive_int, prepare_libraries, print_table
 
-HELP = "experiments with known truth: compress, sparsify, reconstruct"
-NAMES = ("compress", "sparsify", "reconstruct")
+HELP = "experiments with known truth: compress, sparsify, reconstruct, denoise"
+NAMES = ("compress", "sparsify", "reconstruct", "denoise")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -36,15 +39,21 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace finished results in that folder")
     parser.add_argument("--quick", action="store_true", help="small settings, done in seconds")
     parser.add_argument("--settings", action="store_true", help="print the settings and end")
+    trained = parser.add_argument_group("reconstruct, of trained autoencoders")
+    trained.add_argument("--model", metavar="RUN", action="append", help="an autoencoder; again for one beside it")
+    trained.add_argument("--untrained", action="store_true", help="beside them fresh copies, and a tied one")
+    trained.add_argument("--data", metavar="DATA", help="images, as a recipe's data.path (default: the run's own)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run, write, print the table and the summary."""
     if arguments.name not in NAMES:
         raise ValueError(f"unknown experiment '{arguments.name}'; {suggest(arguments.name, NAMES)}")
-    from ..experiments import compress, reconstruct, results, sparsify
+    _check_options(arguments)
+    from ..experiments import autoencoder, compress, denoise, reconstruct, results, sparsify
 
-    module: Any = {"compress": compress, "sparsify": sparsify, "reconstruct": reconstruct}[arguments.name]
+    known = {"compress": compress, "sparsify": sparsify, "reconstruct": reconstruct, "denoise": denoise}
+    module: Any = autoencoder if arguments.model else known[arguments.name]
     settings = module.SETTINGS()
     if arguments.quick:
         settings = module.quick(settings)
@@ -53,15 +62,50 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.settings:
         print("\n".join(results.settings_words(settings)))
         return 0
-    output = Path(arguments.output or f"experiments/{arguments.name}")
-    results.check_output(output, arguments.name, arguments.overwrite)
-    found = module.run(settings, _track)
+    name = autoencoder.NAME if arguments.model else arguments.name
+    output = Path(arguments.output or f"experiments/{name}")
+    results.check_output(output, name, arguments.overwrite)
+    found = _of_models(arguments, settings) if arguments.model else module.run(settings, _track)
     results.write_experiment(found, output, arguments.typed)
     print(found.title)
     print_table(found.columns, found.shown)
     print("\n".join(found.summary))
     print(f"results: {output}")
     return 0
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options that belong to another form of the command."""
+    if arguments.model and arguments.name != "reconstruct":
+        raise ValueError(f"--model: belongs to `opencrate experiment reconstruct`, not to {arguments.name}")
+    if arguments.model and arguments.seeds:
+        raise ValueError("--seeds: with --model the intervals are over images; set images=N (and seed=S)")
+    for option in ("untrained", "data"):
+        if getattr(arguments, option) and not arguments.model:
+            raise ValueError(f"--{option}: needs --model RUN")
+
+
+def _of_models(arguments: argparse.Namespace, settings: Any) -> Any:
+    """The experiment on trained autoencoders."""
+    prepare_libraries(arguments.debug)
+    from dataclasses import replace
+
+    from ..analysis.autoencoding import require_layered
+    from ..analysis.reconstruction import load_autoencoder
+    from ..analysis.whitebox import name_of
+    from ..experiments import autoencoder
+    from ..training.unlabelled import image_batches
+
+    models = {}
+    for source in arguments.model:
+        name = name_of(source)
+        models[source if name in models else name] = model = load_autoencoder(source)
+        require_layered(model)
+    batches, data = image_batches(arguments.model[0], next(iter(models.values())).config, arguments.data)
+    settings = replace(settings, images=min(settings.images, len(batches.dataset)))
+    if arguments.untrained:
+        models = autoencoder.with_untrained(models, settings.seed)
+    return autoencoder.run(models, batches, settings, data)
 
 
 def _track(items: Sequence) -> Iterable:

@@ -2,12 +2,14 @@
 
   opencrate finetune runs/cifar10-seed0 imagefolder data.path=flowers data.image_size=32 data.resize_size=null
   opencrate finetune crate-base transfer-pets data.path=pets
+  opencrate finetune runs/cifar10-mae-seed0 cifar10-mae-finetune data.path=cifar10
 
-MODEL is a run directory, a saved folder, or what `opencrate convert` wrote. Type, size and settings of the network are
-the model's own; a bare `model.config.<field>=value` changes a setting. This is `opencrate train RECIPE
-model.init_from=MODEL model.type=<its type> model.size=null model.config={}`. What is loaded, new and left out is said
-and recorded in metrics.json: the head starts anew where the classes differ, positions are interpolated where the grid
-of patches differs, and any other weight that does not fit is an error unless model.init_fresh names it.
+MODEL is a run directory, a saved folder, or what `opencrate convert` wrote; of a masked autoencoder (CRATE's or
+transformers' ViTMAE) a classifier takes the encoder. Type, size and settings of the network are the model's own; a
+bare `model.config.<field>=value` changes a setting. This is `opencrate train RECIPE model.init_from=MODEL
+model.type=<its type> model.size=null model.config={}`. What is loaded, new and left out is said and recorded in
+metrics.json: the head starts anew where the classes differ, positions are interpolated where the grid of patches
+differs, and any other weight that does not fit is an error unless model.init_fresh names it.
 """
 
 from __future__ import annotations
@@ -32,9 +34,14 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train from the model's weights."""
+    from ..training.recipe import ENCODERS, load_recipe
+
+    kind = _model_type(arguments.model)
+    if load_recipe(arguments.recipe).task == "image-classification":
+        kind = ENCODERS.get(kind, kind)
     source = [
         f"model.init_from={json.dumps(arguments.model)}",
-        f"model.type={_model_type(arguments.model)}",
+        f"model.type={kind}",
         "model.size=null",
         "model.config={}",
     ]

@@ -28,6 +28,7 @@ from . import (
     predict,
     probe,
     recipes,
+    reconstruct,
     train,
 )
 from .common import Parser, reject_unknown
@@ -42,6 +43,7 @@ COMMANDS = {
         predict,
         generate,
         probe,
+        reconstruct,
         analyze,
         features,
         audit,

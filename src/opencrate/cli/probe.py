@@ -2,16 +2,20 @@
 
   opencrate probe runs/digits-seed0
   opencrate probe runs/cifar10-seed0 --data flowers --method knn --layer 4 --token mean
+  opencrate probe runs/cifar10-mae-seed0 --untrained
 
 A classifier that never touches the model is fitted on the training part of the images and counted on the test part:
-logistic regression on standardised features (linear), or the 20 nearest neighbours by cosine (knn). Without --data,
-the run's own images are used; other images may have other classes than the model.
+logistic regression on standardised features, its regularisation chosen on held-out training images (linear), or the 20
+nearest neighbours by cosine (knn). RUN is a classifier or a masked autoencoder (CRATE's or transformers' ViTMAE), whose
+encoder is shown whole images. Without --data, the run's own images are used; other images may have other classes than
+the model. Tokens are the layer's output as it is, without the norm that follows the last one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from .common import Parser, add_model_and_images, non_negative_int, positive_int, prepare_libraries, print_table
 
@@ -24,6 +28,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--method", choices=("linear", "knn"), default="linear", help="default: linear")
     parser.add_argument("--layer", type=non_negative_int, metavar="L", help="0 is the embedding (default: the last)")
     parser.add_argument("--token", choices=("cls", "mean"), help="default: the token that the model's head reads")
+    parser.add_argument("--untrained", action="store_true", help="also probe the model as it was before training")
     parser.add_argument("--batch-size", type=positive_int, default=256, metavar="N")
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
@@ -34,20 +39,34 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.probe import features, last_layer, probe
     from ..training.saved import open_saved
 
-    saved = open_saved(arguments.model)
+    saved = open_saved(arguments.model, autoencoders=True)
     layer = last_layer(saved.model) if arguments.layer is None else arguments.layer
     token = arguments.token or getattr(saved.model.config, "pool", "cls")
     parts = saved.parts(arguments.data, arguments.skip_bad)
-    train, test = (features(saved.model, saved.batches(part, arguments.batch_size), layer, token) for part in parts)
-    found = probe(train, test, arguments.method, layer, token)
+    batches = [saved.batches(part, arguments.batch_size) for part in parts]
+    models = {"trained": saved.model, **({"untrained": saved.untrained()} if arguments.untrained else {})}
+    found = {}
+    for name, model in models.items():
+        train, test = (features(model, part, layer, token) for part in batches)
+        found[name] = probe(train, test, arguments.method, layer, token)
     if arguments.format == "json":
-        print(json.dumps({"model": str(saved.path), **found.to_dict()}))
+        reference = {"untrained": found["untrained"].to_dict()} if arguments.untrained else {}
+        print(json.dumps({"model": str(saved.path), **found["trained"].to_dict(), **reference}))
         return 0
-    low, high = found.interval
+    one = found["trained"]
     rows = [
-        ("probe", f"{found.method}, layer {found.layer}, token {found.token}, {found.width} numbers per image"),
-        ("images", f"{found.train_images:,} to fit, {found.test_images:,} to count"),
-        ("accuracy", f"{100 * found.accuracy:.2f} %  (95 % interval {100 * low:.2f} to {100 * high:.2f})"),
+        ("probe", f"{one.method}, layer {one.layer}, token {one.token}, {one.width} numbers per image"),
+        ("images", f"{one.train_images:,} to fit, {one.test_images:,} to count"),
+        *((_WORDS[name], _accuracy(result)) for name, result in found.items()),
     ]
     print_table(("", str(saved.path)), rows)
     return 0
+
+
+_WORDS = {"trained": "accuracy", "untrained": "untrained"}
+
+
+def _accuracy(found: Any) -> str:
+    low, high = found.interval
+    chosen = "" if found.regularisation is None else f"; C = {found.regularisation:g}"
+    return f"{100 * found.accuracy:.2f} %  (95 % interval {100 * low:.2f} to {100 * high:.2f}{chosen})"

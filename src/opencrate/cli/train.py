@@ -59,22 +59,36 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
     trained = train(recipe, arguments.output, arguments.overwrite, arguments.resume, arguments.skip_bad)
     if trained is None:  # one of several processes; the first one speaks
         return 0
-    _print_outcome(recipe.name, trained)
-    if not arguments.no_report:
-        from ..training.report import report_runs
-        from ..training.saved import open_saved
-
-        path = trained.directory / "report.html"
-        report_runs([open_saved(trained.directory)], path, command=arguments.typed)
-        print(f"report: {path}")
+    _print_outcome(recipe, trained)
+    if not arguments.no_report and _write_report(recipe, trained.directory, arguments.typed):
+        print(f"report: {trained.directory / 'report.html'}")
     return 0
 
 
-def _print_outcome(name: str, trained: Any) -> None:
+def _write_report(recipe: Any, directory: Any, command: str) -> bool:
+    """A classifier's report, or a CRATE autoencoder's; a ViTMAE has no white box to show."""
+    path = directory / "report.html"
+    if recipe.task == "image-classification":
+        from ..training.report import report_runs
+        from ..training.saved import open_saved
+
+        report_runs([open_saved(directory)], path, command=command)
+    elif recipe.model.type == "crate_mae":
+        from ..training.report import report_models
+        from ..training.unlabelled import open_plain
+
+        report_models([open_plain(str(directory))], path, command=command)
+    else:
+        return False
+    return True
+
+
+def _print_outcome(recipe: Any, trained: Any) -> None:
+    from ..training.tasks import task_of
+
     metrics = trained.metrics
     print(
-        f"{name}, seed {metrics['seed']}: accuracy {100 * metrics['accuracy']:.2f} % on "
-        f"{metrics['test']['num_images']:,} test images, {metrics['parameters']:,} parameters, "
-        f"{metrics['seconds'] / 60:.1f} minutes of training"
+        f"{recipe.name}, seed {metrics['seed']}: {task_of(recipe.task).outcome(metrics)}, "
+        f"{metrics['parameters']:,} parameters, {metrics['seconds'] / 60:.1f} minutes of training"
     )
     print(f"run:    {trained.directory}")

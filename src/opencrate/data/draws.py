@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 from ..training.recipe import AugmentationRecipe
 
 _BATCH_STREAM, _SAMPLE_STREAM, _EPOCH_STREAM = 1, 2, 3  # first words of the keys: they never share numbers
+MASK_STREAM, FIXED_MASK_STREAM = 4, 5  # likewise: which patches are hidden, in training and where images are fixed
 
 
 @dataclass(frozen=True)
@@ -130,16 +131,20 @@ class SampleGenerators:
 
     One generator is moved from image to image, which takes 2 microseconds where a new one takes 18: use the one
     that a call returned before calling again.
+
+    Args:
+        stream: first word of the key; streams share no numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: int = _SAMPLE_STREAM) -> None:
+        self._stream = stream
         self._epoch: tuple[int, int] | None = None
 
     def __call__(self, seed: int, epoch: int, index: int) -> np.random.Generator:
         """The generator at the first number of image `index`."""
         if self._epoch != (seed, epoch):
             self._epoch = (seed, epoch)
-            self._generator = _generator(_SAMPLE_STREAM, seed, epoch)
+            self._generator = _generator(self._stream, seed, epoch)
             self._philox = self._generator.bit_generator
             self._state = self._philox.state
         self._state["state"]["counter"][1] = index  # word 0 counts within an image

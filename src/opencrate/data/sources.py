@@ -26,6 +26,7 @@ from sklearn.model_selection import train_test_split
 
 from ..training.recipe import DataRecipe
 from .binary import is_cifar, is_idx, read_cifar, read_idx, refuse_pickles
+from .files import image_files
 from .folders import read_folder
 from .labelled import Parts, label_names, labelled_dataset, relabelled
 from .tables import HUB_PREFIX, read_hub, read_parquet
@@ -55,8 +56,10 @@ class ImageSplits:
         return label_names(self.train)
 
 
-def load_images(data: DataRecipe, skip_bad: bool = False, smallest: tuple[int, int] = (1, 1)) -> ImageSplits:
-    """The labelled images that a recipe's `data` section names, split as it says.
+def load_images(
+    data: DataRecipe, skip_bad: bool = False, smallest: tuple[int, int] = (1, 1), labelled: bool = True
+) -> ImageSplits:
+    """The images that a recipe's `data` section names, split as it says.
 
     Data with a validation part and no test part is tested on the validation part (ImageNet's layout).
 
@@ -66,26 +69,27 @@ def load_images(data: DataRecipe, skip_bad: bool = False, smallest: tuple[int, i
             that the model does not take, or smaller than `smallest`, before anything is split. Without it they are
             errors when they are read.
         smallest: (height, width) of a patch, in pixels.
+        labelled: whether the labels mean anything. Without them a folder of image files is enough, and classes are
+            used to split alike (the same images are held out as with labels), and for nothing else.
 
     Raises:
         ValueError: a source that is missing, empty or damaged, a class folder without images, test images of
             classes that the training part lacks, classes too small to split, or a class without a readable image.
     """
-    parts = read_parts(data.path, data.image_column, data.label_column)
+    read = read_parts if labelled else read_any_parts
+    parts = read(data.path, data.image_column, data.label_column)
     skipped: tuple[str, ...] = ()
     if skip_bad:
         parts, skipped = _without_bad(parts, ImageTransform(None, data.num_channels, smallest))
     train = parts.get("train", parts.get("all"))
     if train is None:
         raise ValueError(f"{data.path}: has no train part, only {' and '.join(parts)}; training needs one")
-    names = label_names(train)
-    if len(names) < 2:
-        raise ValueError(f"{data.path}: only one class ('{names[0]}'); a classifier needs at least two")
-    held_out = {
-        part: relabelled(parts[part], names, f"{data.path}, {part} part")
-        for part in ("validation", "test")
-        if part in parts
-    }
+    held_out = {part: parts[part] for part in ("validation", "test") if part in parts}
+    if labelled:
+        names = label_names(train)
+        if len(names) < 2:
+            raise ValueError(f"{data.path}: only one class ('{names[0]}'); a classifier needs at least two")
+        held_out = {part: relabelled(one, names, f"{data.path}, {part} part") for part, one in held_out.items()}
     test = held_out.pop("test", None) or held_out.pop("validation", None)
     validation = held_out.get("validation")
     if test is None:
@@ -140,6 +144,21 @@ def read_parts(path: str | Path, image_column: str | None = None, label_column: 
     if is_cifar(root):
         return read_cifar(root)
     return read_idx(root) if is_idx(root) else read_folder(root)
+
+
+def read_any_parts(path: str | Path, image_column: str | None = None, label_column: str | None = None) -> Parts:
+    """As `read_parts`; image files that lie directly in a folder are read too, as one class.
+
+    Raises:
+        ValueError: a source that is missing, empty or damaged.
+    """
+    folder = Path(path).expanduser()
+    files = [file for file in image_files(folder) if file.parent == folder] if folder.is_dir() else []
+    if not files:
+        return read_parts(path, image_column, label_column)
+    return {
+        "all": labelled_dataset([{"path": str(file), "bytes": None} for file in files], [0] * len(files), ["image"])
+    }
 
 
 def load_digits() -> Dataset:

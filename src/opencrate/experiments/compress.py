@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..analysis.plots import COLOURS, _style
-from ..analysis.theory import ASCENDS, CANNOT_TELL, DESCENDS, FORMS, gradient_lipschitz, step_directions
+from ..analysis.theory import ASCENDS, CANNOT_TELL, DESCENDS
+from ..analysis.theory_steps import FORMS, gradient_lipschitz, step_directions
 from ..objective import subspace_coding_rate
 from ..operators import gamma
 from .results import Experiment, Row, Settings, Track, judged, over_seeds, select

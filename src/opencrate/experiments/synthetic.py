@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..analysis.mixtures import LowRankMixture
+
 
 @dataclass(frozen=True)
 class UnionOfSubspaces:
@@ -120,6 +122,32 @@ def union_of_subspaces(
     disturbance = torch.randn(num_tokens, ambient, generator=source, dtype=torch.float64) / ambient**0.5
     tokens = torch.nn.functional.normalize(signal + noise * disturbance, dim=-1)
     return UnionOfSubspaces(tokens, bases, membership)
+
+
+def mixture_of_subspaces(
+    num_subspaces: int = 4, dim: int = 4, ambient: int = 32, angle: float = 90.0, seed: int = 0
+) -> LowRankMixture:
+    """K equally likely Gaussians, each uniform in all directions of its own subspace and 0 outside; E‖z‖² = 1.
+
+    Args:
+        num_subspaces: K.
+        dim: p.
+        ambient: d.
+        angle: between every two subspaces, see :func:`bases_at_angle`.
+        seed: of the bases.
+
+    Raises:
+        ValueError: as :func:`bases_at_angle`.
+    """
+    bases = bases_at_angle(num_subspaces, dim, ambient, angle, seed)
+    return LowRankMixture(
+        weights=bases.new_full((num_subspaces,), 1 / num_subspaces),
+        means=bases.new_zeros(num_subspaces, ambient),
+        bases=bases,
+        variances=bases.new_full((num_subspaces, dim), 1 / dim),
+        noise=bases.new_zeros(num_subspaces),
+        num_parameters=0,
+    )
 
 
 def sparse_signals(

@@ -185,7 +185,7 @@ def _linear_probe(saved: SavedModel, train, test) -> float:
         features(saved.model, saved.batches(part.select(_spread(len(part), PROBE_IMAGES))), layer, "mean")
         for part in (train, test)
     ]
-    return probe(*parts, method="linear", layer=layer, token="mean").accuracy
+    return probe(*parts, method="linear", layer=layer, token="mean", regularisation=1.0).accuracy
 
 
 def _spread(length: int, count: int) -> list[int]:

@@ -11,16 +11,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._suggest import suggest
 from ..configuration_crate import pair
-from .models import initialise, own_fields, saved_config
-from .recipe import ModelRecipe, Recipe
+from .models import auto_class_of, initialise, own_fields, saved_config
+from .recipe import ENCODERS, ModelRecipe, Recipe
 
 logger = logging.getLogger(__name__)
 
-_POSITIONS = "position_embeddings"
+_POSITIONS = ("position_embeddings", "pos_embed")
+_MASK_TOKEN = "embeddings.mask_token"
+_AUTOENCODER_NORM = "crate.norm."
+"""The norm after a CRATE autoencoder's encoder; a classifier has it after pooling, as `norm`."""
 _FROM_DATA = {"image_size", "num_channels"}
 
 
@@ -88,11 +91,14 @@ def load_weights(model: PreTrainedModel, recipe: ModelRecipe) -> Initialisation:
     """Put the weights of `recipe.init_from` into a model, in place.
 
     The head's linear layer starts anew where the classes differ, the position tables are interpolated (bicubic)
-    where the grid of patches differs, and what `recipe.init_fresh` names starts anew. Nothing else is left out.
+    where the grid of patches differs, and what `recipe.init_fresh` names starts anew. A classifier that starts from a
+    masked autoencoder takes the encoder with its final norm; the decoder and the mask token are left out. Nothing else
+    is left out.
 
     Args:
         model: freshly initialised.
-        recipe: `init_from` a run directory or saved folder of the same model type, with or without a head.
+        recipe: `init_from` a run directory or saved folder of the same model type, with or without a head, or of a
+            masked autoencoder whose encoder is of that type.
 
     Raises:
         ValueError: no such folder or another model type; an encoder weight that is missing, extra or of another
@@ -129,6 +135,7 @@ class _Plan:
         self.recipe = recipe
         self.encoder = f"{model.base_model_prefix}."
         self.keeps_classes = _same_classes(before, model.config)
+        self.of_autoencoder = before.model_type in ENCODERS and model.config.model_type not in ENCODERS
         self.class_layers = tuple(
             f"{name}."
             for name, module in model.named_modules()
@@ -182,7 +189,8 @@ class _Plan:
             self.problems.append(f"{name} has shape {tuple(given.shape)}, the model's is {tuple(value.shape)}")
 
     def _leave_out(self, name: str) -> None:
-        if name.startswith(self.encoder) and not self._is_fresh(name):
+        encoder = name.startswith(self.encoder) and not (self.of_autoencoder and name.endswith(_MASK_TOKEN))
+        if encoder and not self._is_fresh(name):
             self.problems.append(f"the model has no {name}")
         else:
             self.found.left_out.append(name)
@@ -192,10 +200,16 @@ class _Plan:
 
 
 def _open_source(path: str, model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """The model in a folder and the tensors that the folder really holds (an encoder alone has no head)."""
-    saved_config(path, model.config.model_type)
+    """The model in a folder and the tensors that the folder really holds (an encoder alone has no head).
+
+    Those of an autoencoder have the names that they have in a classifier, if that is what they are for.
+    """
+    own = model.config.model_type
+    config = saved_config(path, own, "masked-autoencoding" if own in ENCODERS else "image-classification")
+    kind = config.model_type
+    auto_class = auto_class_of(config)
     try:
-        source, info = AutoModelForImageClassification.from_pretrained(
+        source, info = auto_class.from_pretrained(
             Path(path).expanduser(), output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
         )
     except (OSError, KeyError, SafetensorError) as error:
@@ -208,7 +222,13 @@ def _open_source(path: str, model: PreTrainedModel) -> tuple[PreTrainedModel, di
             f"{path}: the weights are not those of its config.json ({', '.join(damaged[:3])}; {len(damaged)} in all); "
             "config.json and model.safetensors must come from the same model"
         )
-    return source, {name: value for name, value in source.state_dict().items() if name not in absent}
+    weights = {name: value for name, value in source.state_dict().items() if name not in absent}
+    if kind not in ENCODERS or own in ENCODERS:
+        return source, weights
+    return source, {
+        name.replace(_AUTOENCODER_NORM, "norm.") if name.startswith(_AUTOENCODER_NORM) else name: value
+        for name, value in weights.items()
+    }
 
 
 def _same_classes(before: PreTrainedConfig, after: PreTrainedConfig) -> bool:
@@ -228,6 +248,6 @@ def _grid(config: PreTrainedConfig) -> tuple[int, int] | None:
 
 
 def _changed_settings(before: PreTrainedConfig, after: PreTrainedConfig) -> dict[str, list[Any]]:
-    names = sorted(own_fields(type(after)) - _FROM_DATA)
+    names = sorted(name for name in own_fields(type(after)) - _FROM_DATA if hasattr(before, name))
     pairs = {name: [getattr(before, name), getattr(after, name)] for name in names}
     return {name: both for name, both in pairs.items() if both[0] != both[1]}

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
@@ -19,13 +20,16 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ViTMAEForPreTraining,
     set_seed,
 )
 
 from .._suggest import suggest
+from ..configuration_crate import pair
 from ..data.text.tokenizers import vocabulary_size
 from ..image_processing_crate import CrateImageProcessor
-from .recipe import DataRecipe, Recipe
+from ..modeling_crate_mae import sincos_positions
+from .recipe import ENCODERS, DataRecipe, Recipe
 
 _FROM_DATA = ("image_size", "num_channels")
 _AUTO_MODELS = {
@@ -52,9 +56,9 @@ def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTra
     cls, given = _given_fields(recipe)
     known = own_fields(cls)
     if recipe.model.init_from is not None and recipe.model.size is None:
-        source = saved_config(recipe.model.init_from, recipe.model.type)
+        source = saved_config(recipe.model.init_from, recipe.model.type, recipe.task)
         taken = known - {*given, *_FROM_DATA, *(["head_dim"] if "num_attention_heads" in given else [])}
-        given = {**{name: getattr(source, name) for name in taken}, **given}
+        given = {**{name: getattr(source, name) for name in taken if hasattr(source, name)}, **given}
     for name in _FROM_DATA:
         if name not in known:
             continue
@@ -124,15 +128,48 @@ def _given_fields(recipe: Recipe) -> tuple[type[PreTrainedConfig], dict[str, Any
 def initialise(config: PreTrainedConfig, seed: int, task: str = "image-classification") -> PreTrainedModel:
     """An untrained model of a task; the same configuration and seed give the same weights, bit for bit."""
     set_seed(seed)
-    return _AUTO_MODELS[task].from_config(config)
+    model = _AUTO_MODELS[task].from_config(config)
+    if isinstance(model, ViTMAEForPreTraining):
+        _start_vit_mae(model)
+    return model
 
 
-def saved_config(path: str | Path, model_type: str | None = None) -> PreTrainedConfig:
+@torch.no_grad()
+def _start_vit_mae(model: ViTMAEForPreTraining) -> None:
+    """The published start of a ViTMAE's embedding: transformers' own leaves tokens and both position tables at 0.
+
+    Sine-cosine positions, tokens of standard deviation 0.02, Xavier-uniform patch embedding [2111.06377]. Without
+    positions neither encoder nor decoder could tell one patch's place from another's.
+    """
+    embeddings, decoder = model.vit.embeddings, model.decoder
+    (height, width), (rows, columns) = pair(model.config.image_size), pair(model.config.patch_size)
+    grid = height // rows, width // columns
+    embeddings.position_embeddings.copy_(sincos_positions(grid, model.config.hidden_size))
+    decoder.decoder_pos_embed.copy_(sincos_positions(grid, model.config.decoder_hidden_size))
+    torch.nn.init.xavier_uniform_(embeddings.patch_embeddings.projection.weight.flatten(1))
+    for token in (embeddings.cls_token, decoder.mask_token):
+        torch.nn.init.normal_(token, std=0.02)
+
+
+def auto_class_of(config: PreTrainedConfig) -> type:
+    """The Auto class of the model that a saved configuration is of; that of classifiers where it does not say."""
+    for auto_class in _AUTO_MODELS.values():
+        found = auto_class._model_mapping.get(type(config), ())
+        names = {cls.__name__ for cls in (found if isinstance(found, tuple) else (found,))}
+        if names & set(config.architectures or ()):
+            return auto_class
+    return AutoModelForImageClassification
+
+
+def saved_config(
+    path: str | Path, model_type: str | None = None, task: str = "image-classification"
+) -> PreTrainedConfig:
     """The configuration in a run directory or any saved folder.
 
     Args:
         path: the folder.
-        model_type: what it must be; `None` for any.
+        model_type: what it must be; `None` for any. For a classifier, the autoencoder of that type will do too.
+        task: of the model that starts from it.
 
     Raises:
         ValueError: no such folder, no readable configuration, or one of another type.
@@ -143,10 +180,13 @@ def saved_config(path: str | Path, model_type: str | None = None) -> PreTrainedC
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, KeyError, StrictDataclassError) as error:
         raise ValueError(f"{path}: cannot be loaded: {error}") from error
-    if model_type not in (None, config.model_type):
+    found = config.model_type
+    encoder = ENCODERS.get(found, found) if task == "image-classification" else found
+    if model_type not in (None, found, encoder):
+        fits = encoder in {cls.model_type for cls in _AUTO_MODELS[task]._model_mapping}
+        advice = f"set model.type={encoder} (and model.size=null), or " if fits else ""
         raise ValueError(
-            f"{path}: holds a {config.model_type} model, but model.type is {model_type}; set model.type="
-            f"{config.model_type} (and model.size=null), or start from another model"
+            f"{path}: holds a {found} model, but model.type is {model_type}; {advice}start from another model"
         )
     return config
 
@@ -179,12 +219,29 @@ def load_classifier(path: str | Path) -> tuple[PreTrainedModel, Any]:
     """A classifier and its image processor from a run directory or any saved transformers folder.
 
     Raises:
-        ValueError: no such folder, no configuration, or weights that are missing, extra or of another shape.
+        ValueError: no such folder, no configuration, a model that names no classes, or weights that are missing,
+            extra or of another shape.
     """
+    kind = saved_config(path).model_type
+    if kind in ENCODERS:
+        raise ValueError(
+            f"{path}: holds a {kind} model, a masked autoencoder, which names no classes; `opencrate finetune` makes a "
+            "classifier of it, `opencrate probe` and `opencrate reconstruct` take it as it is"
+        )
+    return load_saved(path)
+
+
+def load_saved(path: str | Path) -> tuple[PreTrainedModel, Any]:
+    """A classifier or a masked autoencoder, whichever the folder holds, and its image processor.
+
+    Raises:
+        ValueError: as `load_classifier`, but for the kind of model.
+    """
+    autoencoder = saved_config(path).model_type in ENCODERS
+    auto_class = _AUTO_MODELS["masked-autoencoding" if autoencoder else "image-classification"]
     folder = Path(path).expanduser()
-    _require_folder(folder, path)
     try:
-        model, info = AutoModelForImageClassification.from_pretrained(
+        model, info = auto_class.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
         )
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -244,14 +301,10 @@ def _check_patches(config: PreTrainedConfig) -> None:
     """Refuse an image size that the patches do not tile (transformers' own configurations do not check)."""
     if not (hasattr(config, "image_size") and hasattr(config, "patch_size")):
         return
-    image, patch = _pair(config.image_size), _pair(config.patch_size)
+    image, patch = pair(config.image_size), pair(config.patch_size)
     for size, step in zip(image, patch):
         if step < 1 or size < step or size % step:
             raise ValueError(
                 f"data.image_size={config.image_size} is not a multiple of patch_size={config.patch_size}; "
                 "change data.image_size or model.config.patch_size"
             )
-
-
-def _pair(value: int | list[int] | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

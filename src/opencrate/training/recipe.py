@@ -39,7 +39,7 @@ SWEEPS = SHIPPED / "ablations"
 class ModelRecipe:
     """Which network. `config` holds fields of the model type's own configuration class."""
 
-    type: str = "crate"  # "crate" or any transformers model_type with an image-classification head
+    type: str = "crate"  # "crate" or any transformers model_type with the task's head; "crate_mae" or "vit_mae"
     size: str | None = None  # a named CRATE size
     config: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None  # run directory or saved folder whose weights are the start (fine-tuning)
@@ -125,7 +125,9 @@ class Recipe:
 
     name: str = ""
     description: str = ""
-    task: Literal["image-classification", "causal-lm", "masked-lm", "sentence-classification"] = "image-classification"
+    task: Literal[
+        "image-classification", "masked-autoencoding", "causal-lm", "masked-lm", "sentence-classification"
+    ] = "image-classification"
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
@@ -142,6 +144,9 @@ SECTIONS: dict[str, type] = {
     "glue": GlueData,
     "training": TrainingRecipe,
 }
+ENCODERS = {"crate_mae": "crate", "vit_mae": "vit"}
+"""Model types of masked autoencoders -> the type that their encoder is without them."""
+
 FILE_KEYS = ("base", "smoke", "parameters")
 """Keys of a file that say how to read it; the resolved recipe has none of them."""
 _NOT_INHERITED = ("name", "description")

@@ -17,16 +17,19 @@ from transformers import PreTrainedModel
 
 from ..analysis import plots
 from ..analysis.attention_maps import attention_maps
+from ..analysis.autoencoding import measure_autoencoder, require_layered
+from ..analysis.autoencoding_report import autoencoder_section
 from ..analysis.evaluation import Evaluation
 from ..analysis.foreign import KNOWN_MODELS
+from ..analysis.measures import MEASURES
 from ..analysis.page import RunRecord, Subject, white_box_page
-from ..analysis.rates import MEASURES
 from ..analysis.report import ReportFigure, ReportSection, write_report
 from ..analysis.tables import TrainedModel
 from ..analysis.theory import theory_check
 from ..analysis.theory_report import theory_section
 from ..analysis.whitebox import WhiteBoxReport, analyze, untrained_copy
 from ..data.fingerprint import fingerprint
+from ..modeling_crate_mae import CrateMAEForPreTraining
 from . import checkpoints, runs
 from .initialisation import start_from_config
 from .saved import SavedModel, Split
@@ -41,6 +44,10 @@ MEASURED_INPUTS = 256
 _THEORY_INPUTS = 256
 """The check of theory takes several gradient steps per image and layer, so it uses at most this many."""
 
+_AUTOENCODER_IMAGES = 64
+"""Every depth is decoded anew, so that the inverse of an autoencoder is measured on at most this many images."""
+
+_TOKEN_NOISE = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _ATTENTION_IMAGES = 4
 _CURVES = 4
 
@@ -157,10 +164,11 @@ def report_models(
         _measure(model.model, name, batch, count, options, "untrained", _checkpoints(model.source, options))
         for model, name, batch, count in zip(models, names, batches, counts)
     ]
-    source = Path(text or data or "").name or str(data)
+    source = Path(text or data or "").name or data or "the run's own test part"
     kind = f"images of {source}" if models[0].reads == "images" else f"texts of up to {block_size} tokens of {source}"
     subjects = [Subject(name, box) for name, box in zip(names, boxes)]
     sections = _sections([model.model for model in models], names, batches, counts[0], options)
+    sections += _autoencoder_sections([model.model for model in models], names, batches, counts[0], options)
     record = RunRecord(kind, (("command", command), ("models", ", ".join(str(model.source) for model in models))))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_report(path, white_box_page(f"OpenCRATE: {names[0]}", subjects, record, sections))
@@ -246,6 +254,25 @@ def _sections(
     sentences, figures = theory_section(found)
     title = "Theory against practice" + (f": {names[0]}" if len(names) > 1 else "")
     return [ReportSection(title, tuple(sentences), tuple(figures))]
+
+
+def _autoencoder_sections(
+    models: Sequence[nn.Module], names: Sequence[str], batches: Sequence[DataLoader], count: int, options: ReportOptions
+) -> list[ReportSection]:
+    """How far the decoder undoes the encoder, of the first model that is a CRATE autoencoder with mirrored layers."""
+    for model, name, batch in zip(models, names, batches):
+        if not isinstance(model, CrateMAEForPreTraining):
+            continue
+        try:
+            require_layered(model)
+        except ValueError as error:
+            logger.warning("%s: no measures of the inverse: %s", name, error)
+            continue
+        settings = (options.eps, _TOKEN_NOISE, min(count, _AUTOENCODER_IMAGES))
+        both = {name: model, name + plots.UNTRAINED: untrained_copy(model, seed=0)}
+        subjects = {word: measure_autoencoder(one, batch, *settings) for word, one in both.items()}
+        return [autoencoder_section(subjects)]
+    return []
 
 
 def _measured_in_training(saved: SavedModel) -> bool:

@@ -17,18 +17,21 @@ from ..analysis.evaluation import Evaluation, evaluate_classifier
 from ..data.sources import ImageSplits, load_images, load_labelled
 from ..data.tensors import ImageTransform, drop_bad, in_batches, to_tensors
 from . import runs
-from .models import load_classifier
-from .recipe import DataRecipe, Recipe, load_recipe
+from .models import initialise, load_classifier, load_saved
+from .recipe import ENCODERS, DataRecipe, Recipe, load_recipe
 
 logger = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test"]
-_ARCHITECTURES = {"crate": "CRATE", "vit": "ViT"}
+_ARCHITECTURES = {"crate": "CRATE", "vit": "ViT", "crate_mae": "CRATE-MAE", "vit_mae": "ViTMAE"}
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A classifier from a run directory, or from any saved folder (then `recipe` and `metrics` are `None`)."""
+    """A model from a run directory, or from any saved folder (then `recipe` and `metrics` are `None`).
+
+    A classifier, unless it was opened as any model.
+    """
 
     path: Path
     model: PreTrainedModel
@@ -132,6 +135,15 @@ class SavedModel:
         """Model-ready batches of `pixel_values` and `labels`, in order."""
         return in_batches(to_tensors(images, self.transform), batch_size)
 
+    def untrained(self) -> PreTrainedModel:
+        """The same architecture before any training, from the run's seed (0 without a run), on the same device."""
+        if self.recipe is not None:
+            model = runs.initial_model(self.path)
+        else:
+            task = "masked-autoencoding" if self.model.config.model_type in ENCODERS else "image-classification"
+            model = initialise(self.model.config, 0, task)
+        return model.to(self.model.device).eval()
+
     def evaluate(self, batches: DataLoader) -> Evaluation:
         """Accuracy, loss and confusion on labelled batches."""
         return evaluate_classifier(self.model, batches)
@@ -145,14 +157,18 @@ def log_skipped(reasons: Sequence[str]) -> None:
         logger.warning("skipped %d images", len(reasons))
 
 
-def open_saved(path: str | Path) -> SavedModel:
+def open_saved(path: str | Path, autoencoders: bool = False) -> SavedModel:
     """Read a run directory or a folder written by `save_pretrained`.
+
+    Args:
+        path: the folder.
+        autoencoders: take a masked autoencoder too, not classifiers alone.
 
     Raises:
         ValueError: as `load_classifier`.
     """
     path = Path(path).expanduser()
-    model, processor = load_classifier(path)
+    model, processor = (load_saved if autoencoders else load_classifier)(path)
     is_run = (path / runs.RECIPE).is_file() and (path / runs.METRICS).is_file()
     return SavedModel(
         path=path,

@@ -14,10 +14,9 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from ..analysis.whitebox import load_model, locate, name_of
-from ..data.files import image_files
-from ..data.labelled import labelled_dataset
-from ..data.sources import read_parts
+from ..data.sources import load_images, read_any_parts
 from ..data.tensors import ImageTransform, in_batches, to_tensors
+from . import runs
 
 _PARTS = ("test", "validation", "all", "train")
 
@@ -53,15 +52,10 @@ class PlainModel:
             if text is None or data is not None:
                 raise ValueError(f"{self.source}: a model that reads text; give --text FILE (and no --data)")
             return in_batches(self._blocks(Path(text).expanduser(), block_size), batch_size)
-        if data is None or text is not None:
+        known = data is not None or (Path(self.source).expanduser() / runs.RECIPE).is_file()
+        if not known or text is not None:
             raise ValueError(f"{self.source}: a model that reads images; give --data IMAGES (and no --text)")
-        where, options = locate(self.source)
-        try:
-            processor = AutoImageProcessor.from_pretrained(where, **options)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.source}: no image processor there ({_first_line(error)})") from error
-        transform = ImageTransform.for_model(self.model.config, processor)
-        return in_batches(to_tensors(_images(data), transform), batch_size)
+        return image_batches(self.source, self.model.config, data, batch_size)[0]
 
     def _blocks(self, file: Path, block_size: int) -> TextBlocks:
         """The file's tokens, cut into texts of one length with the tokenizer's own special tokens."""
@@ -129,6 +123,42 @@ def open_plain(source: str) -> PlainModel:
     return PlainModel(str(source), load_model(source))
 
 
+def load_processor(source: str) -> Any:
+    """The image processor beside a model, in a folder or at `hf://owner/name`.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    where, options = locate(source)
+    try:
+        return AutoImageProcessor.from_pretrained(where, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source}: no image processor there ({_first_line(error)})") from error
+
+
+def image_batches(source: str, config: Any, data: str | None, batch_size: int = 32) -> tuple[DataLoader, str]:
+    """Model-ready batches of images without labels, and what they are in words.
+
+    Args:
+        source: the model's folder, or `hf://owner/name`.
+        config: of the model.
+        data: as `DataRecipe.path`, or a folder of image files; `None` is the test part of the run's own data.
+
+    Raises:
+        ValueError: no data given and none known, no image processor, or images that cannot be read.
+    """
+    transform = ImageTransform.for_model(config, load_processor(source))
+    if data is not None:
+        images = _images(data)
+        return in_batches(to_tensors(images, transform), batch_size), f"{len(images):,} of {data}"
+    folder = Path(source).expanduser()
+    if not (folder / runs.RECIPE).is_file():
+        raise ValueError(f"{source}: has no recipe, so it names no images; give --data IMAGES")
+    own = runs.read_recipe(folder).data
+    images = load_images(own, smallest=transform.smallest, labelled=False).test
+    return in_batches(to_tensors(images, transform), batch_size), f"the {len(images):,} test images of {own.path}"
+
+
 def is_image_classifier(source: str) -> bool:
     """Whether a folder holds an image classifier, which is read with its labels; a Hub model never is.
 
@@ -147,12 +177,7 @@ def is_image_classifier(source: str) -> bool:
 
 def _images(data: str) -> Dataset:
     """The images of any source, whatever their labels; also a folder of image files without classes."""
-    folder = Path(data).expanduser()
-    if folder.is_dir():
-        files = sorted(file for file in image_files(folder) if file.parent == folder)
-        if files:
-            return labelled_dataset([{"path": str(f), "bytes": None} for f in files], [0] * len(files), ["image"])
-    parts = read_parts(data)
+    parts = read_any_parts(data)
     return next(parts[part] for part in _PARTS if part in parts)
 
 

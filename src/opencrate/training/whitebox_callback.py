@@ -67,7 +67,7 @@ class WhiteBoxLog(TrainerCallback):
         writer: a TensorBoard `SummaryWriter`, or `None`.
 
     Args:
-        model: a CRATE.
+        model: a CRATE, or a CRATE autoencoder, whose encoder is measured on whole images.
         images: to measure on.
         training: the recipe's `measure_*` fields.
         log: where a line per measurement is written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .autoencoding import MaskedAutoencoding
 from .base import Parts, Task
 from .classification import ImageClassification
 from .language import CausalLanguageModelling, MaskedLanguageModelling
@@ -9,6 +10,7 @@ from .sentences import SentenceClassification
 
 TASKS: dict[str, type[Task]] = {
     "image-classification": ImageClassification,
+    "masked-autoencoding": MaskedAutoencoding,
     "causal-lm": CausalLanguageModelling,
     "masked-lm": MaskedLanguageModelling,
     "sentence-classification": SentenceClassification,

@@ -79,6 +79,10 @@ class Task(ABC):
     def test(self, model: PreTrainedModel, parts: Parts, recipe: Recipe) -> dict[str, Any]:
         """What goes into the run's metrics about the test split, looked at once, after training."""
 
+    @abstractmethod
+    def outcome(self, metrics: dict[str, Any]) -> str:
+        """What a finished run's metrics say of the test split, in words for the terminal."""
+
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
         """Metrics of a split from the sums over its batches."""
         return {name: value / sums["count"] for name, value in sums.items() if name != "count"}

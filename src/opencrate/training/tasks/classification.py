@@ -70,6 +70,9 @@ class ImageClassification(Task):
         found = evaluate_split(model, parts.test, recipe)
         return {"accuracy": found.top1, "loss": found.loss, "test": found.to_dict()}
 
+    def outcome(self, metrics: dict[str, Any]) -> str:
+        return f"accuracy {100 * metrics['accuracy']:.2f} % on {metrics['test']['num_images']:,} test images"
+
 
 def evaluate_split(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Evaluation:
     """Accuracy, loss and confusion of a model on one split, with the recipe's evaluation batch size."""
