@@ -196,3 +196,34 @@ def test_published_vocabulary_is_kept():
 
     config = build_text_config(load_recipe("openwebtext-gpt-base"), Vocabulary())
     assert config.vocab_size == 50304 and config.max_position_embeddings == 1024
+
+
+def glue_folder(folder):
+    """SST-2 in small: whether a sentence holds "small" is its class."""
+    draw = random.Random(1)
+    for part, count in (("train", 48), ("dev", 16)):
+        rows = [" ".join(draw.choices(WORDS, k=6)) for _ in range(count)]
+        lines = ["sentence\tlabel", *(f"{row}\t{int('small' in row)}" for row in rows)]
+        (folder / f"{part}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_sentences_from_a_masked_model(corpus, tmp_path):
+    """Fine-tuned from a masked run: the layers are taken, the head is new, GLUE's metrics are reported."""
+    masked = train(small(corpus, *TINY, *MASKED), tmp_path / "masked").directory
+    (tmp_path / "sst2").mkdir()
+    source = [f"model.init_from={masked}", "model.type=crate_text", "model.size=null"]
+    data = [f"glue.path={glue_folder(tmp_path / 'sst2')}", "glue.max_length=24", "training.max_steps=3"]
+    run = train(load_recipe("glue", [*source, *data]), tmp_path / "run")
+    found = run.metrics["initialisation"]
+    assert set(found["new"]) == {"classifier.weight", "classifier.bias"} and found["left_out"] == ["lm_head.weight"]
+    assert run.metrics["test"].keys() == {"dev"} and 0 <= run.metrics["test"]["dev"]["accuracy"] <= 1
+    assert run.metrics["history"][-1]["validation_accuracy"] == run.metrics["test"]["dev"]["accuracy"]
+    scratch = [*data, "model.init_from=null", "model.size=tiny", "model.config={is_causal: false, hidden_size: 32}"]
+    fresh = train(load_recipe("glue", [*scratch, f"glue.tokenizer={masked}"]), tmp_path / "fresh")
+    assert "initialisation" not in fresh.metrics
+
+
+def test_sentences_need_a_tokenizer(tmp_path):
+    with pytest.raises(ValueError, match=r"glue\.tokenizer"):
+        train(load_recipe("glue", ["model.init_from=null", "model.size=tiny"]), tmp_path / "run")
