@@ -172,8 +172,7 @@ def memory(a: argparse.Namespace) -> None:
 def peak(a: argparse.Namespace) -> None:
     """What `memory` runs in each process."""
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = crate(a.sizes[0])
-    model = model if a.kind == "crate" else gpt2(model.config)
+    model = crate(a.sizes[0]) if a.kind == "crate" else gpt2(CrateTextConfig.from_size(a.sizes[0]))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     prompt = torch.randint(model.config.vocab_size, (1, a.prompt))
     generate(model, prompt, a.new)

@@ -228,7 +228,7 @@ class Compression(nn.Module):
 
     def __init__(self, config, direction: int = 1, layer_idx: int = 0):
         super().__init__()
-        self.config, self.direction = config, direction
+        self.config, self.direction, self.kappa = config, direction, config.compression_kappa
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if config.compression == "mssa":
             self.mssa = MSSA(config, layer_idx)
@@ -236,12 +236,11 @@ class Compression(nn.Module):
             self.attention = Attention(config, layer_idx)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
-        attend = self.mssa if self.config.compression == "mssa" else self.attention
+        attend = self.mssa if hasattr(self, "mssa") else self.attention
         update, _ = attend(self.norm(tokens), attention_mask, **kwargs)
-        kappa = self.config.compression_kappa
-        if kappa is None:
+        if self.kappa is None:
             return torch.add(tokens, update, alpha=self.direction)
-        step = self.direction * kappa * gamma(tokens.shape[-2], self.config.head_dim, self.config.compression_eps)
+        step = self.direction * self.kappa * gamma(tokens.shape[-2], self.config.head_dim, self.config.compression_eps)
         return (1 - step) * tokens + step * update
 
 
@@ -260,32 +259,33 @@ class ISTA(nn.Module):
         self.dictionary = nn.Parameter(torch.empty(shape))
         if config.dictionary_decode == "untied":
             self.decoder_dictionary = nn.Parameter(torch.empty(shape))
-        self.one_step = config.ista_start == "input" and config.ista_num_steps == 1
+        # What the parameters are made for is read once; eta, lambda and T follow the configuration.
+        self.constraint, self.decode = config.dictionary_constraint, config.dictionary_decode
+        self.from_input, self.signed = config.ista_start == "input", config.ista_threshold == "soft"
         self._built: tuple[Tensor, Tensor] | None = None
 
     def effective_dictionary(self) -> Tensor:
         """D ``(d, m)`` in use."""
-        return effective_dictionary(self.dictionary, self.config.dictionary_constraint)
+        return effective_dictionary(self.dictionary, self.constraint)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, N, d)`` -> the output ``(B, N, d)`` and the sparse code ``(B, N, m)`` (the same when not decoded)."""
         D = self.effective_dictionary()
         code = self.encode(tokens, D)
-        if self.config.dictionary_decode == "none":
+        if self.decode == "none":
             return code, code
-        return F.linear(code, D if self.config.dictionary_decode == "tied" else self.decoder_dictionary), code
+        return F.linear(code, D if self.decode == "tied" else self.decoder_dictionary), code
 
     def encode(self, tokens: Tensor, D: Tensor) -> Tensor:
         """The code, in the cheaper algebraic form: one affine GEMM for a complete step, else T general steps."""
-        config, signed = self.config, self.config.ista_threshold == "soft"
-        if not self.one_step or not self._prefers_one_matrix(tokens):
-            start = tokens if config.ista_start == "input" else None
-            steps = config.ista_num_steps
-            return ista(tokens, D, config.ista_step_size, config.ista_lambda, steps, start, signed)
+        config, steps = self.config, self.config.ista_num_steps
+        if not self.from_input or steps > 1 or not self._prefers_one_matrix(tokens):
+            start = tokens if self.from_input else None
+            return ista(tokens, D, config.ista_step_size, config.ista_lambda, steps, start, self.signed)
         threshold = config.ista_step_size * config.ista_lambda
         matrix = self._one_matrix(D)
-        if signed:
-            return shrink(F.linear(tokens, matrix), threshold, signed)
+        if self.signed:
+            return shrink(F.linear(tokens, matrix), threshold, self.signed)
         return F.relu(F.linear(tokens, matrix, matrix.new_full(matrix.shape[:1], -threshold)))
 
     def _keeps_matrix(self) -> bool:
