@@ -109,12 +109,12 @@ def test_losses_of_twenty_adamw_steps(together):
 def test_an_autoencoder_hides_the_same_patches(together):
     one, two, folder = together["autoencoder"]
     assert len(one["losses"]) == 9
-    torch.testing.assert_close(one["losses"], two["losses"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(one["losses"], two["losses"], rtol=0, atol=1e-4)
     found = [json.loads((folder / f"autoencoder-{count}" / "metrics.json").read_text()) for count in (1, 2)]
     for first, second in zip(*(metrics["history"] for metrics in found)):
-        assert first["validation_loss"] == pytest.approx(second["validation_loss"], abs=1e-5)
+        assert first["validation_loss"] == pytest.approx(second["validation_loss"], abs=1e-4)
     errors = [metrics["test"]["error_model"]["mean"] for metrics in found]
-    assert errors[0] == pytest.approx(errors[1], abs=1e-5)
+    assert errors[0] == pytest.approx(errors[1], abs=1e-4)
 
 
 def test_lion_differs_in_few_signs(together):
