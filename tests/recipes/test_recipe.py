@@ -169,7 +169,7 @@ def test_training_fields_are_transformers_own():
     from opencrate.training.recipe import TrainingRecipe
 
     theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
-    ours = {"ema_decay", "tensorboard", "measure_images", "measure_every_epochs"}
+    ours = {"ema_decay", "tensorboard", "min_learning_rate", "measure_images", "measure_every_epochs"}
     ours |= {"srr_weight", "srr_parts", "srr_layers", "srr_lambda", "srr_eps"}
     assert {field.name for field in dataclasses.fields(TrainingRecipe)} - theirs == ours
 
