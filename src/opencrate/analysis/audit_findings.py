@@ -141,6 +141,7 @@ def _verdict(report: AuditReport, layers: Sequence[LayerAudit]) -> str:
 
 
 def describe_outside(report: AuditReport) -> str:
+    """In words: how much of the tokens' energy lies outside the subspaces, against random ones."""
     own, random = ([float(layer.token(key).mean) for layer in report.layers] for key in OUTSIDE)
     joint = [float(layer.token("outside_joint").mean) for layer in report.layers]
     whole = all(layer.subspaces.joint_rank == layer.subspaces.width for layer in report.layers)
@@ -161,6 +162,7 @@ def _percent(values: Sequence[float]) -> str:
 
 
 def describe_geometry(report: AuditReport) -> str:
+    """In words: ranks of the subspaces and angles between them."""
     found = [geometry_values(layer) for layer in report.layers]
     U = report.layers[0].subspaces
     ranks = [one["smallest_rank"][2] for one in found]
@@ -178,6 +180,7 @@ def describe_geometry(report: AuditReport) -> str:
 
 
 def describe_dictionary(report: AuditReport) -> list[str]:
+    """In words: how far the dictionaries are from orthonormal, and whether the ISTA step is stable."""
     found = [layer.dictionary for layer in report.layers if layer.dictionary is not None]
     if not found:
         return ["The model has no dictionary D, so nothing is said about one."]

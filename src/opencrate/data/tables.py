@@ -198,6 +198,7 @@ def part_of(name: str) -> str | None:
 
 
 def check_readable(file: Path) -> None:
+    """Raise `ValueError` for a parquet file that is truncated or damaged."""
     try:
         pyarrow.parquet.ParquetFile(file).close()
     except (pyarrow.ArrowException, OSError) as error:
@@ -208,6 +209,7 @@ def check_readable(file: Path) -> None:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
+    """Without the progress bars of `datasets`, which are put back as they were."""
     if datasets.are_progress_bars_disabled():
         yield
         return
