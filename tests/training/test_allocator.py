@@ -16,10 +16,12 @@ if sys.argv[1] == "keep":
 def step():
     for _ in range(4):
         large = torch.zeros(12 << 20)  # 48 MiB: beyond the largest threshold that glibc takes by itself
-step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+found = []
+for _ in range(6):  # the first ones make room
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step()
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(found))
 """
 
 
