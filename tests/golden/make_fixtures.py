@@ -51,6 +51,20 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
             r"tokens_embedded|layer0\.(projected|half|out)",
         ),
     },
+    "crate_mae": {
+        "main": (
+            r"state_dict\..*|images|noise|mask|ids_restore|loss\..*"
+            r"|grad\.(cls_token|mask_token|patch_embed.*|(decoder_)?blocks\.0\.layers\.0\..\.norm.*)",
+            r"latent|pred|(encoder|decoder)0\.half|decoder0\.out",
+        ),
+        "mask_ratio_0.6": ("noise|mask|ids_restore|loss.*", "pred"),
+        "other_lambda": (r"loss\..*", "pred"),
+        "layernorm_eps_probe": (r"override\..*|loss\..*", "pred"),
+        "encoder_visualisation": (
+            r"h\d\d_w\d\d\.(images|layer\d\.attention_cls_row)|h24_w40\.pos_embedding",
+            "",
+        ),
+    },
     "crate_measures": {
         "definitions": (
             r"tokens\.(embedded|layer2|random).*|bases\..*|definition\.grad_.*\.random_wide\..*eps0\.[15]",

@@ -15,10 +15,6 @@ FORWARD = ("main", "mask_ratio_0.6", "other_lambda", "layernorm_eps_probe")
 DTYPES = [torch.float32, torch.float64]
 STATES = ("hidden_states", "compressed_states", "projected_states", "sparse_codes", "attentions")
 
-needs_golden = pytest.mark.skipif(
-    not (golden_root() / SET).is_dir(), reason="the golden set crate_mae is not here, and it is not among the fixtures"
-)
-
 
 def converted(file: str, dtype: torch.dtype, **overrides) -> CrateMAEForPreTraining:
     meta = golden_meta(SET)["files"]
@@ -62,13 +58,11 @@ def computed_tensors(model: CrateMAEForPreTraining, images: Tensor, noise: Tenso
     return {name: lambda value=value: value for name, value in tensors.items()}, normalised
 
 
-@needs_golden
 def test_every_golden_file_is_covered():
     files = {path.stem for path in (golden_root() / SET).glob("*.safetensors")}
     assert files == {*FORWARD, "encoder_visualisation"}
 
 
-@needs_golden
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("file", FORWARD)
@@ -86,7 +80,6 @@ def test_forward_and_gradients(file, dtype, attention):
     compare(f"{SET}/{file} {dtype} {attention}", golden, computed, inputs=["images", "noise"])
 
 
-@needs_golden
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_whole_images_of_other_sizes(dtype, attention):
@@ -115,7 +108,6 @@ def test_whole_images_of_other_sizes(dtype, attention):
     assert torch.equal(model.crate.embeddings.position_embeddings, table)
 
 
-@needs_golden
 def test_layer_norm_eps_is_the_familys():
     model = converted("main", torch.float32)
     eps = {name: m.eps for name, m in model.named_modules() if isinstance(m, torch.nn.LayerNorm)}
@@ -123,7 +115,6 @@ def test_layer_norm_eps_is_the_familys():
     assert len(eps) == 8 and set(eps.values()) == {1e-5}
 
 
-@needs_golden
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_round_trip_is_key_for_key_and_bit_for_bit(dtype, tmp_path):
     official = {k: v.to(dtype) for k, v in sub_dict(load_golden(SET, "main"), "state_dict.").items()}
@@ -135,7 +126,6 @@ def test_round_trip_is_key_for_key_and_bit_for_bit(dtype, tmp_path):
             assert back[name].dtype == value.dtype and torch.equal(back[name], value), name
 
 
-@needs_golden
 def test_a_tied_decoder_takes_only_tensors_that_are_tied():
     config = CrateMAEConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=16, tie_decoder=True)
     model = CrateMAEForPreTraining(config)
@@ -148,14 +138,12 @@ def test_a_tied_decoder_takes_only_tensors_that_are_tied():
         load_official(official, FAMILY, num_attention_heads=4, tie_decoder=True)
 
 
-@needs_golden
 def test_the_fixed_table_is_the_published_one():
     golden = load_golden(SET, "main")
     for name in ("pos_embed", "decoder_pos_embed"):
         torch.testing.assert_close(sincos_positions((8, 8), 48), golden[f"state_dict.{name}"], atol=1e-6, rtol=0)
 
 
-@needs_golden
 def test_checkpoints_that_do_not_fit():
     official = sub_dict(load_golden(SET, "main"), "state_dict.")
     with pytest.raises(ValueError, match="num_attention_heads cannot be inferred"):
