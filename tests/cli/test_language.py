@@ -34,6 +34,14 @@ def test_evaluate_text(opencrate, crate, story):
     assert "bits per byte" in table and "60 documents" in table and "windows of 32 tokens, 16 new ones each" in table
 
 
+def test_a_run_is_evaluated_on_the_text_it_held_out(opencrate, story, tmp_path):
+    settings = (f"text.path={story}", "text.block_size=8", "text.validation_fraction=0.25", "text.max_documents=null")
+    assert opencrate("train", "text-demo", "--smoke", *settings, "--output", tmp_path / "run").code == 0
+    found = json.loads(opencrate("evaluate", tmp_path / "run", "--format", "json").out)["text"]
+    assert found["bytes"] == len(STORY) // 4
+    assert "the text it held out" in opencrate("evaluate", tmp_path / "run").out
+
+
 def test_evaluate_lambada_and_masked(opencrate, crate, story, tmp_path):
     lines = [json.dumps({"context": "The cat saw the", "continuation": "dog"})] * 3
     (tmp_path / "lambada.jsonl").write_text("\n".join(lines))
@@ -64,7 +72,7 @@ def test_bad_input(opencrate, crate, story, digits_run, tmp_path):
     latin = tmp_path / "latin.txt"
     latin.write_bytes(b"abc\xff")
     for words, reason in (
-        (("evaluate", crate), "say on what by --text TEXT or --lambada FILE"),
+        (("evaluate", crate), "not a run, so it names no text; say on what by --text TEXT"),
         (("evaluate", digits_run, "--text", story), "reads images; give a causal or masked language model"),
         (("generate", digits_run, "The"), "reads images; give a causal or masked language model"),
         (("evaluate", crate, "--text", tmp_path / "none.txt"), "no such folder or file"),
@@ -73,7 +81,7 @@ def test_bad_input(opencrate, crate, story, digits_run, tmp_path):
         (("evaluate", crate, "--text", story, "--data", "digits"), "--data: names images"),
         (("generate", crate, "T" * 50), "prompt: has 50 tokens, more than the model's context of 32"),
         (("generate", crate, "The", "--top-p", 2), "top_p=2.0: must be above 0"),
-        (("features", crate), "--text is missing"),
+        (("features", crate), "say on what by --text TEXT"),
         (("features", crate, "--text", story, "--steer", "x"), "not of the form LAYER:FEATURE=VALUE"),
     ):
         result = opencrate(*words)

@@ -2,12 +2,13 @@
 
   opencrate evaluate runs/digits-seed0
   opencrate evaluate runs/photos --data more-photos --format json
-  opencrate evaluate runs/wikitext --text wikitext-2/test.txt --stride 128
+  opencrate evaluate runs/wikitext --stride 128
+  opencrate evaluate runs/wikitext --text other-text.txt
   opencrate evaluate gpt2-folder --lambada lambada_test.jsonl
 
-Without --data, the run's own held-out test images are used. Images given by --data (an image folder, parquet, IDX or
-CIFAR binary files, hf://owner/name) have the model's class names; their test (else validation) part is used where they
-have one.
+Without --data or --text, the run's own held-out images or text are used. Images given by --data (an image folder,
+parquet, IDX or CIFAR binary files, hf://owner/name) have the model's class names; their test (else validation) part is
+used where they have one.
 
 A causal model's text is read in windows of --context tokens, each moved by --stride (default: half of it); every token
 is counted once: loss in nats, perplexity, bits per byte of UTF-8. A masked model has to guess 15 % of the tokens,

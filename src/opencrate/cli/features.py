@@ -1,11 +1,13 @@
 """Look at the features of a language model: where they fire, what they promote, how well a simple explanation fits.
 
+  opencrate features runs/stdlib-lm
   opencrate features runs/stdlib-lm --text stdlib
   opencrate features runs/crate-lm --text book.txt --compare runs/gpt2 --num-features 50 --layers 1,6,12
   opencrate features runs/crate-lm --text book.txt --steer 2:17=4.0 --prompt "The "
 
-The features of a CRATE are its sparse codes, those of another model its MLP's neurons. They are drawn at random. Writes
-features.html (self-contained, with a search) and features.json, by default into MODEL/features.
+The features of a CRATE are its sparse codes, those of another model its MLP's neurons. They are drawn at random, and
+looked at on --text or on the text that the run held out. Writes features.html (self-contained, with a search) and
+features.json, by default into MODEL/features.
 """
 
 from __future__ import annotations
@@ -45,8 +47,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, score, steer and write."""
-    if arguments.text is None:
-        raise ValueError("--text is missing: give the text to look at the features on, for example --text stdlib")
     if arguments.output is None and arguments.model.startswith("hf://"):
         raise ValueError("--output is missing: a model of the Hub has no folder to write the page to")
     prepare_libraries(arguments.debug)

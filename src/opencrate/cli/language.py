@@ -38,12 +38,31 @@ def is_language_model(model: str) -> bool:
 
 
 def documents_of(arguments: argparse.Namespace) -> Any:
-    """The text that --text names: its test part, else its validation part, else all of it."""
+    """The text that --text names: its test part, else its validation part, else all of it.
+
+    Without --text, the text that the run in `arguments.model` held out.
+    """
     from ..data.text.options import TextData
     from ..data.text.sources import read_parts
 
+    if arguments.text is None:
+        return _held_out(arguments.model)
     parts = read_parts(TextData(arguments.text, arguments.text_column, arguments.document))
     return next(parts[part] for part in ("test", "validation", "all", "train") if part in parts)
+
+
+def _held_out(model: str) -> Any:
+    """The test part, else the validation part, of the text that a run was trained on."""
+    from ..data.text.load import divided
+    from ..training import runs
+
+    if not (Path(model).expanduser() / runs.RECIPE).is_file():
+        raise ValueError(f"{model}: not a run, so it names no text; say on what by --text TEXT")
+    parts = divided(runs.read_recipe(model).text)
+    for part in ("test", "validation"):
+        if part in parts:
+            return parts[part]
+    raise ValueError(f"{model}: held no text out; say on what by --text TEXT")
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -51,13 +70,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
     prepare_libraries(arguments.debug)
     from ..analysis import lambada, language
 
-    if arguments.text is None and arguments.lambada is None:
-        raise ValueError(f"{arguments.model}: a language model; say on what by --text TEXT or --lambada FILE")
     if arguments.data is not None:
         raise ValueError("--data: names images; a language model is evaluated on --text or --lambada")
     opened = language.open_language_model(arguments.model, arguments.tokenizer)
     found: dict[str, Any] = {}
-    if arguments.text is not None:
+    if arguments.text is not None or arguments.lambada is None:
         found["text"] = _score(opened, arguments)
     if arguments.lambada is not None:
         passages = lambada.read_lambada(arguments.lambada)
@@ -69,9 +86,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         return 0
     for name, score in found.items():
         rows = (_text_rows if name == "text" else _lambada_rows)(score)
-        print_table(
-            ("", f"{arguments.model} on {getattr(arguments, name)}"), [*rows, ("parameters", f"{parameters:,}")]
-        )
+        source = getattr(arguments, name) or "the text it held out"
+        print_table(("", f"{arguments.model} on {source}"), [*rows, ("parameters", f"{parameters:,}")])
     return 0
 
 
