@@ -18,6 +18,13 @@ class Result(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True, scope="session")
+def token_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENCRATE_CACHE", str(tmp_path_factory.mktemp("tokens")))
+        yield
+
+
 @pytest.fixture
 def opencrate(capfd):
     """Run a command line in this process: `opencrate("train", "digits")`."""

@@ -7,13 +7,6 @@ import pytest
 from ..analysis.language_models import STORY, causal, masked, saved
 
 
-@pytest.fixture(autouse=True, scope="module")
-def token_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENCRATE_CACHE", str(tmp_path_factory.mktemp("tokens")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def crate(tmp_path_factory):
     return saved(causal("crate", steps=10), tmp_path_factory.mktemp("language") / "crate")
@@ -40,6 +33,9 @@ def test_a_run_is_evaluated_on_the_text_it_held_out(opencrate, story, tmp_path):
     found = json.loads(opencrate("evaluate", tmp_path / "run", "--format", "json").out)["text"]
     assert found["bytes"] == len(STORY) // 4
     assert "the text it held out" in opencrate("evaluate", tmp_path / "run").out
+    assert "R^c" in (tmp_path / "run" / "report.html").read_text()
+    result = opencrate("analyze", tmp_path / "run", "--num-images", 4, "--block-size", 8)
+    assert result.code == 0 and "1 layers on 4 texts, against learned U" in result.out, result
 
 
 def test_evaluate_lambada_and_masked(opencrate, crate, story, tmp_path):
@@ -72,7 +68,7 @@ def test_bad_input(opencrate, crate, story, digits_run, tmp_path):
     latin = tmp_path / "latin.txt"
     latin.write_bytes(b"abc\xff")
     for words, reason in (
-        (("evaluate", crate), "not a run, so it names no text; say on what by --text TEXT"),
+        (("evaluate", crate), "names no text; say on what by --text TEXT"),
         (("evaluate", digits_run, "--text", story), "reads images; give a causal or masked language model"),
         (("generate", digits_run, "The"), "reads images; give a causal or masked language model"),
         (("evaluate", crate, "--text", tmp_path / "none.txt"), "no such folder or file"),

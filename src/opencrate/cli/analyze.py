@@ -7,7 +7,8 @@
   opencrate analyze gpt2-folder --text book.txt --layers 1,6,12
 
 MODEL is a run directory, any folder written by save_pretrained (CRATE, ViT, DINOv2, BERT, GPT-2 and models built like
-them), or hf://owner/name, which is downloaded. Writes report.html (self-contained), layers.csv, layers.json and
+them), or hf://owner/name, which is downloaded. A run is measured on the images or the text that it held out, unless
+--data or --text say otherwise. Writes report.html (self-contained), layers.csv, layers.json and
 figures/, by default into MODEL/analysis. The model stands against its own start: a run's is rebuilt exactly from its
 seed, any other model's is a fresh copy of seed 0. A model that is no CRATE has no subspaces U; what it is measured
 against instead is said at every number.
@@ -28,7 +29,9 @@ def add_arguments(parser: Parser) -> None:
     """The options of `opencrate analyze`."""
     parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
     parser.add_argument("--data", metavar="DATA", help="images, as a recipe's data.path (default: the run's own data)")
-    parser.add_argument("--text", metavar="FILE", help="plain text file, for a model that reads text")
+    parser.add_argument(
+        "--text", metavar="TEXT", help="for a model that reads text: stdlib, a file, a folder, or hf://owner/name"
+    )
     parser.add_argument("--block-size", type=positive_int, default=128, metavar="N", help="tokens per text")
     parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     add_split(parser)

@@ -38,31 +38,12 @@ def is_language_model(model: str) -> bool:
 
 
 def documents_of(arguments: argparse.Namespace) -> Any:
-    """The text that --text names: its test part, else its validation part, else all of it.
-
-    Without --text, the text that the run in `arguments.model` held out.
-    """
+    """The text that --text names, or what the run held out; see `training.texts`."""
     from ..data.text.options import TextData
-    from ..data.text.sources import read_parts
+    from ..training import texts
 
-    if arguments.text is None:
-        return _held_out(arguments.model)
-    parts = read_parts(TextData(arguments.text, arguments.text_column, arguments.document))
-    return next(parts[part] for part in ("test", "validation", "all", "train") if part in parts)
-
-
-def _held_out(model: str) -> Any:
-    """The test part, else the validation part, of the text that a run was trained on."""
-    from ..data.text.load import divided
-    from ..training import runs
-
-    if not (Path(model).expanduser() / runs.RECIPE).is_file():
-        raise ValueError(f"{model}: not a run, so it names no text; say on what by --text TEXT")
-    parts = divided(runs.read_recipe(model).text)
-    for part in ("test", "validation"):
-        if part in parts:
-            return parts[part]
-    raise ValueError(f"{model}: held no text out; say on what by --text TEXT")
+    named = arguments.text and TextData(arguments.text, arguments.text_column, arguments.document)
+    return texts.documents_of(arguments.model, named)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:

@@ -60,20 +60,21 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if trained is None:  # one of several processes; the first one speaks
         return 0
     _print_outcome(recipe, trained)
-    if not arguments.no_report and _write_report(recipe, trained.directory, arguments.typed):
+    if not arguments.no_report and _write_report(recipe, trained, arguments.typed):
         print(f"report: {trained.directory / 'report.html'}")
     return 0
 
 
-def _write_report(recipe: Any, directory: Any, command: str) -> bool:
-    """A classifier's report, or a CRATE autoencoder's; a ViTMAE has no white box to show."""
-    path = directory / "report.html"
+def _write_report(recipe: Any, trained: Any, command: str) -> bool:
+    """Of a classifier, a CRATE autoencoder (a ViTMAE has no white box), or a language model with held-out text."""
+    directory, path = trained.directory, trained.directory / "report.html"
+    held_out_text = recipe.task in ("causal-lm", "masked-lm") and "loss" in trained.metrics
     if recipe.task == "image-classification":
         from ..training.report import report_runs
         from ..training.saved import open_saved
 
         report_runs([open_saved(directory)], path, command=command)
-    elif recipe.model.type == "crate_mae":
+    elif recipe.model.type == "crate_mae" or held_out_text:
         from ..training.report import report_models
         from ..training.unlabelled import open_plain
 

@@ -32,6 +32,7 @@ from ..data.fingerprint import fingerprint
 from ..modeling_crate_mae import CrateMAEForPreTraining
 from . import checkpoints, runs
 from .initialisation import start_from_config
+from .recipe import Recipe
 from .saved import SavedModel, Split
 from .unlabelled import PlainModel
 from .whitebox_plot import plot_training_measures
@@ -148,7 +149,7 @@ def report_models(
         models: the reported model first, then those beside it; all read images or all read text.
         path, command, options: as `report_runs`.
         data: images, for models that read images; labels are not used.
-        text: a plain text file, for models that read text.
+        text: where to read, for models that read text, as `TextData.path`; `None` is what each run held out.
         block_size: tokens per text.
 
     Raises:
@@ -161,10 +162,10 @@ def report_models(
     batches = [model.batches(data, text, block_size) for model in models]
     counts = [options.count(len(one.dataset)) for one in batches]
     boxes = [
-        _measure(model.model, name, batch, count, options, "untrained", _checkpoints(model.source, options))
+        _measure(model.model, name, batch, count, options, _start_of(model), _checkpoints(model.source, options))
         for model, name, batch, count in zip(models, names, batches, counts)
     ]
-    source = Path(text or data or "").name or data or "the run's own test part"
+    source = Path(text or data or "").name or data or "what the run held out"
     kind = f"images of {source}" if models[0].reads == "images" else f"texts of up to {block_size} tokens of {source}"
     subjects = [Subject(name, box) for name, box in zip(names, boxes)]
     sections = _sections([model.model for model in models], names, batches, counts[0], options)
@@ -188,7 +189,7 @@ def _measure_saved(saved: SavedModel, batches: DataLoader, count: int, options: 
     if saved.model.config.model_type not in ("crate", *KNOWN_MODELS):
         logger.warning("%s: no white box of model type '%s'", saved.name, saved.model.config.model_type)
         return None
-    initial = _starting_model(saved).to(saved.model.device).eval()
+    initial = _starting_model(saved.path, saved.model, saved.recipe).to(saved.model.device).eval()
     return _measure(saved.model, saved.title, batches, count, options, initial, _checkpoints(saved.path, options))
 
 
@@ -322,17 +323,24 @@ def _unique(titles: Sequence[str], paths: Sequence[str | Path]) -> list[str]:
     return names
 
 
-def _starting_model(saved: SavedModel) -> PreTrainedModel:
+def _start_of(model: PlainModel) -> PreTrainedModel:
+    """As `_starting_model`; a model that is no run stands against a fresh copy."""
+    known = (Path(model.source).expanduser() / runs.RECIPE).is_file()
+    start = _starting_model(model.source, model.model, runs.read_recipe(model.source) if known else None)
+    return start.to(model.model.device).eval()
+
+
+def _starting_model(source: str | Path, model: PreTrainedModel, recipe: Recipe | None) -> PreTrainedModel:
     """The model before its first step: from its seed, or from the weights that it was fine-tuned from."""
-    if saved.recipe is None:
-        return untrained_copy(saved.model, seed=0)
-    if saved.recipe.model.init_from is None:
-        return runs.initial_model(saved.path)
+    if recipe is None:
+        return untrained_copy(model, seed=0)
+    if recipe.model.init_from is None:
+        return runs.initial_model(source)
     try:
-        return start_from_config(saved.recipe, saved.model.config)[0]
+        return start_from_config(recipe, model.config)[0]
     except ValueError as error:  # only the weights that it was fine-tuned from can be missing
         logger.warning("measured against an untrained model, since its start cannot be rebuilt: %s", error)
-        return runs.initial_model(saved.path)
+        return runs.initial_model(source)
 
 
 def _table_row(saved: SavedModel, name: str, evaluation: Evaluation) -> TrainedModel:

@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from datasets import Dataset
-from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 
 from ..analysis.whitebox import load_model, locate, name_of
 from ..data.sources import load_images, read_any_parts
 from ..data.tensors import ImageTransform, in_batches, to_tensors
+from ..data.text.blocks import TokenBlocks
+from ..data.text.cache import tokenised
+from ..data.text.datasets import PlainBlocks
+from ..data.text.options import TextData
+from ..data.text.tokenizers import frame_of, load_tokenizer
 from . import runs
+from .texts import documents_of
 
 _PARTS = ("test", "validation", "all", "train")
 
@@ -43,75 +46,33 @@ class PlainModel:
         return "texts" if self.model.main_input_name == "input_ids" else "images"
 
     def batches(self, data: str | None, text: str | None, block_size: int, batch_size: int = 32) -> DataLoader:
-        """Model-ready batches: of images (`pixel_values`), or of blocks of a text file (`input_ids`).
+        """Model-ready batches: of images (`pixel_values`), or of blocks of a text (`input_ids`).
+
+        Without `data` or `text`, those are taken that the run held out.
 
         Raises:
             ValueError: nothing or the wrong kind given, or a source that is missing, empty or damaged.
         """
         if self.reads == "texts":
-            if text is None or data is not None:
-                raise ValueError(f"{self.source}: a model that reads text; give --text FILE (and no --data)")
-            return in_batches(self._blocks(Path(text).expanduser(), block_size), batch_size)
+            if data is not None:
+                raise ValueError(f"{self.source}: a model that reads text; give --text TEXT (and no --data)")
+            return in_batches(self._blocks(text, block_size), batch_size)
         known = data is not None or (Path(self.source).expanduser() / runs.RECIPE).is_file()
         if not known or text is not None:
             raise ValueError(f"{self.source}: a model that reads images; give --data IMAGES (and no --text)")
         return image_batches(self.source, self.model.config, data, batch_size)[0]
 
-    def _blocks(self, file: Path, block_size: int) -> TextBlocks:
-        """The file's tokens, cut into texts of one length with the tokenizer's own special tokens."""
-        if not file.is_file():
-            raise ValueError(f"{file}: no such file; give a plain text file to --text")
-        where, options = locate(self.source)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{self.source}: no tokenizer there ({_first_line(error)})") from error
+    def _blocks(self, text: str | None, block_size: int) -> PlainBlocks:
+        """The text's tokens in one stream, cut into blocks with the tokenizer's own special tokens."""
+        documents = documents_of(self.source, None if text is None else TextData(text))
+        tokenizer = load_tokenizer(self.source)
+        file = tokenised(documents, tokenizer)
         limit = getattr(self.model.config, "max_position_embeddings", None) or block_size
-        return text_blocks(_read_text(file), tokenizer, min(block_size, limit), str(file))
-
-
-class TextBlocks(TorchDataset):
-    """Texts of equally many tokens: `input_ids (N)`, `attention_mask (N)`."""
-
-    def __init__(self, input_ids: Tensor) -> None:
-        self.input_ids = input_ids
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        ids = self.input_ids[index]
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def text_blocks(text: str, tokenizer: Any, block_size: int, name: str = "text") -> TextBlocks:
-    """Cut a text into blocks of `block_size` tokens, special tokens included; a shorter rest is left out.
-
-    Args:
-        text: plain text.
-        tokenizer: of the model.
-        block_size: tokens per block.
-        name: of the text, for messages.
-
-    Raises:
-        ValueError: the text is too short for one block.
-    """
-    special = tokenizer.num_special_tokens_to_add()
-    length = block_size - special
-    if length < 1:
-        raise ValueError(f"--block-size {block_size}: must be above the tokenizer's {special} special tokens")
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    if len(ids) < length:
-        raise ValueError(f"{name}: {len(ids)} tokens, too few for one text of {length}; give more, or a smaller block")
-    template = tokenizer("", add_special_tokens=True)["input_ids"]
-    blocks = [ids[start : start + length] for start in range(0, len(ids) - length + 1, length)]
-    return TextBlocks(torch.tensor([_framed(block, template) for block in blocks]))
-
-
-def _framed(block: list[int], template: list[int]) -> list[int]:
-    """A block between the special tokens that the tokenizer puts around an empty text (first half before it)."""
-    before = (len(template) + 1) // 2
-    return [*template[:before], *block, *template[before:]]
+        try:
+            blocks = TokenBlocks(file, min(block_size, limit), "stream", frame_of(tokenizer))
+        except ValueError as error:
+            raise ValueError(f"{documents.where}: {str(error).replace('text.block_size=', '--block-size ')}") from None
+        return PlainBlocks(blocks)
 
 
 def open_plain(source: str) -> PlainModel:
@@ -179,13 +140,6 @@ def _images(data: str) -> Dataset:
     """The images of any source, whatever their labels; also a folder of image files without classes."""
     parts = read_any_parts(data)
     return next(parts[part] for part in _PARTS if part in parts)
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -65,7 +65,8 @@ class TokenFile:
     """The tokens of one part.
 
     Attributes:
-        tokens: `(counts.tokens,)` uint16 or uint32, a memory map; every document ends with the separator.
+        tokens: `(counts.tokens,)` uint16 or uint32, a memory map; every document ends with the separator, where the
+            tokenizer has one (to train on, it must).
         ends: `(counts.documents,)` int64: the position after each document's separator.
         counts: how much there is.
         key: of the cache.
@@ -141,14 +142,16 @@ def _unknown(flat: np.ndarray, unknown: int | None, separator: int | None) -> in
     return 0 if unknown is None or unknown == separator else int((flat == unknown).sum())
 
 
-def _encoded(batch: list[str], tokenizer: PreTrainedTokenizerBase, separator: int, dtype: type) -> list[np.ndarray]:
-    """Each document's tokens and the separator; long documents are tokenised in pieces."""
+def _encoded(
+    batch: list[str], tokenizer: PreTrainedTokenizerBase, separator: int | None, dtype: type
+) -> list[np.ndarray]:
+    """Each document's tokens and the separator, if there is one; long documents are tokenised in pieces."""
     flat = ((number, piece) for number, text in enumerate(batch) for piece in pieces(text))
     found: list[list[np.ndarray]] = [[] for _ in batch]
     while group := list(islice(flat, _GROUP)):
         for (number, _), ids in zip(group, encode(tokenizer, [piece for _, piece in group])):
             found[number].append(np.asarray(ids, dtype))
-    end = np.asarray([separator], dtype)
+    end = np.asarray([] if separator is None else [separator], dtype)
     return [np.concatenate([*parts, end]) for parts in found]
 
 

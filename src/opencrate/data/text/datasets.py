@@ -17,6 +17,20 @@ EVALUATION_SEED = 0
 """With which texts are masked that are asked for by index alone: always the same tokens."""
 
 
+class PlainBlocks(Dataset):
+    """`input_ids` and `attention_mask`, int64 `(block_size,)`, by index: text to look at, with nothing to predict."""
+
+    def __init__(self, blocks: TokenBlocks) -> None:
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        ids, mask = self.blocks.take([index])
+        return _rows(input_ids=ids, attention_mask=mask)[0]
+
+
 class CausalBlocks(Dataset):
     """`input_ids` and `labels`, int64 `(block_size,)`; the model compares label i + 1 with what it says at i.
 
