@@ -55,15 +55,12 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         "main": (
             r"state_dict\..*|images|noise|mask|ids_restore|loss\..*"
             r"|grad\.(cls_token|mask_token|patch_embed.*|(decoder_)?blocks\.0\.layers\.0\..\.norm.*)",
-            r"latent|pred|(encoder|decoder)0\.half|decoder0\.out",
+            r"latent|pred|decoder0\.half",
         ),
         "mask_ratio_0.6": ("noise|mask|ids_restore|loss.*", "pred"),
         "other_lambda": (r"loss\..*", "pred"),
         "layernorm_eps_probe": (r"override\..*|loss\..*", "pred"),
-        "encoder_visualisation": (
-            r"h\d\d_w\d\d\.(images|layer\d\.attention_cls_row)|h24_w40\.pos_embedding",
-            "",
-        ),
+        "encoder_visualisation": (r"h24_w40\.(images|layer\d\.attention_cls_row|pos_embedding)", ""),
     },
     "crate_measures": {
         "definitions": (
