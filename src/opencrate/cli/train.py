@@ -67,8 +67,10 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _write_report(recipe: Any, trained: Any, command: str) -> bool:
     """Of a classifier, a CRATE autoencoder (a ViTMAE has no white box), or a language model with held-out text."""
+    from ..training.texts import LANGUAGE_TASKS
+
     directory, path = trained.directory, trained.directory / "report.html"
-    held_out_text = recipe.task in ("causal-lm", "masked-lm") and "loss" in trained.metrics
+    held_out_text = recipe.task in LANGUAGE_TASKS and "loss" in trained.metrics
     if recipe.task == "image-classification":
         from ..training.report import report_runs
         from ..training.saved import open_saved
