@@ -42,7 +42,14 @@ def test_recipe_builds_with_the_stated_parameters(name):
 
 @pytest.mark.parametrize(
     ("name", "baseline"),
-    [("shakespeare", "shakespeare-alpha"), ("shakespeare", "shakespeare-gpt2"), ("wikitext2", "wikitext2-gpt2")],
+    [
+        ("shakespeare", "shakespeare-alpha"),
+        ("shakespeare", "shakespeare-gpt2"),
+        ("wikitext2", "wikitext2-gpt2"),
+        ("wikitext2-bert", "wikitext2-bert-baseline"),
+        ("wikipedia-bert-base", "wikipedia-bert-baseline"),
+        ("pile-lm-base", "pile-gpt2"),
+    ],
 )
 def test_baseline_is_matched(name, baseline):
     one, other = load_recipe(name), load_recipe(baseline)
