@@ -38,7 +38,7 @@ def main() -> None:
     optimizer = build_optimizer(model, training)
     batch, shape = training.per_device_train_batch_size, (recipe.data.num_channels, *pair(recipe.data.image_size))
     images, labels = torch.randn(batch, *shape), torch.randint(10, (batch,))
-    measured = torch.randn(arguments.images, *shape)
+    measured = {"pixel_values": torch.randn(arguments.images, *shape)}
 
     def step() -> None:
         optimizer.zero_grad()

@@ -106,6 +106,15 @@ def test_bad_override_is_one_clear_error(override, words):
     assert override in message or "digits.yaml" in message
 
 
+def test_configuration_as_a_mapping_replaces_the_recipes_and_keeps_what_comes_after():
+    mapping = "model.config={hidden_size: 36, num_attention_heads: 2}"
+    expected = {"hidden_size": 36, "num_attention_heads": 4, "pool": "mean"}
+    assert load_recipe("shakespeare-alpha", [mapping]).model.config == {"hidden_size": 36, "num_attention_heads": 2}
+    later = [mapping, "model.config.pool=mean", "model.config.num_attention_heads=4"]
+    assert load_recipe("digits", later).model.config == expected
+    assert load_recipe("digits", [*later, "model.config={}"]).model.config == {}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

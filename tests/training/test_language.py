@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+from opencrate.analysis.rates import layer_measures
 from opencrate.training.models import build_text_config
 from opencrate.training.recipe import load_recipe
 from opencrate.training.tasks import task_of
@@ -86,6 +87,27 @@ def test_a_run_holds_model_tokenizer_and_metrics(form, corpus, tmp_path):
     ids = tokenizer("the bell rings", return_tensors="pt").input_ids
     assert torch.isfinite(model(ids).logits).all() and int(ids.max()) < model.config.vocab_size
     assert ("bits_per_byte" in run.metrics) == (form != "masked")
+
+
+@pytest.mark.parametrize("form", [TINY, (*TINY, *MASKED, "text.document=line", "text.packing=documents")])
+def test_layers_are_measured_on_text(form, corpus, tmp_path):
+    """What is logged at the end is what the saved model gives on unmasked text, padding left out."""
+    recipe = small(corpus, *form, "training.measure_images=5", "text.validation_fraction=0.2")
+    run = train(recipe, tmp_path / "run")
+    box = run.metrics["white_box"]
+    assert (box["images"], box["inputs"], box["split"]) == (5, "texts", "validation")
+    assert [row["step"] for row in box["history"]] == [0, 12] and len(box["history"][-1]["subspace_rate"]) == 1
+    blocks = task_of(recipe.task).build(recipe, skip_bad=False).validation.blocks
+    ids, mask = (torch.from_numpy(part) for part in blocks.take([index * len(blocks) // 5 for index in range(5)]))
+    model = (AutoModelForMaskedLM if MASKED[0] in form else AutoModelForCausalLM).from_pretrained(run.directory)
+    expected = layer_measures(model, [{"input_ids": ids, "attention_mask": mask}], 0.5)
+    for key in ("subspace_rate", "rate", "nonzero_fraction"):
+        assert box["history"][-1][key] == pytest.approx(expected.mean(key).tolist(), rel=1e-6), key
+    assert bool(mask.all()) == (form == TINY)
+
+
+def test_other_language_models_are_not_measured(corpus, tmp_path):
+    assert "white_box" not in train(small(corpus, *FORMS["gpt2"]), tmp_path / "run").metrics
 
 
 def test_loss_is_that_of_transformers(corpus):

@@ -30,10 +30,16 @@ def add_arguments(parser: Parser) -> None:
     language.add_text(parser)
     parser.add_argument("--compare", metavar="MODEL", nargs="+", default=[], help="models of the same tokenizer")
     parser.add_argument("--layers", type=layer_numbers, metavar="L,L,...", help="layers, from 1 (default: all)")
-    parser.add_argument("--num-features", type=positive_int, default=30, metavar="N", help="drawn per layer")
-    parser.add_argument("--num-tokens", type=positive_int, default=1 << 16, metavar="N", help="of the text")
-    parser.add_argument("--block-size", type=positive_int, default=128, metavar="N", help="tokens read at a time")
-    parser.add_argument("--seed", type=non_negative_int, default=0)
+    parser.add_argument(
+        "--num-features", type=positive_int, default=30, metavar="N", help="drawn per layer (default: 30)"
+    )
+    parser.add_argument(
+        "--num-tokens", type=positive_int, default=1 << 16, metavar="N", help="of the text (default: 65,536)"
+    )
+    parser.add_argument(
+        "--block-size", type=positive_int, default=128, metavar="N", help="tokens read at a time (default: 128)"
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: 0)")
     parser.add_argument(
         "--steer",
         type=_steer,

@@ -114,7 +114,7 @@ class TrainingRecipe:
     save_strategy: Literal["no", "epoch", "steps"] = "no"
     save_steps: int = 500
     save_total_limit: int | None = 2
-    measure_images: int = 64  # not augmented, on which a CRATE's rates and sparsity are logged; 0 is off
+    measure_images: int = 64  # or blocks of text, on which a CRATE's rates and sparsity are logged; 0 is off
     measure_every_epochs: int = 1
     tensorboard: bool = False  # event files in the run directory; needs the tensorboard package
 
@@ -184,7 +184,8 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
 
     Args:
         reference: a shipped recipe's name, a YAML file, or a run directory.
-        overrides: for example `["training.seed=3", "model.config.pool=mean"]`; they win.
+        overrides: for example `["training.seed=3", "model.config.pool=mean"]`; they win. `model.config={...}` takes the
+            place of the recipe's whole configuration, `model.config.pool=...` of one field.
         smoke: take the recipe's smoke form, which shrinks it to seconds on a laptop.
 
     Raises:
@@ -198,7 +199,10 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
     for key, (value, source) in shrunk.items() if smoke else ():
         _put(values, key, value, source)
     for override in overrides:
-        _put(values, *_read_override(override), f"override '{override}'")
+        key, value = _read_override(override)
+        _put(values, key, value, f"override '{override}'")
+        for field_key, item in _configuration(key, value):  # by field, so that a later override of one keeps the others
+            _put(values, field_key, item, f"override '{override}'")
 
     def where(key: str) -> str:
         return values[key][1] if key in values else str(path)

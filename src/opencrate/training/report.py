@@ -285,6 +285,7 @@ def _training_section(saved: SavedModel, name: str) -> ReportSection:
     box = saved.metrics["white_box"]
     first, last = (sum(box["history"][index]["subspace_rate"]) for index in (0, -1))
     symbol = MEASURES["subspace_rate"].symbol
+    measured = f"{box['images']} {box['split']} {box.get('inputs', 'images')}"
     figure = ReportFigure(
         name=f"training_measures_{saved.path.resolve().name}",
         title="The layers from epoch to epoch",
@@ -292,7 +293,7 @@ def _training_section(saved: SavedModel, name: str) -> ReportSection:
         alt="R^c after compression and the non-zero fraction after sparsification, per layer, against the epoch",
         theory="Training is end to end: nothing in it asks for a lower R^c, the theory only hopes for it.",
         measured=f"Summed over the layers, {symbol} went from {first:.1f} to {last:.1f} nats during training.",
-        how=f"{box['images']} {box['split']} images at the end of epochs, the same ones each time; ε = {box['eps']:g}.",
+        how=f"{measured} at the end of epochs, the same ones each time; ε = {box['eps']:g}.",
     )
     return ReportSection(f"While training: {name}", (), (figure,))
 

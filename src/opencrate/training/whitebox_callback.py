@@ -1,23 +1,26 @@
 """The objective while it is trained: rates and sparsity of every layer at the end of the epochs.
 
-Nothing here changes a run: the images are fixed by the recipe, the model is measured in evaluation mode without
-gradients, and no random number is drawn.
+Nothing here changes a run: the images or texts are fixed by the recipe, the model is measured in evaluation mode
+without gradients, and no random number is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
+from ..analysis.inputs import num_inputs_of, read_batches
 from ..analysis.rates import layer_measures
 from ..data.labelled import cells_of
 from ..data.sources import ImageSplits
 from ..data.tensors import ImageTransform
+from ..data.text.load import TextSplits
 from .callbacks import RunLog
 from .ema import WeightAverage
 from .recipe import TrainingRecipe
@@ -38,37 +41,58 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class MeasuredImages:
-    """The images that a run is measured on, the same at every epoch.
+class MeasuredInputs:
+    """What a run is measured on, the same at every epoch.
 
     Attributes:
-        pixel_values: float32 `(n, C, H, W)`, not augmented.
-        split: "validation", or "training" where the recipe holds out no images.
+        fields: float32 `pixel_values (n, C, H, W)`, not augmented, or int64 `input_ids` and `attention_mask (n, N)`,
+            nothing of it masked.
+        split: "validation", or "training" where the recipe holds out none.
     """
 
-    pixel_values: Tensor
+    fields: Mapping[str, Tensor]
     split: str
 
+    def __len__(self) -> int:
+        return num_inputs_of(self.fields)
 
-def measured_images(splits: ImageSplits, transform: ImageTransform, count: int) -> MeasuredImages:
+    @property
+    def kind(self) -> str:
+        """ "images" or "texts"."""
+        return "images" if "pixel_values" in self.fields else "texts"
+
+
+def measured_images(splits: ImageSplits, transform: ImageTransform, count: int) -> MeasuredInputs:
     """`count` images (or all, if there are fewer) at equal distances through the validation or the training split."""
+    split, name, rows = _spread(splits, count)
+    return MeasuredInputs({"pixel_values": transform(cells_of(split, rows))}, name)
+
+
+def measured_texts(splits: TextSplits, count: int) -> MeasuredInputs:
+    """As `measured_images`, of blocks of text."""
+    split, name, rows = _spread(splits, count)
+    ids, mask = split.blocks.take(rows)
+    return MeasuredInputs({"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}, name)
+
+
+def _spread(splits: ImageSplits | TextSplits, count: int) -> tuple[Any, str, list[int]]:
+    """The split to measure on, its name, and `count` rows of it at equal distances."""
     split, name = (splits.train, "training") if splits.validation is None else (splits.validation, "validation")
     count = min(count, len(split))
-    rows = [index * len(split) // count for index in range(count)]
-    return MeasuredImages(transform(cells_of(split, rows)), name)
+    return split, name, [index * len(split) // count for index in range(count)]
 
 
 class WhiteBoxLog(TrainerCallback):
     """Measures the layers before the first step and at the end of epochs, in the first process only.
 
     Attributes:
-        rows: one dict per measurement: `epoch`, `step`, and for each of `MEASURES` its mean over the images, a list
+        rows: one dict per measurement: `epoch`, `step`, and for each of `MEASURES` its mean over the inputs, a list
             with one value per layer.
         writer: a TensorBoard `SummaryWriter`, or `None`.
 
     Args:
         model: a CRATE, or a CRATE autoencoder, whose encoder is measured on whole images.
-        images: to measure on.
+        inputs: to measure on.
         training: the recipe's `measure_*` fields.
         log: where a line per measurement is written.
         average: measured in place of the weights, since it is what the run leaves.
@@ -77,7 +101,7 @@ class WhiteBoxLog(TrainerCallback):
     def __init__(
         self,
         model: PreTrainedModel,
-        images: MeasuredImages,
+        inputs: MeasuredInputs,
         training: TrainingRecipe,
         log: RunLog,
         average: WeightAverage | None = None,
@@ -85,7 +109,7 @@ class WhiteBoxLog(TrainerCallback):
         self.rows: list[dict[str, Any]] = []
         self.writer: Any = None
         self._model = model
-        self._images = images
+        self._inputs = inputs
         self._every = training.measure_every_epochs
         self._batch_size = training.per_device_eval_batch_size
         self._log = log
@@ -105,8 +129,9 @@ class WhiteBoxLog(TrainerCallback):
     def to_dict(self) -> dict[str, Any]:
         """What was measured, on what, for `metrics.json`."""
         return {
-            "images": len(self._images.pixel_values),
-            "split": self._images.split,
+            "images": len(self._inputs),
+            "inputs": self._inputs.kind,
+            "split": self._inputs.split,
             "eps": EPS,
             "history": self.rows,
         }
@@ -115,7 +140,7 @@ class WhiteBoxLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         with self._average.applied(self._model) if self._average else nullcontext():
-            values = measured_layers(self._model, self._images.pixel_values, self._batch_size)
+            values = measured_layers(self._model, self._inputs.fields, self._batch_size)
         row = {"epoch": state.epoch or 0, "step": state.global_step, **values}
         self.rows.append(row)
         self._log.write({"step": state.global_step, "epoch": row["epoch"], "white_box": values})
@@ -123,11 +148,11 @@ class WhiteBoxLog(TrainerCallback):
             write_scalars(self.writer, values, state.global_step)
 
 
-def measured_layers(model: PreTrainedModel, pixel_values: Tensor, batch_size: int) -> dict[str, list[float]]:
-    """Each of `MEASURES` as its mean over the images, one value per layer; no dead atoms where there are no codes."""
+def measured_layers(model: PreTrainedModel, fields: Mapping[str, Tensor], batch_size: int) -> dict[str, list[float]]:
+    """Each of `MEASURES` as its mean over the inputs, one value per layer; no dead atoms where there are no codes."""
     has_codes = model.config.sparsification != "none"
     keys = [key for key in MEASURES if has_codes or key != "dead_atoms"]
-    found = layer_measures(model, pixel_values.split(batch_size), EPS, measures=keys)
+    found = layer_measures(model, read_batches([fields], batch_size=batch_size), EPS, measures=keys)
     return {key: (found.totals[key] if key in found.totals else found.mean(key)).tolist() for key in keys}
 
 

@@ -25,7 +25,7 @@ _WIDTH = 3.9
 def plot_training_measures(
     white_box: Mapping[str, Any], keys: Sequence[str] = ("subspace_rate", "nonzero_fraction")
 ) -> Figure:
-    """One panel per measure: its mean over the images against the epoch, one line per layer, first dark, last bright.
+    """One panel per measure: its mean over the inputs against the epoch, one line per layer, first dark, last bright.
 
     Args:
         white_box: the entry of that name in a run's `metrics.json`.
@@ -39,13 +39,14 @@ def plot_training_measures(
         if not rows or key not in rows[0]:
             raise ValueError(f"white_box: no measure '{key}' in it; train with training.measure_images above 0")
     epochs, layers = [row["epoch"] for row in rows], len(rows[0][keys[0]])
+    each = white_box.get("inputs", "images").removesuffix("s")
     colours = [colormaps["viridis"](0.9 * layer / max(1, layers - 1)) for layer in range(layers)]
     figure = Figure(figsize=(_WIDTH, 2.5 * len(keys) + 0.3), layout="constrained")
     panels = figure.subplots(len(keys), 1, sharex=True, squeeze=False)[:, 0]
     for axes, key in zip(panels, keys):
         for layer, colour in enumerate(colours):
             axes.plot(epochs, [row[key][layer] for row in rows], color=colour, linewidth=1.3, label=f"{layer + 1}")
-        axes.set_ylabel(LABELS[key], fontsize=9)
+        axes.set_ylabel(LABELS[key].replace("image", each), fontsize=9)
         axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)

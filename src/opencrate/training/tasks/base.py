@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..initialisation import Initialisation
 from ..recipe import Recipe
-from ..whitebox_callback import MeasuredImages
+from ..whitebox_callback import MeasuredInputs
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Parts:
     train: Dataset
     validation: Dataset | None
     test: Dataset | None
-    measured: MeasuredImages | None = None
+    measured: MeasuredInputs | None = None
     data: dict[str, Any] = field(default_factory=dict)
 
 

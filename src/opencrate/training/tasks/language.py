@@ -17,6 +17,7 @@ from ..initialisation import start_model
 from ..losses import cross_entropy_sum
 from ..models import build_text_config
 from ..recipe import Recipe
+from ..whitebox_callback import measured_texts
 from .base import Parts, Task, add_up
 
 
@@ -33,6 +34,7 @@ class LanguageModelling(Task):
     def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
         splits = load_text(recipe.text, self.objective)
         model, initialisation = start_model(recipe, build_text_config(recipe, splits.tokenizer))
+        count = recipe.training.measure_images if model.config.model_type == "crate_text" else 0
         return Parts(
             model=model,
             initialisation=initialisation,
@@ -40,6 +42,7 @@ class LanguageModelling(Task):
             train=splits.train,
             validation=splits.validation,
             test=splits.test or splits.validation,
+            measured=measured_texts(splits, count) if count else None,
             data=splits.fingerprint(),
         )
 
