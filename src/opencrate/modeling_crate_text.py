@@ -6,11 +6,12 @@ The stack under them is in modeling_crate_text_model.py, heads for classificatio
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
 from ._hf import can_return_tuple
+from .blocks import Linear
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel, CrateTextStates
@@ -37,7 +38,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
     def __init__(self, config: CrateTextConfig):
         super().__init__(config)
         self.crate = CrateTextModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -175,7 +176,7 @@ class CrateForMaskedLM(CrateTextPreTrainedModel):
     def __init__(self, config: CrateTextConfig):
         super().__init__(config)
         self.crate = CrateTextModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

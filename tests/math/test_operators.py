@@ -351,3 +351,28 @@ def test_orthogonality_penalty_is_zero_only_for_orthonormal_columns():
     assert ops.orthogonality_penalty(2 * U[0]) == pytest.approx(4 * 9.0)
     M = randn(6, 3).requires_grad_()
     assert torch.autograd.gradcheck(ops.orthogonality_penalty, (M,))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 15, 16])
+@pytest.mark.parametrize("outputs", [5, 8, 37])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_of_a_few_rows_is_the_ordinary_one(rows, outputs, bias, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    X, W = torch.randn(rows, 1, 12, generator=g), torch.randn(outputs, 12, generator=g)
+    b = torch.randn(outputs, generator=g) if bias else None
+    products = []
+    real = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *args: products.append(args) or real(*args))
+    with torch.no_grad():
+        torch.testing.assert_close(ops.linear(X, W, b), torch.nn.functional.linear(X, W, b), rtol=1e-6, atol=1e-6)
+        assert bool(products) == (rows < 16 and outputs >= 8)
+        torch.testing.assert_close(ops.linear(X, W.mT.contiguous().mT, b), ops.linear(X, W, b))
+    products.clear()
+    ops.linear(X.requires_grad_(), W, b).sum().backward()
+    assert not products  # training takes the library's product, whose gradients are fused
+    torch.testing.assert_close(X.grad, W.sum(0).expand_as(X))
+
+
+def test_linear_of_nothing():
+    with torch.no_grad():
+        assert ops.linear(torch.zeros(0, 12), torch.zeros(8, 12)).shape == (0, 8)
