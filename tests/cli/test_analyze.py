@@ -7,6 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, ViTImageProcessor
 
+from opencrate import CrateForCausalLM, CrateTextConfig
+
 from ..analysis.foreign_models import tiny
 
 WORDS = [f"w{number}" for number in range(37)]
@@ -61,6 +63,18 @@ def test_text_model(opencrate, gpt2, book, tmp_path):
     assert len(box["series"]["trained"]["values"]["rate"]) == 5
     page = (tmp_path / "out" / "report.html").read_text()
     assert "value projections" in page and "texts of up to 8 tokens of book.txt" in page
+
+
+def test_crate_of_text_counts_as_derived(opencrate, book, tmp_path):
+    """A language CRATE is judged by the theory, as those of images are."""
+    folder = tmp_path / "tiny-crate"
+    CrateForCausalLM(CrateTextConfig.from_size("tiny", vocab_size=40)).save_pretrained(folder)
+    save_tokenizer(folder)
+    words = ["--text", book, "--block-size", 8, "--num-images", 5, "--output", tmp_path / "out"]
+    result = opencrate("analyze", folder, *words)
+    assert result.code == 0, result.err
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "derived from the objective" not in page and "Nothing for this model" not in page
 
 
 def test_vision_backbone_on_unlabelled_images(opencrate, dino, images, tmp_path):

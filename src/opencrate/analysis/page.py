@@ -26,7 +26,7 @@ _OWN_FIGURE = (
 )
 """Measures over the layers with a figure among the first."""
 
-CRATES = ("crate", "crate_mae")
+CRATES = ("crate", "crate_mae", "crate_text")
 """Model types that were derived from the objective."""
 
 
