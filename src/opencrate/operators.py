@@ -147,7 +147,7 @@ def mssa(
     heads = subspace_attention(project(Z, U), scale, mask)
     if W is None:
         return factor * (heads @ U.transpose(-1, -2)).sum(-3)
-    return linear(heads.transpose(-3, -2).flatten(-2), W, b)
+    return F.linear(heads.transpose(-3, -2).flatten(-2), W, b)
 
 
 def multi_head_attention(
@@ -179,7 +179,7 @@ def multi_head_attention(
         ``(..., N, d)``.
     """
     heads = attention_maps(project(Z, Q), scale, mask, keys=project(Z, K)) @ project(Z, V)
-    return linear(heads.transpose(-3, -2).flatten(-2), W, b)
+    return F.linear(heads.transpose(-3, -2).flatten(-2), W, b)
 
 
 def gamma(num_tokens: int, dim: int, eps: float) -> float:

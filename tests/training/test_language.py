@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from opencrate.analysis.rates import layer_measures
 from opencrate.training.models import build_text_config
@@ -244,6 +244,22 @@ def test_sentences_from_a_masked_model(corpus, tmp_path):
     scratch = [*data, "model.init_from=null", "model.size=tiny", "model.config={is_causal: false, hidden_size: 32}"]
     fresh = train(load_recipe("glue", [*scratch, f"glue.tokenizer={masked}"]), tmp_path / "fresh")
     assert "initialisation" not in fresh.metrics
+
+
+def test_pairs_from_a_model_without_segments(corpus, tmp_path):
+    """A masked run knows no segments: pairs come without them, in training and in the saved tokenizer."""
+    masked = train(small(corpus, *TINY, *MASKED), tmp_path / "masked").directory
+    (tmp_path / "rte").mkdir()
+    rows = [f"{n}\t{WORDS[n]} {WORDS[0]}\t{WORDS[1]}\t{('entailment', 'not_entailment')[n % 2]}" for n in range(8)]
+    for part in ("train", "dev"):
+        lines = ["index\tsentence1\tsentence2\tlabel", *rows]
+        (tmp_path / "rte" / f"{part}.tsv").write_text("\n".join(lines) + "\n")
+    values = [f"model.init_from={masked}", f"glue.path={tmp_path / 'rte'}", "glue.task=rte", "glue.max_length=24"]
+    run = train(load_recipe("glue", [*values, "training.max_steps=2"]), tmp_path / "run")
+    assert run.metrics["test"]["dev"]["examples"] == 8
+    pair = AutoTokenizer.from_pretrained(run.directory)(WORDS[0], WORDS[1], return_tensors="pt")
+    assert "token_type_ids" not in pair
+    AutoModelForSequenceClassification.from_pretrained(run.directory)(**pair)
 
 
 def test_sentences_need_a_tokenizer(tmp_path):

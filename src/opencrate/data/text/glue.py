@@ -130,6 +130,13 @@ class GlueSplits:
         """Class names in the order of the class numbers."""
         return list(GLUE_TASKS[self.task].classes) or None
 
+    def drop_segments(self) -> None:
+        """Leave out `token_type_ids`, here and in what the tokenizer gives: for a model that knows no segments."""
+        for part in (self.train, *self.validation.values()):
+            part.fields.pop("token_type_ids", None)
+        kept = [name for name in self.tokenizer.model_input_names if name != "token_type_ids"]
+        self.tokenizer.model_input_names = kept
+
     @cached_property
     def _fingerprint(self) -> dict[str, dict[str, Any]]:
         return {

@@ -37,6 +37,8 @@ class SentenceClassification(Task):
         names = splits.label_names
         labels = {"num_labels": 1} if names is None else {"id2label": dict(enumerate(names))}
         config = build_text_config(recipe, splits.tokenizer, glue.max_length, labels)
+        if getattr(config, "type_vocab_size", 0) < 2:
+            splits.drop_segments()
         model, initialisation = start_model(recipe, config)
         first = next(iter(splits.validation.values()))
         return Parts(
