@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from opencrate import CrateForCausalLM, CrateTextConfig
+from opencrate._hf import CACHE
 
 
 def crate(size: str, layers: int | None = None) -> CrateForCausalLM:
@@ -156,7 +157,7 @@ def decode(a: argparse.Namespace) -> None:
 def cache_bytes(model: nn.Module, prompt: Tensor) -> int:
     """Bytes of the numbers that the cache of so many tokens holds."""
     with torch.no_grad():
-        cache = model(prompt, use_cache=True, logits_to_keep=1).past_key_values
+        cache = model(prompt, use_cache=True, logits_to_keep=1)[CACHE]
     return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
 
 

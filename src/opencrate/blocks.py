@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._hf import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
+from ._hf import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, one_cache
 from .operators import (
     FEW_TOKENS,
     attention_maps,
@@ -158,6 +158,7 @@ class MSSA(nn.Module):
         attention_mask: Tensor | None = None,
         output_attentions: bool = False,
         past_key_values: Any = None,
+        cache: Any = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, N, d)`` -> the update ``(B, N, d)`` and, when asked for, the maps ``(B, K, N, keys)``.
@@ -168,8 +169,9 @@ class MSSA(nn.Module):
         projected = self.subspaces(tokens)
         queries, keys = self._queries_and_keys(tokens, projected)
         values = projected
-        if past_key_values is not None:
-            keys, values = self._remember(past_key_values, keys, values)
+        cache = one_cache(cache, past_key_values)
+        if cache is not None:
+            keys, values = self._remember(cache, keys, values)
         attend = attention_function(self.config._attn_implementation, projected.dtype, projected.device)
         dropout = self.dropout if self.training else 0.0
         heads, _ = attend(self, queries, keys, values, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
+from ._hf import CACHE_NAMES
 from ._suggest import suggest
 from .configuration_crate_blocks import CrateBlockConfig
 
@@ -37,7 +38,7 @@ class CrateTextConfig(CrateBlockConfig):
     """
 
     model_type = "crate_text"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 (transformers' convention)
+    keys_to_ignore_at_inference = list(CACHE_NAMES)  # noqa: RUF012 (transformers' convention)
 
     vocab_size: int = 50304
     max_position_embeddings: int = 1024

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import Cache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
-from ._hf import can_return_tuple
+from ._hf import CACHE, CACHE_NAMES, CacheByEitherName, can_return_tuple, one_cache
 from .blocks import Linear
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
@@ -20,8 +20,8 @@ __all__ = ["CrateCausalLMOutput", "CrateForCausalLM", "CrateForMaskedLM", "Crate
 
 
 @dataclass
-class CrateCausalLMOutput(CrateTextStates, CausalLMOutputWithPast):
-    """``loss``, ``logits (B, N, vocabulary)``, ``past_key_values``, and the states."""
+class CrateCausalLMOutput(CacheByEitherName, CrateTextStates, CausalLMOutputWithPast):
+    """``loss``, ``logits (B, N, vocabulary)``, the cache, and the states."""
 
 
 @dataclass
@@ -53,6 +53,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs,
     ) -> CrateCausalLMOutput:
         """Logits of the next token at every place and, given labels, the mean cross-entropy in nats.
@@ -68,9 +69,9 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             attention_mask,
             token_type_ids,
             position_ids,
-            past_key_values,
-            inputs_embeds,
+            inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE: one_cache(cache, past_key_values)},
             **kwargs,
         )
         tokens = outputs.last_hidden_state
@@ -81,9 +82,8 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         logits, loss = self.lm_head(tokens), None
         if labels is not None or kwargs.get("shift_labels") is not None:
             loss = self._with_penalties(self.loss_function(logits, labels, self.config.vocab_size, **kwargs))
-        return CrateCausalLMOutput(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, **self._states_of(outputs)
-        )
+        states = self._states_of(outputs)
+        return CrateCausalLMOutput(loss=loss, logits=logits, **{CACHE: getattr(outputs, CACHE)}, **states)
 
     def generate(self, inputs: Tensor | None = None, generation_config=None, *args, context_overflow=None, **kwargs):
         """Generate tokens: transformers' ``generate``, all its arguments and strategies, within the context.
@@ -109,15 +109,18 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         needed = self._needed_positions(inputs, settings, kwargs)
         if needed > self.config.max_position_embeddings:
             self._check_overflow(needed, overflow, kwargs)
-        if self._takes_own_cache(settings, kwargs):
-            kwargs["past_key_values"] = SubspaceCache(self.config, min(needed, self.config.max_position_embeddings))
+        given = one_cache(*(kwargs.pop(name, None) for name in CACHE_NAMES))
+        if given is None and self._takes_own_cache(settings, kwargs):
+            given = SubspaceCache(self.config, min(needed, self.config.max_position_embeddings))
+        if given is not None:
+            kwargs[CACHE] = given
         return super().generate(inputs, generation_config, *args, context_overflow=overflow, **kwargs)
 
     def _takes_own_cache(self, settings: Any, kwargs: dict[str, Any]) -> bool:
         """Whether the caller left the choice of a cache to us."""
-        asked = [kwargs.get(name) for name in ("past_key_values", "cache_implementation", "custom_generate")]
+        asked = [kwargs.get(name) for name in ("cache_implementation", "custom_generate")]
         use = kwargs.get("use_cache", getattr(settings, "use_cache", None))
-        return asked == [None] * 3 and getattr(settings, "cache_implementation", None) is None and use is not False
+        return asked == [None] * 2 and getattr(settings, "cache_implementation", None) is None and use is not False
 
     def _needed_positions(self, inputs: Tensor | None, settings: Any, kwargs: dict[str, Any]) -> int:
         """Positions that a call of ``generate`` can come to use; the last token generated needs none."""
@@ -151,19 +154,21 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
+        next_sequence_length: int | None = None,
         past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         context_overflow: str | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> dict[str, Any]:
         """Inputs of the next forward: transformers', or beyond the context its last tokens without a cache."""
-        context = self.config.max_position_embeddings
+        context, cache = self.config.max_position_embeddings, one_cache(cache, past_key_values)
         if context_overflow == "crop" and input_ids.shape[1] > context:
-            input_ids, past_key_values = input_ids[:, -context:], None
+            input_ids, cache, next_sequence_length = input_ids[:, -context:], None, None
             attention_mask = None if attention_mask is None else attention_mask[:, -context:]
-            kwargs.update(next_sequence_length=None, position_ids=None, use_cache=False)
+            kwargs.update(position_ids=None, use_cache=False)
         return super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs
+            input_ids, next_sequence_length, attention_mask=attention_mask, **{CACHE: cache}, **kwargs
         )
 
 

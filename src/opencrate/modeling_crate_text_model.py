@@ -15,11 +15,15 @@ from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ._hf import (
+    CACHE,
+    CACHE_NAMES,
+    CacheByEitherName,
     capture_outputs,
     create_bidirectional_mask,
     create_causal_mask,
     init,
     merge_with_config_defaults,
+    one_cache,
 )
 from .blocks import ISTA, CrateLayer, OutputMap, orthogonality_loss
 from .cache import SubspaceCache
@@ -50,8 +54,8 @@ class CrateTextStates:
 
 
 @dataclass
-class CrateTextModelOutput(CrateTextStates, BaseModelOutputWithPast):
-    """``last_hidden_state (B, N, d)`` after the final norm, ``past_key_values``, and the states."""
+class CrateTextModelOutput(CacheByEitherName, CrateTextStates, BaseModelOutputWithPast):
+    """``last_hidden_state (B, N, d)`` after the final norm, the cache, and the states."""
 
 
 class CrateTextEmbeddings(nn.Module):
@@ -83,6 +87,7 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
     causal: bool | None = None
     """Whether the class needs a causal model; ``None`` takes either."""
     _no_split_modules = ["CrateTextEmbeddings", "CrateLayer"]  # noqa: RUF012 (transformers' convention)
+    _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012
 
     def __init__(self, config: CrateTextConfig, *args, **kwargs):
         if config.is_causal is None:
@@ -123,6 +128,8 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
 class CrateTextModel(CrateTextPreTrainedModel):
     """Embedding, L layers and, where the configuration has it, a final norm."""
 
+    gradient_checkpointing = False  # set by activation_checkpointing_enable(), as in the layers
+
     def __init__(self, config: CrateTextConfig):
         super().__init__(config)
         self.embeddings = CrateTextEmbeddings(config)
@@ -150,6 +157,7 @@ class CrateTextModel(CrateTextPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> CrateTextModelOutput:
         """Encode tokens.
@@ -161,40 +169,52 @@ class CrateTextModel(CrateTextPreTrainedModel):
             position_ids: ``(B, N)``; by default a causal model counts attended tokens, another one all. Counting from
                 0 again at each document of a packed block, without an attention mask, keeps a causal model's
                 documents from seeing each other.
-            past_key_values: the cache of earlier tokens, of a causal model.
+            past_key_values: ``cache`` by the name that transformers had for it before 5.24.
             inputs_embeds: ``(B, N, d)`` instead of ``input_ids``.
             use_cache: return a cache (causal models, outside training).
+            cache: of earlier tokens, of a causal model; this call's tokens are added.
             kwargs: ``output_hidden_states``, ``output_compressed_states``, ``output_projected_states``,
                 ``output_sparse_codes``, ``output_attentions``.
 
         Raises:
-            ValueError: ids beyond the tables; more tokens than the context; an output flag the model does not know.
+            ValueError: ids beyond the tables; more tokens than the context; an output flag the model does not know; a
+                cache where none can be used.
         """
         self._check_outputs(kwargs)
+        cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, one of the two")
         positions = self._positions(
-            inputs_embeds if input_ids is None else input_ids, position_ids, attention_mask, past_key_values
+            inputs_embeds if input_ids is None else input_ids, position_ids, attention_mask, cache
         )
         tokens = self._embed(input_ids, inputs_embeds, positions, token_type_ids)
-        mask = self._mask(tokens, attention_mask, past_key_values, position_ids)
-        past_key_values = self._cache(past_key_values, use_cache)
+        mask = self._mask(tokens, attention_mask, cache, position_ids)
+        cache = self._cache_to_fill(cache, use_cache)
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
         for layer in self.layers:
-            tokens = layer(tokens, mask, output_attentions=maps, past_key_values=past_key_values)
+            tokens = layer(tokens, mask, output_attentions=maps, **{CACHE: cache})
         if self.config.final_norm:
             tokens = self.norm(tokens)
-        return CrateTextModelOutput(last_hidden_state=tokens, past_key_values=past_key_values if use_cache else None)
+        return CrateTextModelOutput(last_hidden_state=tokens, **{CACHE: cache if use_cache else None})
 
-    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
-        """The cache to fill, if any."""
+    def _cache_to_fill(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
+        """The cache that the layers are to fill, if any.
+
+        With activation checkpointing there is none: a layer computed again in the backward pass would add to it twice,
+        so transformers keeps it from the layers (before 5.24 also where no gradient is asked for).
+        """
         if not self.config.is_causal:
-            if past_key_values is not None:
-                raise ValueError("past_key_values: only a causal model has a cache, and this one has is_causal=False")
+            if cache is not None:
+                raise ValueError("cache: only a causal model has a cache, and this one has is_causal=False")
             return None
-        if past_key_values is None and use_cache and not self.training:
-            return SubspaceCache(self.config)
-        return past_key_values
+        if self.gradient_checkpointing and self.training and (torch.is_grad_enabled() or CACHE != "cache"):
+            if cache is not None and cache.get_seq_length():
+                raise ValueError(
+                    f"cache: one that holds tokens ({cache.get_seq_length()}) does not go with activation "
+                    "checkpointing in training: give the tokens themselves, or turn checkpointing off"
+                )
+            return None
+        return SubspaceCache(self.config) if cache is None and use_cache and not self.training else cache
 
     def _embed(
         self,
@@ -237,8 +257,8 @@ class CrateTextModel(CrateTextPreTrainedModel):
                 config=self.config,
                 inputs_embeds=tokens,
                 attention_mask=attention_mask,
-                past_key_values=cache,
                 position_ids=position_ids,
+                **{CACHE: cache},
             )
         if attention_mask is None:
             return None

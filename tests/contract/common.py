@@ -61,6 +61,13 @@ def images_of(model, batch: int = 2, size: tuple[int, int] | None = None, seed: 
     return torch.randn(batch, config.num_channels, *(size or native), generator=generator).to(model.dtype)
 
 
+def checkpoint_activations(model) -> None:
+    """Turn activation checkpointing on, by the name that the installed transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+    assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 def gradients_of(model, images: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     model(images, labels=torch.arange(len(images)) % 3).loss.backward()

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 from opencrate import CrateMAEConfig, CrateMAEForPreTraining, CrateMAEModel
 from opencrate.modeling_crate_mae import random_mask
 
-from .common import images_of
+from .common import checkpoint_activations, images_of
 from .common import model_of as classifier_of
 
 BASE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 2}
@@ -249,7 +249,7 @@ def test_gradient_checkpointing_changes_nothing():
     run(model, images).loss.backward()
     plain = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    model.gradient_checkpointing_enable()
+    checkpoint_activations(model)
     run(model.train(), images).loss.backward()
     torch.testing.assert_close([parameter.grad for parameter in model.parameters()], plain)
 

@@ -9,7 +9,16 @@ from torch.nn.attention.flex_attention import create_block_mask
 from opencrate import CrateForImageClassification, CrateModel
 from opencrate.blocks import attention_function, dense_mask, matmul_attention
 
-from .common import ALL_STATES, STATES, VARIANTS, config_of, gradients_of, images_of, model_of
+from .common import (
+    ALL_STATES,
+    STATES,
+    VARIANTS,
+    checkpoint_activations,
+    config_of,
+    gradients_of,
+    images_of,
+    model_of,
+)
 
 close = torch.testing.assert_close
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -63,8 +72,7 @@ def test_activation_checkpointing_changes_nothing(variant):
     model = model_of(variant).train()
     images = images_of(model)
     plain, states = gradients_of(model, images), model(images, **ALL_STATES)
-    model.activation_checkpointing_enable()
-    assert model.is_activation_checkpointing
+    checkpoint_activations(model)
     assert_same_outputs(gradients_of(model, images), plain, rtol=1e-5, atol=1e-6)
     assert_same_outputs(model(images, **ALL_STATES), states, rtol=1e-5, atol=1e-6)
 

@@ -15,9 +15,10 @@ from opencrate import (
     CrateTextConfig,
     CrateTextModel,
 )
+from opencrate._hf import CACHE
 from opencrate.cache import SubspaceCache, SubspaceLayer
 
-from .common import ALL_STATES, model_of
+from .common import ALL_STATES, checkpoint_activations, model_of
 from .text import FORMS, VARIANTS, ids_of, text_config, text_model
 
 COUNTS = {  # vocabulary 50,304, context 1,024 (BERT 30,522 and 512)
@@ -135,7 +136,7 @@ def test_gradient_checkpointing_and_dropout():
     model(ids, labels=ids).loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    model.activation_checkpointing_enable()
+    checkpoint_activations(model)
     model(ids, labels=ids).loss.backward()
     for name, parameter in model.named_parameters():
         assert_close(parameter.grad, expected[name])
@@ -197,8 +198,8 @@ def test_logits_with_a_cache_equal_those_without(variant, dtype, tolerance):
     with torch.no_grad():
         whole, cache, pieces = model(ids).logits, None, []
         for piece in ids.split([7, 1, 4, 1, 1, 6], dim=1):
-            outputs = model(piece, past_key_values=cache, use_cache=True)
-            cache = outputs.past_key_values
+            outputs = model(piece, use_cache=True, **{CACHE: cache})
+            cache = outputs[CACHE]
             pieces.append(outputs.logits)
     assert isinstance(cache, SubspaceCache) and cache.get_seq_length() == 20
     scale = max(1, whole.abs().max().item())
@@ -213,9 +214,9 @@ def test_the_cache_is_half_of_gpt2s():
     ids = ids_of(2, 9)
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=24, n_embd=16, n_layer=2, n_head=2)).eval()
     with torch.no_grad():
-        theirs = gpt2(ids, use_cache=True).past_key_values
+        theirs = gpt2(ids, use_cache=True)[CACHE]
         for variant in FORMS:
-            ours = text_model(variant)(ids, use_cache=True).past_key_values
+            ours = text_model(variant)(ids, use_cache=True)[CACHE]
             assert 2 * cache_bytes(ours) == cache_bytes(theirs) == 2 * 2 * 2 * 9 * 16 * 4
             room = sum(states.untyped_storage().nbytes() for layer in ours.layers for states in layer._room)
             assert room == cache_bytes(ours)
@@ -224,7 +225,7 @@ def test_the_cache_is_half_of_gpt2s():
 def test_gradients_flow_through_a_cache():
     model, ids = text_model("alpha"), ids_of(2, 10)
     first = model(ids[:, :6], use_cache=True)
-    second = model(ids[:, 6:], past_key_values=first.past_key_values)
+    second = model(ids[:, 6:], **{CACHE: first[CACHE]})
     torch.cat((first.logits, second.logits), 1).square().sum().backward()
     grads = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
@@ -279,11 +280,11 @@ def test_inputs_that_do_not_fit(inputs, message):
 
 def test_a_cache_filled_to_the_context():
     model = text_model()
-    cache = model(ids_of(1, 24), use_cache=True).past_key_values
+    cache = model(ids_of(1, 24), use_cache=True)[CACHE]
     with pytest.raises(ValueError, match="25 tokens are more than the context of 24"):
-        model(ids_of(1, 1), past_key_values=cache)
+        model(ids_of(1, 1), **{CACHE: cache})
     with pytest.raises(ValueError, match="only a causal model has a cache"):
-        text_model(cls=CrateForMaskedLM)(ids_of(1, 1), past_key_values=SubspaceCache(model.config))
+        text_model(cls=CrateForMaskedLM)(ids_of(1, 1), **{CACHE: SubspaceCache(model.config)})
 
 
 @pytest.mark.parametrize(

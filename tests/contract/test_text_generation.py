@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers import StaticCache
 
+from opencrate._hf import CACHE
 from opencrate.cache import SubspaceCache
 
 from .text import FORMS, ids_of, text_model
@@ -35,25 +36,23 @@ def test_greedy_by_every_way_of_keeping_the_past(variant):
         {"use_cache": False},
         {"cache_implementation": "dynamic"},
         {"cache_implementation": "static"},
-        {"past_key_values": StaticCache(config=model.config, max_cache_len=14)},
-        {"past_key_values": given},
+        {CACHE: StaticCache(config=model.config, max_cache_len=14)},
+        {CACHE: given},
         {"prompt_lookup_num_tokens": 3},
     ]
     for settings in ways:
         rows = [ids[:1], ids[1:]] if "prompt_lookup_num_tokens" in settings else [ids]  # one text at a time there
         assert torch.equal(torch.cat([generated(model, row, **settings) for row in rows]), expected), settings
     assert given.get_seq_length() == 13
-    assert torch.equal(
-        generated(model, expected, past_key_values=given, max_new_tokens=3), naive_greedy(model, ids, 11)
-    )
+    assert torch.equal(generated(model, expected, **{CACHE: given}, max_new_tokens=3), naive_greedy(model, ids, 11))
 
 
 def test_the_cache_is_of_the_right_size_at_once():
     model, ids = text_model(), ids_of(2, 6)
-    cache = generated(model, ids, return_dict_in_generate=True).past_key_values
+    cache = generated(model, ids, return_dict_in_generate=True)[CACHE]
     assert isinstance(cache, SubspaceCache) and cache.layers[0]._room[0].shape == (2, 2, 13, 8)
     static = StaticCache(config=model.config, max_cache_len=14)
-    generated(model, ids, past_key_values=static)
+    generated(model, ids, **{CACHE: static})
     assert all(layer.values.numel() == 0 and layer.keys.shape == (2, 2, 14, 8) for layer in static.layers)
 
 
