@@ -126,7 +126,7 @@ def _refuse_text(recipe: Recipe, name: str, has: int, needs: int) -> NoReturn:
 
 
 def _source_fields(recipe: Recipe, cls: type[PreTrainedConfig], given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `model.init_from`'s configuration that neither the recipe, nor a size that it names, nor data give."""
+    """The fields of `model.init_from`'s configuration that neither recipe, nor size, nor data give."""
     if recipe.model.init_from is None:
         return {}
     source = saved_config(recipe.model.init_from, recipe.model.type, recipe.task)
