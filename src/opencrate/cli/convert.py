@@ -34,6 +34,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--num-attention-heads", type=positive_int, metavar="K")
     parser.add_argument("--image-size", type=_size, metavar="PIXELS", help="224, or height and width: 224x160")
     parser.add_argument("--patch-size", type=_size, metavar="PIXELS", help="16, or 16x8")
+    parser.add_argument(
+        "--weights",
+        metavar="KEY",
+        help="which of several sets in the file, e.g. model beside model_ema (default: averaged)",
+    )
     parser.add_argument("--pool", choices=("cls", "mean"), default="cls")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of a language model: a folder, or hf://owner/name")
     parser.add_argument("--to-official", action="store_true", help="from a saved folder to official names")
@@ -64,6 +69,7 @@ def _from_official(arguments: argparse.Namespace) -> None:
         "image_size": arguments.image_size,
         "patch_size": arguments.patch_size,
         "pool": arguments.pool,
+        "weights": arguments.weights,
     }
     model = load_official(arguments.source, arguments.family, **{**options, **_fields(arguments.overrides)})
     companion = _tokenizer(arguments.tokenizer, model) if _is_text(model) else _image_processor(arguments, model)

@@ -6,10 +6,13 @@
 
 MODEL is a run directory, a saved folder, or what `opencrate convert` wrote; of a masked autoencoder (CRATE's or
 transformers' ViTMAE) a classifier takes the encoder. Type, size and settings of the network are the model's own; a
-bare `model.config.<field>=value` changes a setting. This is `opencrate train RECIPE model.init_from=MODEL
-model.type=<its type> model.size=null model.config={}`. What is loaded, new and left out is said and recorded in
-metrics.json: the head starts anew where the classes differ, positions are interpolated where the grid of patches
-differs, and any other weight that does not fit is an error unless model.init_fresh names it.
+bare `model.config.<field>=value` changes a setting. So are mean and deviation, image size and crop, interpolation and
+channels, tokenizer and length, unless RECIPE or a bare `key=value` states another; then the line about the weights
+says what they were trained with and what is used now. (A tokenizer that RECIPE would make from its text counts as not
+stated.) This is `opencrate train RECIPE model.init_from=MODEL model.type=<its type> model.size=null model.config={}`.
+What is loaded, new and left out is said and recorded in metrics.json: the head starts anew where the classes differ,
+positions are interpolated where the grid of patches differs, and any other weight that does not fit is an error unless
+model.init_fresh names it.
 """
 
 from __future__ import annotations

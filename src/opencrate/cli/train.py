@@ -5,6 +5,10 @@
   opencrate train imagefolder data.path=photos training.num_train_epochs=50 --output runs/photos
   opencrate train imagefolder data.path=photos --output runs/photos --resume
 
+--resume goes on with an unfinished run. A finished one goes on as the longer run that the words ask for
+(training.num_train_epochs or training.max_steps) if that is exact: a constant learning rate, and a checkpoint kept by
+training.save_strategy. Else the schedule has ended: `opencrate finetune RUN RUN` starts a new one from the weights.
+
 RECIPE is a shipped recipe's name (`opencrate recipes`), a YAML file, or an earlier run's directory. Any key of it is
 changed by a bare `key=value`; `--print-config` shows the result. The run directory holds the model, its image
 processor, the resolved recipe, metrics, the environment, the log, and report.html. Several processes:

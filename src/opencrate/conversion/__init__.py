@@ -63,14 +63,15 @@ def load_official(
     image_size: int | list[int] | tuple[int, int] | None = None,
     patch_size: int | list[int] | tuple[int, int] | None = None,
     pool: Literal["cls", "mean"] = "cls",
+    weights: str | None = None,
     **config_overrides: Any,
 ) -> Model:
     """Build a model from a published checkpoint; sizes come from the tensors.
 
     Args:
-        source: state dict, file, or ``hf://owner/name/file`` (the only form that touches the network). The wrappers
-            ``state_dict``, ``model``, ``module.`` and ``_orig_mod.`` are peeled; files are never unpickled beyond plain
-            tensors.
+        source: state dict, file, folder of transformers' or accelerate's, or ``hf://owner/name/file`` (the only form
+            that touches the network). What trainers put around the weights (Lightning, timm, DINO, DDP, FSDP,
+            torch.compile, ...) is peeled; files are never unpickled beyond plain tensors and settings.
         family: ``crate`` (classifiers of the CRATE and emergence repositories), ``crate_alpha``, ``crate_mae`` (the
             autoencoder; its ``pos_embed`` and ``decoder_embed``, which no forward uses, are kept as buffers),
             ``crate_lm`` or ``crate_lm_overcomplete`` (the research fork's language models).
@@ -79,6 +80,8 @@ def load_official(
         image_size: native size; inferred when the patch grid is square. Vision families only, as the next two.
         patch_size: inferred from a convolution, or from square patches of three channels.
         pool: ``cls`` or ``mean``.
+        weights: the wrapper whose weights are taken where a checkpoint holds several sets, such as ``model`` beside
+            ``model_ema``; by default the averaged ones, and it is logged which.
         config_overrides: further ``CrateConfig`` fields; for ``crate_mae`` those of ``CrateMAEConfig``, such as
             ``decoder_num_attention_heads`` (by default the encoder's), ``ista_lambda`` (the published weights were
             trained with 0.5 and 5.0), ``norm_pix_loss`` and ``mask_ratio``; for language models those of
@@ -96,8 +99,8 @@ def load_official(
     if family in texts.TEXT_FAMILIES:
         if (image_size, patch_size, pool) != (None, None, "cls"):
             raise ValueError(f"image_size, patch_size and pool are for images; family {family!r} reads text")
-        return _load_text(content, family, num_attention_heads, config_overrides)
-    state_dict = rename(peel(content), KEY_MAPS[family], family)
+        return _load_text(content, weights, family, num_attention_heads, config_overrides)
+    state_dict = rename(peel(content, weights), KEY_MAPS[family], family)
     config = images.infer_config(state_dict, family, num_attention_heads, image_size, patch_size)
     config.update(pool=pool, **config_overrides)
     if family == "crate_mae":
@@ -108,8 +111,10 @@ def load_official(
     return model.eval()
 
 
-def _load_text(content: Any, family: str, heads: int | None, overrides: dict[str, Any]) -> CrateForCausalLM:
-    official = texts.from_fork(peel(content), family)
+def _load_text(
+    content: Any, weights: str | None, family: str, heads: int | None, overrides: dict[str, Any]
+) -> CrateForCausalLM:
+    official = texts.from_fork(peel(content, weights), family)
     state_dict = rename(official, KEY_MAPS[family], family)
     stated = texts.num_heads_of(content) if heads is None else heads
     config = texts.infer_config(state_dict, family, stated)

@@ -1,6 +1,7 @@
 """Names of the published families and ours: one key map per family, both directions."""
 
 import functools
+import logging
 import re
 from collections.abc import Mapping
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from .checkpoints import shorten
 
 __all__ = ["KEY_MAPS", "load_strict", "official_name", "rename", "shape_of"]
+
+logger = logging.getLogger(__name__)
 
 # official prefix -> ours; "{l}" stands for the layer number. Longest match first is not needed: no prefix of one
 # row is a prefix of another.
@@ -82,7 +85,10 @@ KEY_MAPS: dict[str, dict[str, str]] = {
 
 
 def rename(state_dict: Mapping[str, Tensor], key_map: Mapping[str, str], family: str) -> dict[str, Tensor]:
-    """Rename by table; a name that no row covers is an error, not ignored."""
+    """Rename by table; a name that no row covers is an error, not ignored. Names that are all ours stay."""
+    own = {new: new for new in key_map.values()}
+    if all(_new_name(name, own) for name in state_dict):
+        return dict(state_dict)
     renamed, unknown = {}, []
     for name, value in state_dict.items():
         new = _new_name(name, key_map)
@@ -140,5 +146,8 @@ def load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family
             problems.append(f"{pair_of_names} differ, but this configuration ties them")
     if problems:
         raise ValueError(f"checkpoint does not fit the {family!r} model: {'; '.join(problems[:4])}")
-    dtype = functools.reduce(torch.promote_types, {value.dtype for value in state_dict.values()})
+    dtypes = {value.dtype for value in state_dict.values()}
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    if len(dtypes) > 1:
+        logger.warning("the checkpoint's weights are of %s; the model is of %s", shorten(map(str, dtypes)), dtype)
     model.to(dtype).load_state_dict(state_dict)

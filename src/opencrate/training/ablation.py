@@ -189,7 +189,9 @@ def _check_finished(directory: Path, recipe: Recipe) -> None:
         return
     changed = runs.changed_keys(runs.read_recipe(directory), recipe)
     if changed:
-        raise ValueError(f"{directory}: a run with other settings lies there ({changed}); choose another --output")
+        raise ValueError(
+            f"{directory}: a run with other settings lies there ({runs.in_words(changed)}); choose another --output"
+        )
 
 
 def _train(recipe: Recipe, directory: Path) -> None:

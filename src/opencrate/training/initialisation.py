@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .._suggest import suggest
 from ..configuration_crate import pair
+from ..data.text.tokenizers import load_tokenizer, tokenizer_identity
 from .models import auto_class_of, initialise, own_fields, saved_config
 from .recipe import ENCODERS, ModelRecipe, Recipe
+from .recipe_checks import recipe_value
+from .source_settings import has_tokenizer, source_settings
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +42,8 @@ class Initialisation:
         new: not taken, so started from the recipe's seed.
         left_out: tensors of the source that the model has no use for.
         grid: [rows, columns] of patches before and after, where a table was interpolated.
-        settings: configuration fields with the same weights and another value: [source, model].
+        settings: what the weights were trained with and are used with now, [source, model], where it differs:
+            fields of the configuration, and keys of the recipe that say how images or text become inputs.
     """
 
     source: str
@@ -67,16 +72,24 @@ class Initialisation:
         return f"initialised from {self.source}: {'; '.join(parts)}"
 
 
-def start_model(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, Initialisation | None]:
+def start_model(
+    recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[PreTrainedModel, Initialisation | None]:
     """The model of a recipe before its first step, and where its weights come from (`None`: its seed alone).
 
-    What was loaded, is new or was left out is logged.
+    What was loaded, is new or was left out is logged, and what differs from how the weights were trained.
+
+    Args:
+        recipe: of the run.
+        config: of the model.
+        tokenizer: that the model will read text by.
 
     Raises:
         ValueError: as `load_weights`.
     """
     model, found = start_from_config(recipe, config)
     if found is not None:
+        found.settings.update(_changed_inputs(recipe, tokenizer))
         logger.info("%s", found)
     return model, found
 
@@ -245,6 +258,38 @@ def _grid(config: PreTrainedConfig) -> tuple[int, int] | None:
         return None
     (height, width), (patch_height, patch_width) = pair(config.image_size), pair(config.patch_size)
     return height // patch_height, width // patch_width
+
+
+def _changed_inputs(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, list[Any]]:
+    """What differs between the inputs that the source was trained on and those of the recipe: [source, recipe]."""
+    folder = Path(recipe.model.init_from).expanduser()
+    settings = source_settings(folder, recipe.task)
+    settings.pop("text.tokenizer", None)  # compared itself
+    if tokenizer is None and "data.image_mean" not in settings:
+        logger.warning("%s: holds no image processor; mean, deviation and sizes are the recipe's", folder)
+    now = {key: recipe_value(recipe, key) for key in settings}
+    changed = {key: [before, now[key]] for key, before in settings.items() if not _same(before, now[key])}
+    return changed if tokenizer is None else {**changed, **_changed_tokenizer(folder, tokenizer)}
+
+
+def _changed_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+    """Whether text becomes other tokens than those that the weights know, in words."""
+    if not has_tokenizer(folder):
+        logger.warning("%s: holds no tokenizer; whether the recipe's is the weights' own is not known", folder)
+        return {}
+    before, now = (load_tokenizer(folder), tokenizer)
+    if tokenizer_identity(before) == tokenizer_identity(now):
+        return {}
+    return {"tokenizer": [f"{len(before):,} tokens, the weights' own", f"{len(now):,} other tokens"]}
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Whether two values are the same, numbers to seven digits."""
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_same, before, now))
+    if isinstance(before, float) and isinstance(now, float):
+        return math.isclose(before, now, rel_tol=1e-7, abs_tol=1e-9)
+    return before == now
 
 
 def _changed_settings(before: PreTrainedConfig, after: PreTrainedConfig) -> dict[str, list[Any]]:

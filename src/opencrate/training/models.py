@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,9 +23,12 @@ from transformers import (
     ViTMAEForPreTraining,
     set_seed,
 )
+from transformers.image_utils import PILImageResampling
 
 from .._suggest import suggest
-from ..configuration_crate import pair
+from ..configuration_crate import CRATE_SIZES, pair
+from ..configuration_crate_mae import CRATE_MAE_SIZES
+from ..configuration_crate_text import CRATE_TEXT_SIZES
 from ..data.text.tokenizers import vocabulary_size
 from ..image_processing_crate import CrateImageProcessor
 from ..modeling_crate_mae import sincos_positions
@@ -40,6 +43,8 @@ _AUTO_MODELS = {
     "sentence-classification": AutoModelForSequenceClassification,
 }
 """A recipe's task -> the transformers Auto class that builds its models."""
+_SIZES = {"crate": CRATE_SIZES, "crate_mae": CRATE_MAE_SIZES, "crate_text": CRATE_TEXT_SIZES}
+"""The named sizes of each model type of ours."""
 _CONTEXT = ("max_position_embeddings", "n_positions")
 """What configurations call the number of positions."""
 
@@ -47,7 +52,7 @@ _CONTEXT = ("max_position_embeddings", "n_positions")
 def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTrainedConfig:
     """The model configuration of a recipe, with image size, channels and classes (if any) taken from its data.
 
-    With `model.init_from` and no `model.size`, the other fields are those of the source, `model.config` over them.
+    With `model.init_from`, the other fields are those of the source; `model.size` and `model.config` over them.
 
     Raises:
         ValueError: unknown model type, size or field; a wrong type; a field that contradicts the data; an
@@ -55,10 +60,7 @@ def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTra
     """
     cls, given = _given_fields(recipe)
     known = own_fields(cls)
-    if recipe.model.init_from is not None and recipe.model.size is None:
-        source = saved_config(recipe.model.init_from, recipe.model.type, recipe.task)
-        taken = known - {*given, *_FROM_DATA, *(["head_dim"] if "num_attention_heads" in given else [])}
-        given = {**{name: getattr(source, name) for name in taken if hasattr(source, name)}, **given}
+    given = {**_source_fields(recipe, cls, given), **given}
     for name in _FROM_DATA:
         if name not in known:
             continue
@@ -103,14 +105,34 @@ def build_text_config(
     if context is not None:
         from_text[context] = recipe.text.block_size if num_tokens is None else num_tokens
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    if recipe.model.init_from is not None and recipe.model.size is None:
-        source = saved_config(recipe.model.init_from, recipe.model.type, recipe.task)
-        given = {**{name: getattr(source, name) for name in known if hasattr(source, name)}, **given}
+    given = {**_source_fields(recipe, cls, given), **given}
     config = _construct(cls, recipe.model.size, {**from_text, **given, **special, **(labels or {})})
     for name, value in from_text.items():
         if getattr(config, name) < value:
-            raise ValueError(f"model.config.{name}={getattr(config, name)} but the text needs {value}; raise it")
+            _refuse_text(recipe, name, getattr(config, name), value)
     return config
+
+
+def _refuse_text(recipe: Recipe, name: str, has: int, needs: int) -> NoReturn:
+    """Say what to do about a model that is too small for its text."""
+    source, sentences = recipe.model.init_from, recipe.task == "sentence-classification"
+    if name not in _CONTEXT:
+        remedy = "raise it" if source is None else "use the tokenizer that the weights of model.init_from belong to"
+    else:
+        remedy = f"lower {'glue.max_length' if sentences else 'text.block_size'} to {has}" + (
+            ", or raise it" if source is None else f": the weights of {source} have no more positions"
+        )
+    raise ValueError(f"model.config.{name}={has} but the text needs {needs}; {remedy}")
+
+
+def _source_fields(recipe: Recipe, cls: type[PreTrainedConfig], given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `model.init_from`'s configuration that neither recipe, nor size, nor data give."""
+    if recipe.model.init_from is None:
+        return {}
+    source = saved_config(recipe.model.init_from, recipe.model.type, recipe.task)
+    asked = {*given, *_SIZES.get(cls.model_type, {}).get(recipe.model.size, ())}
+    taken = own_fields(cls) - {*asked, *_FROM_DATA, *(["head_dim"] if "num_attention_heads" in asked else [])}
+    return {name: getattr(source, name) for name in taken if hasattr(source, name)}
 
 
 def _given_fields(recipe: Recipe) -> tuple[type[PreTrainedConfig], dict[str, Any]]:
@@ -212,6 +234,7 @@ def build_processor(data: DataRecipe) -> CrateImageProcessor:
         do_center_crop=crop,
         image_mean=list(data.image_mean),
         image_std=list(data.image_std),
+        resample=PILImageResampling[data.interpolation.upper()],
     )
 
 

@@ -28,6 +28,7 @@ from jsonargparse import ArgumentParser
 from .._suggest import suggest
 from ..data.text.options import GlueData, TextData
 from .recipe_checks import check_values
+from .source_settings import keep_settings, source_settings
 from .strict_yaml import parse_value, read_mapping
 
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
@@ -59,6 +60,7 @@ class DataRecipe:
     split_seed: int = 0
     image_size: int | list[int] = 224  # pixels, or [height, width]
     resize_size: int | None = None  # shortest edge before the centre crop; null: straight to image_size
+    interpolation: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"  # of resizing
     num_channels: int = 3
     image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
@@ -188,6 +190,9 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
             place of the recipe's whole configuration, `model.config.pool=...` of one field.
         smoke: take the recipe's smoke form, which shrinks it to seconds on a laptop.
 
+    With `model.init_from`, what the weights there were trained on (mean and deviation, sizes, channels, interpolation;
+    tokenizer and length) stands in the place of every default; what the recipe or an override states wins.
+
     Raises:
         ValueError: unknown recipe, unreadable YAML, unknown key, wrong type or impossible value; a `base` that
             leads back to itself; no smoke form where it is asked for.
@@ -198,11 +203,14 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
         raise ValueError(f"{path}: no smoke form; add one, for example `smoke: {{training.max_steps: 2}}`")
     for key, (value, source) in shrunk.items() if smoke else ():
         _put(values, key, value, source)
+    overridden: set[str] = set()
     for override in overrides:
         key, value = _read_override(override)
         _put(values, key, value, f"override '{override}'")
         for field_key, item in _configuration(key, value):  # by field, so that a later override of one keeps the others
             _put(values, field_key, item, f"override '{override}'")
+        overridden.add(key)
+    _keep_source_settings(values, overridden)
 
     def where(key: str) -> str:
         return values[key][1] if key in values else str(path)
@@ -212,6 +220,16 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
     recipe = _typed(nested, where)
     check_values(recipe, where)
     return recipe
+
+
+def _keep_source_settings(values: _Values, overridden: set[str]) -> None:
+    """Take over what the weights of `model.init_from` were trained on, where nothing else is asked for."""
+    stated = {key: value for key, (value, _) in values.items()}
+    source = stated.get("model.init_from")
+    if isinstance(source, str):
+        settings = source_settings(source, stated.get("task", Recipe.task))
+        for key, value in keep_settings(stated, overridden, settings).items():
+            _put(values, key, value, f"{source} (model.init_from)")
 
 
 def stated_parameters(reference: str | Path) -> int | None:

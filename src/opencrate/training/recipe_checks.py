@@ -64,13 +64,13 @@ def check_values(recipe: Recipe, where: Where) -> None:
         ValueError: the first such value.
     """
     for key, least in AT_LEAST.items():
-        _require(_value(recipe, key) >= least, key, f"at least {least}", recipe, where)
+        _require(recipe_value(recipe, key) >= least, key, f"at least {least}", recipe, where)
     for key in BELOW_ONE:
-        _require(0 <= _value(recipe, key) < 1, key, "at least 0 and below 1", recipe, where)
+        _require(0 <= recipe_value(recipe, key) < 1, key, "at least 0 and below 1", recipe, where)
     for key in PROBABILITIES:
-        _require(0 <= _value(recipe, key) <= 1, key, "a probability, 0 to 1", recipe, where)
+        _require(0 <= recipe_value(recipe, key) <= 1, key, "a probability, 0 to 1", recipe, where)
     for key, most in INTERVALS.items():
-        limits = _value(recipe, key)
+        limits = recipe_value(recipe, key)
         fits = len(limits) == 2 and 0 < limits[0] <= limits[1] <= most
         bound = f" <= {most:g}" if most < float("inf") else ""
         _require(fits, key, f"[least, most] with 0 < least <= most{bound}", recipe, where)
@@ -119,15 +119,16 @@ def _check_images(recipe: Recipe, where: Where) -> None:
     channels = recipe.data.num_channels
     for key in ("data.image_mean", "data.image_std"):
         what = f"one value per channel (data.num_channels is {channels})"
-        _require(len(_value(recipe, key)) == channels, key, what, recipe, where)
+        _require(len(recipe_value(recipe, key)) == channels, key, what, recipe, where)
     _require(min(recipe.data.image_std) > 0, "data.image_std", "above 0 for every channel", recipe, where)
 
 
-def _value(recipe: Recipe, key: str) -> Any:
+def recipe_value(recipe: Recipe, key: str) -> Any:
+    """The value of a key `section.name`."""
     section, name = key.split(".")
     return getattr(getattr(recipe, section), name)
 
 
 def _require(fits: bool, key: str, allowed: str, recipe: Recipe, where: Where) -> None:
     if not fits:
-        raise ValueError(f"{where(key)}: '{key}' must be {allowed}; got {_value(recipe, key)}")
+        raise ValueError(f"{where(key)}: '{key}' must be {allowed}; got {recipe_value(recipe, key)}")

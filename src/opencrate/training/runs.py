@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
 from . import checkpoints
+from .locations import located
 from .models import initialise
 from .recipe import Recipe, load_recipe
 
@@ -79,6 +80,7 @@ def new_directory(final: str | Path, overwrite: bool = False, resume: bool = Fal
             if checkpoints.newest(partial / CHECKPOINTS) is None:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
+        _share(partial)
         (partial / _LOCK).unlink()
         _replace(partial, final)
 
@@ -93,6 +95,14 @@ def _locked(partial: Path) -> Iterator[None]:
             except OSError as error:
                 raise ValueError(f"{partial}: another process is training there; wait for it or end it") from error
         yield
+
+
+def _share(partial: Path) -> None:
+    """Give every file the permissions of an ordinary one: safetensors' own are for its owner alone."""
+    mode = (partial / _LOCK).stat().st_mode
+    for path in partial.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def _empty(partial: Path) -> None:
@@ -111,7 +121,7 @@ def check_same_recipe(partial: Path, recipe: Recipe) -> None:
     """
     if not (partial / RECIPE).is_file():
         return
-    changed = changed_keys(read_recipe(partial), recipe)
+    changed = in_words(changed_keys(read_recipe(partial), recipe))
     if changed:
         raise ValueError(
             f"{partial}: cannot resume with another recipe: {changed}; resume with `opencrate train {partial} --resume "
@@ -119,11 +129,17 @@ def check_same_recipe(partial: Path, recipe: Recipe) -> None:
         )
 
 
-def changed_keys(before: Recipe, now: Recipe) -> str:
-    """Each dotted key in which two recipes differ with both its values, in words; empty where they are equal."""
-    old, new = _flat(asdict(before)), _flat(asdict(now))
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return ", ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
+def changed_keys(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Each dotted key in which two recipes differ, with both its values; a place is the same however it is named."""
+    old, new = (_flat(asdict(located(recipe))) for recipe in (before, now))
+    return {
+        key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+    }
+
+
+def in_words(changed: dict[str, tuple[Any, Any]]) -> str:
+    """The same for readers."""
+    return ", ".join(f"{key} was {before!r}, now {now!r}" for key, (before, now) in changed.items())
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

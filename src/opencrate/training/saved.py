@@ -17,6 +17,7 @@ from ..analysis.evaluation import Evaluation, evaluate_classifier
 from ..data.sources import ImageSplits, load_images, load_labelled
 from ..data.tensors import ImageTransform, drop_bad, in_batches, to_tensors
 from . import runs
+from .locations import same_place
 from .models import initialise, load_classifier, load_saved
 from .recipe import ENCODERS, DataRecipe, Recipe, load_recipe
 
@@ -111,10 +112,13 @@ class SavedModel:
         """Whether the words name the run's own data, or the digits, whose parts are known to every model."""
         if self.recipe is None and data is None:
             raise ValueError(f"{self.path}: has no recipe, so it names no data; give --data FOLDER")
-        return data in (None, "digits") or (self.recipe is not None and data == self.recipe.data.path)
+        return data in (None, "digits") or self._names_own(data)
+
+    def _names_own(self, data: str) -> bool:
+        return self.recipe is not None and same_place("data.path", data, self.recipe.data.path)
 
     def _data_recipe(self, data: str | None) -> DataRecipe:
-        if self._is_own(data) and self.recipe is not None and data in (None, self.recipe.data.path):
+        if self._is_own(data) and self.recipe is not None and (data is None or self._names_own(data)):
             return self.recipe.data
         if data == "digits":
             return load_recipe("digits").data

@@ -16,6 +16,8 @@ from . import runs
 from .allocator import keep_freed_memory
 from .callbacks import RunLog
 from .checkpoints import disk_errors, newest, step_of
+from .extension import check_extendable, is_finished, take_up
+from .locations import located
 from .recipe import Recipe, recipe_yaml
 from .tasks import Parts, task_of
 from .trainer import RecipeTrainer, training_arguments
@@ -57,7 +59,8 @@ def train(
         recipe: from `load_recipe`.
         output_dir: the run directory; `runs/<recipe>-seed<seed>` by default.
         overwrite: replace a finished run of that name, once this one is complete, and an unfinished one at once.
-        resume: go on from the newest checkpoint of the unfinished run in that place; from the start if it has none.
+        resume: go on from the newest checkpoint of the unfinished run in that place; from the start if it has none. A
+            finished run goes on if the recipe is longer and the rest of it would be the same (`check_extendable`).
         skip_bad: leave out images that cannot be read; they are named in the metrics.
 
     Returns:
@@ -72,8 +75,10 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written.
         OSError: the disk is full (`errno.ENOSPC`).
     """
-    directory = Path(output_dir) if output_dir is not None else default_run_directory(recipe)
+    recipe = located(recipe)
+    directory = Path(output_dir).expanduser() if output_dir is not None else default_run_directory(recipe)
     partial = runs.partial_directory(directory)
+    extends = resume and is_finished(directory)
     _check_target(recipe, directory, overwrite, resume)
     keep_freed_memory()
     if recipe.training.tensorboard:
@@ -83,7 +88,10 @@ def train(
     if arguments.process_index > 0:
         _fit(recipe, parts, arguments, resume)
         return None
-    with disk_errors(partial / runs.CHECKPOINTS), runs.new_directory(directory, overwrite, resume) as working:
+    replaces = overwrite or extends
+    with disk_errors(partial / runs.CHECKPOINTS), runs.new_directory(directory, replaces, resume) as working:
+        if extends and newest(working / runs.CHECKPOINTS) is None:
+            take_up(directory, working)
         runs.write_text(working / runs.RECIPE, recipe_yaml(recipe))
         runs.write_json(working / runs.ENVIRONMENT, runs.environment())
         parts.processor.save_pretrained(working)
@@ -102,9 +110,12 @@ def _check_target(recipe: Recipe, directory: Path, overwrite: bool, resume: bool
     """Refuse, before any data is read, what cannot be written to."""
     if overwrite and resume:
         raise ValueError("--resume goes on with a run, --overwrite starts it again: give one of them")
-    runs.check_free(directory, overwrite)
+    partial, extends = runs.partial_directory(directory), resume and is_finished(directory)
+    runs.check_free(directory, overwrite or extends)
+    if extends and not (partial / runs.RECIPE).is_file():
+        check_extendable(directory, recipe)
     if resume:
-        runs.check_same_recipe(runs.partial_directory(directory), recipe)
+        runs.check_same_recipe(partial, recipe)
 
 
 def _require_tensorboard() -> None:

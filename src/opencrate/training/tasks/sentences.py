@@ -39,7 +39,7 @@ class SentenceClassification(Task):
         config = build_text_config(recipe, splits.tokenizer, glue.max_length, labels)
         if getattr(config, "type_vocab_size", 0) < 2:
             splits.drop_segments()
-        model, initialisation = start_model(recipe, config)
+        model, initialisation = start_model(recipe, config, splits.tokenizer)
         first = next(iter(splits.validation.values()))
         return Parts(
             model=model,
