@@ -79,9 +79,11 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             tokens = tokens[:, logits_to_keep]
         elif logits_to_keep:
             tokens = tokens[:, -logits_to_keep:]
-        logits, loss = self.lm_head(tokens), None
-        if labels is not None or kwargs.get("shift_labels") is not None:
-            loss = self._with_penalties(self.loss_function(logits, labels, self.config.vocab_size, **kwargs))
+        logits, loss, targets = self.lm_head(tokens), None, kwargs.get("shift_labels")
+        if labels is not None or targets is not None:
+            loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+            targets = labels[..., 1:] if targets is None else targets
+        loss = self._with_penalties(loss, targets, kwargs.get("num_items_in_batch"))
         states = self._states_of(outputs)
         return CrateCausalLMOutput(loss=loss, logits=logits, **{CACHE: getattr(outputs, CACHE)}, **states)
 
@@ -197,12 +199,14 @@ class CrateForMaskedLM(CrateTextPreTrainedModel):
     ) -> CrateMaskedLMOutput:
         """Logits of the token at every place and, given ``labels (B, N)`` (-100 ignored), their mean cross-entropy.
 
-        The other arguments are those of :meth:`CrateTextModel.forward`.
+        ``kwargs`` may hold a Trainer's ``num_items_in_batch``; the other arguments are those of
+        :meth:`CrateTextModel.forward`.
         """
         outputs = self.crate(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, **kwargs
         )
         logits, loss = self.lm_head(outputs.last_hidden_state), None
         if labels is not None:
-            loss = self._with_penalties(self.loss_function(logits, labels, self.config.vocab_size, **kwargs))
+            loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        loss = self._with_penalties(loss, labels, kwargs.get("num_items_in_batch"))
         return CrateMaskedLMOutput(loss=loss, logits=logits, **self._states_of(outputs))
