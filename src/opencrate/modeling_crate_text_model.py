@@ -239,8 +239,9 @@ class CrateTextModel(CrateTextPreTrainedModel):
         past = 0 if cache is None else cache.get_seq_length()
         if not isinstance(past, Tensor) and past + num_tokens > context:
             raise ValueError(
-                f"{past + num_tokens} tokens are more than the context of {context} (max_position_embeddings): cut "
-                "the text into pieces; generate() can also keep the last tokens with context_overflow='crop'"
+                f"{past + num_tokens} tokens are more than the context of {context} (max_position_embeddings): let the "
+                f"tokenizer or the pipeline cut the text (truncation=True, max_length={context}), or cut it into "
+                "pieces; generate() can also keep the last tokens with context_overflow='crop'"
             )
         return (torch.arange(num_tokens, device=tokens.device) + past)[None]
 
