@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from transformers.models.auto import modeling_auto
 
 from .configuration_crate import CrateConfig
 from .configuration_crate_mae import CrateMAEConfig
@@ -39,6 +40,15 @@ _TEXT = {
     AutoModelForSequenceClassification: CrateForSequenceClassification,
     AutoModelForTokenClassification: CrateForTokenClassification,
 }
+
+_NAMES = (
+    (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, CrateForCausalLM),
+    (modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, CrateForImageClassification),
+    (modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, CrateForSequenceClassification),
+    (modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, CrateForTokenClassification),
+)
+"""Tables that the Auto classes' `register` leaves out. By them a pipeline tells whether a model is one of its own, and the
+Trainer whether label smoothing has to shift the labels (causal models)."""
 
 
 def register() -> None:
@@ -66,3 +76,5 @@ def register() -> None:
     for auto_class, model_class in _TEXT.items():
         auto_class.register(CrateTextConfig, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class.__name__)
+    for names, model_class in _NAMES:
+        names[model_class.config_class.model_type] = model_class.__name__

@@ -3,6 +3,7 @@
 from transformers import Cache
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
+from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -23,6 +24,7 @@ __all__ = [
     "capture_outputs",
     "create_bidirectional_mask",
     "create_causal_mask",
+    "fixed_cross_entropy",
     "init",
     "merge_with_config_defaults",
     "one_cache",

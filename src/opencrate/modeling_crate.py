@@ -6,6 +6,7 @@
 ``(B, K, N, p)``), ``sparse_codes`` (the ISTA code) and ``attentions``.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -154,6 +155,18 @@ class CrateEmbeddings(nn.Module):
         return torch.cat((cls, tokens), dim=1) + self.positions(self.patch_embeddings.grid(pixel_values))
 
 
+def share_of_step(labels: Tensor | None, num_items: Tensor | int | None) -> Tensor | float:
+    """The part of an optimizer step's loss that is a batch's: its labels over those of the step; 1 where it is alone.
+
+    transformers' Trainer counts the labels other than -100 in all batches (and processes) of a step, gives their number
+    to every forward as ``num_items_in_batch``, and adds up the losses. The shares of a step add up to 1.
+    """
+    if labels is None or num_items is None:
+        return 1.0
+    count = labels.ne(-100).sum()
+    return count / (num_items.to(count.device) if isinstance(num_items, Tensor) else num_items)
+
+
 class CratePreTrainedModel(PreTrainedModel):
     """Loading, saving, initialisation and the recording of states, shared by the CRATE vision models."""
 
@@ -201,6 +214,39 @@ class CratePreTrainedModel(PreTrainedModel):
                 init.uniform_(dictionary, -bound, bound)
             else:
                 init.normal_(dictionary, std=self.config.initializer_range)
+
+    def _class_loss(self, logits: Tensor, labels: Tensor | None, num_items: Tensor | int | None) -> Tensor | None:
+        """The loss of ``config.problem_type``, with penalties, of inputs that have one answer each.
+
+        Args:
+            logits: ``(B, num_labels)``.
+            labels: classes ``(B)``; numbers or several labels ``(B, num_labels)``.
+            num_items: see :func:`share_of_step`.
+        """
+        loss, kind = None, self.config.problem_type or ("regression" if self.config.num_labels == 1 else None)
+        if labels is not None and (labels.is_floating_point() or kind == "regression"):
+            loss = share_of_step(labels, num_items) * self.loss_function(labels, logits, self.config)  # a batch's mean
+        elif labels is not None:
+            loss = self.loss_function(labels, logits, self.config, num_items_in_batch=num_items)
+        return self._with_penalties(loss, labels, num_items)
+
+    def _with_penalties(
+        self, loss: Tensor | None, labels: Tensor | None = None, num_items: Tensor | int | None = None
+    ) -> Tensor | None:
+        """The loss with the penalties that the configuration asks for; of several batches in a step, their share."""
+        subspace, dictionary = self.config.subspace_penalty, self.config.dictionary_penalty
+        if not (subspace or dictionary):
+            return loss
+        if loss is not None:
+            return loss + share_of_step(labels, num_items) * orthogonality_loss(self, subspace, dictionary)
+        if num_items is not None:  # a Trainer that keeps the labels to itself
+            warnings.warn(
+                "subspace_penalty and dictionary_penalty are part of the model's own loss, and the Trainer's "
+                "label_smoothing_factor or compute_loss_func takes its place: train without it, or add "
+                "opencrate.blocks.orthogonality_loss(model, ...) to the loss",
+                stacklevel=2,
+            )
+        return None
 
     def _check_outputs(self, kwargs: dict) -> None:
         known = {f"output_{key}" for key in self._can_record_outputs}
@@ -285,22 +331,22 @@ class CrateForImageClassification(CratePreTrainedModel):
         return loaded
 
     @can_return_tuple
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> CrateImageClassifierOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ) -> CrateImageClassifierOutput:
         """Logits ``(B, num_labels)`` and, given ``labels (B)``, the loss (with the configured penalties).
 
-        ``kwargs`` as in :meth:`CrateModel.forward`.
+        ``num_items_in_batch`` is for a Trainer, see :func:`share_of_step`; ``kwargs`` as in :meth:`CrateModel.forward`.
         """
         outputs = self.crate(pixel_values, **kwargs)
         logits = self.classifier(self.norm(outputs.pooler_output))
         states = {key: outputs[key] for key in self._can_record_outputs if key in outputs}
-        return CrateImageClassifierOutput(loss=self._loss(logits, labels), logits=logits, **states)
-
-    def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
-        if labels is None:
-            return None
-        loss = self.loss_function(labels, logits, self.config)
-        subspace, dictionary = self.config.subspace_penalty, self.config.dictionary_penalty
-        return loss + orthogonality_loss(self, subspace, dictionary) if subspace or dictionary else loss
+        loss = self._class_loss(logits, labels, num_items_in_batch)
+        return CrateImageClassifierOutput(loss=loss, logits=logits, **states)
 
 
 class CrateBackbone(BackboneMixin, CrateModel):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from ._hf import OutputRecorder, can_return_tuple, capture_outputs, init, merge_with_config_defaults
-from .blocks import MSSA, CrateDecoderLayer, CrateLayer, Subspaces, Synthesis, orthogonality_loss
+from .blocks import MSSA, CrateDecoderLayer, CrateLayer, Subspaces, Synthesis
 from .configuration_crate import pair
 from .configuration_crate_mae import CrateMAEConfig
 from .modeling_crate import CrateEmbeddings, CratePreTrainedModel, patchify
@@ -261,6 +261,8 @@ class CrateMAEDecoder(CrateMAEPreTrainedModel):
 class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
     """Encoder, decoder and the loss on pixels."""
 
+    accepts_loss_kwargs = False  # without labels nothing is counted: the Trainer takes the mean over its batches
+
     def __init__(self, config: CrateMAEConfig):
         super().__init__(config)
         self.crate = CrateMAEModel(config)
@@ -352,8 +354,7 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
             )
         else:
             loss = (loss * mask).sum() / mask.sum()
-        subspace, dictionary = self.config.subspace_penalty, self.config.dictionary_penalty
-        return loss + orthogonality_loss(self, subspace, dictionary) if subspace or dictionary else loss
+        return self._with_penalties(loss)
 
     def _target(self, pixel_values: Tensor) -> Tensor:
         patches = self.patchify(pixel_values)

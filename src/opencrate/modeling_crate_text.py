@@ -6,6 +6,7 @@ The stack under them is in modeling_crate_text_model.py, heads for classificatio
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
@@ -40,6 +41,20 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         self.crate = CrateTextModel(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+        self._end_at_context()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As transformers'; a folder that states no length of generated texts gets this model's own."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._end_at_context()
+        return loaded
+
+    def _end_at_context(self) -> None:
+        """Let texts fill the context where no other length is configured: pipelines would ask for 256 new tokens."""
+        settings = self.generation_config
+        if settings.max_length is None and settings.max_new_tokens is None:
+            settings.max_length = self.config.max_position_embeddings + 1  # the last token needs no position
 
     @can_return_tuple
     def forward(
@@ -79,9 +94,11 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             tokens = tokens[:, logits_to_keep]
         elif logits_to_keep:
             tokens = tokens[:, -logits_to_keep:]
-        logits, loss = self.lm_head(tokens), None
-        if labels is not None or kwargs.get("shift_labels") is not None:
-            loss = self._with_penalties(self.loss_function(logits, labels, self.config.vocab_size, **kwargs))
+        logits, loss, targets = self.lm_head(tokens), None, kwargs.get("shift_labels")
+        if labels is not None or targets is not None:
+            loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+            targets = labels[..., 1:] if targets is None else targets
+        loss = self._with_penalties(loss, targets, kwargs.get("num_items_in_batch"))
         states = self._states_of(outputs)
         return CrateCausalLMOutput(loss=loss, logits=logits, **{CACHE: getattr(outputs, CACHE)}, **states)
 
@@ -100,44 +117,48 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: the prompt, or what would come of it, is longer than the context, and ``context_overflow`` is
-                not ``crop``.
+                not ``crop``. Without any length given, texts end with the context (20 new tokens after a longer
+                prompt that is cropped).
         """
         overflow = self.config.context_overflow if context_overflow is None else context_overflow
         if overflow not in ("error", "crop"):
             raise ValueError(f"context_overflow={overflow!r} is not allowed; it must be 'error' or 'crop'")
-        settings = generation_config or self.generation_config
-        needed = self._needed_positions(inputs, settings, kwargs)
-        if needed > self.config.max_position_embeddings:
-            self._check_overflow(needed, overflow, kwargs)
+        asked = {**_stated(self.generation_config), **_stated(generation_config), **kwargs}
+        needed, context = self._needed_positions(inputs, asked), self.config.max_position_embeddings
+        if needed > context:
+            self._check_overflow(needed, overflow, asked)
+            kwargs["context_overflow"] = "crop"  # else not handed on: an assistant of another kind does not know it
+            own = {**_stated(generation_config), **kwargs}
+            if own.get("max_length") is None and own.get("max_new_tokens") is None:
+                kwargs["max_new_tokens"] = 20  # transformers' default, for a prompt that is too long by itself
+        if kwargs.get("max_new_tokens") is not None:
+            kwargs.setdefault("max_length", None)  # or transformers warns that ours is not used
         given = one_cache(*(kwargs.pop(name, None) for name in CACHE_NAMES))
-        if given is None and self._takes_own_cache(settings, kwargs):
-            given = SubspaceCache(self.config, min(needed, self.config.max_position_embeddings))
+        if given is None and self._leaves_cache_to_us(asked):
+            given = SubspaceCache(self.config, min(needed, context))
         if given is not None:
             kwargs[CACHE] = given
-        return super().generate(inputs, generation_config, *args, context_overflow=overflow, **kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)
 
-    def _takes_own_cache(self, settings: Any, kwargs: dict[str, Any]) -> bool:
-        """Whether the caller left the choice of a cache to us."""
-        asked = [kwargs.get(name) for name in ("cache_implementation", "custom_generate")]
-        use = kwargs.get("use_cache", getattr(settings, "use_cache", None))
-        return asked == [None] * 2 and getattr(settings, "cache_implementation", None) is None and use is not False
+    def _leaves_cache_to_us(self, asked: dict[str, Any]) -> bool:
+        chosen = [asked.get(name) for name in ("cache_implementation", "custom_generate")]
+        return chosen == [None] * 2 and asked.get("use_cache") is not False
 
-    def _needed_positions(self, inputs: Tensor | None, settings: Any, kwargs: dict[str, Any]) -> int:
+    def _needed_positions(self, inputs: Tensor | None, asked: dict[str, Any]) -> int:
         """Positions that a call of ``generate`` can come to use; the last token generated needs none."""
-        prompts = (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        prompts = (asked.get("inputs_embeds"), inputs, asked.get("input_ids"))
         given = next((prompt.shape[1] for prompt in prompts if prompt is not None), 1)
-        attended = kwargs.get("attention_mask")
+        attended = asked.get("attention_mask")
         length = given if attended is None else int(attended.sum(-1).max())
         for name, before in (("max_new_tokens", length), ("max_length", length - given)):
-            value = kwargs.get(name, getattr(settings, name, None))
-            value = getattr(self.generation_config, name, None) if value is None else value
-            if value is not None:
-                return max(length, before + value - 1)
+            if asked.get(name) is not None:
+                return max(length, before + asked[name] - 1)
         return length
 
-    def _check_overflow(self, needed: int, overflow: str, kwargs: dict[str, Any]) -> None:
+    def _check_overflow(self, needed: int, overflow: str, asked: dict[str, Any]) -> None:
         context = self.config.max_position_embeddings
-        guesses = kwargs.get("prompt_lookup_num_tokens") or kwargs.get("assistant_model") is not None
+        names = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+        guesses = any(asked.get(name) for name in names)
         if overflow == "crop" and not guesses:
             return
         remedy = "shorten the prompt or max_new_tokens"
@@ -157,19 +178,39 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         next_sequence_length: int | None = None,
         past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
         context_overflow: str | None = None,
         cache: Cache | None = None,
         **kwargs,
     ) -> dict[str, Any]:
         """Inputs of the next forward: transformers', or beyond the context its last tokens without a cache."""
         context, cache = self.config.max_position_embeddings, one_cache(cache, past_key_values)
-        if context_overflow == "crop" and input_ids.shape[1] > context:
-            input_ids, cache, next_sequence_length = input_ids[:, -context:], None, None
-            attention_mask = None if attention_mask is None else attention_mask[:, -context:]
-            kwargs.update(position_ids=None, use_cache=False)
+        if context_overflow == "crop":
+            if inputs_embeds is not None:  # the prompt; what came after it is in the ids
+                new = kwargs["position_ids"].shape[1] - inputs_embeds.shape[1]
+                tokens = self.get_input_embeddings()(input_ids[:, input_ids.shape[1] - new :])
+                inputs_embeds = torch.cat((inputs_embeds, tokens.to(inputs_embeds)), dim=1)
+            if (input_ids if inputs_embeds is None else inputs_embeds).shape[1] > context:
+                input_ids, cache, next_sequence_length = input_ids[:, -context:], None, None
+                inputs_embeds = None if inputs_embeds is None else inputs_embeds[:, -context:]
+                attention_mask = None if attention_mask is None else attention_mask[:, -context:]
+                is_first_iteration = is_first_iteration or inputs_embeds is not None  # they are read only there
+                kwargs.update(position_ids=None, use_cache=False)
         return super().prepare_inputs_for_generation(
-            input_ids, next_sequence_length, attention_mask=attention_mask, **{CACHE: cache}, **kwargs
+            input_ids,
+            next_sequence_length,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **{CACHE: cache},
+            **kwargs,
         )
+
+
+def _stated(settings: Any) -> dict[str, Any]:
+    """What a generation configuration, if there is one, says."""
+    return {} if settings is None else {name: value for name, value in vars(settings).items() if value is not None}
 
 
 class CrateForMaskedLM(CrateTextPreTrainedModel):
@@ -197,12 +238,14 @@ class CrateForMaskedLM(CrateTextPreTrainedModel):
     ) -> CrateMaskedLMOutput:
         """Logits of the token at every place and, given ``labels (B, N)`` (-100 ignored), their mean cross-entropy.
 
-        The other arguments are those of :meth:`CrateTextModel.forward`.
+        ``kwargs`` may hold a Trainer's ``num_items_in_batch``; the other arguments are those of
+        :meth:`CrateTextModel.forward`.
         """
         outputs = self.crate(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, **kwargs
         )
         logits, loss = self.lm_head(outputs.last_hidden_state), None
         if labels is not None:
-            loss = self._with_penalties(self.loss_function(logits, labels, self.config.vocab_size, **kwargs))
+            loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        loss = self._with_penalties(loss, labels, kwargs.get("num_items_in_batch"))
         return CrateMaskedLMOutput(loss=loss, logits=logits, **self._states_of(outputs))

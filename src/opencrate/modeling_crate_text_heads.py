@@ -12,7 +12,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from ._hf import can_return_tuple
+from ._hf import can_return_tuple, fixed_cross_entropy
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel, CrateTextStates
 
@@ -96,18 +96,19 @@ class CrateForSequenceClassification(_CrateTextHead):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> CrateSequenceClassifierOutput:
         """Logits ``(B, num_labels)`` and, given ``labels (B)``, the loss of ``config.problem_type``.
 
-        The other arguments are those of ``CrateTextModel.forward``.
+        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate.share_of_step`; the other
+        arguments are those of ``CrateTextModel.forward``.
         """
         outputs = self.crate(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, **_uncached(kwargs)
         )
-        logits, loss = self._classify(self._pooled(outputs.last_hidden_state, attention_mask)), None
-        if labels is not None:
-            loss = self._with_penalties(self.loss_function(labels, logits, self.config))
+        logits = self._classify(self._pooled(outputs.last_hidden_state, attention_mask))
+        loss = self._class_loss(logits, labels, num_items_in_batch)
         return CrateSequenceClassifierOutput(loss=loss, logits=logits, **self._states_of(outputs))
 
 
@@ -126,23 +127,28 @@ class CrateForTokenClassification(_CrateTextHead):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> CrateTokenClassifierOutput:
         """Logits ``(B, N, num_labels)`` and, given ``labels (B, N)`` (-100 ignored), the mean cross-entropy.
 
-        The other arguments are those of ``CrateTextModel.forward``.
+        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate.share_of_step`; the other
+        arguments are those of ``CrateTextModel.forward``.
         """
         outputs = self.crate(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, **_uncached(kwargs)
         )
         logits, loss = self._classify(outputs.last_hidden_state), None
         if labels is not None:
-            loss = self._with_penalties(self.loss_function(logits, labels, self.config))
+            loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
+        loss = self._with_penalties(loss, labels, num_items_in_batch)
         return CrateTokenClassifierOutput(loss=loss, logits=logits, **self._states_of(outputs))
 
 
 class CrateForQuestionAnswering(_CrateTextHead):
     """CRATE with two numbers for every token: does the answer start here, does it end here."""
+
+    accepts_loss_kwargs = False  # places are not counted as labels are: the Trainer takes the mean over its batches
 
     def __init__(self, config: CrateTextConfig):
         super().__init__(config, 2)
@@ -191,11 +197,13 @@ class CrateForMultipleChoice(_CrateTextHead):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> CrateMultipleChoiceOutput:
         """Logits ``(B, choices)`` and, given the right ones ``labels (B)``, the mean cross-entropy.
 
-        All other arguments have an axis of choices after the first, ``(B, choices, N)``; they are those of
+        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate.share_of_step`; all other
+        arguments have an axis of choices after the first, ``(B, choices, N)``, and are those of
         ``CrateTextModel.forward``.
         """
         given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
@@ -203,7 +211,8 @@ class CrateForMultipleChoice(_CrateTextHead):
         *flat, embeds = (None if each is None else each.flatten(0, 1) for each in given)
         outputs = self.crate(*flat, inputs_embeds=embeds, **_uncached(kwargs))
         logits = self._classify(self._pooled(outputs.last_hidden_state, flat[1])).view(-1, num_choices)
-        loss = None if labels is None else self._with_penalties(F.cross_entropy(logits, labels))
+        loss = None if labels is None else fixed_cross_entropy(logits, labels, num_items_in_batch)
+        loss = self._with_penalties(loss, labels, num_items_in_batch)
         return CrateMultipleChoiceOutput(loss=loss, logits=logits, **self._states_of(outputs))
 
 

@@ -25,7 +25,7 @@ from ._hf import (
     merge_with_config_defaults,
     one_cache,
 )
-from .blocks import ISTA, CrateLayer, OutputMap, orthogonality_loss
+from .blocks import ISTA, CrateLayer, OutputMap
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate import CratePreTrainedModel
@@ -119,10 +119,6 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
 
     def _states_of(self, outputs: CrateTextModelOutput) -> dict[str, tuple[Tensor, ...]]:
         return {key: outputs[key] for key in self._can_record_outputs if key in outputs}
-
-    def _with_penalties(self, loss: Tensor) -> Tensor:
-        subspace, dictionary = self.config.subspace_penalty, self.config.dictionary_penalty
-        return loss + orthogonality_loss(self, subspace, dictionary) if subspace or dictionary else loss
 
 
 class CrateTextModel(CrateTextPreTrainedModel):
@@ -243,8 +239,9 @@ class CrateTextModel(CrateTextPreTrainedModel):
         past = 0 if cache is None else cache.get_seq_length()
         if not isinstance(past, Tensor) and past + num_tokens > context:
             raise ValueError(
-                f"{past + num_tokens} tokens are more than the context of {context} (max_position_embeddings): cut "
-                "the text into pieces; generate() can also keep the last tokens with context_overflow='crop'"
+                f"{past + num_tokens} tokens are more than the context of {context} (max_position_embeddings): let the "
+                f"tokenizer or the pipeline cut the text (truncation=True, max_length={context}), or cut it into "
+                "pieces; generate() can also keep the last tokens with context_overflow='crop'"
             )
         return (torch.arange(num_tokens, device=tokens.device) + past)[None]
 

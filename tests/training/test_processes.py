@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from opencrate.training.recipe import load_recipe
 
-from .two import record
+from .heads import PENALTIES, gradient
+from .two import HEADS, record
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = "training.num_train_epochs=7"  # three steps each: 21, and the last of each epoch has fewer images
@@ -152,3 +153,12 @@ def test_the_first_process_alone_writes(together):
     assert len(json.loads((kept / "progress.json").read_text())["losses_since_logged"]) == 2
     for first, second in zip(*(load_file(run / "model.safetensors").values() for run in (one, two))):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, average", HEADS)
+def test_transformers_trainer_steps_as_one_process(together, name, average):
+    """2 processes of 4 batches of 2 make the step of one batch of 16, penalties once."""
+    folder = together["adamw"][2]
+    step = torch.load(folder / "jobs.json.heads.pt", weights_only=True)[name, average]
+    expected = -gradient(name, penalties=PENALTIES)
+    assert (step - expected).norm() <= 1e-5 * expected.norm()

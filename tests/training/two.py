@@ -1,4 +1,4 @@
-"""Started by `torchrun`: trains given recipes and writes what the first process saw; see test_processes.py."""
+"""Started by `torchrun`: trains given recipes, then heads by transformers' own Trainer; see test_processes.py."""
 
 import json
 import sys
@@ -9,6 +9,15 @@ import torch
 from opencrate.training.recipe import Recipe, load_recipe
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
+
+from .heads import PENALTIES, moved
+
+HEADS = (
+    *(("image classes", average) for average in (True, False)),
+    *(("sequence regression", average) for average in (True, False)),
+    *((name, True) for name in ("choices", "token classes", "causal", "question answering", "autoencoder")),
+)
+"""(head, average_tokens_across_devices); without the latter, processes of as many labels each make the same mean."""
 
 
 def record(recipe: Recipe, output: Path) -> dict:
@@ -35,7 +44,10 @@ def record(recipe: Recipe, output: Path) -> dict:
 
 
 def main() -> None:
-    """Every recipe of the list in the file that is named, into `<output>-<number>`."""
+    """Every recipe of the list in the file that is named, into `<output>-<number>`, and a step of each of `HEADS`.
+
+    What the first process saw lies beside that file.
+    """
     import opencrate
 
     opencrate.register_auto_classes()
@@ -44,6 +56,12 @@ def main() -> None:
         found = record(load_recipe(recipe, overrides), Path(output))
         if found["wrote"]:
             torch.save(found, f"{sys.argv[1]}.{number}.pt")
+    steps = {
+        (name, average): moved(name, 2, 4, penalties=PENALTIES, average_tokens_across_devices=average)
+        for name, average in HEADS
+    }
+    if torch.distributed.get_rank() == 0:
+        torch.save(steps, f"{sys.argv[1]}.heads.pt")
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ def _tokenizer(source: str | None, model: Any) -> Any:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.config, name, getattr(tokenizer, name))
         setattr(model.generation_config, name, getattr(tokenizer, name))
+    tokenizer.model_max_length = model.config.max_position_embeddings
     return tokenizer
 
 

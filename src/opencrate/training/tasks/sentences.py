@@ -34,6 +34,7 @@ class SentenceClassification(Task):
                 "a tokenizer"
             )
         splits = load_glue(glue.path, glue.task, load_tokenizer(source), glue.max_length)
+        splits.tokenizer.model_max_length = glue.max_length
         names = splits.label_names
         labels = {"num_labels": 1} if names is None else {"id2label": dict(enumerate(names))}
         config = build_text_config(recipe, splits.tokenizer, glue.max_length, labels)
