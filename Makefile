@@ -1,16 +1,41 @@
-# make .venv   environment alone     make demo   train, measure and report on real digits (about 3 minutes)
-# make test    lint and tests        make clean  remove the environment and the demo's runs
+# make demo     train, measure and report on real digits (about 3 minutes)
+# make test     lint, types and tests       make .venv   the environment alone
+# make lock     renew requirements/*.txt: the newest and the oldest versions that pyproject.toml allows
+# make test-lowest   make test-latest       the contract, parity and command-line tests at both ends of those ranges
+# make clean    remove the environments and the demo's runs
+#
+# The environments hold exactly what requirements/*.txt say, by hash. Only torch comes by version: its build for CPU is
+# taken where pip finds one (a folder in PIP_FIND_LINKS, or PyTorch's index), else PyPI's. `make TORCH=torch==2.13.0 ...`
+# sets another version.
 PYTHON ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 STAMP := .venv/.installed
+RANGE_TESTS := tests/contract tests/parity tests/cli
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --prerelease disallow --generate-hashes \
+	--custom-compile-command "make lock" -c constraints-cpu.txt --excludes requirements/cuda.txt \
+	--no-emit-package torch --no-emit-package opencrate pyproject.toml
 
-.PHONY: .venv demo test lint clean
+pip = $(1)/bin/python -m pip --quiet --disable-pip-version-check
+# A new environment in folder $(1).
+new = $(PYTHON) -m venv --clear $(1)
+# Into $(1), torch's version $(2), beside what is installed.
+torch = $(pip) install --retries 1 --extra-index-url $(TORCH_INDEX) $(2)
+# Into $(1), this package, for editing in place.
+this = $(pip) install --no-deps --no-build-isolation --editable .
+
+pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+.PHONY: .venv demo test test-lowest test-latest lint types lock clean
 
 .venv: $(STAMP)
 
-$(STAMP): pyproject.toml constraints-cpu.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[test]'
+$(STAMP): pyproject.toml constraints-cpu.txt requirements/lock.txt
+	$(call new,.venv)
+	$(call pip,.venv) install --no-deps --require-hashes -r requirements/lock.txt
+	$(call torch,.venv,$(or $(TORCH),torch -c constraints-cpu.txt))
+	$(call this,.venv)
+	$(call pip,.venv) check
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -21,7 +46,33 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks examples
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(call pytest,.venv)
+
+test-lowest: .venv-lowest/.installed
+	$(call pytest,.venv-lowest) $(RANGE_TESTS)
+
+test-latest: .venv-latest/.installed
+	$(call pytest,.venv-latest) $(RANGE_TESTS)
+
+.venv-lowest/.installed: pyproject.toml requirements/lowest.txt
+	$(call new,.venv-lowest)
+	$(call pip,.venv-lowest) install --no-deps --require-hashes -r requirements/lowest.txt
+	$(call torch,.venv-lowest,$(or $(TORCH),torch==2.9.0))
+	$(call this,.venv-lowest)
+	$(call pip,.venv-lowest) check
+	touch $@
+
+.venv-latest/.installed: FORCE
+	$(call new,.venv-latest)
+	$(call torch,.venv-latest,$(or $(TORCH),torch))
+	$(call pip,.venv-latest) install --upgrade --editable '.[test]'
+	$(call pip,.venv-latest) check
+	touch $@
+FORCE:
+
+lock: $(STAMP)
+	$(COMPILE) --extra dev --universal --fork-strategy fewest -o requirements/lock.txt
+	$(COMPILE) --extra test --resolution lowest-direct -o requirements/lowest.txt
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-lowest .venv-latest runs
