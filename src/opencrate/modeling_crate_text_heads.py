@@ -60,7 +60,7 @@ def pool(tokens: Tensor, attention_mask: Tensor | None, kind: str) -> Tensor:
         return (tokens * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
     places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     order = attention_mask.long() * (places if kind == "last" else places.flip(0))
-    return tokens[torch.arange(len(tokens), device=tokens.device), order.argmax(1)]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), order.argmax(1)]
 
 
 class _CrateTextHead(CrateTextPreTrainedModel):
