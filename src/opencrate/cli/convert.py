@@ -2,13 +2,16 @@
 
   opencrate convert crate_base.pth crate-base --family crate --num-attention-heads 12
   opencrate convert crate-demo.pth crate-demo --family crate --num-attention-heads 6 position_interpolation=scale
+  opencrate convert crate_tiny.pth crate-tiny --family crate --num-attention-heads 6 --class-names imagenet
   opencrate convert ckpt.pt crate-lm --family crate_lm --tokenizer gpt2-folder
   opencrate convert crate-base crate_base.pth --to-official
 
 The first form writes config.json, model.safetensors and the image processor, of a language model the tokenizer that
---tokenizer names; sizes that the tensors do not tell are given as options, any other field of the configuration as
-field=value. The last writes a classifier or a causal language model under the official names with the same values, as
-.pth, .pt or .safetensors.
+--tokenizer names; --class-names gives a classifier's classes names. Sizes that the tensors do not tell are given as
+options, any other field of the configuration as field=value. SOURCE is a file or folder that a common trainer wrote
+(Lightning, timm, DINO, accelerate, ...); of several sets of weights the averaged one is taken, which is said, and
+--weights KEY takes another. The last form writes a classifier or a causal language model under the official names with
+the same values, as .pth, .pt or .safetensors.
 """
 
 from __future__ import annotations
@@ -40,6 +43,9 @@ def add_arguments(parser: Parser) -> None:
         help="which of several sets in the file, e.g. model beside model_ema (default: averaged)",
     )
     parser.add_argument("--pool", choices=("cls", "mean"), default="cls")
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="of a classifier: one name a line or JSON, or imagenet (WordNet numbers)"
+    )
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of a language model: a folder, or hf://owner/name")
     parser.add_argument("--to-official", action="store_true", help="from a saved folder to official names")
     parser.add_argument("--overwrite", action="store_true", help="replace what lies at OUTPUT")
@@ -72,11 +78,23 @@ def _from_official(arguments: argparse.Namespace) -> None:
         "weights": arguments.weights,
     }
     model = load_official(arguments.source, arguments.family, **{**options, **_fields(arguments.overrides)})
+    if arguments.class_names is not None:
+        _name_classes(model, arguments.class_names)
     companion = _tokenizer(arguments.tokenizer, model) if _is_text(model) else _image_processor(arguments, model)
     with new_directory(arguments.output, arguments.overwrite) as working:
         model.save_pretrained(working)
         if companion is not None:
             companion.save_pretrained(working)
+
+
+def _name_classes(model: Any, source: str) -> None:
+    from ..data.class_names import ORDER, name_classes, read_class_names
+
+    if model.config.model_type != "crate":
+        raise ValueError(f"--class-names {source}: a {model.config.model_type} model has no classes")
+    if source == ORDER:
+        raise ValueError("--class-names order: goes by the classes of images, so it is for `opencrate evaluate --data`")
+    name_classes(model.config, read_class_names(source), f"--class-names {source}")
 
 
 def _is_text(model: Any) -> bool:

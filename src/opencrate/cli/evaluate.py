@@ -2,13 +2,15 @@
 
   opencrate evaluate runs/digits-seed0
   opencrate evaluate runs/photos --data more-photos --format json
+  opencrate evaluate crate-tiny --data ILSVRC2012/val --class-names imagenet
   opencrate evaluate runs/wikitext --stride 128
   opencrate evaluate runs/wikitext --text other-text.txt
   opencrate evaluate gpt2-folder --lambada lambada_test.jsonl
 
 Without --data or --text, the run's own held-out images or text are used. Images given by --data (an image folder,
 parquet, IDX or CIFAR binary files, hf://owner/name) have the model's class names; their test (else validation) part is
-used where they have one.
+used where they have one. A converted checkpoint may have no class names: --class-names gives them by a file, by
+ImageNet's list of WordNet numbers, or by the order of the class folders (which must be as many as the model's classes).
 
 A causal model's text is read in windows of --context tokens, each moved by --stride (default: half of it); every token
 is counted once: loss in nats, perplexity, bits per byte of UTF-8. A masked model has to guess 15 % of the tokens,
@@ -30,6 +32,11 @@ def add_arguments(parser: Parser) -> None:
     """The options of `opencrate evaluate`."""
     add_model_and_images(parser)
     add_split(parser)
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="names of the model's classes: a file (one a line, or JSON), imagenet, or order (those of --data, sorted)",
+    )
     language.add_text(parser)
     parser.add_argument("--lambada", metavar="FILE", help="for a language model: LAMBADA's passages, .jsonl")
     parser.add_argument(
@@ -50,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.saved import open_saved
 
     saved = open_saved(arguments.model)
+    if arguments.class_names is not None:
+        saved.name_classes(arguments.class_names, arguments.data)
     images = saved.images(arguments.data, arguments.split, arguments.skip_bad)
     found = saved.evaluate(saved.batches(images, arguments.batch_size or 256))
     if arguments.format == "json":

@@ -7,6 +7,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image
 
+from .class_names import nameless
+
 Parts = dict[str, Dataset]
 """What a source holds: `train`, `validation` and `test` as far as it has them, or `all` where it is not divided."""
 
@@ -41,6 +43,11 @@ def relabelled(dataset: Dataset, names: list[str], where: str) -> Dataset:
     unknown = [own[label] for label in sorted(set(labels)) if own[label] not in names]
     if unknown:
         more = f" ({len(unknown)} such classes)" if len(unknown) > 1 else ""
+        if nameless(names):
+            raise ValueError(
+                f"{where}: the model's {len(names)} classes have no names ({names[0]}, ...); give them by "
+                "`opencrate evaluate --class-names FILE`, or imagenet, or order (the classes of the data, sorted)"
+            )
         raise ValueError(
             f"{where}: class '{unknown[0]}'{more} is not among the {len(names)} classes of the model or training "
             f"data ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''}); rename or remove its images"

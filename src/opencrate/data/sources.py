@@ -116,11 +116,20 @@ def load_labelled(
         ValueError: a source that is missing, empty or damaged, a class folder without images, an unknown class, or
             data with a training part only.
     """
+    return relabelled(evaluation_part(path, image_column, label_column), label_names, str(path))
+
+
+def evaluation_part(path: str | Path, image_column: str | None = None, label_column: str | None = None) -> Dataset:
+    """The test part of a source, else its validation part, else all of it, with its own classes.
+
+    Raises:
+        ValueError: a source that is missing, empty or damaged, or that has a training part only.
+    """
     parts = read_parts(path, image_column, label_column)
     part = next((part for part in ("test", "validation", "all") if part in parts), None)
     if part is None:
         raise ValueError(f"{path}: has a train part only; give its train folder or file itself to measure on that")
-    return relabelled(parts[part], label_names, str(path))
+    return parts[part]
 
 
 def read_parts(path: str | Path, image_column: str | None = None, label_column: str | None = None) -> Parts:

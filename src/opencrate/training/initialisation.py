@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .._suggest import suggest
 from ..configuration_crate import pair
+from ..data.class_names import nameless
 from ..data.text.tokenizers import load_tokenizer, tokenizer_identity
 from .models import auto_class_of, initialise, own_fields, saved_config
 from .recipe import ENCODERS, ModelRecipe, Recipe
@@ -160,7 +161,7 @@ class _Plan:
         self.found = Initialisation(
             source=str(recipe.init_from),
             grid=[list(grid) for grid in grids] if self.resize else None,
-            settings=_changed_settings(before, model.config),
+            settings=_changed_settings(before, model.config) | _changed_dtype(weights, model),
         )
         own = model.state_dict()
         for name, value in own.items():
@@ -249,8 +250,7 @@ def _same_classes(before: PreTrainedConfig, after: PreTrainedConfig) -> bool:
     if before.num_labels != after.num_labels:
         return False
     names = [before.id2label[index] for index in range(before.num_labels)]
-    nameless = names == [f"LABEL_{index}" for index in range(before.num_labels)]
-    return nameless or names == [after.id2label[index] for index in range(after.num_labels)]
+    return nameless(names) or names == [after.id2label[index] for index in range(after.num_labels)]
 
 
 def _grid(config: PreTrainedConfig) -> tuple[int, int] | None:
@@ -258,6 +258,12 @@ def _grid(config: PreTrainedConfig) -> tuple[int, int] | None:
         return None
     (height, width), (patch_height, patch_width) = pair(config.image_size), pair(config.patch_size)
     return height // patch_height, width // patch_width
+
+
+def _changed_dtype(weights: dict[str, Tensor], model: PreTrainedModel) -> dict[str, list[Any]]:
+    """The number types of the source's weights, where they are not the model's."""
+    before = sorted({str(value.dtype) for value in weights.values() if value.is_floating_point()})
+    return {} if before == [str(model.dtype)] else {"dtype": [", ".join(before), str(model.dtype)]}
 
 
 def _changed_inputs(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, list[Any]]:

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ..analysis.evaluation import Evaluation, evaluate_classifier
-from ..data.sources import ImageSplits, load_images, load_labelled
+from ..data.class_names import ORDER, name_classes, read_class_names
+from ..data.labelled import label_names
+from ..data.sources import ImageSplits, evaluation_part, load_images, load_labelled
 from ..data.tensors import ImageTransform, drop_bad, in_batches, to_tensors
 from . import runs
 from .locations import same_place
@@ -93,6 +95,25 @@ class SavedModel:
                 f"{self.label_names}; give --data with images of the model's classes"
             )
         return dataset
+
+    def name_classes(self, source: str, data: str | None = None) -> None:
+        """Give the model's classes names, in place.
+
+        Args:
+            source: as `read_class_names`, or `order`: the classes of `data` in their order.
+            data: anything that `data.path` takes.
+
+        Raises:
+            ValueError: as `read_class_names` and `load_labelled`, or not as many names as classes.
+        """
+        where = f"--class-names {source}"
+        if source != ORDER:
+            names = read_class_names(source)
+        elif data is None:
+            raise ValueError(f"{where}: goes by the order of the classes of --data; give --data")
+        else:
+            names, where = label_names(evaluation_part(data)), f"{where}: {data}"
+        name_classes(self.model.config, names, where)
 
     def parts(self, data: str | None = None, skip_bad: bool = False) -> tuple[Dataset, Dataset]:
         """Labelled images to fit a probe on and to count on: the training and the test part, of any classes.
