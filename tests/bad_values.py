@@ -3,7 +3,6 @@
 import dataclasses
 import re
 import typing
-from itertools import cycle
 
 from opencrate.training.recipe import SECTIONS, Recipe
 
@@ -19,11 +18,38 @@ NEVER_A_NUMBER = (
     *("", "x", "true", "[]", "[[1]]", "{}", "{a: 1}", "[null]", "2020-13-45", "2020-01-01", "12:30:45", "0x_", "0b_"),
     *("0o9", "1__0", ".nan", ".inf", "-.inf", "1e400", "-1e26", "1e26", "9" * 40, "9" * 5000, "-" + "9" * 400, "'1'"),
     *('"a\\0b"', "a\0b", '"\\ud800"', "\udcff", "!!python/object/apply:os.getcwd []", "!!float 3", "&a 1", "*a", "<<"),
-    *("[" * 5000, "{a: " * 200, "{a: 1, a: 2}", "{[1]: 2}", "? [1]\n: 2", "a: b: c", "--- 1\n--- 2", "@", "%", "`", "x" * 5000),
+    *(
+        "[" * 5000,
+        "{a: " * 200,
+        "{a: 1, a: 2}",
+        "{[1]: 2}",
+        "? [1]\n: 2",
+        "a: b: c",
+        "--- 1\n--- 2",
+        "@",
+        "%",
+        "`",
+        "x" * 5000,
+    ),
     *("a:\n\t- 1", "{", "'", "]", "!", "1e", "--1", "1,5", "0x" + "f" * 300, "[.nan]", "[-1e30]", "nan", "inf", "None"),
 )
 """YAML that is no number within any range of ours, nor a list of such numbers."""
-OF_LISTS = ("x", "1", "true", "[]", "[x]", "[null]", "[.nan]", "[.inf]", "[-1e30]", "{}", "[" * 5000, "[[1]]", "&a [1]", "2020-13-45")
+OF_LISTS = (
+    "x",
+    "1",
+    "true",
+    "[]",
+    "[x]",
+    "[null]",
+    "[.nan]",
+    "[.inf]",
+    "[-1e30]",
+    "{}",
+    "[" * 5000,
+    "[[1]]",
+    "&a [1]",
+    "2020-13-45",
+)
 SPECIAL = ("null", "~", "-1", "0", "-0.0", "1e-320", "1.5", "10000000000", "1e26")
 """Allowed for some keys; what is refused is refused in good words."""
 

@@ -71,11 +71,13 @@ def _count(config: PreTrainedConfig, cls: Any) -> int:
     try:
         with torch.device("meta"):
             model = build(config)
-        return sum(value.numel() for value in (*model.parameters(), *model.buffers()))
     except RuntimeError as error:
-        if "overflow" in str(error).lower():
+        if "overflow" in str(error):
             return _MANY
-        raise
+        raise ValueError(f"this network cannot be built ({str(error).splitlines()[0]})") from error
+    except (TypeError, ArithmeticError, LookupError) as error:
+        raise ValueError(f"this network cannot be built ({error})") from error
+    return sum(value.numel() for value in (*model.parameters(), *model.buffers()))
 
 
 def _sizes(config: PreTrainedConfig) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ heavy is imported.
 
 from __future__ import annotations
 
+import re
 import reprlib
 import types
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 __all__ = [
-    *("Amount", "Count", "Natural", "Pixels", "Positive", "Probability", "Seed", "Share", "Within"),
-    *("allowed", "check_fields", "field_error", "field_hints", "fitted", "shown_value"),
+    *("Amount", "BatchSize", "Beams", "Count", "Natural", "NewTokens", "Pixels", "Positive", "Probability"),
+    *("Seed", "Share", "Temperature", "TopP", "Within"),
+    *("allowed", "check_fields", "field_error", "field_hints", "fitted", "number_in", "shown_value"),
 ]
 
 
@@ -39,6 +41,8 @@ class Within:
         return self.least <= value and (value < self.most if self.below else value <= self.most)
 
     def __str__(self) -> str:
+        if self.least == self.most:
+            return f"exactly {_number(self.least)}"
         return f"at least {_number(self.least)} and {'below' if self.below else 'at most'} {_number(self.most)}"
 
 
@@ -50,6 +54,11 @@ Share = Annotated[float, Within(0, 1, below=True)]
 Amount = Annotated[float, Within(0, 1e6)]
 Positive = Annotated[float, Within(1e-12, 1e6)]
 Pixels = Annotated[int, Within(1, 16_384)]
+BatchSize = Annotated[int, Within(1, 1_000_000)]
+NewTokens = Annotated[int, Within(1, 1_000_000)]
+Temperature = Annotated[float, Within(0, 0)] | Annotated[float, Within(1e-3, 1e3)]
+TopP = Annotated[float, Within(1e-6, 1)]
+Beams = Annotated[int, Within(1, 256)]
 
 
 def fitted(value: Any, hint: Any) -> Any:
@@ -122,7 +131,7 @@ def _plain(value: Any, hint: Any) -> Any:
         return value if hint is int else _as_float(value)
     if hint is str:
         return _require(value, isinstance(value, str) and _is_text(value))
-    return _require(value, value is None if hint is None else isinstance(value, hint))
+    return _require(value, value is None if hint is None else isinstance(value, get_origin(hint) or hint))
 
 
 def _as_float(value: float) -> float:
@@ -135,6 +144,19 @@ def _as_float(value: float) -> float:
 def _is_text(value: str) -> bool:
     """Whether a text can be written to a file: lines of characters, no control characters or halves of characters."""
     return all(c in "\n\t" or not (c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff") for c in value)
+
+
+def number_in(text: str) -> int | float:
+    """The number that a word of the command line is.
+
+    Raises:
+        ValueError: it is none, or has hundreds of digits.
+    """
+    if re.fullmatch(r"[-+]?\d{1,100}", text, re.ASCII):
+        return int(text)
+    if re.fullmatch(r"[-+]?(\d{1,100}\.?\d{0,100}|\.\d{1,100})([eE][-+]?\d{1,4})?", text, re.ASCII):
+        return float(text)
+    raise ValueError(f"{shown_value(text)} is no number")
 
 
 def allowed(hint: Any) -> str:
@@ -172,14 +194,16 @@ def check_fields(instance: Any, prefix: str = "") -> None:
     """Refuse a dataclass of which a field does not fit its type or range.
 
     Raises:
-        ValueError: the first such field, as `field_error`, its name after the prefix.
+        ValueError: the first such field, its name after the prefix; of several numbers the first that does not fit.
     """
     for name, hint in field_hints(type(instance)).items():
         value = getattr(instance, name)
-        try:
-            fitted(value, hint)
-        except ValueError as error:
-            raise field_error(f"{prefix}{name}", value, str(error)) from None
+        several = isinstance(value, tuple) and get_origin(hint) is tuple and len(value) > 0
+        for item in value if several else [value]:
+            try:
+                fitted(item, get_args(hint)[0] if several else hint)
+            except ValueError as error:
+                raise ValueError(f"{prefix}{name}={shown_value(item)}: must be {error}") from None
 
 
 @cache

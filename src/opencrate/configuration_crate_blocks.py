@@ -184,7 +184,9 @@ class CrateBlockConfig(PreTrainedConfig):
 def _field_types(cls: type[CrateBlockConfig]) -> dict[str, Any]:
     """Field -> its type and range, of the fields that our own classes declare, and of some that all have."""
     ours = [base for base in reversed(cls.__mro__) if issubclass(base, CrateBlockConfig)]
-    return _COMMON | {name: hint for base in ours for name, hint in inspect.get_annotations(base, eval_str=True).items()}
+    return _COMMON | {
+        name: hint for base in ours for name, hint in inspect.get_annotations(base, eval_str=True).items()
+    }
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 from .._suggest import suggest
 from .._values import (
     Amount,
+    BatchSize,
     Count,
     Natural,
     Pixels,
@@ -48,7 +49,6 @@ SWEEPS = SHIPPED / "ablations"
 
 
 # What values may be, beside those of `_values`.
-BatchSize = Annotated[int, Within(1, 1_000_000)]
 Shares = list[Annotated[float, Within(1e-12, 1)]]
 Positives = list[Positive]
 
@@ -283,11 +283,20 @@ def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             raise ValueError(f"{path}: 'base': {error}") from None
 
 
+_FILE_KINDS = {
+    "base": (str, "one recipe's name or file"),
+    "smoke": (dict, "a mapping"),
+    "parameters": (Count, "a number"),
+}
+
+
 def _check_file_keys(content: dict[str, Any], source: str) -> None:
-    kinds = {"base": (str, "one recipe's name or file"), "smoke": (dict, "a mapping"), "parameters": (int, "a number")}
-    for key, (kind, allowed) in kinds.items():
-        if key in content and not isinstance(content[key], kind):
-            raise ValueError(f"{source}: '{key}' must be {allowed}; got {shown_value(content[key])}")
+    for key in _FILE_KINDS.keys() & content.keys():
+        hint, expected = _FILE_KINDS[key]
+        try:
+            fitted(content[key], hint)
+        except ValueError:
+            raise field_error(f"{source}: '{key}'", content[key], expected) from None
 
 
 def _merged(path: Path) -> tuple[_Values, _Values]:
