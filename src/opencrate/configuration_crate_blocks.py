@@ -29,8 +29,16 @@ _COMMON = {
     "num_labels": Annotated[int, Within(0, 2**20)],
     "dtype": Literal["float32", "float64", "float16", "bfloat16"] | None,
     "id2label": dict[int, str] | dict[str, str] | None,
+    "label2id": dict[str, int] | dict[str, str] | None,
+    "architectures": list[str] | None,
+    "problem_type": Literal["regression", "single_label_classification", "multi_label_classification"] | None,
+    "chunk_size_feed_forward": Annotated[int, Within(0, 2**20)],
+    "is_encoder_decoder": bool,
+    "output_hidden_states": bool | None,
+    "return_dict": bool | None,
+    "transformers_version": str | None,
 }
-"""Ranges of what every transformers configuration has."""
+"""What every transformers configuration has."""
 
 
 class CrateBlockConfig(PreTrainedConfig):
@@ -122,11 +130,7 @@ class CrateBlockConfig(PreTrainedConfig):
         if name == "id2label" and value is not None:
             in_order = set(map(str, value)) == set(map(str, range(len(value))))
             self._require(in_order, name, "a mapping of the class numbers from 0 on, each once, to names", value)
-        try:
-            super().__setattr__(name, value)
-        except StrictDataclassError:  # of a field that every transformers configuration has
-            words = allowed(self.__dataclass_fields__[name].type)
-            self._require(False, name, words, value)
+        super().__setattr__(name, value)
 
     @property
     def mlp_size(self) -> int:

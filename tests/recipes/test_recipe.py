@@ -144,7 +144,7 @@ def test_bad_file_is_one_clear_error(text, words, tmp_path):
         (["model.size=digit"], ["'digit'", "did you mean 'digits'"]),
         (["model.config.hiden_size=3"], ["model.config.hiden_size", "did you mean 'hidden_size'"]),
         (["model.config.num_labels=3"], ["model.config.num_labels"]),
-        (["model.config.hidden_size=wide"], ["hidden_size", "expected int"]),
+        (["model.config.hidden_size=wide"], ["model.config.hidden_size", "a whole number of at least 1"]),
         (["model.config.num_channels=3"], ["model.config.num_channels=3", "data.num_channels=1"]),
         (["model.config.image_size=16"], ["model.config.image_size=16", "data.image_size=8"]),
         (["data.image_size=9"], ["image_size=9", "patch_size 2"]),

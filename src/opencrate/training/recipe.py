@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -188,12 +189,13 @@ def find_recipe(reference: str | Path, folder: Path = Path()) -> Path:
         if name in shipped:
             return shipped[name]
     path = folder / Path(reference).expanduser()
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
-    if path.is_file():
-        return path
+    with suppress(OSError, ValueError):  # a name that no file can have
+        if (path / "recipe.yaml").is_file():
+            return path / "recipe.yaml"
+        if path.is_file():
+            return path
     raise ValueError(
-        f"no recipe '{reference}': neither a shipped recipe nor a file; "
+        f"no recipe {shown_value(str(reference))}: neither a shipped recipe nor a file; "
         f"{suggest(str(reference), shipped)} (`opencrate recipes` lists them)"
     )
 
@@ -223,9 +225,10 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
     overridden: set[str] = set()
     for override in overrides:
         key, value = _read_override(override)
-        _put(values, key, value, f"override '{override}'")
+        source = f"override {shown_value(override)}"
+        _put(values, key, value, source)
         for field_key, item in _configuration(key, value):  # by field, so that a later override of one keeps the others
-            _put(values, field_key, item, f"override '{override}'")
+            _put(values, field_key, item, source)
         overridden.add(key)
     _keep_source_settings(values, overridden)
 
@@ -381,7 +384,7 @@ def _known(name: Any, prefix: str, source: str) -> None:
         return
     homes = [section for section, cls in SECTIONS.items() if name in _names(cls)]
     hint = f"did you mean '{homes[0]}.{name}'?" if homes else suggest(str(name), known, prefix)
-    raise ValueError(f"{source}: unknown key '{prefix}{name}'; {hint}")
+    raise ValueError(f"{source}: unknown key {shown_value(f'{prefix}{name}')}; {hint}")
 
 
 def _known_path(key: str, source: str) -> None:
@@ -399,11 +402,11 @@ def _known_path(key: str, source: str) -> None:
 
 def _read_override(override: str) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
+    source = f"override {shown_value(override)}"
     if not separator:
-        raise ValueError(f"override '{override}' is not of the form key=value, for example training.seed=3")
-    source = f"override '{override}'"
+        raise ValueError(f"{source} is not of the form key=value, for example training.seed=3")
     _known_path(key, source)
-    return key, parse_value(text, source)
+    return key, parse_value(text, f"{source}: '{key}'")
 
 
 def _typed(values: dict[str, Any], where: Callable[[str], str]) -> Recipe:
