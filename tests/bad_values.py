@@ -16,12 +16,37 @@ LEAKS = re.compile(
 NEVER_A_NUMBER = (
     *("", "x", "true", "[]", "[[1]]", "{}", "{a: 1}", "[null]", "2020-13-45", "2020-01-01", "12:30:45", "0x_", "0b_"),
     *("0o9", "1__0", ".nan", ".inf", "-.inf", "1e400", "-1e26", "1e26", "9" * 40, "9" * 5000, "-" + "9" * 400, "'1'"),
-    *('"a\\0b"', '"\\ud800"', "\udcff", "!!python/object/apply:os.getcwd []", "!!float 3", "&a 1", "*a", "<<", "[" * 5000),
+    *(
+        '"a\\0b"',
+        '"\\ud800"',
+        "\udcff",
+        "!!python/object/apply:os.getcwd []",
+        "!!float 3",
+        "&a 1",
+        "*a",
+        "<<",
+        "[" * 5000,
+    ),
     *("{a: " * 200, "{a: 1, a: 2}", "{[1]: 2}", "a: b: c", "--- 1\n--- 2", "@", "%", "`", "x" * 5000, "a:\n\t- 1", "{"),
     *("'", "]", "!", "1e", "--1", "1,5", "0x" + "f" * 300, "[.nan]", "[-1e30]", "nan", "inf", "None", "a\0b"),
 )
 """YAML that is no number within any range of ours, and no list of such numbers."""
-SPECIAL = ("null", "1", "-1", "0", "-0.0", "1e-320", "1.5", "10000000000", "[1]", "[x]", "[.inf]", "[1, 2, 3]", "no", "~")
+SPECIAL = (
+    "null",
+    "1",
+    "-1",
+    "0",
+    "-0.0",
+    "1e-320",
+    "1.5",
+    "10000000000",
+    "[1]",
+    "[x]",
+    "[.inf]",
+    "[1, 2, 3]",
+    "no",
+    "~",
+)
 """Allowed for some keys; where they are refused, it is in good words."""
 
 NOT_IN_RANGE = (None, "x", "1", "", [], {}, [None], [[1]], {"a": 1}, True, -1e26, 1e26, 10**12, -(10**400), 10**400)
@@ -39,7 +64,9 @@ def recipe_keys():
 
 def holds(hint, *kinds):
     """Whether a type is, or has in it, one of these."""
-    return hint in kinds or typing.get_origin(hint) in kinds or any(holds(part, *kinds) for part in typing.get_args(hint))
+    return (
+        hint in kinds or typing.get_origin(hint) in kinds or any(holds(part, *kinds) for part in typing.get_args(hint))
+    )
 
 
 def recipe_cases():

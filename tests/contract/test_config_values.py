@@ -108,7 +108,10 @@ def test_numbers_are_counted_without_building():
         (CrateForCausalLM, CrateTextConfig(**SMALLEST[CrateTextConfig] | {"num_hidden_layers": 5})),
         (CrateForImageClassification, CrateConfig(**SMALLEST[CrateConfig] | {"num_hidden_layers": 4})),
         (CrateMAEForPreTraining, CrateMAEConfig(**SMALLEST[CrateMAEConfig], decoder_num_hidden_layers=4)),
-        (CrateMAEForPreTraining, CrateMAEConfig(**SMALLEST[CrateMAEConfig] | {"num_hidden_layers": 3}, tie_decoder=True)),
+        (
+            CrateMAEForPreTraining,
+            CrateMAEConfig(**SMALLEST[CrateMAEConfig] | {"num_hidden_layers": 3}, tie_decoder=True),
+        ),
     ):
         model = cls(config)
         assert numbers_in(config, cls) == sum(value.numel() for value in (*model.parameters(), *model.buffers()))

@@ -105,7 +105,9 @@ def test_marks_of_other_editors_are_read(content, tmp_path):
     assert load_recipe(tmp_path / "good.yaml").training.seed == 3
 
 
-@pytest.mark.parametrize("word", ["2020-01-01", "1e5", "0o17", "12:30", "no", "null", "1_000", "<<", "~", "0x1", ".inf"])
+@pytest.mark.parametrize(
+    "word", ["2020-01-01", "1e5", "0o17", "12:30", "no", "null", "1_000", "<<", "~", "0x1", ".inf"]
+)
 def test_words_that_look_like_something_else_come_back(word, tmp_path):
     recipe = load_recipe("digits", [f"description='{word}'"])
     (tmp_path / "again.yaml").write_text(recipe_yaml(recipe))
