@@ -1,11 +1,10 @@
 """CrateConfig and the named sizes of the published models."""
 
-from typing import Any, Literal
-
-from huggingface_hub.dataclasses import strict
+from typing import Annotated, Any, Literal
 
 from ._hf import BackboneConfigMixin
 from ._suggest import suggest
+from ._values import Pixels, Within
 from .configuration_crate_blocks import CrateBlockConfig
 
 __all__ = ["CRATE_SIZES", "CrateConfig", "pair"]
@@ -28,7 +27,6 @@ def pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-@strict
 class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
     r"""Configuration of the CRATE vision models; the defaults are CRATE-base/16 [2306.01129, Table 1].
 
@@ -47,9 +45,9 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
 
     model_type = "crate"
 
-    image_size: int | list[int] | tuple[int, int] = 224
-    patch_size: int | list[int] | tuple[int, int] = 16
-    num_channels: int = 3
+    image_size: Pixels | list[Pixels] | tuple[Pixels, Pixels] = 224
+    patch_size: Pixels | list[Pixels] | tuple[Pixels, Pixels] = 16
+    num_channels: Annotated[int, Within(1, 4_096)] = 3
     patch_embedding: Literal["norm_linear", "conv"] = "norm_linear"
     position_interpolation: Literal["size", "scale", "scale_if_resized"] = "size"
     pool: Literal["cls", "mean"] = "cls"
@@ -87,9 +85,7 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
 
     def _check(self) -> None:
         self._check_blocks()
-        self._require(self.num_channels >= 1, "num_channels", "at least 1")
         for size, patch in zip(pair(self.image_size), pair(self.patch_size)):
-            self._require(patch >= 1, "patch_size", "at least 1")
             fits = size >= patch and size % patch == 0
             self._require(fits, "image_size", f"a multiple of patch_size {self.patch_size}")
 

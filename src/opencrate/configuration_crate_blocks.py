@@ -1,11 +1,14 @@
 """The settings that every CRATE model's blocks have, whatever they read."""
 
-from typing import Any, Literal
+import inspect
+from functools import cache
+from typing import Annotated, Any, Literal
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ._suggest import suggest
+from ._values import Amount, Positive, Share, Within, allowed, fitted, shown_value
 
 __all__ = ["CrateBlockConfig"]
 
@@ -19,9 +22,29 @@ _TRANSFORMERS_WORDS = {
 }
 
 
-@strict
+Size = Annotated[int, Within(1, 2**20)]
+Layers = Annotated[int, Within(1, 4_096)]
+NormEps = Annotated[float, Within(1e-12, 1)]
+_COMMON = {
+    "num_labels": Annotated[int, Within(0, 2**20)],
+    "dtype": Literal["float32", "float64", "float16", "bfloat16"] | None,
+    "id2label": dict[int, str] | dict[str, str] | None,
+    "label2id": dict[str, int] | dict[str, str] | None,
+    "architectures": list[str] | None,
+    "problem_type": Literal["regression", "single_label_classification", "multi_label_classification"] | None,
+    "chunk_size_feed_forward": Annotated[int, Within(0, 2**20)],
+    "is_encoder_decoder": bool,
+    "output_hidden_states": bool | None,
+    "return_dict": bool | None,
+    "transformers_version": str | None,
+}
+"""What every transformers configuration has."""
+
+
 class CrateBlockConfig(PreTrainedConfig):
     r"""Settings of the blocks, shared by the configurations of vision and text models.
+
+    Every field is checked against its type and range whenever it is set; the error is a one-line ``ValueError``.
 
     Args:
         hidden_size: width d.
@@ -58,39 +81,39 @@ class CrateBlockConfig(PreTrainedConfig):
         initializer_range: standard deviation for ``normal``.
     """
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    head_dim: int | None = None
-    layer_norm_eps: float = 1e-5
-    head_layer_norm_eps: float | None = None
-    attention_scale: float | int | None = None
+    hidden_size: Size = 768
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Size = 12
+    head_dim: Size | None = None
+    layer_norm_eps: NormEps = 1e-5
+    head_layer_norm_eps: NormEps | None = None
+    attention_scale: Amount | None = None
     attention_output: Literal["learned", "tied", "none"] = "learned"
     attention_output_bias: bool = True
-    dropout: float | int = 0.0
-    compression_kappa: float | int | None = None
-    compression_eps: float | int = 0.5
-    ista_step_size: float | int = 0.1
-    ista_lambda: float | int = 0.1
-    ista_num_steps: int = 1
+    dropout: Share = 0.0
+    compression_kappa: Amount | None = None
+    compression_eps: Positive = 0.5
+    ista_step_size: Positive = 0.1
+    ista_lambda: Amount = 0.1
+    ista_num_steps: Annotated[int, Within(1, 1_000)] = 1
     ista_start: Literal["input", "zero"] | None = None
     ista_threshold: Literal["relu", "soft"] = "relu"
     ista_residual: bool = False
-    dictionary_expansion: int = 1
+    dictionary_expansion: Annotated[int, Within(1, 1_024)] = 1
     dictionary_decode: Literal["none", "tied", "untied"] = "none"
     compression: Literal["mssa", "attention"] = "mssa"
     sparsification: Literal["ista", "mlp", "none"] = "ista"
-    mlp_ratio: float | int = 4
+    mlp_ratio: Annotated[float, Within(1e-6, 1_024)] = 4
     subspace_constraint: Literal["none", "each", "joint"] = "none"
     dictionary_constraint: Literal["none", "orthonormal"] = "none"
-    subspace_penalty: float | int = 0.0
-    dictionary_penalty: float | int = 0.0
+    subspace_penalty: Amount = 0.0
+    dictionary_penalty: Amount = 0.0
     initializer: Literal["official", "normal"] = "official"
-    initializer_range: float = 0.02
+    initializer_range: Amount = 0.02
 
     def __post_init__(self, **kwargs):
         self._reject_unknown(kwargs)
-        if self.head_dim is None and self.num_attention_heads > 0:
+        if self.head_dim is None:
             self._require_divisible_width()
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.head_layer_norm_eps is None:
@@ -99,6 +122,15 @@ class CrateBlockConfig(PreTrainedConfig):
             complete = self.dictionary_expansion == 1 and self.dictionary_decode == "none"
             self.ista_start = "input" if complete else "zero"
         super().__post_init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        hint = _field_types(type(self)).get(name)
+        if hint is not None:
+            self._require(_fits(value, hint), name, allowed(hint), value)
+        if name == "id2label" and value is not None:
+            in_order = set(map(str, value)) == set(map(str, range(len(value))))
+            self._require(in_order, name, "a mapping of the class numbers from 0 on, each once, to names", value)
+        super().__setattr__(name, value)
 
     @property
     def mlp_size(self) -> int:
@@ -118,22 +150,19 @@ class CrateBlockConfig(PreTrainedConfig):
                 f"{self.num_attention_heads}: choose a divisor, or set head_dim (K p may differ from d)"
             )
 
-    def _require(self, condition: bool, name: str, allowed: str) -> None:
+    def _require(self, condition: bool, name: str, expected: str, value: Any = ...) -> None:
         if not condition:
+            value = getattr(self, name) if value is ... else value
             raise ValueError(
-                f"{type(self).__name__}: {name}={getattr(self, name)!r} is not allowed; it must be {allowed}"
+                f"{type(self).__name__}: {name}={shown_value(value)} is not allowed; it must be {expected}"
             )
 
     def _check_blocks(self) -> None:
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("ista_num_steps", "dictionary_expansion"):
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("layer_norm_eps", "head_layer_norm_eps", "ista_step_size", "compression_eps"):
-            self._require(getattr(self, name) > 0, name, "greater than 0")
-        for name in ("ista_lambda", "subspace_penalty", "dictionary_penalty"):
-            self._require(getattr(self, name) >= 0, name, "at least 0")
-        self._require(0 <= self.dropout < 1, "dropout", "at least 0 and less than 1")
+        """Refuse values that do not fit each other."""
+        try:
+            self.validate()
+        except StrictDataclassError as error:
+            raise ValueError(f"{type(self).__name__}: {error.__cause__}") from error
         self._require(self.mlp_size >= 1, "mlp_ratio", "at least one hidden unit for the width")
         self._check_structure()
 
@@ -153,3 +182,22 @@ class CrateBlockConfig(PreTrainedConfig):
             self._require(complete, "ista_start", "'zero' when dictionary_expansion > 1")
         if self.dictionary_decode == "none":
             self._require(complete, "dictionary_decode", "'tied' or 'untied' when dictionary_expansion > 1")
+
+
+@cache
+def _field_types(cls: type[CrateBlockConfig]) -> dict[str, Any]:
+    """Field -> its type and range, of the fields that our own classes declare, and of some that all have."""
+    ours = [base for base in reversed(cls.__mro__) if issubclass(base, CrateBlockConfig)]
+    return _COMMON | {
+        name: hint for base in ours for name, hint in inspect.get_annotations(base, eval_str=True).items()
+    }
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if type(value).__name__ == "dtype":  # torch's; as a name it is what files hold
+        value = str(value).removeprefix("torch.")
+    try:
+        fitted(value, hint)
+        return True
+    except ValueError:
+        return False

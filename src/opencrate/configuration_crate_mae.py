@@ -3,15 +3,14 @@
 import copy
 from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
-
 from ._suggest import suggest
+from ._values import Amount, Share
 from .configuration_crate import CrateConfig
+from .configuration_crate_blocks import Layers, NormEps, Size
 
 __all__ = ["CRATE_MAE_SIZES", "CrateMAEConfig"]
 
 
-@strict
 class CrateMAEConfig(CrateConfig):
     r"""Configuration of the CRATE autoencoder; the defaults are CRATE-MAE-base/16. [2311.13110]
 
@@ -34,11 +33,11 @@ class CrateMAEConfig(CrateConfig):
     model_type = "crate_mae"
 
     patch_embedding: Literal["norm_linear", "conv"] = "conv"
-    head_layer_norm_eps: float | None = 1e-6
-    ista_lambda: float | int = 0.5
-    decoder_num_hidden_layers: int | None = None
-    decoder_num_attention_heads: int | None = None
-    mask_ratio: float | int = 0.75
+    head_layer_norm_eps: NormEps | None = 1e-6
+    ista_lambda: Amount = 0.5
+    decoder_num_hidden_layers: Layers | None = None
+    decoder_num_attention_heads: Size | None = None
+    mask_ratio: Share = 0.75
     norm_pix_loss: bool = False
     mask_tokens_in_encoder: bool = True
     loss_on: Literal["masked", "all"] = "masked"
@@ -80,12 +79,9 @@ class CrateMAEConfig(CrateConfig):
 
     def _check(self) -> None:
         super()._check()
-        self._require(0 <= self.mask_ratio < 1, "mask_ratio", "at least 0 and less than 1")
         self._require(self.hidden_size % 4 == 0, "hidden_size", "a multiple of 4, for the sine-cosine positions")
-        self._require(self.decoder_num_hidden_layers >= 1, "decoder_num_hidden_layers", "at least 1")
         heads = self.decoder_num_attention_heads
-        divides = heads >= 1 and self.hidden_size % heads == 0
-        fits = divides or heads == self.num_attention_heads
+        fits = self.hidden_size % heads == 0 or heads == self.num_attention_heads
         self._require(fits, "decoder_num_attention_heads", f"a divisor of {self.hidden_size}")
         if self.tie_decoder:
             alike = heads == self.num_attention_heads and self.decoder_num_hidden_layers == self.num_hidden_layers

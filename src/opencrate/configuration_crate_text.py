@@ -1,17 +1,18 @@
 """CrateTextConfig and the named sizes of the published language models."""
 
-from typing import Any, Literal
-
-from huggingface_hub.dataclasses import strict
+from typing import Annotated, Any, Literal
 
 from ._hf import CACHE_NAMES
 from ._suggest import suggest
+from ._values import Share, Within
 from .configuration_crate_blocks import CrateBlockConfig
 
 __all__ = ["CRATE_TEXT_SIZES", "CrateTextConfig"]
 
 
-@strict
+TokenId = Annotated[int, Within(0, 10**7)]
+
+
 class CrateTextConfig(CrateBlockConfig):
     r"""Configuration of the CRATE text models; the defaults are CRATE-GPT base (complete dictionary). [2311.13110]
 
@@ -40,19 +41,19 @@ class CrateTextConfig(CrateBlockConfig):
     model_type = "crate_text"
     keys_to_ignore_at_inference = list(CACHE_NAMES)  # noqa: RUF012 (transformers' convention)
 
-    vocab_size: int = 50304
-    max_position_embeddings: int = 1024
-    type_vocab_size: int = 0
+    vocab_size: Annotated[int, Within(1, 10**7)] = 50304
+    max_position_embeddings: Annotated[int, Within(1, 2**20)] = 1024
+    type_vocab_size: Annotated[int, Within(0, 10**6)] = 0
     is_causal: bool | None = None
     final_norm: bool = False
     pool: Literal["first", "last", "mean"] | None = None
-    classifier_dropout: float | int | None = None
+    classifier_dropout: Share | None = None
     context_overflow: Literal["error", "crop"] = "error"
     tie_word_embeddings: bool = True
     use_cache: bool = True
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
+    bos_token_id: TokenId | None = None
+    eos_token_id: TokenId | list[TokenId] | None = None
+    pad_token_id: TokenId | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -78,13 +79,10 @@ class CrateTextConfig(CrateBlockConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def _check_text(self) -> None:
-        for name in ("vocab_size", "max_position_embeddings"):
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        self._require(self.type_vocab_size >= 0, "type_vocab_size", "at least 0")
-        dropout = self.classifier_dropout
-        self._require(dropout is None or 0 <= dropout < 1, "classifier_dropout", "at least 0 and less than 1, or None")
-        pad = self.pad_token_id
-        self._require(pad is None or 0 <= pad < self.vocab_size, "pad_token_id", f"below vocab_size {self.vocab_size}")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            ids = getattr(self, name)
+            fits = ids is None or max(ids if isinstance(ids, list) else [ids], default=0) < self.vocab_size
+            self._require(fits, name, f"below vocab_size {self.vocab_size}")
         gamma = self.compression_kappa is not None
         self._require(not (gamma and self.is_causal), "compression_kappa", "None in a causal model, where N varies")
 

@@ -72,7 +72,7 @@ def test_whole_numbers_pass_where_a_number_is_meant(field):
     "changes, message",
     [
         *(
-            ({name: 0}, f"{name}=0 is not allowed; it must be at least 1")
+            ({name: 0}, f"{name}=0 is not allowed; it must be a whole number of at least 1")
             for name in ("num_hidden_layers", "num_channels")
         ),
         ({"hidden_size": 0}, "hidden_size=0"),
@@ -80,7 +80,7 @@ def test_whole_numbers_pass_where_a_number_is_meant(field):
         ({"head_dim": 0}, "head_dim=0"),
         ({"ista_num_steps": 0}, "ista_num_steps=0"),
         ({"dictionary_expansion": 0}, "dictionary_expansion=0"),
-        ({"layer_norm_eps": 0.0}, "layer_norm_eps=0.0 .* greater than 0"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps=0.0 .* at least 1e-12"),
         ({"head_layer_norm_eps": -1.0}, "head_layer_norm_eps=-1.0"),
         ({"ista_step_size": 0}, "ista_step_size=0"),
         ({"compression_eps": float("nan")}, "compression_eps=nan"),

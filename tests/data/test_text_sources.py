@@ -205,9 +205,9 @@ def test_streaming_reads_no_more_than_asked_for(hub):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"validation_fraction": 1.0}, r"text\.validation_fraction=1\.0: must be a share"),
+        ({"validation_fraction": 1.0}, r"text\.validation_fraction=1\.0: must be a number of at least 0 and below 1"),
         ({"validation_fraction": 0.6, "test_fraction": 0.6}, r"text\.test_fraction=0\.6"),
-        ({"block_size": 1}, r"text\.block_size=1: must be at least 2"),
+        ({"block_size": 1}, r"text\.block_size=1: must be a whole number of at least 2"),
         ({"mask_probability": 0.0}, r"text\.mask_probability=0\.0"),
         ({"max_documents": 0}, r"text\.max_documents=0"),
         ({"streaming": True}, r"text\.streaming=True: must be true only with a path hf://"),

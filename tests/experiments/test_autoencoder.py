@@ -47,8 +47,8 @@ def test_untrained_copies_stand_once_for_each_configuration():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"images": 1}, "images=1: must be at least 2"),
-        ({"eps": 0.0}, "eps=0: must be a number > 0"),
+        ({"images": 1}, "images=1: must be a whole number of at least 2"),
+        ({"eps": 0.0}, "eps=0.0: must be a number of at least 1e-12"),
         ({"noise": (-1.0,)}, "noise=-1"),
         ({"seed": -1}, "seed=-1"),
     ],

@@ -85,13 +85,13 @@ def test_rows_summary_and_figures(found):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seeds": 1}, "seeds=1: must be at least 2"),
-        ({"eps": 0.0}, "eps=0.0: must be > 0"),
-        ({"step_size": (0.5, -1.0)}, "step_size=-1: must be > 0"),
+        ({"seeds": 1}, "seeds=1: must be a whole number of at least 2"),
+        ({"eps": 0.0}, "eps=0.0: must be a number of at least 1e-12"),
+        ({"step_size": (0.5, -1.0)}, "step_size=-1.0: must be a number of at least 1e-12"),
         ({"noise": (-1.0,)}, "noise=-1.0"),
         ({"angle": (120.0,)}, "angle=120"),
         ({"ambient": 30}, "ambient=30"),
-        ({"eps": float("nan")}, "eps=nan: must be finite"),
+        ({"eps": float("nan")}, "eps=nan: must be a number"),
     ],
 )
 def test_settings_are_checked(changes, words):

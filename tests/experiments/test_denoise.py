@@ -63,10 +63,11 @@ def test_weights_are_fitted_on_other_tokens():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"noise": (0.0,)}, "noise=0: must be > 0"),
-        ({"subspaces": 1}, "subspaces=1, tokens=512: must be at least 2"),
+        ({"noise": (0.0,)}, "noise=0.0: must be a number of at least 1e-12"),
+        ({"subspaces": 1}, "subspaces=1: must be a whole number of at least 2"),
         ({"ambient": 8}, "need 16 dimensions"),
-        ({"smallest": 0.0}, "need largest > smallest > 0"),
+        ({"smallest": 0.0}, "smallest=0.0: must be a number of at least 1e-12"),
+        ({"smallest": 11.0}, "need largest > smallest > 0"),
         ({"steps": 1}, "at least 2 steps"),
         ({"seeds": 1}, "seeds=1"),
     ],

@@ -135,9 +135,9 @@ def test_the_experiment_keeps_its_bound(found):
     ("changes", "words"),
     [
         ({"layers": 0}, "layers=0"),
-        ({"condition": (0.5,)}, "condition=0.5: must be at least 1"),
+        ({"condition": (0.5,)}, "condition=0.5: must be a number of at least 1"),
         ({"lam": (-0.1,)}, "lam=-0.1"),
-        ({"step_size": (0.0,)}, "must be > 0"),
+        ({"step_size": (0.0,)}, "step_size=0.0: must be a number of at least 1e-12"),
         ({"angle": (100.0,)}, "angle=100"),
     ],
 )

@@ -126,7 +126,7 @@ def test_table_and_figures(found):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"lam": (0.0,)}, "lam=0: must be > 0"),
+        ({"lam": (0.0,)}, "lam=0.0: must be a number of at least 1e-12"),
         ({"steps": (0,)}, "steps=0"),
         ({"base_lam": -1.0}, "base_lam=-1"),
         ({"active": 99}, "num_active=99"),

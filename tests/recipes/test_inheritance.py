@@ -89,8 +89,8 @@ def test_stated_parameters_are_the_files_own(write):
         ("smoke: {base: digits}\n", ["bad.yaml, smoke", "'base'"]),
         ("parameters: many\n", ["bad.yaml: 'parameters' must be a number"]),
         ("base: digits\ntraining: {sed: 1}\n", ["bad.yaml: unknown key 'training.sed'"]),
-        ("base: digits\ntraining: {seed: -1}\n", ["bad.yaml: 'training.seed' must be at least 0"]),
-        ("base: wrong.yaml\n", ["wrong.yaml: 'training.weight_decay' must be at least 0"]),
+        ("base: digits\ntraining: {seed: -1}\n", ["bad.yaml: 'training.seed' must be a whole number of at least 0"]),
+        ("base: wrong.yaml\n", ["wrong.yaml: 'training.weight_decay' must be a number of at least 0"]),
     ],
 )
 def test_bad_file_is_one_clear_error(write, text, words):
@@ -106,7 +106,7 @@ def test_bad_file_is_one_clear_error(write, text, words):
 def test_smoke_values_are_checked_where_they_stand(write):
     path = write("bad", "smoke: {training.seed: -1}\n")
     assert load_recipe(path).training.seed == 0
-    with pytest.raises(ValueError, match=r"bad.yaml, smoke: 'training.seed' must be at least 0"):
+    with pytest.raises(ValueError, match=r"bad.yaml, smoke: 'training.seed' must be a whole number of at least 0"):
         load_recipe(path, smoke=True)
     with pytest.raises(ValueError, match=r"plain.yaml: no smoke form"):
         load_recipe(write("plain", "training: {seed: 1}\n"), smoke=True)

@@ -189,7 +189,7 @@ def test_two_processes_are_one(corpus, tmp_path):
     [
         (["text.path=nowhere.txt"], "nowhere.txt"),
         (["data.image_size=32"], "'data.image_size' is set"),
-        (["text.block_size=1"], "text.block_size=1"),
+        (["text.block_size=1"], "text.block_size' must be a whole number of at least 2"),
         (["model.config.max_position_embeddings=16"], "max_position_embeddings=16"),
         (["model.config.vocab_size=3"], "vocab_size=3"),
         (["model.type=vit", "model.size=null", "model.config={}"], "unknown model.type 'vit'"),

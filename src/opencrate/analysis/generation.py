@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer, set_seed
 
+from .._values import Beams, Count, NewTokens, Seed, Temperature, TopP, check_fields
 from .inputs import evaluating
 from .language import LanguageModel
 
@@ -27,25 +28,16 @@ class Sampling:
         crop: go on beyond the context with its last tokens (CRATE); otherwise that is an error.
     """
 
-    max_new_tokens: int = 100
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    num_beams: int = 1
-    seed: int = 0
+    max_new_tokens: NewTokens = 100
+    temperature: Temperature = 1.0
+    top_k: Count | None = None
+    top_p: TopP | None = None
+    num_beams: Beams = 1
+    seed: Seed = 0
     crop: bool = False
 
     def __post_init__(self) -> None:
-        rules = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "at least 0; 0 is greedy"),
-            "top_k": (self.top_k is None or self.top_k >= 1, "at least 1"),
-            "top_p": (self.top_p is None or 0 < self.top_p <= 1, "above 0, at most 1"),
-            "num_beams": (self.num_beams >= 1, "at least 1"),
-        }
-        for name, (fits, allowed) in rules.items():
-            if not fits:
-                raise ValueError(f"{name}={getattr(self, name)}: must be {allowed}")
+        check_fields(self)
 
 
 def prompt_ids(language: LanguageModel, prompt: str) -> Tensor:

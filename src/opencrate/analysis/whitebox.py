@@ -15,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from .._memory import require_memory
 from .files import write_whole
 from .foreign import BlockHooks
 from .inputs import Batch
@@ -265,6 +266,7 @@ def load_model(source: nn.Module | str | os.PathLike, only: Sequence[str] = (), 
     try:
         config = transformers.AutoConfig.from_pretrained(where, **options)
         _require_class(source, config, only, what)
+        require_memory(config, _class_of(config), "config.json")
         model, info = _class_of(config).from_pretrained(
             where, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )

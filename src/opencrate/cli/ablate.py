@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import Parser, positive_int, prepare_libraries, print_table
+from .common import Parser, positive_int, prepare_libraries, print_table, seed
 
 HELP = "compare recipes over seeds (are sparsity and structure necessary?)"
 
@@ -81,6 +81,4 @@ def _words(text: str) -> list[str]:
 
 
 def _seeds(text: str) -> list[int]:
-    if not all(word.isdecimal() for word in text.split(",")):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers like 0,1,2")
-    return [int(word) for word in text.split(",")]
+    return [seed(word) for word in text.split(",")]

@@ -19,7 +19,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import Parser, add_split, layer_numbers, non_negative_int, positive_int, prepare_libraries
+from .._values import Positive
+from .common import Parser, add_split, layer_numbers, non_negative_int, number_of, positive_int, prepare_libraries
 
 HELP = "measure any model layer by layer and write a report"
 _SUBSPACES = ("values", "keys", "pca")
@@ -46,7 +47,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--layers", type=layer_numbers, metavar="L,L,...", help="layers to measure, from 1 (default: all)"
     )
-    parser.add_argument("--eps", type=float, default=0.5, help="epsilon of the coding rates (default: 0.5)")
+    parser.add_argument(
+        "--eps", type=number_of(Positive), default=0.5, help="epsilon of the coding rates (default: 0.5)"
+    )
     parser.add_argument(
         "--subspaces", choices=_SUBSPACES, default="values", help="what a model without U is measured against"
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import Parser, add_model_and_images, add_split, positive_int, prepare_libraries, print_table
+from .common import Parser, add_model_and_images, add_split, positive_int, prepare_libraries, print_table, seed
 
 HELP = "check the subspace assumptions on a model's tokens"
 
@@ -32,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--num-tokens", type=positive_int, default=4096, metavar="N", help="tokens per fit (default: 4096)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of token choice, shuffling and EM's start (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of token choice, shuffling and EM's start (default: 0)")
     parser.add_argument("--output", metavar="DIR", help="folder of the report (default: RUN/audit)")
     parser.add_argument("--overwrite", action="store_true", help="replace an audit that lies there")
 

@@ -7,10 +7,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from .._suggest import suggest
+from .._values import BatchSize, Count, Natural, Seed, allowed, fitted, number_in, shown_value
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,22 +115,29 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
 
 
-def non_negative_int(text: str) -> int:
-    """argparse type: a whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
-    return int(text)
+def number_of(hint: Any) -> Callable[[str], Any]:
+    """argparse type: a number of a type and range; see `_values`."""
+
+    def convert(text: str) -> Any:
+        try:
+            return fitted(number_in(text), hint)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{shown_value(text)} is not {allowed(hint)}") from None
+
+    return convert
 
 
-def positive_int(text: str) -> int:
-    """argparse type: a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
+non_negative_int = number_of(Natural)
+positive_int = number_of(Count)
+batch_size = number_of(BatchSize)
+seed = number_of(Seed)
 
 
 def layer_numbers(text: str) -> tuple[int, ...]:
     """argparse type: layer numbers with commas."""
-    if not all(part.isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of layer numbers, such as 1,6,12")
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(positive_int(part) for part in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{shown_value(text)} is not a list of layer numbers from 1, such as 1,6,12"
+        ) from None

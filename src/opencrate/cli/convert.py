@@ -19,11 +19,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from .common import Parser, positive_int, prepare_libraries
+from .._values import Pixels, Within
+from .common import Parser, number_of, prepare_libraries
 
 HELP = "convert a published checkpoint, or back"
+HEADS = Annotated[int, Within(1, 2**20)]
 FAMILIES = "crate, crate_alpha, crate_mae, crate_lm or crate_lm_overcomplete"
 
 
@@ -34,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="checkpoint file, or a saved folder (--to-official)")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write, or a file (--to-official)")
     parser.add_argument("--family", metavar="NAME", help=FAMILIES)
-    parser.add_argument("--num-attention-heads", type=positive_int, metavar="K")
+    parser.add_argument("--num-attention-heads", type=number_of(HEADS), metavar="K")
     parser.add_argument("--image-size", type=_size, metavar="PIXELS", help="224, or height and width: 224x160")
     parser.add_argument("--patch-size", type=_size, metavar="PIXELS", help="16, or 16x8")
     parser.add_argument(
@@ -175,14 +177,15 @@ def _save(tensors: dict[str, Any], path: Path, suffix: str) -> None:
 
 def _fields(overrides: list[str]) -> dict[str, Any]:
     """`field=value` words, values in YAML."""
-    import yaml
+    from ..training.strict_yaml import parse_value
 
-    return {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in overrides)}
+    words = (word.partition("=") for word in overrides)
+    return {name: parse_value(value, name) for name, _, value in words}
 
 
 def _size(text: str) -> int | tuple[int, int]:
     """argparse type: `224`, or `224x160` for height and width."""
-    numbers = [positive_int(part) for part in text.split("x")]
+    numbers = [number_of(Pixels)(part) for part in text.split("x")]
     if len(numbers) > 2:
         raise argparse.ArgumentTypeError(f"'{text}' is neither one number nor height x width, like 224x160")
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])

@@ -23,7 +23,7 @@ import argparse
 import json
 
 from . import language
-from .common import Parser, add_model_and_images, add_split, positive_int, prepare_libraries, print_table
+from .common import Parser, add_model_and_images, add_split, batch_size, positive_int, prepare_libraries, print_table
 
 HELP = "accuracy and loss on labelled images, or loss on text"
 
@@ -45,7 +45,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--stride", type=positive_int, metavar="N", help="new tokens per window (default: half of them)"
     )
-    parser.add_argument("--batch-size", type=positive_int, metavar="N")
+    parser.add_argument("--batch-size", type=batch_size, metavar="N")
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 

@@ -13,15 +13,14 @@ features.json, by default into MODEL/features.
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from .._values import Natural, Within, fitted, number_in, shown_value
 from . import language
-from .common import Parser, layer_numbers, non_negative_int, positive_int, prepare_libraries
+from .common import Parser, layer_numbers, positive_int, prepare_libraries, seed
 
 HELP = "look at what single features of a language model stand for"
-_STEER = re.compile(r"(\d+):(\d+)=(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -39,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--block-size", type=positive_int, default=128, metavar="N", help="tokens read at a time (default: 128)"
     )
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the draws (default: 0)")
     parser.add_argument(
         "--steer",
         type=_steer,
@@ -125,7 +124,12 @@ def _steered(model: Any, report: Any, documents: Any, arguments: argparse.Namesp
 
 def _steer(text: str) -> tuple[int, int, float]:
     """argparse type: LAYER:FEATURE=VALUE."""
-    match = _STEER.fullmatch(text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form LAYER:FEATURE=VALUE, such as 2:17=4.0")
-    return int(match[1]), int(match[2]), float(match[3])
+    place, _, value = text.partition("=")
+    layer, _, feature = place.partition(":")
+    try:
+        layer, feature = (fitted(number_in(number), Natural) for number in (layer, feature))
+        return layer, feature, fitted(number_in(value), Annotated[float, Within(-1e6, 1e6)])
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{shown_value(text)} is not of the form LAYER:FEATURE=VALUE, such as 2:17=4.0"
+        ) from None

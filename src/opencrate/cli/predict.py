@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .common import Parser, positive_int, prepare_libraries, print_table
+from .common import Parser, batch_size, positive_int, prepare_libraries, print_table
 from .images import add_images, named_files, readable, report_skipped
 
 HELP = "name the class of image files"
@@ -26,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="RUN", help="run directory, or any saved classifier folder")
     add_images(parser)
     parser.add_argument("--top-k", type=positive_int, default=1, metavar="K", help="classes per image")
-    parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N")
+    parser.add_argument("--batch-size", type=batch_size, default=64, metavar="N")
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 

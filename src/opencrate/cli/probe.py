@@ -17,7 +17,7 @@ import argparse
 import json
 from typing import Any
 
-from .common import Parser, add_model_and_images, non_negative_int, positive_int, prepare_libraries, print_table
+from .common import Parser, add_model_and_images, batch_size, non_negative_int, prepare_libraries, print_table
 
 HELP = "linear or nearest-neighbour probe of a layer's tokens"
 
@@ -29,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--layer", type=non_negative_int, metavar="L", help="0 is the embedding (default: the last)")
     parser.add_argument("--token", choices=("cls", "mean"), help="default: the token that the model's head reads")
     parser.add_argument("--untrained", action="store_true", help="also probe the model as it was before training")
-    parser.add_argument("--batch-size", type=positive_int, default=256, metavar="N")
+    parser.add_argument("--batch-size", type=batch_size, default=256, metavar="N")
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 

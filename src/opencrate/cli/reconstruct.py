@@ -15,7 +15,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import Parser, non_negative_int, positive_int, prepare_libraries, print_table
+from .._values import Share
+from .common import Parser, batch_size, number_of, positive_int, prepare_libraries, print_table, seed
 from .images import add_images, named_files, readable, report_skipped
 
 HELP = "mask images and fill them in with an autoencoder"
@@ -25,12 +26,12 @@ def add_arguments(parser: Parser) -> None:
     """The options of `opencrate reconstruct`."""
     parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
     add_images(parser)
-    parser.add_argument("--mask-ratio", type=_ratio, metavar="R", help="in [0, 1) (default: the model's own)")
-    parser.add_argument("--seed", type=non_negative_int, default=0, metavar="S", help="of the masks (default: 0)")
+    parser.add_argument("--mask-ratio", type=number_of(Share), metavar="R", help="in [0, 1) (default: the model's own)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the masks (default: 0)")
     parser.add_argument("--output", metavar="DIR", help="folder of the results (default: reconstructions/NAME)")
     parser.add_argument("--overwrite", action="store_true", help="replace finished results in that folder")
     parser.add_argument("--rows", type=positive_int, default=16, metavar="N", help="images in the picture")
-    parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N")
+    parser.add_argument("--batch-size", type=batch_size, default=64, metavar="N")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -105,14 +106,3 @@ def _reconstruct_all(
         )
         images += images_of(found, [str(file) for file, _ in read], arguments.rows - len(images))
     return images, skipped
-
-
-def _ratio(text: str) -> float:
-    """argparse type: a mask ratio."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0 and less than 1")
-    return value

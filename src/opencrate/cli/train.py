@@ -54,11 +54,14 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from ..training.recipe import load_recipe, recipe_yaml
 
     recipe = load_recipe(arguments.recipe, overrides, smoke=arguments.smoke)
+    prepare_libraries(arguments.debug)
+    from ..training.models import check_model
+    from ..training.train import train
+
     if arguments.print_config:
+        check_model(recipe)
         print(recipe_yaml(recipe), end="")
         return 0
-    prepare_libraries(arguments.debug)
-    from ..training.train import train
 
     trained = train(recipe, arguments.output, arguments.overwrite, arguments.resume, arguments.skip_bad)
     if trained is None:  # one of several processes; the first one speaks

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from torch import Tensor
 
+from .._values import Positive, Seed, Within, check_fields
 from ..analysis.autoencoding import AutoencoderMeasures, measure_autoencoder
 from ..analysis.autoencoding_findings import describe, percent
 from ..analysis.autoencoding_plots import plot_inverse, plot_noise, plot_rates
@@ -16,7 +17,7 @@ from ..analysis.plots import UNTRAINED
 from ..analysis.statistics import bootstrap_mean
 from ..analysis.whitebox import untrained_copy
 from ..modeling_crate_mae import CrateMAEForPreTraining
-from .results import Experiment, Row
+from .results import Amounts, Experiment, Row
 
 NAME = "autoencoder"
 _SIZES = ("num_hidden_layers", "num_attention_heads")
@@ -33,21 +34,13 @@ class AutoencoderSettings:
         seed: of untrained copies, masks and noise.
     """
 
-    images: int = 64
-    eps: float = 0.5
-    noise: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-    seed: int = 0
+    images: Annotated[int, Within(2, 10**9)] = 64
+    eps: Positive = 0.5
+    noise: Amounts = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.images < 2:
-            raise ValueError(f"images={self.images}: must be at least 2, or there is no interval over images")
-        if not 0 < self.eps < math.inf:
-            raise ValueError(f"eps={self.eps:g}: must be a number > 0")
-        for level in self.noise:
-            if not 0 <= level < math.inf:
-                raise ValueError(f"noise={level:g}: must be a finite number >= 0")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: must be at least 0")
+        check_fields(self)
 
 
 SETTINGS = AutoencoderSettings

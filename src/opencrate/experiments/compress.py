@@ -11,12 +11,28 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .._values import Amount, Positive
 from ..analysis.plots import COLOURS, _style
 from ..analysis.theory import ASCENDS, CANNOT_TELL, DESCENDS
 from ..analysis.theory_steps import FORMS, gradient_lipschitz, step_directions
 from ..objective import subspace_coding_rate
 from ..operators import gamma
-from .results import Experiment, Row, Settings, Track, judged, over_seeds, select
+from .results import (
+    Amounts,
+    Angle,
+    Experiment,
+    Few,
+    Positives,
+    Row,
+    Settings,
+    Steps,
+    Tokens,
+    Track,
+    Width,
+    judged,
+    over_seeds,
+    select,
+)
 from .synthetic import UnionOfSubspaces, union_of_subspaces
 
 TESTED = ("exact", "neumann", "softmax", "paper", "plus", "minus")
@@ -37,26 +53,21 @@ class CompressSettings(Settings):
         steps: repeated steps of the trajectory.
     """
 
-    subspaces: int = 4
-    dim: int = 8
-    ambient: int = 64
-    tokens: int = 128
-    eps: float = 0.5
-    noise: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.8)
-    angle: tuple[float, ...] = (90.0, 75.0, 60.0, 45.0, 30.0, 15.0)
-    step_size: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 1.5, 1.9, 2.5, 4.0)
-    base_noise: float = 0.1
-    base_angle: float = 90.0
-    base_step_size: float = 0.5
-    steps: int = 20
+    subspaces: Few = 4
+    dim: Width = 8
+    ambient: Width = 64
+    tokens: Tokens = 128
+    eps: Positive = 0.5
+    noise: Amounts = (0.0, 0.1, 0.2, 0.4, 0.8)
+    angle: tuple[Angle, ...] = (90.0, 75.0, 60.0, 45.0, 30.0, 15.0)
+    step_size: Positives = (0.1, 0.25, 0.5, 1.0, 1.5, 1.9, 2.5, 4.0)
+    base_noise: Amount = 0.1
+    base_angle: Angle = 90.0
+    base_step_size: Positive = 0.5
+    steps: Steps = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("eps", "base_step_size", "steps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be > 0")
-        if min(self.step_size) <= 0:
-            raise ValueError(f"step_size={min(self.step_size):g}: must be > 0")
         for noise in (self.base_noise, *self.noise):
             for angle in (self.base_angle, *self.angle):
                 self.data(0, noise, angle, num_tokens=1)

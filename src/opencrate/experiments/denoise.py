@@ -6,11 +6,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from .._values import Positive, Within
 from ..analysis.denoising import (
     Denoiser,
     linear_denoiser,
@@ -25,7 +27,7 @@ from ..analysis.mixtures import LowRankMixture
 from ..analysis.statistics import seed_interval
 from ..operators import coding_rate_gradient, mssa
 from .denoise_plots import plot_errors, plot_samples
-from .results import Experiment, Row, Settings, Track, over_seeds, select
+from .results import Angle, Experiment, Positives, Row, Settings, Steps, Track, Width, over_seeds, select
 from .synthetic import generator, mixture_of_subspaces
 
 FORMS = {
@@ -64,22 +66,18 @@ class DenoiseSettings(Settings):
         largest, smallest: as `noise`.
     """
 
-    subspaces: int = 4
-    dim: int = 4
-    ambient: int = 32
-    tokens: int = 512
-    angle: float = 90.0
-    noise: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-    steps: int = 30
-    largest: float = 10.0
-    smallest: float = 0.02
+    subspaces: Annotated[int, Within(2, 256)] = 4
+    dim: Width = 4
+    ambient: Width = 32
+    tokens: Annotated[int, Within(2, 16_384)] = 512
+    angle: Angle = 90.0
+    noise: Positives = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    steps: Steps = 30
+    largest: Positive = 10.0
+    smallest: Positive = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.subspaces < 2 or self.tokens < 2:
-            raise ValueError(f"subspaces={self.subspaces}, tokens={self.tokens}: must be at least 2")
-        if min(self.noise) <= 0:
-            raise ValueError(f"noise={min(self.noise):g}: must be > 0")
         noise_schedule(self.largest, self.smallest, self.steps)
         mixture_of_subspaces(self.subspaces, self.dim, self.ambient, self.angle)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from .._values import Amount, Positive, Within
 from ..analysis.inverse import inverse_errors
 from ..operators import complete_ista_matrix, gamma, orthonormalize
 from .inverse_bound import MatchedLayer, network_bounds, with_layer_norm
 from .reconstruct_plots import plot_depth, plot_sweeps
-from .results import Experiment, Row, Settings, Track, over_seeds, select
+from .results import Amounts, Angle, Experiment, Few, Positives, Row, Settings, Tokens, Track, Width, over_seeds, select
 from .synthetic import dictionary_with_condition, generator, union_of_subspaces
 
 CASES = {
@@ -31,6 +33,9 @@ _SWEEPS = {
 _SWEPT = {"soft": tuple(_SWEEPS), "aligned": ("noise", "lam", "step_size")}  # aligned codes fix the angle and D
 
 
+Condition = Annotated[float, Within(1, 1e6)]
+
+
 @dataclass(frozen=True)
 class ReconstructSettings(Settings):
     """Settings of `opencrate experiment reconstruct`.
@@ -43,34 +48,25 @@ class ReconstructSettings(Settings):
         base_noise, base_angle, base_condition, base_lam, base_step_size: their base values.
     """
 
-    layers: int = 6
-    subspaces: int = 4
-    dim: int = 8
-    ambient: int = 64
-    tokens: int = 128
-    eps: float = 0.5
-    noise: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.8)
-    angle: tuple[float, ...] = (90.0, 75.0, 60.0, 45.0, 30.0)
-    condition: tuple[float, ...] = (1.0, 1.5, 2.0, 5.0, 10.0)
-    lam: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1)
-    step_size: tuple[float, ...] = (0.1, 0.3, 0.5, 0.8, 1.0)
-    base_noise: float = 0.0
-    base_angle: float = 90.0
-    base_condition: float = 1.0
-    base_lam: float = 0.01
-    base_step_size: float = 1.0
+    layers: Few = 6
+    subspaces: Few = 4
+    dim: Width = 8
+    ambient: Width = 64
+    tokens: Tokens = 128
+    eps: Annotated[float, Within(1e-9, 1e6)] = 0.5
+    noise: Amounts = (0.0, 0.1, 0.2, 0.4, 0.8)
+    angle: tuple[Angle, ...] = (90.0, 75.0, 60.0, 45.0, 30.0)
+    condition: tuple[Condition, ...] = (1.0, 1.5, 2.0, 5.0, 10.0)
+    lam: Amounts = (0.0, 0.003, 0.01, 0.03, 0.1)
+    step_size: Positives = (0.1, 0.3, 0.5, 0.8, 1.0)
+    base_noise: Amount = 0.0
+    base_angle: Angle = 90.0
+    base_condition: Condition = 1.0
+    base_lam: Amount = 0.01
+    base_step_size: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layers < 1:
-            raise ValueError(f"layers={self.layers}: must be at least 1")
-        for name, lowest in (("eps", 1e-9), ("lam", 0), ("base_lam", 0), ("condition", 1), ("base_condition", 1)):
-            values = getattr(self, name)
-            smallest = min(values) if isinstance(values, tuple) else values
-            if smallest < lowest:
-                raise ValueError(f"{name}={smallest:g}: must be at least {lowest:g}")
-        if min(*self.step_size, self.base_step_size) <= 0:
-            raise ValueError("step_size, base_step_size: must be > 0")
         for angle in (self.base_angle, *self.angle):
             for noise in (self.base_noise, *self.noise):
                 union_of_subspaces(self.subspaces, self.dim, self.ambient, 1, noise, angle)

@@ -9,11 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from matplotlib.figure import Figure
 
 from .._suggest import suggest
+from .._values import Amount, Positive, Within, allowed, check_fields, fitted, number_in, shown_value
 from ..analysis.files import write_whole
 from ..analysis.statistics import seed_interval
 from ..analysis.theory import verdict
@@ -21,6 +22,15 @@ from ..analysis.theory import verdict
 Row = dict[str, Any]
 Track = Callable[[Sequence], Iterable]
 """Hands a sequence through, perhaps showing how far it is."""
+
+# What the sizes of an experiment may be: each is done in float64 on the CPU, for every seed.
+Few = Annotated[int, Within(1, 256)]
+Width = Annotated[int, Within(1, 2_048)]
+Tokens = Annotated[int, Within(1, 16_384)]
+Steps = Annotated[int, Within(1, 100_000)]
+Amounts = tuple[Amount, ...]
+Positives = tuple[Positive, ...]
+Angle = Annotated[float, Within(0, 90)]
 
 _DPI = 110
 _Settings = TypeVar("_Settings", bound="Settings")
@@ -34,15 +44,10 @@ class Settings:
         seeds: independent repetitions, numbered from 0; at least 2, for an interval.
     """
 
-    seeds: int = 10
+    seeds: Annotated[int, Within(2, 1_000)] = 10
 
     def __post_init__(self) -> None:
-        if self.seeds < 2:
-            raise ValueError(f"seeds={self.seeds}: must be at least 2, or there is no interval over seeds")
-        for item in fields(self):
-            for value in _numbers(getattr(self, item.name)):
-                if not math.isfinite(value):
-                    raise ValueError(f"{item.name}={value!r}: must be finite")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -118,15 +123,14 @@ def with_overrides(settings: _Settings, words: Sequence[str]) -> _Settings:
 def _parsed(name: str, text: str, like: Any) -> Any:
     kind = type(like[0]) if isinstance(like, tuple) else type(like)
     try:
-        values = tuple(kind(part) for part in text.split(","))
+        values = tuple(fitted(number_in(part), kind) for part in text.split(","))
         if isinstance(like, tuple):
             return values
         (value,) = values
         return value
     except ValueError:
-        what = {int: "a whole number", float: "a number", str: "a word"}[kind]
-        what = f"{what}, or several with commas" if isinstance(like, tuple) else what
-        raise ValueError(f"{name}={text}: must be {what}, like {name}={_written(like)}") from None
+        what = f"{allowed(kind)}, or several with commas" if isinstance(like, tuple) else allowed(kind)
+        raise ValueError(f"{name}={shown_value(text)}: must be {what}, like {name}={_written(like)}") from None
 
 
 def _written(value: Any) -> str:
@@ -135,10 +139,6 @@ def _written(value: Any) -> str:
         if isinstance(value, tuple)
         else (f"{value:g}" if isinstance(value, float) else str(value))
     )
-
-
-def _numbers(value: Any) -> list[float]:
-    return [part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, (int, float))]
 
 
 def settings_words(settings: Settings) -> list[str]:

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import Lasso
 from torch import Tensor
 
+from .._values import Amount, Positive
 from ..analysis.lasso import LassoSolution, fista, token_objective
 from ..analysis.plots import COLOURS, _style
 from ..operators import ista, lasso_objective
-from .results import Experiment, Row, Settings, Track, over_seeds, select
+from .results import Experiment, Few, Positives, Row, Settings, Steps, Tokens, Track, Width, over_seeds, select
 from .synthetic import SparseSignals, sparse_signals
 
 OUTCOMES = ("converged", "still falling", "oscillating", "diverged")
@@ -39,25 +40,19 @@ class SparsifySettings(Settings):
         long_run: steps of that long run.
     """
 
-    ambient: int = 32
-    tokens: int = 64
-    expansion: int = 4
-    active: int = 4
-    noise: float = 0.1
-    lam: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    step_size: tuple[float, ...] = (0.1, 0.5, 1.0, 1.5, 1.9, 2.1, 2.5, 2.75, 3.0, 4.0)
-    steps: tuple[int, ...] = (1, 2, 5, 10, 30, 100)
-    base_lam: float = 0.1
-    long_run: int = 2000
+    ambient: Width = 32
+    tokens: Tokens = 64
+    expansion: Few = 4
+    active: Width = 4
+    noise: Amount = 0.1
+    lam: Positives = (0.01, 0.03, 0.1, 0.3, 1.0)
+    step_size: Positives = (0.1, 0.5, 1.0, 1.5, 1.9, 2.1, 2.5, 2.75, 3.0, 4.0)
+    steps: tuple[Steps, ...] = (1, 2, 5, 10, 30, 100)
+    base_lam: Positive = 0.1
+    long_run: Steps = 2000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("lam", "step_size", "steps"):
-            if min(getattr(self, name)) <= 0:
-                raise ValueError(f"{name}={min(getattr(self, name)):g}: must be > 0")
-        for name in ("base_lam", "expansion", "long_run"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name):g}: must be > 0")
         self.data(0, "complete", num_tokens=1)
 
     def data(self, seed: int, dictionary: str, num_tokens: int | None = None) -> SparseSignals:

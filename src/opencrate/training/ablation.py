@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._suggest import suggest
+from .._values import Seed, allowed, field_error, fitted, shown_value
 from . import runs
 from .recipe import SWEEPS, Recipe, load_recipe
 from .strict_yaml import read_mapping
@@ -26,6 +27,7 @@ Match = Literal["parameters", "compute"]
 MEASURED_IMAGES = 256
 """Test images for the layer measures, at most; accuracy uses all."""
 
+_WORDS = {str: "text", list: "list", dict: "mapping"}
 _KEYS = {"name": str, "description": str, "reference": str, "seeds": list, "settings": list, "arms": dict}
 _OPTIONAL = ("settings",)
 
@@ -87,7 +89,7 @@ def load_sweep(reference: str | Path) -> Sweep:
         if key not in _KEYS:
             raise ValueError(f"{path}: unknown key '{key}'; {suggest(str(key), _KEYS)}")
         if not isinstance(value, _KEYS[key]) or not value:
-            raise ValueError(f"{path}: '{key}' must be a non-empty {_KEYS[key].__name__}; got {value!r}")
+            raise ValueError(f"{path}: '{key}' must be a non-empty {_WORDS[_KEYS[key]]}; got {shown_value(value)}")
     missing = [key for key in _KEYS if key not in content and key not in _OPTIONAL]
     if missing:
         raise ValueError(f"{path}: '{missing[0]}' is missing")
@@ -226,7 +228,11 @@ def _mark(directory: Path) -> str:
 
 
 def _seeds(seeds: Sequence[Any], where: str) -> tuple[int, ...]:
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
-    if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"{where} must be distinct whole numbers of at least 0; got {list(seeds)}")
-    return tuple(seeds)
+    try:
+        found = fitted(list(seeds), list[Seed])
+        distinct = 0 < len(found) == len(set(found))
+    except ValueError:
+        distinct = False
+    if not distinct:
+        raise field_error(where, list(seeds), f"a list of different numbers, each {allowed(Seed)}")
+    return tuple(found)

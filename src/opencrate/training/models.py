@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,14 +26,18 @@ from transformers import (
 )
 from transformers.image_utils import PILImageResampling
 
+from .._memory import require_memory
 from .._suggest import suggest
+from .._values import field_error, fitted
 from ..configuration_crate import CRATE_SIZES, pair
 from ..configuration_crate_mae import CRATE_MAE_SIZES
 from ..configuration_crate_text import CRATE_TEXT_SIZES
+from ..data.text.options import TRAINED
 from ..data.text.tokenizers import vocabulary_size
 from ..image_processing_crate import CrateImageProcessor
 from ..modeling_crate_mae import sincos_positions
 from .recipe import ENCODERS, DataRecipe, Recipe
+from .recipe_checks import READ_BY
 
 _FROM_DATA = ("image_size", "num_channels")
 _AUTO_MODELS = {
@@ -45,6 +50,8 @@ _AUTO_MODELS = {
 """A recipe's task -> the transformers Auto class that builds its models."""
 _SIZES = {"crate": CRATE_SIZES, "crate_mae": CRATE_MAE_SIZES, "crate_text": CRATE_TEXT_SIZES}
 """The named sizes of each model type of ours."""
+_AVERAGES = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0, "lion": 1, "muon": 1}
+"""Numbers that an optimizer keeps for each weight, at least."""
 _CONTEXT = ("max_position_embeddings", "n_positions")
 """What configurations call the number of positions."""
 
@@ -135,6 +142,36 @@ def _source_fields(recipe: Recipe, cls: type[PreTrainedConfig], given: dict[str,
     return {name: getattr(source, name) for name in taken if hasattr(source, name)}
 
 
+def check_model(recipe: Recipe) -> None:
+    """Refuse, before any data is read, a network that cannot be built, or for which there is no memory.
+
+    What follows from the data (classes, the tokenizer's vocabulary) is left to `build_config` and `build_text_config`,
+    as is `model.init_from` where no model lies there yet.
+
+    Raises:
+        ValueError: as these, or a network that is too large: the weights, and when there is no GPU also gradients and
+            the optimizer's averages, need more memory than is free.
+    """
+    source = recipe.model.init_from
+    if source is not None and not (Path(source).expanduser() / "config.json").is_file():
+        return
+    config = _outline(recipe) if recipe.task in READ_BY else build_config(recipe)
+    averages = _AVERAGES[recipe.training.optim] + (recipe.training.ema_decay > 0)
+    copies = 1 if torch.cuda.is_available() else 2 + averages
+    require_memory(config, _AUTO_MODELS[recipe.task], "model", copies)
+
+
+def _outline(recipe: Recipe) -> PreTrainedConfig:
+    """The configuration of a text recipe before its text is known."""
+    cls, given = _given_fields(recipe)
+    sentences = recipe.task == "sentence-classification"
+    stated = {name: recipe.glue.max_length if sentences else recipe.text.block_size for name in _CONTEXT}
+    if not sentences and recipe.text.tokenizer in TRAINED:
+        stated["vocab_size"] = recipe.text.vocab_size
+    stated = {name: value for name, value in stated.items() if name in own_fields(cls)}
+    return _construct(cls, recipe.model.size, {**stated, **_source_fields(recipe, cls, given), **given})
+
+
 def _given_fields(recipe: Recipe) -> tuple[type[PreTrainedConfig], dict[str, Any]]:
     """The configuration class of a recipe, and the fields that it gives, all of them known."""
     cls = _config_class(recipe.model.type, recipe.task)
@@ -200,7 +237,7 @@ def saved_config(
     _require_folder(folder, path)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, StrictDataclassError) as error:
+    except (OSError, KeyError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"{path}: cannot be loaded: {error}") from error
     found = config.model_type
     encoder = ENCODERS.get(found, found) if task == "image-classification" else found
@@ -262,6 +299,7 @@ def load_saved(path: str | Path) -> tuple[PreTrainedModel, Any]:
     """
     autoencoder = saved_config(path).model_type in ENCODERS
     auto_class = _AUTO_MODELS["masked-autoencoding" if autoencoder else "image-classification"]
+    require_memory(saved_config(path), auto_class, f"{path}/config.json")
     folder = Path(path).expanduser()
     try:
         model, info = auto_class.from_pretrained(
@@ -314,10 +352,25 @@ def _construct(cls: type[PreTrainedConfig], size: str | None, fields: dict[str, 
             f"model.size='{size}' names a CRATE size, but model.type is {cls.model_type}; "
             "remove it and give model.config fields"
         )
+    types = {item.name: item.type for item in dataclasses.fields(cls)}
+    for name, value in fields.items():
+        _check_type(f"model.config.{name}", value, types.get(name, Any))
     try:
         return cls.from_size(size, **fields) if size is not None else cls(**fields)
     except StrictDataclassError as error:
-        raise ValueError(f"model.config: {error}") from error
+        raise ValueError(f"model.config: {error.__cause__}") from error
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value of a wrong type, or NaN or infinity, for a field of any configuration class."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise field_error(name, value, "a finite number")
+    try:
+        fitted(value, hint)
+    except ValueError as error:
+        raise field_error(name, value, str(error)) from None
+    except TypeError:  # a type that is no value's, such as a forward reference: the class itself checks it
+        return
 
 
 def _check_patches(config: PreTrainedConfig) -> None:

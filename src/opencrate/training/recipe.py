@@ -15,25 +15,43 @@ once.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
-from jsonargparse import ArgumentParser
+from typing import Annotated, Any, Literal
 
 from .._suggest import suggest
+from .._values import (
+    Amount,
+    BatchSize,
+    Count,
+    Natural,
+    Pixels,
+    Positive,
+    Probability,
+    Seed,
+    Share,
+    Within,
+    field_error,
+    field_hints,
+    fitted,
+    shown_value,
+)
 from ..data.text.options import GlueData, TextData
 from .recipe_checks import check_values
 from .source_settings import keep_settings, source_settings
-from .strict_yaml import parse_value, read_mapping
+from .strict_yaml import parse_value, read_mapping, write_mapping
 
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 SWEEPS = SHIPPED / "ablations"
 """Files that list recipes to be compared; see `ablation`."""
+
+
+# What values may be, beside those of `_values`.
+Shares = list[Annotated[float, Within(1e-12, 1)]]
+Positives = list[Positive]
 
 
 @dataclass(frozen=True)
@@ -55,15 +73,15 @@ class DataRecipe:
     path: str = "digits"  # "digits", an image folder, parquet or IDX or CIFAR binary files, or hf://owner/name
     image_column: str | None = None  # null: the only image column
     label_column: str | None = None  # null: `label`, else the only ClassLabel column
-    test_fraction: float = 0.2  # stratified; used where the data has no test split of its own
-    validation_fraction: float = 0.0  # of the training part, stratified, for choices made during training
-    split_seed: int = 0
-    image_size: int | list[int] = 224  # pixels, or [height, width]
-    resize_size: int | None = None  # shortest edge before the centre crop; null: straight to image_size
+    test_fraction: Share = 0.2  # stratified; used where the data has no test split of its own
+    validation_fraction: Share = 0.0  # of the training part, stratified, for choices made during training
+    split_seed: Seed = 0
+    image_size: Pixels | list[Pixels] = 224  # pixels, or [height, width]
+    resize_size: Pixels | None = None  # shortest edge before the centre crop; null: straight to image_size
     interpolation: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"  # of resizing
-    num_channels: int = 3
-    image_mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    image_std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    num_channels: Annotated[int, Within(1, 4_096)] = 3
+    image_mean: Annotated[list[float], Within(-1e6, 1e6)] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    image_std: Positives = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
 
 @dataclass(frozen=True)
@@ -71,53 +89,53 @@ class AugmentationRecipe:
     """What happens to a training image after decoding; everything is keyed by (seed, epoch, sample)."""
 
     crop: Literal["none", "padded", "resized"] = "none"  # padded: pad, then crop; resized: random area and aspect
-    crop_padding: int = 4  # pixels, for padded
-    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # share of the area, for resized
-    crop_ratio: list[float] = field(default_factory=lambda: [0.75, 4 / 3])  # width / height, for resized
-    flip: float = 0.0  # probability of a horizontal flip
-    randaugment_ops: int = 0  # operations per image; 0 is off
-    randaugment_magnitude: int = 9  # 0 to 30
-    erasing: float = 0.0  # probability of random erasing
-    mixup: float = 0.0  # alpha of the Beta distribution; 0 is off
-    cutmix: float = 0.0  # alpha; with mixup too, each batch takes one of them with equal probability
+    crop_padding: Annotated[int, Within(0, 16_384)] = 4  # pixels, for padded
+    crop_scale: Shares = field(default_factory=lambda: [0.08, 1.0])  # share of the area, for resized
+    crop_ratio: Positives = field(default_factory=lambda: [0.75, 4 / 3])  # width / height, for resized
+    flip: Probability = 0.0  # probability of a horizontal flip
+    randaugment_ops: Annotated[int, Within(0, 100)] = 0  # operations per image; 0 is off
+    randaugment_magnitude: Annotated[int, Within(0, 30)] = 9
+    erasing: Probability = 0.0  # probability of random erasing
+    mixup: Amount = 0.0  # alpha of the Beta distribution; 0 is off
+    cutmix: Amount = 0.0  # alpha; with mixup too, each batch takes one of them with equal probability
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
     """How to train: the names, meanings and units of transformers' `TrainingArguments`."""
 
-    seed: int = 0
-    num_train_epochs: float = 10
-    max_steps: int = -1  # > 0 replaces num_train_epochs
-    per_device_train_batch_size: int = 64
-    per_device_eval_batch_size: int = 256
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    warmup_steps: float = 0.1  # below 1: a share of all steps
+    seed: Seed = 0
+    num_train_epochs: Positive = 10
+    max_steps: Literal[-1] | Count = -1  # > 0 replaces num_train_epochs
+    per_device_train_batch_size: BatchSize = 64
+    per_device_eval_batch_size: BatchSize = 256
+    gradient_accumulation_steps: BatchSize = 1
+    learning_rate: Amount = 1e-3
+    weight_decay: Amount = 0.05
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.999
+    warmup_steps: Amount = 0.1  # below 1: a share of all steps
     lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup"] = "cosine"
-    min_learning_rate: float = 0.0  # where cosine_with_min_lr ends
+    min_learning_rate: Amount = 0.0  # where cosine_with_min_lr ends
     optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch"
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
-    label_smoothing_factor: float = 0.0
-    srr_weight: float = 0.0  # of the negative sparse rate reduction per token in the loss (CRATE only); 0 is off
+    max_grad_norm: Amount = 1.0
+    ema_decay: Share = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
+    label_smoothing_factor: Share = 0.0
+    srr_weight: Amount = 0.0  # of the negative sparse rate reduction per token in the loss (CRATE only); 0 is off
     srr_parts: list[Literal["subspace_rate", "rate", "l1"]] = field(
         default_factory=lambda: ["subspace_rate", "rate", "l1"]
     )  # R^c - R + srr_lambda |Z|_1, or some of it
-    srr_layers: Literal["all", "random"] | list[int] = "random"  # random: one, drawn anew in every step; or from 1
-    srr_lambda: float = 0.1
-    srr_eps: float = 0.5  # of the rates
+    srr_layers: Literal["all", "random"] | list[Count] = "random"  # random: one, drawn anew in every step; or from 1
+    srr_lambda: Amount = 0.1
+    srr_eps: Positive = 0.5  # of the rates
     bf16: bool = False
     torch_compile: bool = False
-    dataloader_num_workers: int = 0
+    dataloader_num_workers: Annotated[int, Within(0, 256)] = 0
     save_strategy: Literal["no", "epoch", "steps"] = "no"
-    save_steps: int = 500
-    save_total_limit: int | None = 2
-    measure_images: int = 64  # or blocks of text, on which a CRATE's rates and sparsity are logged; 0 is off
-    measure_every_epochs: int = 1
+    save_steps: Count = 500
+    save_total_limit: Count | None = 2
+    measure_images: Natural = 64  # or blocks of text, on which a CRATE's rates and sparsity are logged; 0 is off
+    measure_every_epochs: Count = 1
     tensorboard: bool = False  # event files in the run directory; needs the tensorboard package
 
 
@@ -171,12 +189,13 @@ def find_recipe(reference: str | Path, folder: Path = Path()) -> Path:
         if name in shipped:
             return shipped[name]
     path = folder / Path(reference).expanduser()
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
-    if path.is_file():
-        return path
+    with suppress(OSError, ValueError):  # a name that no file can have
+        if (path / "recipe.yaml").is_file():
+            return path / "recipe.yaml"
+        if path.is_file():
+            return path
     raise ValueError(
-        f"no recipe '{reference}': neither a shipped recipe nor a file; "
+        f"no recipe {shown_value(str(reference))}: neither a shipped recipe nor a file; "
         f"{suggest(str(reference), shipped)} (`opencrate recipes` lists them)"
     )
 
@@ -206,9 +225,10 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
     overridden: set[str] = set()
     for override in overrides:
         key, value = _read_override(override)
-        _put(values, key, value, f"override '{override}'")
+        source = f"override {shown_value(override)}"
+        _put(values, key, value, source)
         for field_key, item in _configuration(key, value):  # by field, so that a later override of one keeps the others
-            _put(values, field_key, item, f"override '{override}'")
+            _put(values, field_key, item, source)
         overridden.add(key)
     _keep_source_settings(values, overridden)
 
@@ -239,7 +259,7 @@ def stated_parameters(reference: str | Path) -> int | None:
 
 def recipe_yaml(recipe: Recipe) -> str:
     """The resolved recipe as YAML: every key stated, loads back to an equal `Recipe`."""
-    return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, width=100)
+    return write_mapping(dataclasses.asdict(recipe))
 
 
 _Values = dict[str, tuple[Any, str]]
@@ -266,11 +286,20 @@ def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             raise ValueError(f"{path}: 'base': {error}") from None
 
 
+_FILE_KINDS = {
+    "base": (str, "one recipe's name or file"),
+    "smoke": (dict, "a mapping"),
+    "parameters": (Count, "a number"),
+}
+
+
 def _check_file_keys(content: dict[str, Any], source: str) -> None:
-    kinds = {"base": (str, "one recipe's name or file"), "smoke": (dict, "a mapping"), "parameters": (int, "a number")}
-    for key, (kind, allowed) in kinds.items():
-        if key in content and not isinstance(content[key], kind):
-            raise ValueError(f"{source}: '{key}' must be {allowed}; got {content[key]!r}")
+    for key in _FILE_KINDS.keys() & content.keys():
+        hint, expected = _FILE_KINDS[key]
+        try:
+            fitted(content[key], hint)
+        except ValueError:
+            raise field_error(f"{source}: '{key}'", content[key], expected) from None
 
 
 def _merged(path: Path) -> tuple[_Values, _Values]:
@@ -313,7 +342,7 @@ def _leaves(content: dict[str, Any], source: str, dotted: bool = False) -> Itera
             continue
         if not isinstance(value, dict):
             allowed = ", ".join(_names(SECTIONS[key]))
-            raise ValueError(f"{source}: '{key}' must be a mapping with keys among {allowed}; got {value!r}")
+            raise ValueError(f"{source}: '{key}' must be a mapping with keys among {allowed}; got {shown_value(value)}")
         for name, item in value.items():
             _known(name, f"{key}.", source)
             yield from _configuration(f"{key}.{name}", item)
@@ -355,7 +384,7 @@ def _known(name: Any, prefix: str, source: str) -> None:
         return
     homes = [section for section, cls in SECTIONS.items() if name in _names(cls)]
     hint = f"did you mean '{homes[0]}.{name}'?" if homes else suggest(str(name), known, prefix)
-    raise ValueError(f"{source}: unknown key '{prefix}{name}'; {hint}")
+    raise ValueError(f"{source}: unknown key {shown_value(f'{prefix}{name}')}; {hint}")
 
 
 def _known_path(key: str, source: str) -> None:
@@ -373,34 +402,30 @@ def _known_path(key: str, source: str) -> None:
 
 def _read_override(override: str) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
+    source = f"override {shown_value(override)}"
     if not separator:
-        raise ValueError(f"override '{override}' is not of the form key=value, for example training.seed=3")
-    source = f"override '{override}'"
+        raise ValueError(f"{source} is not of the form key=value, for example training.seed=3")
     _known_path(key, source)
-    return key, parse_value(text, source)
+    return key, parse_value(text, f"{source}: '{key}'")
 
 
 def _typed(values: dict[str, Any], where: Callable[[str], str]) -> Recipe:
-    """Check and convert every value to its field's type (so `1e-4`, a string in YAML, becomes a float)."""
-    for section, cls in SECTIONS.items():
-        typed = _typed_fields(cls, values.get(section, {}), f"{section}.", where)
-        values = {**values, section: cls(**typed)}
+    """Every value checked against its field's type and range."""
+    sections = {
+        section: cls(**_typed_fields(cls, values.get(section, {}), f"{section}.", where))
+        for section, cls in SECTIONS.items()
+    }
     plain = {key: value for key, value in values.items() if key not in SECTIONS}
-    return Recipe(**_typed_fields(Recipe, plain, "", where), **{section: values[section] for section in SECTIONS})
+    return Recipe(**_typed_fields(Recipe, plain, "", where), **sections)
 
 
 def _typed_fields(cls: type, values: dict[str, Any], prefix: str, where: Callable[[str], str]) -> dict[str, Any]:
-    parser = ArgumentParser(exit_on_error=False)
-    hints = {item.name: item.type for item in dataclasses.fields(cls)}
-    parser.add_class_arguments(cls, skip=set(SECTIONS) if cls is Recipe else set())
-    with contextlib.suppress(Exception):  # jsonargparse raises several kinds; each means: some value does not fit
-        parsed = parser.parse_object(values)
-        return {name: parsed[name] for name in values}
+    hints = field_hints(cls)
     typed = {}
     for name, value in values.items():
+        key = f"{prefix}{name}"
         try:
-            typed[name] = parser.parse_object({name: value})[name]
-        except Exception as error:
-            key = f"{prefix}{name}"
-            raise ValueError(f"{where(key)}: '{key}' must be {hints[name]}; got {value!r}") from error
+            typed[name] = fitted(value, hints[name])
+        except ValueError as error:
+            raise field_error(f"{where(key)}: '{key}'", value, str(error)) from None
     return typed

@@ -18,6 +18,7 @@ from .callbacks import RunLog
 from .checkpoints import disk_errors, newest, step_of
 from .extension import check_extendable, is_finished, take_up
 from .locations import located
+from .models import check_model
 from .recipe import Recipe, recipe_yaml
 from .tasks import Parts, task_of
 from .trainer import RecipeTrainer, training_arguments
@@ -80,6 +81,7 @@ def train(
     partial = runs.partial_directory(directory)
     extends = resume and is_finished(directory)
     _check_target(recipe, directory, overwrite, resume)
+    check_model(recipe)
     keep_freed_memory()
     if recipe.training.tensorboard:
         _require_tensorboard()

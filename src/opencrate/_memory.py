@@ -1,0 +1,89 @@
+"""What a model takes in memory, known before anything of it is built."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import torch
+from transformers import PreTrainedConfig
+
+__all__ = ["numbers_in", "require_memory"]
+
+_DEPTH = re.compile(r"(^|_)(num_)?(hidden_)?layers?$")
+"""Names that configurations have for their numbers of layers."""
+_BYTES = 4  # of a number in float32
+_MANY = 2**62
+
+
+def require_memory(config: PreTrainedConfig, cls: Any, where: str, copies: int = 1) -> None:
+    """Refuse a model that this machine has no memory for.
+
+    Args:
+        config: of the model.
+        cls: the model's class, or the Auto class that builds it.
+        where: what holds the configuration, for the message.
+        copies: of the weights that are kept at once: in training also gradients, and the optimizer's averages.
+
+    Raises:
+        ValueError: the weights alone take more than what is free.
+    """
+    needed, free = copies * _BYTES * numbers_in(config, cls), psutil.virtual_memory().available
+    if needed > free:
+        times = f"{copies} copies (weights, gradients, averages) of " if copies > 1 else ""
+        sizes = ", ".join(f"{name}={value}" for name, value in _sizes(config))
+        raise ValueError(
+            f"{where}: {times}this model take{'' if copies > 1 else 's'} {_gigabytes(needed)} of memory, and "
+            f"{_gigabytes(free)} are free; make it smaller ({sizes}), or use a larger machine"
+        )
+
+
+def numbers_in(config: PreTrainedConfig, cls: Any) -> int:
+    """Parameters and buffers of a model, counted on copies of one or two layers that have shapes but no memory."""
+    depths = _depths(config)
+    shallow = _with_layers(config, dict.fromkeys(depths, 1))
+    total = base = _count(shallow, cls)
+    tied = getattr(config, "tie_decoder", False)  # then as many layers here as there
+    for names in [list(depths)] if tied and depths else [[name] for name in depths]:
+        per_layer = _count(_with_layers(shallow, dict.fromkeys(names, 2)), cls) - base
+        total += per_layer * (depths[names[0]] - 1)
+    return total
+
+
+def _depths(config: PreTrainedConfig) -> dict[str, int]:
+    values = config.to_dict().items()
+    return {name: value for name, value in values if _DEPTH.search(name) and type(value) is int and value > 2}
+
+
+def _with_layers(config: PreTrainedConfig, layers: dict[str, int]) -> PreTrainedConfig:
+    changed = copy.deepcopy(config)
+    for name, number in layers.items():
+        setattr(changed, name, number)
+    return changed
+
+
+def _count(config: PreTrainedConfig, cls: Any) -> int:
+    """Of one model; more than any machine has where the shapes themselves overflow."""
+    build = cls.from_config if hasattr(cls, "from_config") else cls
+    try:
+        with torch.device("meta"):
+            model = build(config)
+    except RuntimeError as error:
+        if "overflow" in str(error):
+            return _MANY
+        raise ValueError(f"this network cannot be built ({str(error).splitlines()[0]})") from error
+    except (TypeError, ArithmeticError, LookupError) as error:
+        raise ValueError(f"this network cannot be built ({error})") from error
+    return sum(value.numel() for value in (*model.parameters(), *model.buffers()))
+
+
+def _sizes(config: PreTrainedConfig) -> Iterator[tuple[str, Any]]:
+    names = ("num_hidden_layers", "hidden_size", "head_dim", "vocab_size", "max_position_embeddings", "image_size")
+    yield from ((name, getattr(config, name)) for name in names if hasattr(config, name))
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"
