@@ -11,22 +11,27 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from .files import is_hidden, is_image
 from .labelled import Parts, labelled_dataset
+from .parts import part_of
 
+_IDX = re.compile(r"(idx|ubyte)", re.IGNORECASE)
 _IDX_IMAGES = re.compile(r"images?.*(idx|ubyte)", re.IGNORECASE)
 _CIFAR10_TRAIN = "data_batch_*.bin"
+_CIFAR_FILES = (_CIFAR10_TRAIN, "test_batch.bin", "train.bin", "test.bin")
+_CIFAR_NAMES = ("*.meta.txt", "*_label_names.txt")
 _CIFAR_SIDE = 32
 
 
-def is_idx(root: Path) -> bool:
-    """Whether a folder holds IDX image files."""
-    return bool(_idx_images(root))
+def idx_files(root: Path) -> list[Path]:
+    """The IDX files in a folder: of images and, where there are some, all others."""
+    return [file for file in sorted(root.iterdir()) if _IDX.search(file.name)] if _idx_images(root) else []
 
 
-def is_cifar(root: Path) -> bool:
-    """Whether a folder holds the binary version of CIFAR-10 or CIFAR-100."""
-    cifar100 = (root / "train.bin").is_file() or (root / "test.bin").is_file()
-    return cifar100 or (root / "test_batch.bin").is_file() or any(root.glob(_CIFAR10_TRAIN))
+def cifar_files(root: Path) -> list[Path]:
+    """The files in a folder that make the binary version of CIFAR-10 or CIFAR-100."""
+    found = sorted(file for name in _CIFAR_FILES for file in root.glob(name))
+    return found + [file for name in _CIFAR_NAMES for file in root.glob(name)] if found else []
 
 
 def refuse_pickles(root: Path) -> None:
@@ -45,7 +50,7 @@ def refuse_pickles(root: Path) -> None:
 def read_idx(root: Path) -> Parts:
     """IDX files of 8-bit images and labels, `.gz` or not; classes are named by their numbers.
 
-    `train`, `test` or `t10k`, `validation` in a file's name give its part.
+    A file's name gives its part (`parts.part_of`; `t10k` is MNIST's word for test).
 
     Raises:
         ValueError: labels missing, a damaged file, other data types or shapes, counts that differ, or two image
@@ -53,7 +58,7 @@ def read_idx(root: Path) -> Parts:
     """
     parts: Parts = {}
     for file in _idx_images(root):
-        part = _idx_part(file.name)
+        part = part_of(file.name) or "all"
         if part in parts:
             raise ValueError(f"{file}: a second image file for the {part} part; keep one of each part in {root}")
         images, labels = _read_idx_array(file), _read_idx_array(_idx_labels(file))
@@ -135,7 +140,7 @@ def _idx_images(root: Path) -> list[Path]:
     """Image files, one of each: an unpacked file goes before its `.gz`."""
     found = {}
     for file in sorted(root.iterdir(), key=lambda file: file.suffix == ".gz"):
-        if file.is_file() and not file.name.startswith(".") and _IDX_IMAGES.search(file.name):
+        if file.is_file() and not is_hidden(file.name) and not is_image(file) and _IDX_IMAGES.search(file.name):
             found.setdefault(file.name.removesuffix(".gz"), file)
     return list(found.values())
 
@@ -146,11 +151,6 @@ def _idx_labels(file: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise ValueError(f"{file}: its labels are missing; need {stem} or {stem}.gz beside it")
-
-
-def _idx_part(name: str) -> str:
-    words = {"train": ("train",), "test": ("t10k", "test"), "validation": ("valid", "val")}
-    return next((part for part, some in words.items() if any(word in name.lower() for word in some)), "all")
 
 
 def _dataset(images: np.ndarray, labels: np.ndarray, names: list[str], where: Path) -> Dataset:

@@ -25,11 +25,11 @@ from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
 from ..training.recipe import DataRecipe
-from .binary import is_cifar, is_idx, read_cifar, read_idx, refuse_pickles
-from .files import image_files
+from .binary import cifar_files, idx_files, read_cifar, read_idx, refuse_pickles
+from .files import LeftOut, is_image, start_of, visible_files, what_it_is
 from .folders import read_folder
 from .labelled import Parts, label_names, labelled_dataset, relabelled
-from .tables import HUB_PREFIX, read_hub, read_parquet
+from .tables import HUB_PREFIX, is_parquet, read_hub, read_parquet
 from .tensors import ImageTransform, drop_bad
 
 _ALLOWED = (
@@ -136,14 +136,50 @@ def read_parts(path: str | Path, image_column: str | None = None, label_column: 
     root = Path(path).expanduser()
     if not root.exists():
         raise ValueError(f"{root}: no such folder or file; give {_ALLOWED}")
-    if root.is_file() and root.suffix != ".parquet":
-        raise ValueError(f"{root}: is a file that cannot be read as a data set; give {_ALLOWED}")
-    if root.is_file() or any(root.rglob("*.parquet")):
-        return read_parquet(root, image_column, label_column)
+    if root.is_file():
+        if not is_parquet(root):
+            raise ValueError(f"{root}: is {what_it_is(start_of(root))}, not a data set; give {_ALLOWED}")
+        return read_parquet(root, [root], image_column, label_column)
     refuse_pickles(root)
-    if is_cifar(root):
-        return read_cifar(root)
-    return read_idx(root) if is_idx(root) else read_folder(root)
+    left_out = LeftOut(root)
+    kind, files, others = _of_one_kind(root, visible_files(root, left_out))
+    left_out.add_files(others)
+    readers = {
+        "parquet": lambda: read_parquet(root, files, image_column, label_column),
+        "IDX": lambda: read_idx(root),
+        "CIFAR": lambda: read_cifar(root),
+        "image": lambda: read_folder(root, files, left_out),
+    }
+    parts = readers[kind]()
+    left_out.say()
+    return parts
+
+
+def _of_one_kind(root: Path, files: list[Path]) -> tuple[str, list[Path], list[Path]]:
+    """What kind of data a folder holds, its files and the others.
+
+    Raises:
+        ValueError: none, or several kinds.
+    """
+    kinds = {
+        "parquet": [file for file in files if is_parquet(file)],
+        "IDX": idx_files(root),
+        "CIFAR": cifar_files(root),
+        "image": [file for file in files if is_image(file)],
+    }
+    found = {kind: of_kind for kind, of_kind in kinds.items() if of_kind}
+    if len(found) > 1:
+        words = " and ".join(f"{kind} files ({of_kind[0].relative_to(root)})" for kind, of_kind in found.items())
+        raise ValueError(f"{root}: holds {words}; give a folder of one kind")
+    if not found:
+        other = LeftOut(root)
+        other.add_files(files)
+        raise ValueError(
+            f"{root}: no class folders with images, and no parquet, IDX or CIFAR .bin files; it holds "
+            f"{other if files else 'no files'}; give {_ALLOWED}"
+        )
+    kind, used = next(iter(found.items()))
+    return kind, used, sorted(set(files) - set(used))
 
 
 def read_any_parts(path: str | Path, image_column: str | None = None, label_column: str | None = None) -> Parts:
@@ -153,11 +189,19 @@ def read_any_parts(path: str | Path, image_column: str | None = None, label_colu
         ValueError: a source that is missing, empty or damaged.
     """
     folder = Path(path).expanduser()
-    files = [file for file in image_files(folder) if file.parent == folder] if folder.is_dir() else []
-    if not files:
+    left_out = LeftOut(folder)
+    files = visible_files(folder, left_out) if folder.is_dir() else []
+    loose = [file for file in files if file.parent == folder and is_image(file)]
+    if not loose:
         return read_parts(path, image_column, label_column)
+    for file in sorted(set(files) - set(loose)):
+        if is_image(file):
+            left_out.add("image{s} in folders beside the images", file)
+        else:
+            left_out.add_files([file])
+    left_out.say()
     return {
-        "all": labelled_dataset([{"path": str(file), "bytes": None} for file in files], [0] * len(files), ["image"])
+        "all": labelled_dataset([{"path": str(file), "bytes": None} for file in loose], [0] * len(loose), ["image"])
     }
 
 

@@ -13,18 +13,27 @@ import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
-from .folders import PART_FOLDERS
+from .files import start_of, what_it_is
 from .labelled import Parts
+from .parts import files_by_part, splits_by_part
 
 HUB_PREFIX = "hf://"
 MOST_CLASSES = 100_000
 
 
-def read_parquet(path: Path, image_column: str | None = None, label_column: str | None = None) -> Parts:
-    """A parquet file, or all of those below a folder, divided by names that begin with a part's.
+def is_parquet(file: Path) -> bool:
+    """Whether a file is parquet by its name, or by its content under a name that says nothing."""
+    return file.suffix.lower() == ".parquet" or (not file.suffix and start_of(file).startswith(b"PAR1"))
+
+
+def read_parquet(
+    path: Path, files: list[Path], image_column: str | None = None, label_column: str | None = None
+) -> Parts:
+    """A parquet file, or some below a folder, divided by the parts that their names say.
 
     Args:
-        path: one file (then it is not divided), or a folder with `train*`, `validation*`, `test*` files or folders.
+        path: the file (then it is not divided), or the folder.
+        files: to read.
         image_column: encoded images; `None`: the only column of such.
         label_column: class numbers or names; `None`: `label`, else the only column with class names.
 
@@ -32,15 +41,18 @@ def read_parquet(path: Path, image_column: str | None = None, label_column: str 
         ValueError: an unreadable file, files of no part beside files of one, or columns that do not fit.
     """
     parts = {}
-    for part, files in _files_by_part(path).items():
-        for file in files:
+    for part, some in _files_by_part(path, files).items():
+        for file in some:
             check_readable(file)
+        where = str(some[0] if len(some) == 1 else path)
         try:
             with no_progress_bars():
-                table = Dataset.from_parquet([str(file) for file in files])
+                table = Dataset.from_parquet([str(file) for file in some])
         except datasets.exceptions.DatasetGenerationError as error:
-            raise ValueError(f"{files[0].parent}: the {part} files have different columns ({error})") from error
-        where = str(files[0] if len(files) == 1 else path)
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise ValueError(
+                f"{where}: the {part} files cannot be read as one table ({reason}); replace them"
+            ) from error
         parts[part] = as_labelled(table, image_column, label_column, where)
     return _labelled_only(parts, str(path))
 
@@ -62,12 +74,7 @@ def read_hub(reference: str, image_column: str | None = None, label_column: str 
             f"{reference}: cannot be had from the Hugging Face Hub ({reason}); check the name, the network and "
             "`hf auth login`, or download it and give the local folder"
         ) from error
-    splits = loaded if isinstance(loaded, DatasetDict) else {"all": loaded}
-    parts = {part_of(split): table for split, table in splits.items() if part_of(split)}
-    if not parts and len(splits) == 1:
-        parts = {"all": next(iter(splits.values()))}
-    if not parts:
-        raise ValueError(f"{reference}: its splits are {', '.join(splits)}; need train, validation or test")
+    parts = splits_by_part(loaded if isinstance(loaded, DatasetDict) else {"all": loaded}, reference)
     named = {
         part: as_labelled(table, image_column, label_column, f"{reference} {part}") for part, table in parts.items()
     }
@@ -175,26 +182,16 @@ def _labelled_only(parts: dict[str, Dataset | None], where: str) -> Parts:
     return labelled
 
 
-def _files_by_part(path: Path) -> dict[str, list[Path]]:
+def _files_by_part(path: Path, files: list[Path]) -> dict[str, list[Path]]:
     if path.is_file():
-        return {"all": [path]}
-    parts: dict[str, list[Path]] = {}
-    for file in sorted(path.rglob("*.parquet")):
-        names = (file.name, *reversed(file.relative_to(path).parts[:-1]))
-        part = next((part for part in map(part_of, names) if part), "all")
-        parts.setdefault(part, []).append(file)
+        return {"all": files}
+    parts = files_by_part(files, path)
     if len(parts) > 1 and "all" in parts:
         raise ValueError(
-            f"{parts['all'][0]}: is neither a train*, validation* nor test* file, but others below {path} are; "
-            "rename or remove it, or give one file"
+            f"{parts['all'][0]}: its name says neither train, validation nor test, but those of others below {path} "
+            "do; rename or remove it, or give one file"
         )
     return parts
-
-
-def part_of(name: str) -> str | None:
-    """The part that a file, folder or split is named after."""
-    word = re.match(r"[a-z]*", name.lower()).group()
-    return next((part for part, words in PART_FOLDERS.items() if word in words), None)
 
 
 def check_readable(file: Path) -> None:
@@ -202,9 +199,9 @@ def check_readable(file: Path) -> None:
     try:
         pyarrow.parquet.ParquetFile(file).close()
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{file}: not a readable parquet file, truncated or damaged ({str(error).splitlines()[0]}); replace it"
-        ) from error
+        found = what_it_is(start_of(file))
+        reason = str(error).splitlines()[0] if found == "a parquet file" else f"it is {found}"
+        raise ValueError(f"{file}: not a readable parquet file, truncated or damaged ({reason}); replace it") from error
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import datasets
 from datasets import Dataset, IterableDataset, Value
 from huggingface_hub import HfApi
 
-from ..tables import HUB_PREFIX, check_readable, no_progress_bars, part_of
+from ..parts import splits_by_part
+from ..tables import HUB_PREFIX, check_readable, no_progress_bars
 from .documents import Documents, TextParts, digest
 from .options import TextData
 
@@ -92,21 +93,11 @@ def hub_parts(data: TextData) -> TextParts:
             f"{data.path}: cannot be had from the Hugging Face Hub ({reason}); check the name, the network and "
             "`hf auth login`, or download it and give the local folder"
         ) from error
-    tables = _parts(loaded, data.path)
+    tables = splits_by_part(loaded if isinstance(loaded, Mapping) else {"all": loaded}, data.path)
+    if set(tables) == {"train"}:
+        tables = {"all": tables["train"]}
     parts = {part: _hub_documents(table, data, f"{data.path} {part}", revision) for part, table in tables.items()}
     return _streamed(parts, data) if data.streaming else parts
-
-
-def _parts(loaded: Any, where: str) -> dict[str, Any]:
-    splits = loaded if isinstance(loaded, Mapping) else {"all": loaded}
-    parts = {part_of(split): table for split, table in splits.items() if part_of(split)}
-    if not parts and len(splits) == 1:
-        return {"all": next(iter(splits.values()))}
-    if set(parts) == {"train"}:
-        return {"all": parts["train"]}
-    if not parts:
-        raise ValueError(f"{where}: its splits are {', '.join(splits)}; need train, validation or test")
-    return parts
 
 
 def _hub_documents(table: Dataset | IterableDataset, data: TextData, where: str, revision: str) -> Documents:
