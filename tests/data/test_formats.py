@@ -135,7 +135,7 @@ def test_bad_parquet(tmp_path):
     write_parquet(file, images(3), [0, -1, 1])
     assert "label -1" in error_of(file) and "from 0 to" in error_of(file)
     write_parquet(file, images(3), [0, None, 1])
-    assert "no label in 1 of 3 rows" in error_of(file)
+    assert "a.parquet, row 1: no label" in error_of(file) and "1 such of 3 rows" in error_of(file)
     file.write_bytes(file.read_bytes()[:-20])
     assert "a.parquet: not a readable parquet file" in error_of(file)
     write_parquet(tmp_path / "train.parquet", images(3), [0, 1, 0])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from .files import is_hidden, is_image
+from .files import is_hidden, is_image, what_it_is
 from .labelled import Parts, labelled_dataset
 from .parts import part_of
 
@@ -21,6 +21,7 @@ _CIFAR10_TRAIN = "data_batch_*.bin"
 _CIFAR_FILES = (_CIFAR10_TRAIN, "test_batch.bin", "train.bin", "test.bin")
 _CIFAR_NAMES = ("*.meta.txt", "*_label_names.txt")
 _CIFAR_SIDE = 32
+_GZIP = b"\x1f\x8b"
 
 
 def idx_files(root: Path) -> list[Path]:
@@ -76,13 +77,17 @@ def read_idx(root: Path) -> Parts:
     return parts
 
 
-def read_cifar(root: Path) -> Parts:
+def read_cifar(root: Path, skipped: list[str] | None = None) -> Parts:
     """The binary version of CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (fine labels).
 
     Class names come from `batches.meta.txt` or `fine_label_names.txt` beside them.
 
+    Args:
+        root: the folder.
+        skipped: gets a line for each record that is left out because of its label; `None`: such a one is an error.
+
     Raises:
-        ValueError: a damaged file, or no file of class names.
+        ValueError: a damaged file, a label without a name, or no file of class names.
     """
     ten = (root / "test_batch.bin").is_file() or any(root.glob(_CIFAR10_TRAIN))
     names_file = root / ("batches.meta.txt" if ten else "fine_label_names.txt")
@@ -97,13 +102,15 @@ def read_cifar(root: Path) -> Parts:
     for part, candidates in files.items():
         present = [file for file in candidates if file.is_file()]
         if present:
-            read = [_read_cifar_file(file, 1 if ten else 2, len(names)) for file in present]
+            read = [_read_cifar_file(file, 1 if ten else 2, len(names), skipped) for file in present]
             images, labels = (np.concatenate(arrays) for arrays in zip(*read))
             parts[part] = _dataset(images, labels, names, root / part)
     return parts
 
 
-def _read_cifar_file(file: Path, label_bytes: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_cifar_file(
+    file: Path, label_bytes: int, num_classes: int, skipped: list[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 32, 32, 3) and labels (N); the last label byte counts (CIFAR-100: coarse, fine)."""
     record = label_bytes + 3 * _CIFAR_SIDE**2
     content = np.frombuffer(file.read_bytes(), np.uint8)
@@ -113,18 +120,27 @@ def _read_cifar_file(file: Path, label_bytes: int, num_classes: int) -> tuple[np
         )
     rows = content.reshape(-1, record)
     labels = rows[:, label_bytes - 1]
-    if labels.max() >= num_classes:
-        raise ValueError(f"{file}: label {labels.max()}, but {num_classes} classes are named; replace the files")
+    wrong = labels >= num_classes
+    reasons = [
+        f"{file}, image {number}: label {labels[number]}, but {num_classes} classes are named"
+        for number in np.flatnonzero(wrong)
+    ]
+    if reasons and skipped is None:
+        raise ValueError(f"{reasons[0]} ({len(reasons)} such of {len(rows)} images); replace the files or skip them")
+    if reasons:
+        skipped += reasons
+        rows, labels = rows[~wrong], labels[~wrong]
     return rows[:, label_bytes:].reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(0, 2, 3, 1), labels
 
 
 def _read_idx_array(file: Path) -> np.ndarray:
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        content = file.read_bytes()
+        content = gzip.decompress(content) if content.startswith(_GZIP) else content  # whatever the name says
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: not a readable gzip file, truncated or damaged ({error}); replace it") from error
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise ValueError(f"{file}: not an IDX file (it must begin with two zero bytes); replace it")
+        raise ValueError(f"{file}: not an IDX file (it is {what_it_is(content)}); replace it")
     if content[2] != 8:
         raise ValueError(f"{file}: IDX data of type 0x{content[2]:02x}; need 0x08, unsigned bytes")
     start = 4 + 4 * content[3]
@@ -161,4 +177,4 @@ def _dataset(images: np.ndarray, labels: np.ndarray, names: list[str], where: Pa
         {"path": f"{where}, image {number}", "bytes": header + np.ascontiguousarray(image).tobytes()}
         for number, image in enumerate(images)
     ]
-    return labelled_dataset(cells, labels.astype(np.int64).tolist(), names)
+    return labelled_dataset(cells, labels.astype(np.int64).tolist(), names, where)

@@ -165,4 +165,4 @@ def _read_classes(root: _Folder, left_out: LeftOut) -> Dataset:
         labels += [label] * len(folder.images)
     for file in root.loose:
         left_out.add("image{s} beside the class folders", file)
-    return labelled_dataset(cells, labels, list(folders))
+    return labelled_dataset(cells, labels, list(folders), root.path)

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..image_processing_crate import as_grey_or_colour, read_picture
+from .files import start_of, what_it_is
 from .labelled import cells_of, label_names
 
 IN_MEMORY_LIMIT = 512 << 20
@@ -80,6 +82,10 @@ class ImageTransform:
             image = as_grey_or_colour(read_picture(_source(cell)), self.num_channels)
         except FileNotFoundError:
             raise ValueError(f"{name}: no such file") from None
+        except UnidentifiedImageError as error:
+            raise ValueError(
+                f"{name}: not a readable image, truncated or damaged (it is {_what_it_is(cell)}); replace or remove it"
+            ) from error
         except Exception as error:  # decoders raise whatever damaged bytes lead them to
             raise ValueError(
                 f"{name}: not a readable image, truncated or damaged ({_first_line(error)}); replace or remove it"
@@ -188,8 +194,15 @@ def _source(cell: dict[str, Any]) -> Path | io.BytesIO:
     if cell["bytes"] is not None:
         return io.BytesIO(cell["bytes"])
     if cell["path"] is None:
-        raise ValueError("it is missing")
-    return Path(cell["path"])
+        raise ValueError("there is none")
+    path = Path(cell["path"])
+    if path.exists() and not path.is_file():
+        raise ValueError("it is a folder or a device")
+    return path
+
+
+def _what_it_is(cell: dict[str, Any]) -> str:
+    return what_it_is(cell["bytes"] if cell["bytes"] is not None else start_of(Path(cell["path"])))
 
 
 def _first_line(error: Exception) -> str:

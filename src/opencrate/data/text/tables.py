@@ -29,18 +29,14 @@ def table_documents(files: list[Path], column: str | None, where: str, identity:
     Raises:
         ValueError: an unreadable file, or no column that fits.
     """
-    names = [str(file) for file in files]
+    is_parquet = files[0].suffix.lower() == ".parquet"
+    names = [str(file) for file in files if not is_parquet or check_readable(file)]
+    if not names:
+        raise ValueError(f"{where}: no rows")
     try:
         with no_progress_bars():
-            if files[0].suffix == ".parquet":
-                for file in files:
-                    check_readable(file)
-                table = Dataset.from_parquet(names)
-            else:
-                table = Dataset.from_json(names)
+            table = (Dataset.from_parquet if is_parquet else Dataset.from_json)(names)
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
-        if isinstance(error, ValueError) and "not a readable parquet" in str(error):
-            raise
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{where}: cannot be read as a table of text ({reason}); one JSON object a line") from error
     column = text_column(table.features, column, where)
