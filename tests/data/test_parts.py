@@ -110,6 +110,7 @@ def test_three_folders_are_three_parts(names, tmp_path, said):
 @pytest.mark.parametrize("inner", ["{}", "{}_images"])
 def test_the_same_name_again_and_a_folder_around_all(inner, tmp_path):
     split(tmp_path / "archive", train=f"seg_train/{inner.format('train')}", test=f"seg_test/{inner.format('test')}")
+    (tmp_path / "annotations").mkdir()
     assert counts(tmp_path) == {"train": 6, "test": 4}
 
 

@@ -61,37 +61,34 @@ def read_folder(root: Path, images: list[Path], left_out: LeftOut) -> Parts:
             parts.
     """
     folder = _Folder(root, images)
-    inside = folder.inside
-    names = _part_names(folder, inside)
+    names = _part_names(folder)
     if not names:
-        only = next(iter(inside.values())) if len(inside) == 1 and not folder.loose else None
-        if only is not None and _part_names(only, only.inside):
-            return read_folder(only.path, images, left_out)
-        _say_classes_named_as_parts(root, inside)
+        with_images = [one for one in folder.inside.values() if one.images]
+        if len(with_images) == 1 and _part_names(with_images[0]):  # a folder around the parts
+            _leave_out_besides(folder, {with_images[0].path.name}, left_out)
+            return read_folder(with_images[0].path, with_images[0].images, left_out)
+        _say_classes_named_as_parts(folder)
         return {"all": _read_classes(folder, left_out)}
-    for name in sorted(inside.keys() - names.values()):
-        _leave_out(inside[name], "in a folder beside the parts", left_out)
-    for file in folder.loose:
-        left_out.add("image{s} beside the parts", file)
-    parts = {part: _without_repeated_name(inside[name], part) for part, name in names.items()}
+    _leave_out_besides(folder, set(names.values()), left_out)
+    parts = {part: _without_repeated_name(folder.inside[name], part) for part, name in names.items()}
     return {
         part: _read_classes(one, left_out) for part, one in parts.items() if not _is_unlabelled(part, one, left_out)
     }
 
 
-def _part_names(folder: _Folder, inside: Mapping[str, _Folder]) -> dict[str, str]:
+def _part_names(folder: _Folder) -> dict[str, str]:
     """The name of each part's folder, in the order of training; none where the folders are classes.
 
     Raises:
         ValueError: two folders for one part, or a folder that may be a part or a class.
     """
-    named = {name: part_of(name) for name in inside if part_of(name)}
-    deep = {name: part for name, part in named.items() if inside[name].is_deep}
-    if not any(map(is_part, deep)) and len(set(deep.values())) < 2:
-        deep = {}
+    named = {name: part_of(name) for name in folder.inside if part_of(name)}
     pure = {name: part for name, part in named.items() if is_part(name)}
-    with_images = [name for name, one in inside.items() if one.images]
-    if not deep and not (pure and set(with_images) <= pure.keys()):
+    deep = {name: part for name, part in named.items() if folder.inside[name].is_deep}
+    if not any(map(is_part, deep)) and len(set(deep.values())) < 2:
+        deep = {}  # `train_station` alone, with sub-folders
+    with_images = {name for name, one in folder.inside.items() if one.images}
+    if not deep and not (pure and with_images <= pure.keys()):
         return {}
     found = deep | pure
     names: dict[str, str] = {}
@@ -104,14 +101,14 @@ def _part_names(folder: _Folder, inside: Mapping[str, _Folder]) -> dict[str, str
             )
         if several:
             names[part] = several[0]
-    _refuse_other_parts(folder, inside, names)
+    _refuse_other_parts(folder, names)
     return names
 
 
-def _refuse_other_parts(folder: _Folder, inside: Mapping[str, _Folder], names: Mapping[str, str]) -> None:
+def _refuse_other_parts(folder: _Folder, names: Mapping[str, str]) -> None:
     """Refuse a folder beside the parts that looks like a part, or like a class of one."""
-    classes = {name for part in names.values() for name in inside[part].inside}
-    for name, one in inside.items():
+    classes = {name for part in names.values() for name in folder.inside[part].inside}
+    for name, one in folder.inside.items():
         alike = name in classes or classes & one.inside.keys() or "train" not in names
         if one.images and name not in names.values() and alike:
             raise ValueError(
@@ -120,9 +117,9 @@ def _refuse_other_parts(folder: _Folder, inside: Mapping[str, _Folder], names: M
             )
 
 
-def _say_classes_named_as_parts(root: Path, inside: Mapping[str, _Folder]) -> None:
-    for name in filter(is_part, inside):
-        logger.warning("%s: '%s' is read as a class, as images and no class folders lie in it", root, name)
+def _say_classes_named_as_parts(folder: _Folder) -> None:
+    for name in filter(is_part, folder.inside):
+        logger.warning("%s: '%s' is read as a class, as images and no class folders lie in it", folder.path, name)
 
 
 def _without_repeated_name(folder: _Folder, part: str) -> _Folder:
@@ -138,6 +135,14 @@ def _is_unlabelled(part: str, folder: _Folder, left_out: LeftOut) -> bool:
         return False
     _leave_out(folder, f"of the {part} part, which has no class folders", left_out)
     return True
+
+
+def _leave_out_besides(folder: _Folder, used: set[str], left_out: LeftOut) -> None:
+    """What lies in a folder beside the parts."""
+    for name in sorted(folder.inside.keys() - used):
+        _leave_out(folder.inside[name], "in a folder beside the parts", left_out)
+    for file in folder.loose:
+        left_out.add("image{s} beside the parts", file)
 
 
 def _leave_out(folder: _Folder, where: str, left_out: LeftOut) -> None:
