@@ -15,7 +15,9 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 from transformers.models.auto import modeling_auto
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # the public name needs torchvision
 
+from ._pipelines import register_pipelines
 from .configuration_crate import CrateConfig
 from .configuration_crate_mae import CrateMAEConfig
 from .configuration_crate_text import CrateTextConfig
@@ -51,8 +53,27 @@ _NAMES = (
 the Trainer whether label smoothing has to shift the labels (causal models)."""
 
 
+class CrateVideoProcessor:
+    """There is none. A pipeline looks for a class of this name, which it makes of `CrateImageProcessor`.
+
+    Where it is not registered, transformers takes it for code of the saved folder and asks whether to run that.
+    """
+
+    @classmethod
+    def from_pretrained(cls, source: object, *_: object, **__: object) -> None:
+        """
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{source}: holds a model that reads images; it has no video processor")
+
+
 def register() -> None:
-    """Register configurations, models and processors; safe to call again."""
+    """Register configurations, models, processors and pipelines; safe to call again."""
+    register_pipelines()
+    AutoVideoProcessor.register(
+        CrateConfig, video_processor_classes={"torchvision": CrateVideoProcessor}, exist_ok=True
+    )
     AutoConfig.register(CrateConfig.model_type, CrateConfig, exist_ok=True)
     AutoModel.register(CrateConfig, CrateModel, exist_ok=True)
     AutoBackbone.register(CrateConfig, CrateBackbone, exist_ok=True)

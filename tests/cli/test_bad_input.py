@@ -93,7 +93,7 @@ def test_empty_folder(refused, tmp_path):
 
 def test_file_instead_of_folder(refused, tmp_path):
     (tmp_path / "file").write_text("x")
-    has(refused("train", "imagefolder", *SMALL, "data.path=file"), "file: is a file", "one sub-folder")
+    has(refused("train", "imagefolder", *SMALL, "data.path=file"), "file: is text, not a data set", "one sub-folder")
 
 
 def test_class_folder_without_images(refused, tmp_path):
@@ -120,12 +120,6 @@ def test_more_classes_than_the_model(refused, folder_run, tmp_path):
     write_classes(tmp_path / "data", 2)
     write_image(tmp_path / "data" / "wide" / "0.png", 0, 0)
     has(refused("evaluate", folder_run, "--data", "data"), "class 'wide'", "3 classes", "bottom, middle, top")
-
-
-def test_wrong_channel_count_names_the_file(refused, digits_run, tmp_path):
-    write_image(tmp_path / "colour.png", 0, 0)
-    line = refused("predict", digits_run, "colour.png")
-    has(line, "colour.png", "mode RGB (3 channels)", "the model takes 1")
 
 
 def test_predict_names_damaged_and_missing_images(refused, folder_run, tmp_path):

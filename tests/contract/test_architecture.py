@@ -22,7 +22,7 @@ RANKS = {
     **dict.fromkeys(("configuration_crate_blocks", "cache"), 1),
     **dict.fromkeys(("blocks", "configuration_crate", "configuration_crate_mae", "image_processing_crate"), 2),
     "configuration_crate_text": 2,
-    **dict.fromkeys(("modeling_crate", "modeling_crate_mae"), 3),
+    **dict.fromkeys(("modeling_crate", "modeling_crate_mae", "_pipelines"), 3),
     **dict.fromkeys(("modeling_crate_text_model", "modeling_crate_text", "modeling_crate_text_heads"), 3),
     **dict.fromkeys(("conversion", "_auto"), 4),
     "data": 4,

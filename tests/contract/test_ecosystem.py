@@ -151,15 +151,18 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 import json, torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 folder, images = sys.argv[1], torch.load(sys.argv[2])
 model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 outputs = model(images, output_projected_states=True)
+classify = pipeline("image-classification", model=folder, trust_remote_code=True)
 print(json.dumps({
     "logits": outputs.logits.tolist(),
     "states": len(outputs.projected_states),
     "crop": dict(processor.crop_size),
+    "scores": len(classify(Image.new("LA", (9, 12)))),
     "here": "opencrate" in sys.modules,
 }))
 """
@@ -180,5 +183,5 @@ def test_a_saved_folder_loads_where_the_package_is_not_installed(saved, tmp_path
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert not found["here"] and found["states"] == 2
-    assert found["crop"] == {"height": 8, "width": 8}
+    assert found["scores"] == 3 and found["crop"] == {"height": 8, "width": 8}
     torch.testing.assert_close(torch.tensor(found["logits"]), model(images).logits.detach())

@@ -15,13 +15,13 @@ from .formats import images, png, write_parquet
 
 
 def bad_folder(root):
-    """Ten images per class, with one truncated, one that is none, one too small and one of 16 bits added."""
+    """Ten images per class, with one truncated, one that is none, one too small and one without a range added."""
     write_classes(root, 10)
     write_image(root / "top" / "cut.png", 2, 0, size=(64, 64))
     (root / "top" / "cut.png").write_bytes((root / "top" / "cut.png").read_bytes()[:300])
     (root / "middle" / "text.png").write_text("no image")
     write_image(root / "middle" / "small.png", 1, 0, size=(3, 16))
-    Image.fromarray(np.zeros((16, 16), np.uint16)).save(root / "bottom" / "deep.png")
+    Image.fromarray(np.full((16, 16), -1.0, np.float32)).save(root / "bottom" / "deep.tiff")
     return DataRecipe(path=str(root), image_size=16)
 
 
@@ -30,8 +30,13 @@ def test_skip_bad_leaves_out_counts_and_names(tmp_path):
     splits = load_images(recipe, skip_bad=True, smallest=(4, 4))
     assert (len(splits.train), len(splits.test)) == (24, 6)
     assert len(splits.skipped) == 4
-    for name, reason in (("cut", "not a readable"), ("text", "not a"), ("small", "smaller than"), ("deep", "I;16")):
-        assert any(f"{name}.png" in line and reason in line for line in splits.skipped), splits.skipped
+    for name, reason in (
+        ("cut.png", "not a"),
+        ("text.png", "not a"),
+        ("small.png", "smaller"),
+        ("deep.tiff", "from -1"),
+    ):
+        assert any(name in line and reason in line for line in splits.skipped), splits.skipped
     good = load_images(DataRecipe(path=str(write_classes(tmp_path / "good", 10)), image_size=16))
     assert [cell["path"].split("/")[-2:] for cell in splits.train["image"][:]] == [
         cell["path"].split("/")[-2:] for cell in good.train["image"][:]
@@ -47,7 +52,7 @@ def test_without_it_the_first_bad_image_is_an_error(tmp_path, build):
     recipe = bad_folder(tmp_path)
     splits = load_images(recipe)
     assert splits.skipped == () and len(splits.train) + len(splits.test) == 34
-    with pytest.raises(ValueError, match=r"\.png: (not a readable|image of)"):
+    with pytest.raises(ValueError, match=r"\.(png|tiff): (not a readable|image of)"):
         build(splits.train, ImageTransform(build_processor(recipe), 3, (4, 4)))
 
 

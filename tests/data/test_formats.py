@@ -135,12 +135,12 @@ def test_bad_parquet(tmp_path):
     write_parquet(file, images(3), [0, -1, 1])
     assert "label -1" in error_of(file) and "from 0 to" in error_of(file)
     write_parquet(file, images(3), [0, None, 1])
-    assert "no label in 1 of 3 rows" in error_of(file)
+    assert "a.parquet, row 1: no label" in error_of(file) and "1 such of 3 rows" in error_of(file)
     file.write_bytes(file.read_bytes()[:-20])
     assert "a.parquet: not a readable parquet file" in error_of(file)
     write_parquet(tmp_path / "train.parquet", images(3), [0, 1, 0])
     message = error_of(tmp_path)
-    assert "a.parquet: is neither a train*" in message and "rename or remove it" in message
+    assert "a.parquet: its name says neither train" in message and "rename or remove it" in message
 
 
 def test_training_part_alone_is_not_evaluated(tmp_path):
@@ -265,6 +265,6 @@ def test_hub_failure_is_one_line(monkeypatch):
 
 
 def test_other_files_are_refused(tmp_path):
-    (tmp_path / "data.zip").write_bytes(b"PK")
-    assert "data.zip: is a file that cannot be read" in error_of(tmp_path / "data.zip")
+    (tmp_path / "data.zip").write_bytes(b"PK\x03\x04")
+    assert "data.zip: is a zip archive, not a data set" in error_of(tmp_path / "data.zip")
     assert "no class folders" in error_of(tmp_path)

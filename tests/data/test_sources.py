@@ -124,26 +124,6 @@ def test_resize_then_centre_crop(tmp_path):
     assert torch.equal(transform([{"path": str(tmp_path / "image.png"), "bytes": None}]), torch.ones(1, 3, 16, 16))
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
-def test_colour_models_take_every_8_bit_mode(tmp_path, mode):
-    suffix = "tiff" if mode == "CMYK" else "png"
-    write_image(tmp_path / f"image.{suffix}", 1, 0, mode=mode)
-    transform = ImageTransform(build_processor(folder_recipe(tmp_path)), 3)
-    assert transform([{"path": str(tmp_path / f"image.{suffix}"), "bytes": None}]).shape == (1, 3, 16, 16)
-
-
-@pytest.mark.parametrize(("mode", "channels"), [("RGB", 1), ("P", 1), ("I;16", 3)])
-def test_wrong_channel_count_names_the_file(tmp_path, mode, channels):
-    path = tmp_path / "image.png"
-    if mode == "I;16":
-        Image.fromarray(np.zeros((16, 16), dtype=np.uint16)).save(path)
-    else:
-        write_image(path, 0, 0, mode=mode)
-    transform = digits_transform(channels)
-    with pytest.raises(ValueError, match=rf"image.png: image of mode {mode} .*the model takes {channels}"):
-        transform([{"path": str(path), "bytes": None}])
-
-
 def test_image_smaller_than_a_patch_names_the_file(tmp_path):
     write_image(tmp_path / "tiny.png", 0, 0, size=(16, 3))
     config = CrateConfig.from_size("digits", num_channels=3, patch_size=4)

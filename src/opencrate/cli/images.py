@@ -21,16 +21,19 @@ def named_files(inputs: list[str], skip_missing: bool) -> list[Path]:
     Raises:
         ValueError: a path that does not exist, a folder without images, or standard input that names nothing.
     """
-    from ..data.files import image_files
+    from ..data.files import LeftOut, image_files
 
     files: list[Path] = []
     for name in _names(inputs):
         path = Path(name).expanduser()
         if not path.exists() and not skip_missing:
             raise ValueError(f"{name}: no such file or folder")
-        found = image_files(path) if path.is_dir() else [path]
+        left_out = LeftOut(path)
+        found = image_files(path, left_out) if path.is_dir() else [path]
         if not found:
-            raise ValueError(f"{name}: no image files in this folder")
+            raise ValueError(f"{name}: no image files in this folder, but {str(left_out) or 'nothing at all'}")
+        if str(left_out):
+            print(f"opencrate: {name}: left out {left_out}", file=sys.stderr)
         files += found
     return files
 

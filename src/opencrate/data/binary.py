@@ -11,22 +11,28 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from .files import is_hidden, is_image, what_it_is
 from .labelled import Parts, labelled_dataset
+from .parts import part_of
 
+_IDX = re.compile(r"(idx|ubyte)", re.IGNORECASE)
 _IDX_IMAGES = re.compile(r"images?.*(idx|ubyte)", re.IGNORECASE)
 _CIFAR10_TRAIN = "data_batch_*.bin"
+_CIFAR_FILES = (_CIFAR10_TRAIN, "test_batch.bin", "train.bin", "test.bin")
+_CIFAR_NAMES = ("*.meta.txt", "*_label_names.txt")
 _CIFAR_SIDE = 32
+_GZIP = b"\x1f\x8b"
 
 
-def is_idx(root: Path) -> bool:
-    """Whether a folder holds IDX image files."""
-    return bool(_idx_images(root))
+def idx_files(root: Path) -> list[Path]:
+    """The IDX files in a folder: of images and, where there are some, all others."""
+    return [file for file in sorted(root.iterdir()) if _IDX.search(file.name)] if _idx_images(root) else []
 
 
-def is_cifar(root: Path) -> bool:
-    """Whether a folder holds the binary version of CIFAR-10 or CIFAR-100."""
-    cifar100 = (root / "train.bin").is_file() or (root / "test.bin").is_file()
-    return cifar100 or (root / "test_batch.bin").is_file() or any(root.glob(_CIFAR10_TRAIN))
+def cifar_files(root: Path) -> list[Path]:
+    """The files in a folder that make the binary version of CIFAR-10 or CIFAR-100."""
+    found = sorted(file for name in _CIFAR_FILES for file in root.glob(name))
+    return found + [file for name in _CIFAR_NAMES for file in root.glob(name)] if found else []
 
 
 def refuse_pickles(root: Path) -> None:
@@ -45,7 +51,7 @@ def refuse_pickles(root: Path) -> None:
 def read_idx(root: Path) -> Parts:
     """IDX files of 8-bit images and labels, `.gz` or not; classes are named by their numbers.
 
-    `train`, `test` or `t10k`, `validation` in a file's name give its part.
+    A file's name gives its part (`parts.part_of`; `t10k` is MNIST's word for test).
 
     Raises:
         ValueError: labels missing, a damaged file, other data types or shapes, counts that differ, or two image
@@ -53,7 +59,7 @@ def read_idx(root: Path) -> Parts:
     """
     parts: Parts = {}
     for file in _idx_images(root):
-        part = _idx_part(file.name)
+        part = part_of(file.name) or "all"
         if part in parts:
             raise ValueError(f"{file}: a second image file for the {part} part; keep one of each part in {root}")
         images, labels = _read_idx_array(file), _read_idx_array(_idx_labels(file))
@@ -71,13 +77,17 @@ def read_idx(root: Path) -> Parts:
     return parts
 
 
-def read_cifar(root: Path) -> Parts:
+def read_cifar(root: Path, skipped: list[str] | None = None) -> Parts:
     """The binary version of CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (fine labels).
 
     Class names come from `batches.meta.txt` or `fine_label_names.txt` beside them.
 
+    Args:
+        root: the folder.
+        skipped: gets a line for each record that is left out because of its label; `None`: such a one is an error.
+
     Raises:
-        ValueError: a damaged file, or no file of class names.
+        ValueError: a damaged file, a label without a name, or no file of class names.
     """
     ten = (root / "test_batch.bin").is_file() or any(root.glob(_CIFAR10_TRAIN))
     names_file = root / ("batches.meta.txt" if ten else "fine_label_names.txt")
@@ -92,13 +102,15 @@ def read_cifar(root: Path) -> Parts:
     for part, candidates in files.items():
         present = [file for file in candidates if file.is_file()]
         if present:
-            read = [_read_cifar_file(file, 1 if ten else 2, len(names)) for file in present]
+            read = [_read_cifar_file(file, 1 if ten else 2, len(names), skipped) for file in present]
             images, labels = (np.concatenate(arrays) for arrays in zip(*read))
             parts[part] = _dataset(images, labels, names, root / part)
     return parts
 
 
-def _read_cifar_file(file: Path, label_bytes: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_cifar_file(
+    file: Path, label_bytes: int, num_classes: int, skipped: list[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 32, 32, 3) and labels (N); the last label byte counts (CIFAR-100: coarse, fine)."""
     record = label_bytes + 3 * _CIFAR_SIDE**2
     content = np.frombuffer(file.read_bytes(), np.uint8)
@@ -108,18 +120,27 @@ def _read_cifar_file(file: Path, label_bytes: int, num_classes: int) -> tuple[np
         )
     rows = content.reshape(-1, record)
     labels = rows[:, label_bytes - 1]
-    if labels.max() >= num_classes:
-        raise ValueError(f"{file}: label {labels.max()}, but {num_classes} classes are named; replace the files")
+    wrong = labels >= num_classes
+    reasons = [
+        f"{file}, image {number}: label {labels[number]}, but {num_classes} classes are named"
+        for number in np.flatnonzero(wrong)
+    ]
+    if reasons and skipped is None:
+        raise ValueError(f"{reasons[0]} ({len(reasons)} such of {len(rows)} images); replace the files or skip them")
+    if reasons:
+        skipped += reasons
+        rows, labels = rows[~wrong], labels[~wrong]
     return rows[:, label_bytes:].reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(0, 2, 3, 1), labels
 
 
 def _read_idx_array(file: Path) -> np.ndarray:
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        content = file.read_bytes()
+        content = gzip.decompress(content) if content.startswith(_GZIP) else content  # whatever the name says
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: not a readable gzip file, truncated or damaged ({error}); replace it") from error
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise ValueError(f"{file}: not an IDX file (it must begin with two zero bytes); replace it")
+        raise ValueError(f"{file}: not an IDX file (it is {what_it_is(content)}); replace it")
     if content[2] != 8:
         raise ValueError(f"{file}: IDX data of type 0x{content[2]:02x}; need 0x08, unsigned bytes")
     start = 4 + 4 * content[3]
@@ -135,7 +156,7 @@ def _idx_images(root: Path) -> list[Path]:
     """Image files, one of each: an unpacked file goes before its `.gz`."""
     found = {}
     for file in sorted(root.iterdir(), key=lambda file: file.suffix == ".gz"):
-        if file.is_file() and not file.name.startswith(".") and _IDX_IMAGES.search(file.name):
+        if file.is_file() and not is_hidden(file.name) and not is_image(file) and _IDX_IMAGES.search(file.name):
             found.setdefault(file.name.removesuffix(".gz"), file)
     return list(found.values())
 
@@ -148,11 +169,6 @@ def _idx_labels(file: Path) -> Path:
     raise ValueError(f"{file}: its labels are missing; need {stem} or {stem}.gz beside it")
 
 
-def _idx_part(name: str) -> str:
-    words = {"train": ("train",), "test": ("t10k", "test"), "validation": ("valid", "val")}
-    return next((part for part, some in words.items() if any(word in name.lower() for word in some)), "all")
-
-
 def _dataset(images: np.ndarray, labels: np.ndarray, names: list[str], where: Path) -> Dataset:
     """Arrays as binary PGM or PPM: a fixed header and the raw pixels, bytes that no encoder's version changes."""
     height, width = images.shape[1:3]
@@ -161,4 +177,4 @@ def _dataset(images: np.ndarray, labels: np.ndarray, names: list[str], where: Pa
         {"path": f"{where}, image {number}", "bytes": header + np.ascontiguousarray(image).tobytes()}
         for number, image in enumerate(images)
     ]
-    return labelled_dataset(cells, labels.astype(np.int64).tolist(), names)
+    return labelled_dataset(cells, labels.astype(np.int64).tolist(), names, where)

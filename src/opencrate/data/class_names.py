@@ -50,7 +50,7 @@ def read_class_names(source: str) -> list[str]:
         names = _from_json(json.loads(text)) if text.lstrip()[:1] in ("[", "{") else text.splitlines()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{source}: no list of class names; give one name a line, or JSON: a list, or a mapping from 0, 1, ... to them"
+            f"{source}: no list of class names; give a name a line, or JSON: a list, or a mapping from 0, 1, ..."
         ) from error
     names = [name.strip() for name in names]
     while names and not names[-1]:

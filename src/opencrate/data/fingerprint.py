@@ -8,6 +8,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from .labelled import cells_of
+
 CONTENT_LIMIT = 2 << 30
 """Above this many bytes of image files, names and sizes are hashed instead of the content."""
 
@@ -24,9 +26,8 @@ def fingerprint(dataset: Dataset, content_limit: int = CONTENT_LIMIT) -> dict[st
         depends on where the folder lies.
     """
     names = dataset.features["label"].names
-    cells = dataset["image"][:]
-    size = sum(Path(cell["path"]).stat().st_size for cell in cells if cell["bytes"] is None)
-    by_content = size <= content_limit
+    cells = cells_of(dataset, range(len(dataset)))
+    by_content = sum(_size(cell) for cell in cells if cell["bytes"] is None) <= content_limit
     digest = hashlib.sha256()
     for cell, label in zip(cells, dataset["label"][:]):
         content = _content(cell) if by_content or cell["bytes"] is not None else _name_and_size(cell)
@@ -40,9 +41,16 @@ def fingerprint(dataset: Dataset, content_limit: int = CONTENT_LIMIT) -> dict[st
 
 
 def _content(cell: dict[str, Any]) -> bytes:
-    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+    if cell["bytes"] is not None:
+        return cell["bytes"]
+    return Path(cell["path"]).read_bytes() if _size(cell) else b""
 
 
 def _name_and_size(cell: dict[str, Any]) -> bytes:
-    path = Path(cell["path"])
-    return f"{path.name}\0{path.stat().st_size}".encode()
+    return f"{Path(cell['path'] or '').name}\0{_size(cell)}".encode()
+
+
+def _size(cell: dict[str, Any]) -> int:
+    """Bytes of the cell's file; 0 where there is none, which is an error when the image is read."""
+    path = Path(cell["path"] or "")
+    return path.stat().st_size if path.is_file() else 0

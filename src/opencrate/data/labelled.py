@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image
 
 from .class_names import nameless
 
+logger = logging.getLogger(__name__)
+
 Parts = dict[str, Dataset]
 """What a source holds: `train`, `validation` and `test` as far as it has them, or `all` where it is not divided."""
 
 
-def labelled_dataset(cells: list[dict[str, Any]], labels: Sequence[int], names: list[str]) -> Dataset:
+def labelled_dataset(cells: list[dict[str, Any]], labels: Sequence[int], names: list[str], where: object) -> Dataset:
     """A dataset with the columns `image` (undecoded cells) and `label`.
 
     Args:
         cells: `{"path": file, "bytes": None}`, or `{"path": a name for messages or None, "bytes": encoded}`.
         labels: class numbers.
         names: of the classes.
+        where: the source, for messages.
+
+    Raises:
+        ValueError: as `class_names`.
     """
+    names = class_names(names, where)
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"image": cells, "label": list(labels)}, features=features)
+
+
+def class_names(names: Sequence[str], where: object) -> list[str]:
+    """Names of classes as people see them: without outer, doubled and invisible space, accents in one form.
+
+    Raises:
+        ValueError: two names that look the same to a person, or differ in capitals only.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if _look(name) in seen:
+            raise ValueError(
+                f"{where}: the classes {seen[_look(name)]!a} and {name!a} look the same to a person; rename one, or "
+                "put their images together"
+            )
+        seen[_look(name)] = name
+    return [tidy(name) for name in names]
+
+
+def tidy(name: str) -> str:
+    """A name as a person sees it; `class_names` says what that changes."""
+    visible = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).split())
+
+
+def _look(name: str) -> str:
+    """What names that look alike have in common."""
+    return unicodedata.normalize("NFKC", tidy(name)).casefold()
 
 
 def label_names(dataset: Dataset) -> list[str]:
@@ -33,6 +71,8 @@ def label_names(dataset: Dataset) -> list[str]:
 def relabelled(dataset: Dataset, names: list[str], where: str) -> Dataset:
     """The same images with the label numbers of `names`, matched by name; classes without images do not matter.
 
+    Names that look the same to a person match; a difference in capitals is said.
+
     Raises:
         ValueError: an image of a class that is not among `names`.
     """
@@ -40,7 +80,8 @@ def relabelled(dataset: Dataset, names: list[str], where: str) -> Dataset:
     if own == names:
         return dataset
     labels = dataset["label"][:]
-    unknown = [own[label] for label in sorted(set(labels)) if own[label] not in names]
+    matches = _matches([own[label] for label in sorted(set(labels))], names, where)
+    unknown = [name for name, match in matches.items() if match is None]
     if unknown:
         more = f" ({len(unknown)} such classes)" if len(unknown) > 1 else ""
         if nameless(names):
@@ -52,7 +93,7 @@ def relabelled(dataset: Dataset, names: list[str], where: str) -> Dataset:
             f"{where}: class '{unknown[0]}'{more} is not among the {len(names)} classes of the model or training "
             f"data ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''}); rename or remove its images"
         )
-    numbers = {label: names.index(own[label]) for label in set(labels)}
+    numbers = {label: matches[own[label]] for label in set(labels)}
     return with_labels(dataset, [numbers[label] for label in labels], names)
 
 
@@ -64,13 +105,30 @@ def with_labels(dataset: Dataset, labels: Sequence[int], names: list[str]) -> Da
     return dataset
 
 
+def _matches(own: Sequence[str], names: Sequence[str], where: str) -> dict[str, int | None]:
+    """For each own name the number among `names` of the same name, or of one that looks the same."""
+    exact = {name: number for number, name in enumerate(names)}
+    alike = {_look(name): number for name, number in exact.items()}
+    found = {name: exact.get(name, alike.get(_look(name))) for name in own}
+    for name, number in found.items():
+        if number is not None and tidy(name) != tidy(names[number]):
+            logger.warning("%s: class '%s' is read as '%s'", where, name, names[number])
+    return found
+
+
 def cells_of(dataset: Dataset, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """The image cells of some rows; one without a file of its own is named by its row in the source."""
+    """The image cells of some rows, those of tables with a `name` for messages: the row in the source."""
     rows = dataset[list(indices)]
     if "row" not in rows:
         return rows["image"]
     where = dataset.info.description
-    return [
-        {"bytes": cell["bytes"], "path": f"{where}, row {row}" + (f" ({cell['path']})" if cell["path"] else "")}
-        for cell, row in zip(rows["image"], rows["row"])
-    ]
+    return [_table_cell(cell or {}, f"{where}, row {row}", where) for cell, row in zip(rows["image"], rows["row"])]
+
+
+def _table_cell(cell: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """A cell of a table with a name; the file that a path without bytes names lies beside the table."""
+    path, content = cell.get("path"), cell.get("bytes")
+    if path is None or content is not None:
+        return {"bytes": content, "path": None, "name": f"{name} ({path})" if path else name}
+    folder = Path(where).parent if Path(where).is_file() else Path(where)
+    return {"bytes": None, "path": str(folder / path), "name": f"{name} ({path})"}

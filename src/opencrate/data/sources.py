@@ -25,11 +25,11 @@ from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
 from ..training.recipe import DataRecipe
-from .binary import is_cifar, is_idx, read_cifar, read_idx, refuse_pickles
-from .files import image_files
+from .binary import cifar_files, idx_files, read_cifar, read_idx, refuse_pickles
+from .files import LeftOut, is_image, start_of, visible_files, what_it_is
 from .folders import read_folder
 from .labelled import Parts, label_names, labelled_dataset, relabelled
-from .tables import HUB_PREFIX, read_hub, read_parquet
+from .tables import HUB_PREFIX, is_parquet, read_hub, read_parquet
 from .tensors import ImageTransform, drop_bad
 
 _ALLOWED = (
@@ -77,10 +77,10 @@ def load_images(
             classes that the training part lacks, classes too small to split, or a class without a readable image.
     """
     read = read_parts if labelled else read_any_parts
-    parts = read(data.path, data.image_column, data.label_column)
-    skipped: tuple[str, ...] = ()
-    if skip_bad:
-        parts, skipped = _without_bad(parts, ImageTransform(None, data.num_channels, smallest))
+    skipped: list[str] | None = [] if skip_bad else None
+    parts = read(data.path, data.image_column, data.label_column, skipped)
+    if skipped is not None:
+        parts = _without_bad(parts, ImageTransform(None, data.num_channels, smallest), skipped)
     train = parts.get("train", parts.get("all"))
     if train is None:
         raise ValueError(f"{data.path}: has no train part, only {' and '.join(parts)}; training needs one")
@@ -98,11 +98,15 @@ def load_images(
         train, validation = split_stratified(
             train, data.validation_fraction, data.split_seed, "data.validation_fraction"
         )
-    return ImageSplits(train, validation, test, skipped)
+    return ImageSplits(train, validation, test, tuple(skipped or ()))
 
 
 def load_labelled(
-    path: str | Path, label_names: list[str], image_column: str | None = None, label_column: str | None = None
+    path: str | Path,
+    label_names: list[str],
+    image_column: str | None = None,
+    label_column: str | None = None,
+    skipped: list[str] | None = None,
 ) -> Dataset:
     """Images for evaluation, labelled by class name with a trained model's label numbers.
 
@@ -111,63 +115,130 @@ def load_labelled(
         label_names: the model's class names; the images may be of some of them, but of no others.
         image_column: as `DataRecipe.image_column`.
         label_column: as `DataRecipe.label_column`.
+        skipped: as for `read_parts`.
 
     Raises:
         ValueError: a source that is missing, empty or damaged, a class folder without images, an unknown class, or
             data with a training part only.
     """
-    return relabelled(evaluation_part(path, image_column, label_column), label_names, str(path))
+    return relabelled(evaluation_part(path, image_column, label_column, skipped), label_names, str(path))
 
 
-def evaluation_part(path: str | Path, image_column: str | None = None, label_column: str | None = None) -> Dataset:
+def evaluation_part(
+    path: str | Path,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    skipped: list[str] | None = None,
+) -> Dataset:
     """The test part of a source, else its validation part, else all of it, with its own classes.
+
+    Args:
+        path: as `DataRecipe.path`, as `image_column` and `label_column`.
+        skipped: as in `read_parts`.
 
     Raises:
         ValueError: a source that is missing, empty or damaged, or that has a training part only.
     """
-    parts = read_parts(path, image_column, label_column)
+    parts = read_parts(path, image_column, label_column, skipped)
     part = next((part for part in ("test", "validation", "all") if part in parts), None)
     if part is None:
         raise ValueError(f"{path}: has a train part only; give its train folder or file itself to measure on that")
     return parts[part]
 
 
-def read_parts(path: str | Path, image_column: str | None = None, label_column: str | None = None) -> Parts:
+def read_parts(
+    path: str | Path,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    skipped: list[str] | None = None,
+) -> Parts:
     """Everything a source holds, in its own parts and with its own classes.
 
+    Args:
+        path: as `DataRecipe.path`, as `image_column` and `label_column`.
+        skipped: gets a line for each image that is left out because of its label; `None`: such a label is an error.
+
     Raises:
-        ValueError: a source that is missing, empty or damaged.
+        ValueError: a source that is missing, empty or damaged, or a bad label.
     """
     if str(path) == "digits":
         return {"all": load_digits()}
     if str(path).startswith(HUB_PREFIX):
-        return read_hub(str(path), image_column, label_column)
+        return read_hub(str(path), image_column, label_column, skipped)
     root = Path(path).expanduser()
     if not root.exists():
         raise ValueError(f"{root}: no such folder or file; give {_ALLOWED}")
-    if root.is_file() and root.suffix != ".parquet":
-        raise ValueError(f"{root}: is a file that cannot be read as a data set; give {_ALLOWED}")
-    if root.is_file() or any(root.rglob("*.parquet")):
-        return read_parquet(root, image_column, label_column)
+    if root.is_file():
+        if not is_parquet(root):
+            raise ValueError(f"{root}: is {what_it_is(start_of(root))}, not a data set; give {_ALLOWED}")
+        return read_parquet(root, [root], image_column, label_column, skipped)
     refuse_pickles(root)
-    if is_cifar(root):
-        return read_cifar(root)
-    return read_idx(root) if is_idx(root) else read_folder(root)
+    left_out = LeftOut(root)
+    kind, files, others = _of_one_kind(root, visible_files(root, left_out))
+    left_out.add_files(others)
+    readers = {
+        "parquet": lambda: read_parquet(root, files, image_column, label_column, skipped),
+        "IDX": lambda: read_idx(root),
+        "CIFAR": lambda: read_cifar(root, skipped),
+        "image": lambda: read_folder(root, files, left_out),
+    }
+    parts = readers[kind]()
+    left_out.say()
+    return parts
 
 
-def read_any_parts(path: str | Path, image_column: str | None = None, label_column: str | None = None) -> Parts:
+def _of_one_kind(root: Path, files: list[Path]) -> tuple[str, list[Path], list[Path]]:
+    """What kind of data a folder holds, its files and the others.
+
+    Raises:
+        ValueError: none, or several kinds.
+    """
+    kinds = {
+        "parquet": [file for file in files if is_parquet(file)],
+        "IDX": idx_files(root),
+        "CIFAR": cifar_files(root),
+        "image": [file for file in files if is_image(file)],
+    }
+    found = {kind: of_kind for kind, of_kind in kinds.items() if of_kind}
+    if len(found) > 1:
+        words = " and ".join(f"{kind} files ({of_kind[0].relative_to(root)})" for kind, of_kind in found.items())
+        raise ValueError(f"{root}: holds {words}; give a folder of one kind")
+    if not found:
+        other = LeftOut(root)
+        other.add_files(files)
+        raise ValueError(
+            f"{root}: no class folders with images, and no parquet, IDX or CIFAR .bin files; it holds "
+            f"{other if files else 'no files'}; give {_ALLOWED}"
+        )
+    kind, used = next(iter(found.items()))
+    return kind, used, sorted(set(files) - set(used))
+
+
+def read_any_parts(
+    path: str | Path,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    skipped: list[str] | None = None,
+) -> Parts:
     """As `read_parts`; image files that lie directly in a folder are read too, as one class.
 
     Raises:
         ValueError: a source that is missing, empty or damaged.
     """
     folder = Path(path).expanduser()
-    files = [file for file in image_files(folder) if file.parent == folder] if folder.is_dir() else []
-    if not files:
-        return read_parts(path, image_column, label_column)
-    return {
-        "all": labelled_dataset([{"path": str(file), "bytes": None} for file in files], [0] * len(files), ["image"])
-    }
+    left_out = LeftOut(folder)
+    files = visible_files(folder, left_out) if folder.is_dir() else []
+    loose = [file for file in files if file.parent == folder and is_image(file)]
+    if not loose:
+        return read_parts(path, image_column, label_column, skipped)
+    for file in sorted(set(files) - set(loose)):
+        if is_image(file):
+            left_out.add("image{s} in folders beside the images", file)
+        else:
+            left_out.add_files([file])
+    left_out.say()
+    cells = [{"path": str(file), "bytes": None} for file in loose]
+    return {"all": labelled_dataset(cells, [0] * len(loose), ["image"], folder)}
 
 
 def load_digits() -> Dataset:
@@ -178,7 +249,7 @@ def load_digits() -> Dataset:
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     # Binary PGM is a fixed header and the raw pixels: bytes that do not depend on an encoder's version.
     cells = [{"path": None, "bytes": b"P5 8 8 255\n" + image.tobytes()} for image in pixels]
-    return labelled_dataset(cells, digits.target.tolist(), [str(digit) for digit in range(10)])
+    return labelled_dataset(cells, digits.target.tolist(), [str(digit) for digit in range(10)], "digits")
 
 
 def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> tuple[Dataset, Dataset]:
@@ -202,9 +273,9 @@ def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> 
     return dataset.select(kept), dataset.select(held_out)
 
 
-def _without_bad(parts: Parts, transform: ImageTransform) -> tuple[Parts, tuple[str, ...]]:
-    good, skipped = {}, []
+def _without_bad(parts: Parts, transform: ImageTransform, skipped: list[str]) -> Parts:
+    good = {}
     for part, dataset in parts.items():
         good[part], reasons = drop_bad(dataset, transform)
         skipped += reasons
-    return good, tuple(skipped)
+    return good

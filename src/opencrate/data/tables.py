@@ -13,39 +13,60 @@ import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
-from .folders import PART_FOLDERS
-from .labelled import Parts
+from .files import start_of, what_it_is
+from .labelled import Parts, class_names, tidy
+from .parts import files_by_part, splits_by_part
 
 HUB_PREFIX = "hf://"
 MOST_CLASSES = 100_000
 
 
-def read_parquet(path: Path, image_column: str | None = None, label_column: str | None = None) -> Parts:
-    """A parquet file, or all of those below a folder, divided by names that begin with a part's.
+def is_parquet(file: Path) -> bool:
+    """Whether a file is parquet by its name, or by its content under a name that says nothing."""
+    return file.suffix.lower() == ".parquet" or (not file.suffix and start_of(file).startswith(b"PAR1"))
+
+
+def read_parquet(
+    path: Path,
+    files: list[Path],
+    image_column: str | None = None,
+    label_column: str | None = None,
+    skipped: list[str] | None = None,
+) -> Parts:
+    """A parquet file, or some below a folder, divided by the parts that their names say.
 
     Args:
-        path: one file (then it is not divided), or a folder with `train*`, `validation*`, `test*` files or folders.
+        path: the file (then it is not divided), or the folder.
+        files: to read.
         image_column: encoded images; `None`: the only column of such.
         label_column: class numbers or names; `None`: `label`, else the only column with class names.
+        skipped: gets a line for each row that is left out because of its label; `None`: such a row is an error.
 
     Raises:
-        ValueError: an unreadable file, files of no part beside files of one, or columns that do not fit.
+        ValueError: an unreadable file, files of no part beside files of one, columns that do not fit, or a bad label.
     """
     parts = {}
-    for part, files in _files_by_part(path).items():
-        for file in files:
-            check_readable(file)
+    for part, some in _files_by_part(path, files).items():
+        where = str(some[0] if len(some) == 1 else path)
+        some = [file for file in some if check_readable(file)]
+        if not some:
+            raise ValueError(f"{where}: no rows")
         try:
             with no_progress_bars():
-                table = Dataset.from_parquet([str(file) for file in files])
+                table = Dataset.from_parquet([str(file) for file in some])
         except datasets.exceptions.DatasetGenerationError as error:
-            raise ValueError(f"{files[0].parent}: the {part} files have different columns ({error})") from error
-        where = str(files[0] if len(files) == 1 else path)
-        parts[part] = as_labelled(table, image_column, label_column, where)
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise ValueError(f"{where}: cannot be read as one table ({reason}); replace or mend the files") from error
+        parts[part] = as_labelled(table, image_column, label_column, where, skipped)
     return _labelled_only(parts, str(path))
 
 
-def read_hub(reference: str, image_column: str | None = None, label_column: str | None = None) -> Parts:
+def read_hub(
+    reference: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    skipped: list[str] | None = None,
+) -> Parts:
     """A data set of the Hugging Face Hub, `hf://owner/name`: the only source that uses the network.
 
     Raises:
@@ -62,64 +83,90 @@ def read_hub(reference: str, image_column: str | None = None, label_column: str 
             f"{reference}: cannot be had from the Hugging Face Hub ({reason}); check the name, the network and "
             "`hf auth login`, or download it and give the local folder"
         ) from error
-    splits = loaded if isinstance(loaded, DatasetDict) else {"all": loaded}
-    parts = {part_of(split): table for split, table in splits.items() if part_of(split)}
-    if not parts and len(splits) == 1:
-        parts = {"all": next(iter(splits.values()))}
-    if not parts:
-        raise ValueError(f"{reference}: its splits are {', '.join(splits)}; need train, validation or test")
+    parts = splits_by_part(loaded if isinstance(loaded, DatasetDict) else {"all": loaded}, reference)
     named = {
-        part: as_labelled(table, image_column, label_column, f"{reference} {part}") for part, table in parts.items()
+        part: as_labelled(table, image_column, label_column, f"{reference} {part}", skipped)
+        for part, table in parts.items()
     }
     return _labelled_only(named, reference)
 
 
-def as_labelled(table: Dataset, image_column: str | None, label_column: str | None, where: str) -> Dataset | None:
+def as_labelled(
+    table: Dataset,
+    image_column: str | None,
+    label_column: str | None,
+    where: str,
+    skipped: list[str] | None = None,
+) -> Dataset | None:
     """A table as the columns `image` (undecoded), `label` (with class names) and `row`.
+
+    Args:
+        table: the rows.
+        image_column: as for `read_parquet`, as `label_column` and `skipped`.
+        where: the source, for messages.
 
     Returns:
         `None` where every label is -1: a test split whose labels are kept back.
 
     Raises:
-        ValueError: a column that is missing, ambiguous, or of a type that does not fit; some labels missing.
+        ValueError: a column that is missing, ambiguous, or of a type that does not fit; a bad label.
     """
     image = _image_column(table, image_column, where)
     label = _label_column(table, label_column, where)
-    labels = table.with_format("arrow")[:][label] if len(table) else None
-    if labels is None:
-        raise ValueError(f"{where}: no rows")
-    encoded = _class_numbers(labels, table.features[label], f"{where}: column '{label}'")
+    encoded = _class_numbers(table.with_format("arrow")[:][label], table.features[label], where, label)
     if encoded is None:
         return None
-    numbers, names = encoded
+    numbers, names, reasons = encoded
+    reasons = {row: f"{where}, row {row}: {reason}" for row, reason in reasons.items()}
+    if reasons and skipped is None:
+        raise ValueError(
+            f"{next(iter(reasons.values()))} ({len(reasons)} such of {len(table)} rows); mend or skip them"
+        )
     table = table.select_columns([image]).rename_columns({image: "image"})
     if table.features["image"] != Image(decode=False):
         with no_progress_bars():
             table = table.cast_column("image", Image(decode=False))
-    table = table.add_column("label", numbers, feature=ClassLabel(names=names))
-    table = table.add_column("row", np.arange(len(table)))
+    rows = np.delete(np.arange(len(table)), list(reasons))
+    if not len(rows):
+        raise ValueError(f"{next(iter(reasons.values()))}, as in all {len(table)} rows; give labels")
+    if reasons:
+        skipped += reasons.values()
+        table = table.select(rows)
+    table = table.add_column("label", numbers[rows], feature=ClassLabel(names=names))
+    table = table.add_column("row", rows)
     table.info.description = where
     return table
 
 
-def _class_numbers(labels: pyarrow.ChunkedArray, feature: object, where: str) -> tuple[np.ndarray, list[str]] | None:
-    """Class number per row, and the names; `None` where every label is -1."""
-    if labels.null_count:
-        raise ValueError(f"{where} has no label in {labels.null_count} of {len(labels)} rows; remove those rows")
+def _class_numbers(
+    labels: pyarrow.ChunkedArray, feature: object, where: str, column: str
+) -> tuple[np.ndarray, list[str], dict[int, str]] | None:
+    """Class number per row, the names, and what is wrong in which row; `None` where every label is -1."""
+    missing = labels.is_null().to_numpy()
     values = labels.to_numpy()
-    if values.dtype == object:
-        names, numbers = np.unique(values.astype(str), return_inverse=True)
-        return numbers.astype(np.int64), names.tolist()
-    values = values.astype(np.int64)
-    least, most = int(values.min()), int(values.max())
-    if least == most == -1:
+    if pyarrow.types.is_string(labels.type) or pyarrow.types.is_large_string(labels.type):
+        values = np.array(["" if gone else tidy(name) for name, gone in zip(values, missing)], dtype=object)
+        missing |= values == ""
+        present = class_names(sorted(set(values[~missing])), f"{where}: column '{column}'")
+        numbers = {name: number for number, name in enumerate(present)}
+        bad = {int(row): f"no label in column '{column}'" for row in np.flatnonzero(missing)}
+        return np.array([numbers.get(name, -1) for name in values]), present, bad
+    values = np.where(missing, np.nan, values.astype(np.float64))
+    missing = np.isnan(values)
+    if np.all(values[~missing] == -1) and not missing.all():
         return None
-    names = feature.names if isinstance(feature, ClassLabel) else None
+    names = class_names(feature.names, f"{where}: column '{column}'") if isinstance(feature, ClassLabel) else None
     limit = len(names) if names else MOST_CLASSES
-    if least < 0 or most >= limit:
-        bad = least if least < 0 else most
-        raise ValueError(f"{where} holds the label {bad}; class numbers go from 0 to {limit - 1}")
-    return values, names or [str(number) for number in range(most + 1)]
+    wrong = missing | (values < 0) | (values >= limit) | (values != np.round(values))
+    bad = {int(row): _bad_label(values[row], column, limit) for row in np.flatnonzero(wrong)}
+    numbers = np.where(wrong, -1, values).astype(np.int64)
+    return numbers, names or [str(number) for number in range(numbers.max() + 1)], bad
+
+
+def _bad_label(value: float, column: str, limit: int) -> str:
+    if np.isnan(value):
+        return f"no label in column '{column}'"
+    return f"column '{column}' holds the label {value:g}; class numbers go from 0 to {limit - 1}"
 
 
 def _image_column(table: Dataset, given: str | None, where: str) -> str:
@@ -165,7 +212,9 @@ def _holds_images(feature: object) -> bool:
 def _holds_labels(feature: object) -> bool:
     if isinstance(feature, ClassLabel):
         return True
-    return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint", "string", "large_string", "bool"))
+    return isinstance(feature, Value) and feature.dtype.startswith(
+        ("int", "uint", "float", "string", "large_string", "bool")
+    )
 
 
 def _labelled_only(parts: dict[str, Dataset | None], where: str) -> Parts:
@@ -175,36 +224,33 @@ def _labelled_only(parts: dict[str, Dataset | None], where: str) -> Parts:
     return labelled
 
 
-def _files_by_part(path: Path) -> dict[str, list[Path]]:
+def _files_by_part(path: Path, files: list[Path]) -> dict[str, list[Path]]:
     if path.is_file():
-        return {"all": [path]}
-    parts: dict[str, list[Path]] = {}
-    for file in sorted(path.rglob("*.parquet")):
-        names = (file.name, *reversed(file.relative_to(path).parts[:-1]))
-        part = next((part for part in map(part_of, names) if part), "all")
-        parts.setdefault(part, []).append(file)
+        return {"all": files}
+    parts = files_by_part(files, path)
     if len(parts) > 1 and "all" in parts:
         raise ValueError(
-            f"{parts['all'][0]}: is neither a train*, validation* nor test* file, but others below {path} are; "
-            "rename or remove it, or give one file"
+            f"{parts['all'][0]}: its name says neither train, validation nor test, but those of others below {path} "
+            "do; rename or remove it, or give one file"
         )
     return parts
 
 
-def part_of(name: str) -> str | None:
-    """The part that a file, folder or split is named after."""
-    word = re.match(r"[a-z]*", name.lower()).group()
-    return next((part for part, words in PART_FOLDERS.items() if word in words), None)
+def check_readable(file: Path) -> int:
+    """The rows of a parquet file.
 
-
-def check_readable(file: Path) -> None:
-    """Raise `ValueError` for a parquet file that is truncated or damaged."""
+    Raises:
+        ValueError: it is truncated, damaged or something else.
+    """
+    found = what_it_is(start_of(file))
     try:
-        pyarrow.parquet.ParquetFile(file).close()
+        if found != "a parquet file":
+            raise pyarrow.ArrowInvalid(f"it is {found}")
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            return opened.metadata.num_rows
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{file}: not a readable parquet file, truncated or damaged ({str(error).splitlines()[0]}); replace it"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file}: not a readable parquet file, truncated or damaged ({reason}); replace it") from error
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from ..image_processing_crate import as_grey_or_colour, read_picture
+from .files import start_of, what_it_is
 from .labelled import cells_of, label_names
 
 IN_MEMORY_LIMIT = 512 << 20
 """Splits whose tensors need at most this many bytes are decoded once and kept."""
 
-_GREY_MODES = frozenset({"1", "L", "LA", "La"})
-_COLOUR_MODES = _GREY_MODES | {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 _CHUNK = 256
 
 
@@ -33,7 +33,7 @@ class ImageTransform:
 
     Attributes:
         processor: the transformers image processor that is saved with the model.
-        num_channels: 1 (grey images only) or 3 (grey ones are repeated, transparency is dropped).
+        num_channels: 1 (colour becomes grey) or 3 (grey is repeated); transparency is dropped.
         smallest: (height, width) of a patch; an image file smaller than it is refused.
     """
 
@@ -58,7 +58,7 @@ class ImageTransform:
         """Image cells (`path` or `bytes`) to float32 `(B, C, H, W)`.
 
         Raises:
-            ValueError: a file that is missing, damaged, smaller than a patch, or of another channel count.
+            ValueError: a file that is missing, damaged or smaller than a patch.
         """
         images = [self.read(cell) for cell in cells]
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
@@ -76,18 +76,19 @@ class ImageTransform:
         return np.asarray(values["pixel_values"])[0]
 
     def read(self, cell: dict[str, Any]) -> PILImage.Image:
-        """Decode one image, in mode `L` or `RGB`."""
-        name = cell["path"] or "image"
+        """Decode one image, in mode `L` or `RGB`, upright."""
+        name = cell.get("name") or cell["path"] or "image"
         try:
-            source = io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else Path(cell["path"])
-            with PILImage.open(source) as image:
-                image.load()
+            image = as_grey_or_colour(read_picture(_source(cell)), self.num_channels)
         except FileNotFoundError:
             raise ValueError(f"{name}: no such file") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
-            reason = _first_line(error)
+        except UnidentifiedImageError as error:
             raise ValueError(
-                f"{name}: not a readable image, truncated or damaged ({reason}); replace or remove it"
+                f"{name}: not a readable image, truncated or damaged (it is {_what_it_is(cell)}); replace or remove it"
+            ) from error
+        except Exception as error:  # decoders raise whatever damaged bytes lead them to
+            raise ValueError(
+                f"{name}: not a readable image, truncated or damaged ({_first_line(error)}); replace or remove it"
             ) from error
         width, height = image.size
         if height < self.smallest[0] or width < self.smallest[1]:
@@ -95,16 +96,7 @@ class ImageTransform:
                 f"{name}: image of {height}x{width} pixels is smaller than a patch "
                 f"({self.smallest[0]}x{self.smallest[1]}); remove it or use a model with smaller patches"
             )
-        return self._convert(image, name)
-
-    def _convert(self, image: PILImage.Image, name: str) -> PILImage.Image:
-        allowed = _GREY_MODES if self.num_channels == 1 else _COLOUR_MODES
-        if image.mode not in allowed:
-            raise ValueError(
-                f"{name}: image of mode {image.mode} ({len(image.getbands())} channels), but the model takes "
-                f"{self.num_channels} (8 bits each); convert the image, or train with data.num_channels=3"
-            )
-        return image.convert("L" if self.num_channels == 1 else "RGB")
+        return image
 
 
 class CachedImages(TorchDataset):
@@ -195,6 +187,22 @@ def to_image(pixels: np.ndarray) -> PILImage.Image:
 def in_batches(dataset: TorchDataset, batch_size: int, num_workers: int = 0) -> DataLoader:
     """Batches in order, for evaluation and analysis."""
     return DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+
+
+def _source(cell: dict[str, Any]) -> Path | io.BytesIO:
+    """What to decode: the bytes, or the file."""
+    if cell["bytes"] is not None:
+        return io.BytesIO(cell["bytes"])
+    if cell["path"] is None:
+        raise ValueError("there is none")
+    path = Path(cell["path"])
+    if path.exists() and not path.is_file():
+        raise ValueError("it is a folder or a device")
+    return path
+
+
+def _what_it_is(cell: dict[str, Any]) -> str:
+    return what_it_is(cell["bytes"] if cell["bytes"] is not None else start_of(Path(cell["path"])))
 
 
 def _first_line(error: Exception) -> str:

@@ -80,10 +80,11 @@ class SavedModel:
         if not self._is_own(data):
             if split != "test":
                 raise ValueError(f"--split {split}: parts are known for a run's own data only; leave --split out")
-            images = load_labelled(data, self.label_names)
-            if skip_bad:
+            skipped: list[str] | None = [] if skip_bad else None
+            images = load_labelled(data, self.label_names, skipped=skipped)
+            if skipped is not None:
                 images, reasons = drop_bad(images, self.transform)
-                log_skipped(reasons)
+                log_skipped([*skipped, *reasons])
             return images
         own = self._data_recipe(data)
         dataset = getattr(self._load(own, skip_bad), split)

@@ -5,7 +5,7 @@
 | `stdlib` | the source of Python's standard library, always on the machine |
 | a text file | UTF-8; one document, or one per paragraph or line |
 | a `.jsonl` or `.parquet` file | a table with a column of strings, one document per row |
-| a folder of such files of one kind | divided by names that begin with `train`, `valid` or `test` |
+| a folder of such files of one kind | divided by the parts that their names say (`parts.part_of`) |
 | `hf://owner/name[/config]` | a data set of the Hugging Face Hub: the only one that uses the network |
 """
 
@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
+from ..files import LeftOut, visible_files, what_it_is
 from ..fingerprint import CONTENT_LIMIT
-from ..tables import HUB_PREFIX, part_of
+from ..parts import files_by_part, is_part
+from ..tables import HUB_PREFIX
 from .documents import Documents, TextParts, digest
 from .options import TextData
 from .tables import JSON_SUFFIXES, hub_parts, table_documents
@@ -76,6 +78,8 @@ def read_text(file: Path) -> str:
         ValueError: not UTF-8; says at which byte.
     """
     content = file.read_bytes()
+    if b"\0" in content and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{file}: not text but {what_it_is(content)}; give UTF-8 text")
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -89,7 +93,7 @@ def _documents(files: list[Path], data: TextData) -> Documents:
     """The documents of some files of one kind."""
     where = str(files[0] if len(files) == 1 else files[0].parent)
     identity = partial(_identity, tuple(files), data.document, data.text_column)
-    if files[0].name.endswith(TABLE_SUFFIXES):
+    if _ends(files[0], TABLE_SUFFIXES):
         return table_documents(files, data.text_column, where, identity)
     return Documents(where, lambda: _texts(files, data.document), identity)
 
@@ -133,34 +137,36 @@ def _files(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         return {"all": [path]}
     found = _of_one_kind(path)
-    parts: dict[str, list[Path]] = {}
-    for file in found:
-        names = (file.name, *reversed(file.relative_to(path).parts[:-1]))
-        parts.setdefault(next((part for part in map(part_of, names) if part), "all"), []).append(file)
-    if len(parts) > 1 and "all" in parts:
-        if "train" in parts:
-            raise ValueError(
-                f"{parts['all'][0]}: is neither a train*, valid* nor test* file, but others below {path} are; rename "
-                "or remove it, or give one file"
-            )
-        return {"all": found}
-    return parts
+    parts = files_by_part(found, path)
+    if len(parts) < 2 or "all" not in parts:
+        return parts
+    named = [file for part, some in parts.items() if part != "all" for file in some]
+    if {"train", "all"} < parts.keys() or any(is_part(file.name.partition(".")[0]) for file in named):
+        raise ValueError(
+            f"{parts['all'][0]}: its name says neither train, validation nor test, but those of others below {path} "
+            "do; rename or remove it, or give one file"
+        )
+    return {"all": found}
 
 
 def _of_one_kind(folder: Path) -> list[Path]:
-    """The readable files below a folder, sorted by name; hidden ones left out."""
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+    """The readable files below a folder, sorted by name; the others are said."""
+    left_out = LeftOut(folder)
+    files = visible_files(folder, left_out)
     kinds = {"text": TEXT_SUFFIXES, "parquet": (".parquet",), "json lines": JSON_SUFFIXES}
-    found = {kind: [file for file in files if file.name.endswith(ends)] for kind, ends in kinds.items()}
-    found = {kind: files for kind, files in found.items() if files}
+    found = {kind: [file for file in files if _ends(file, ends)] for kind, ends in kinds.items()}
+    found = {kind: of_kind for kind, of_kind in found.items() if of_kind}
     if not found:
         raise ValueError(f"{folder}: holds no {', '.join(TEXT_SUFFIXES)}, .parquet or .jsonl files")
     if len(found) > 1:
-        first = {kind: files[0].name for kind, files in found.items()}
+        first = {kind: of_kind[0].name for kind, of_kind in found.items()}
         names = ", ".join(f"{kind} ({name})" for kind, name in first.items())
         raise ValueError(f"{folder}: holds files of several kinds, {names}; give a folder of one kind, or one file")
-    return next(iter(found.values()))
+    used = next(iter(found.values()))
+    left_out.add_files(sorted(set(files) - set(used)))
+    left_out.say()
+    return used
+
+
+def _ends(file: Path, suffixes: tuple[str, ...]) -> bool:
+    return file.name.lower().endswith(suffixes)

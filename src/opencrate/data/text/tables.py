@@ -13,7 +13,8 @@ import datasets
 from datasets import Dataset, IterableDataset, Value
 from huggingface_hub import HfApi
 
-from ..tables import HUB_PREFIX, check_readable, no_progress_bars, part_of
+from ..parts import splits_by_part
+from ..tables import HUB_PREFIX, check_readable, no_progress_bars
 from .documents import Documents, TextParts, digest
 from .options import TextData
 
@@ -28,18 +29,14 @@ def table_documents(files: list[Path], column: str | None, where: str, identity:
     Raises:
         ValueError: an unreadable file, or no column that fits.
     """
-    names = [str(file) for file in files]
+    is_parquet = files[0].suffix.lower() == ".parquet"
+    names = [str(file) for file in files if not is_parquet or check_readable(file)]
+    if not names:
+        raise ValueError(f"{where}: no rows")
     try:
         with no_progress_bars():
-            if files[0].suffix == ".parquet":
-                for file in files:
-                    check_readable(file)
-                table = Dataset.from_parquet(names)
-            else:
-                table = Dataset.from_json(names)
+            table = (Dataset.from_parquet if is_parquet else Dataset.from_json)(names)
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
-        if isinstance(error, ValueError) and "not a readable parquet" in str(error):
-            raise
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{where}: cannot be read as a table of text ({reason}); one JSON object a line") from error
     column = text_column(table.features, column, where)
@@ -92,21 +89,11 @@ def hub_parts(data: TextData) -> TextParts:
             f"{data.path}: cannot be had from the Hugging Face Hub ({reason}); check the name, the network and "
             "`hf auth login`, or download it and give the local folder"
         ) from error
-    tables = _parts(loaded, data.path)
+    tables = splits_by_part(loaded if isinstance(loaded, Mapping) else {"all": loaded}, data.path)
+    if set(tables) == {"train"}:
+        tables = {"all": tables["train"]}
     parts = {part: _hub_documents(table, data, f"{data.path} {part}", revision) for part, table in tables.items()}
     return _streamed(parts, data) if data.streaming else parts
-
-
-def _parts(loaded: Any, where: str) -> dict[str, Any]:
-    splits = loaded if isinstance(loaded, Mapping) else {"all": loaded}
-    parts = {part_of(split): table for split, table in splits.items() if part_of(split)}
-    if not parts and len(splits) == 1:
-        return {"all": next(iter(splits.values()))}
-    if set(parts) == {"train"}:
-        return {"all": parts["train"]}
-    if not parts:
-        raise ValueError(f"{where}: its splits are {', '.join(splits)}; need train, validation or test")
-    return parts
 
 
 def _hub_documents(table: Dataset | IterableDataset, data: TextData, where: str, revision: str) -> Documents:
