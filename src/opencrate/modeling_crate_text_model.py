@@ -21,10 +21,11 @@ from ._hf import (
     init,
     merge_with_config_defaults,
 )
-from .blocks import ISTA, CrateLayer, OutputMap, orthogonality_loss
+from .blocks import ISTA, CrateLayer, orthogonality_loss, read_by, record
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate import CratePreTrainedModel
+from .operators import known, traced
 
 __all__ = [
     "CrateTextModel",
@@ -100,7 +101,7 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
         if self.config.initializer == "normal" or not isinstance(module, (nn.Linear, nn.Embedding)):
             super()._init_weights(module)
         else:
-            added = 2 * self.config.num_hidden_layers if isinstance(module, OutputMap) else 1
+            added = 2 * self.config.num_hidden_layers if getattr(module, "is_output_map", False) else 1
             init.normal_(module.weight, std=0.02 / added**0.5)
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.bias)
@@ -183,7 +184,9 @@ class CrateTextModel(CrateTextPreTrainedModel):
         for layer in self.layers:
             tokens = layer(tokens, mask, output_attentions=maps, past_key_values=past_key_values)
         if self.config.final_norm:
-            tokens = self.norm(tokens)
+            tokens = read_by(self.norm, "hidden_states", tokens)
+        else:
+            record("hidden_states", tokens)
         return CrateTextModelOutput(last_hidden_state=tokens, past_key_values=past_key_values if use_cache else None)
 
     def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
@@ -221,7 +224,7 @@ class CrateTextModel(CrateTextPreTrainedModel):
             _check_ids("position_ids", position_ids, context, "max_position_embeddings")
             return position_ids
         past = 0 if cache is None else cache.get_seq_length()
-        if not isinstance(past, Tensor) and past + num_tokens > context:
+        if not isinstance(past, Tensor) and known(past + num_tokens > context):
             raise ValueError(
                 f"{past + num_tokens} tokens are more than the context of {context} (max_position_embeddings): cut "
                 "the text into pieces; generate() can also keep the last tokens with context_overflow='crop'"
@@ -251,7 +254,7 @@ def _check_ids(name: str, ids: Tensor, size: int, field: str) -> None:
     On a CPU always; on an accelerator, where reading them back costs a wait, only without gradients and for more than
     one token (a prompt, not each generated token). Never inside a compiled graph.
     """
-    if torch.compiler.is_compiling() or ids.numel() == 0 or ids.device.type == "meta":
+    if traced() or ids.numel() == 0 or ids.device.type == "meta":
         return
     if ids.device.type != "cpu" and (torch.is_grad_enabled() or ids.shape[-1] == 1):
         return
