@@ -11,9 +11,9 @@ from transformers.utils.output_capturing import OutputRecorder, _active_collecto
 
 __all__ = [
     "ALL_ATTENTION_FUNCTIONS",
+    "RECORDED_BY_FORWARD",
     "BackboneConfigMixin",
     "BackboneMixin",
-    "RECORDED_BY_FORWARD",
     "GradientCheckpointingLayer",
     "can_return_tuple",
     "capture_outputs",

@@ -45,6 +45,7 @@ __all__ = [
     "orthogonality_loss",
     "read_by",
     "record",
+    "release_constraints",
 ]
 
 MATRIX_UNITS = torch.cpu._is_amx_tile_supported()
@@ -479,7 +480,7 @@ class Synthesis(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.constraint = config.dictionary_constraint
+        self.config, self.constraint = config, config.dictionary_constraint
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dictionary = nn.Parameter(torch.empty(config.hidden_size, config.hidden_size))
 
@@ -502,6 +503,21 @@ class CrateDecoderLayer(GradientCheckpointingLayer):
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         half = read_by(self.synthesize, "hidden_states", tokens)
         return read_by(self.expand, "compressed_states", half, attention_mask, **kwargs)
+
+
+@torch.no_grad()
+def release_constraints(model: nn.Module) -> None:
+    """Put the orthonormal matrices in use in the place of the weights, and lift the constraints: nothing else changes.
+
+    For what reads a weight itself: a file format without a QR factorisation (ONNX), a library that merges or quantises.
+    """
+    for module in model.modules():
+        if isinstance(module, MSSA) and module.constraint != "none":
+            module.subspaces.weight.copy_(module.bases().movedim(0, 1).flatten(1).mT)
+            module.constraint = module.config.subspace_constraint = "none"
+        elif isinstance(module, (ISTA, Synthesis)) and module.constraint != "none":
+            module.dictionary.copy_(effective_dictionary(module.dictionary, module.constraint))
+            module.constraint = module.config.dictionary_constraint = "none"
 
 
 # --- The training loss's penalties ------------------------------------------------------------------------------

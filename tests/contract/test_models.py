@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
-from opencrate import CrateForImageClassification, CrateModel
-from opencrate import blocks
+from opencrate import CrateForImageClassification, CrateModel, blocks
 from opencrate.blocks import attention_function, dense_mask, matmul_attention
 
 from .common import ALL_STATES, STATES, VARIANTS, config_of, gradients_of, images_of, model_of

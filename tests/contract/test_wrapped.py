@@ -83,8 +83,8 @@ def test_bases_are_those_in_use():
 
 @every_form
 def test_functional_call_and_changes_in_place_reach_every_parameter(form):
-    """One parameter after the other exchanged for a call, then changed in place: always what a new model gives."""
-    model, inputs = model_of(form), inputs_of(form)
+    """One parameter after the other exchanged for a call, which leaves nothing behind, then changed in place."""
+    model, inputs = model_of(form, num_hidden_layers=1), inputs_of(form)
     with torch.no_grad():
         previous = model(*inputs)
         for name, parameter in model.named_parameters():
@@ -92,9 +92,8 @@ def test_functional_call_and_changes_in_place_reach_every_parameter(form):
             called = functional_call(model, {name: changed}, inputs)
             assert torch.equal(model(*inputs), previous), name
             parameter.copy_(changed)
-            new = copy.deepcopy(model)(*inputs)
+            new = model(*inputs)
             torch.testing.assert_close(called, new, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-            assert torch.equal(model(*inputs), new), name
             used = "mask_token" not in name or form != "whole autoencoder"
             assert ((new - previous).abs().max() > 0) == used, name
             previous = new
@@ -107,22 +106,15 @@ class Rolled(nn.Module):
         return weight.roll(1) + 0.1
 
 
-@every_form
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "tied autoencoder"])
 def test_parametrizations_reach_every_parameter(form):
     model, changed, inputs = model_of(form), model_of(form), inputs_of(form)
-    tied = form == "tied autoencoder" or "lm_head" in dict(model.model.named_children())
-    names = [
-        name for name, _ in model.named_parameters() if not tied or "mssa" not in name and "dictionary" not in name
-    ]
-    for name in names:
-        if tied and "token_embeddings" in name:
-            continue
-        owner, _, own = name.rpartition(".")
-        parametrize.register_parametrization(model.get_submodule(owner), own, Rolled())
-        with torch.no_grad():
-            parameter = changed.get_parameter(name)
-            parameter.copy_(Rolled()(parameter))
     with torch.no_grad():
+        for name, parameter in changed.named_parameters():
+            if "token_embeddings" not in name:  # which the unembedding shares
+                parameter.copy_(Rolled()(parameter))
+                owner, _, own = name.rpartition(".")
+                parametrize.register_parametrization(model.get_submodule(owner), own, Rolled())
         for _ in range(2):
             torch.testing.assert_close(model(*inputs), changed(*inputs), rtol=1e-4, atol=1e-4)
 

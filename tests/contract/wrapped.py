@@ -51,7 +51,8 @@ def model_of(form: str, seed: int = 0, **changes: Any) -> Logits:
         model = oc.CrateForImageClassification(oc.CrateConfig(**{**SIZES, **IMAGES, **BLOCKS[form], **changes}))
     elif "autoencoder" in form:
         whole = {"mask_ratio": 0.0, "loss_on": "all"} if form.startswith("whole") else {}
-        more = {"decoder_num_hidden_layers": 2, "tie_decoder": form.startswith("tied"), **whole, **changes}
+        depth = changes.get("num_hidden_layers", SIZES["num_hidden_layers"])
+        more = {"decoder_num_hidden_layers": depth, "tie_decoder": form.startswith("tied"), **whole, **changes}
         model = oc.CrateMAEForPreTraining(oc.CrateMAEConfig(**{**SIZES, **IMAGES, **more}))
     else:
         blocks = OVERCOMPLETE if form.startswith("overcomplete") else {}
