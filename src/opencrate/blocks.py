@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._hf import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, one_cache
+from ._hf import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, one_cache, states_asked_for
 from .operators import (
     FEW_TOKENS,
     attention_maps,
@@ -19,11 +19,12 @@ from .operators import (
     complete_ista_prefers_one_matrix,
     gamma,
     ista,
+    known,
     linear,
-    mlp,
     orthogonality_penalty,
     orthonormalize,
     shrink,
+    traced,
 )
 
 __all__ = [
@@ -34,14 +35,58 @@ __all__ = [
     "Compression",
     "CrateDecoderLayer",
     "CrateLayer",
+    "Heads",
     "Linear",
-    "OutputMap",
     "Sparsification",
-    "Subspaces",
     "Synthesis",
     "attention_function",
+    "dtype_of",
+    "matrix_of",
     "orthogonality_loss",
+    "read_by",
+    "record",
+    "release_constraints",
 ]
+
+MATRIX_UNITS = torch.cpu._is_amx_tile_supported()
+"""Whether this CPU has them; asked once, because the question cannot stand in a compiled graph."""
+
+
+# --- States on their way ----------------------------------------------------------------------------------------
+
+
+def record(key: str, state: Tensor | None) -> None:
+    """Hand a state to the caller who asked for ``output_<key>``; nothing happens where no one did.
+
+    Called where the model goes on with the state, after all hooks on the modules before, so that it does not matter
+    whether a hook or the recording was there first.
+    """
+    states = states_asked_for(key)
+    if states is not None and state is not None:
+        states.append(state)
+
+
+def read_by(module: nn.Module, key: str, tokens: Tensor, *args, **kwargs) -> Any:
+    """``module(tokens, ...)``, where what the module reads, after all its pre-hooks, is recorded as ``key``."""
+    states = states_asked_for(key)
+    if states is None:
+        return module(tokens, *args, **kwargs)
+    if torch.compiler.is_compiling():  # no hook can be set inside a graph
+        states.append(tokens)
+        return module(tokens, *args, **kwargs)
+
+    def read(_, arguments: tuple) -> None:
+        if states_asked_for(key) is states:  # not what another thread sends through
+            states.append(arguments[0])
+
+    handle = module.register_forward_pre_hook(read)
+    try:
+        return module(tokens, *args, **kwargs)
+    finally:
+        handle.remove()
+
+
+# --- Compression ------------------------------------------------------------------------------------------------
 
 
 def matmul_attention(
@@ -61,7 +106,7 @@ def implied_causal_mask(module: nn.Module, query: Tensor, key: Tensor) -> Tensor
     stand at the start of the keys: transformers leaves the mask out only then.
     """
     queries, keys = query.shape[-2], key.shape[-2]
-    if not module.is_causal or queries == 1:
+    if not module.is_causal or known(queries == 1):
         return None
     return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
 
@@ -74,7 +119,7 @@ def attention_function(implementation: str, dtype: torch.dtype, device: torch.de
     (11 against 258 ms), so the instruction set decides, never a timing: results stay reproducible.
     """
     slow = implementation == "sdpa" and device.type == "cpu" and dtype == torch.bfloat16
-    if slow and torch.cpu._is_amx_tile_supported():
+    if slow and MATRIX_UNITS:
         return matmul_attention
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, matmul_attention)
 
@@ -97,45 +142,53 @@ def dense_mask(module: nn.Module, mask: Any, query: Tensor, key: Tensor) -> Tens
     return create_mask(mask.mask_mod, query.shape[0], None, query.shape[-2], key.shape[-2], device=query.device)
 
 
-class Subspaces(nn.Linear):
-    """The bases U = [U_1 ... U_K], stored as a ``(K p, d)`` weight: tokens ``(B, N, d)`` -> ``(B, K, N, p)``."""
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """What a module computes in: the type of its first floating weight (a quantised one is an integer)."""
+    return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), torch.float32)
+
+
+def matrix_of(linear_map: nn.Module, width: int) -> Tensor:
+    """The ``(d, m)`` matrix of a linear map: what its own forward makes of the d unit vectors, less what of zero.
+
+    So an adapter, a hook, a pruned, quantised or offloaded weight counts, whatever the map has become.
+    """
+    device = next((weight.device for weight in linear_map.parameters() if weight.device.type != "meta"), "cpu")
+    rows = torch.eye(width + 1, width, dtype=dtype_of(linear_map), device=device)  # the last row is zero
+    with torch.autocast(rows.device.type, enabled=False):
+        images = linear_map(rows[None])[0]
+    return images[:-1] - images[-1:]
+
+
+def has_plain_weight(linear_map: nn.Module) -> bool:
+    """Whether ``x W^T`` with the weight that stands in it is all that a linear map without bias does."""
+    own = getattr(linear_map.forward, "__func__", None) is nn.Linear.forward
+    return own and not linear_map._forward_pre_hooks and linear_map.weight.device.type != "meta"
+
+
+class Heads(nn.Module):
+    """Without parameters: ``(B, N, K p)`` -> ``(B, K, N, p)``, the tokens in each subspace."""
 
     def __init__(self, config):
-        super().__init__(config.hidden_size, config.num_attention_heads * config.head_dim, bias=False)
-        self.num_subspaces, self.subspace_dim = config.num_attention_heads, config.head_dim
-        self.constraint = config.subspace_constraint
-
-    def effective_weight(self) -> Tensor:
-        """The ``(K p, d)`` weight in use: the parameter, or its orthonormalisation under a constraint."""
-        if self.constraint == "none":
-            return self.weight
-        if self.constraint == "joint":
-            return orthonormalize(self.weight.mT).mT
-        each = self.weight.unflatten(0, (self.num_subspaces, self.subspace_dim))
-        return orthonormalize(each.mT).mT.flatten(0, 1)
-
-    def bases(self) -> Tensor:
-        """U as ``(K, d, p)``."""
-        return self.effective_weight().unflatten(0, (self.num_subspaces, self.subspace_dim)).mT
+        super().__init__()
+        self.shape = config.num_attention_heads, config.head_dim
 
     def forward(self, tokens: Tensor) -> Tensor:
-        projected = linear(tokens, self.effective_weight())
-        return projected.unflatten(-1, (self.num_subspaces, self.subspace_dim)).transpose(-3, -2)
+        return tokens.unflatten(-1, self.shape).transpose(-3, -2)
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` by :func:`opencrate.operators.linear`: faster where a model generates on a CPU."""
+    """``nn.Linear`` by :func:`opencrate.operators.linear`: an unembedding is faster so, where a CPU generates."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         return linear(tokens, self.weight, self.bias)
 
 
-class OutputMap(Linear):
-    """The learned output map W of MSSA ``(d, K p)``; a class of its own, because some initialisers treat it apart."""
-
-
 class MSSA(nn.Module):
-    """Multi-head subspace self-attention: queries = keys = values = U_k^T Z. [2306.01129, Eq. 11, 12, 115]"""
+    """Multi-head subspace self-attention: queries = keys = values = U_k^T Z. [2306.01129, Eq. 11, 12, 115]
+
+    ``subspaces`` is the linear map U^T, its weight ``(K p, d)`` being [U_1 ... U_K]^T. Under a constraint it gives the
+    matrix whose orthonormalisation is U: it then is given the unit vectors in place of the tokens.
+    """
 
     def __init__(self, config, layer_idx: int = 0):
         super().__init__()
@@ -143,14 +196,32 @@ class MSSA(nn.Module):
         self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
         self.is_causal = bool(getattr(config, "is_causal", False))
         self.dropout, self.output_kind = config.dropout, config.attention_output
-        self.subspaces = Subspaces(config)
+        self.constraint = config.subspace_constraint
+        inner = config.num_attention_heads * config.head_dim
+        self.subspaces = nn.Linear(config.hidden_size, inner, bias=False)
+        self.heads = Heads(config)
         if config.attention_output == "learned":
-            inner = config.num_attention_heads * config.head_dim
-            self.output = OutputMap(inner, config.hidden_size, bias=config.attention_output_bias)
+            self.output = nn.Linear(inner, config.hidden_size, bias=config.attention_output_bias)
+            self.output.is_output_map = True  # some initialisers treat it apart
 
     def bases(self) -> Tensor:
-        """U as ``(K, d, p)``."""
-        return self.subspaces.bases()
+        """U as ``(K, d, p)``, with what an adapter or a hook does to it."""
+        return self._constrained(self.joined_weight()).unflatten(1, self.heads.shape).movedim(1, 0)
+
+    def joined_weight(self) -> Tensor:
+        """``[U_1 ... U_K]`` as ``(d, K p)``, before a constraint."""
+        return self.subspaces.weight.mT if has_plain_weight(self.subspaces) else self._asked_weight()
+
+    def _asked_weight(self) -> Tensor:
+        return matrix_of(self.subspaces, self.config.hidden_size)
+
+    def _constrained(self, joined: Tensor) -> Tensor:
+        """``(d, K p)`` -> the same, orthonormal where the configuration says so."""
+        if self.constraint == "none":
+            return joined
+        if self.constraint == "joint":
+            return orthonormalize(joined)
+        return orthonormalize(joined.unflatten(1, self.heads.shape).movedim(1, 0)).movedim(0, 1).flatten(1)
 
     def forward(
         self,
@@ -166,7 +237,9 @@ class MSSA(nn.Module):
         The maps follow from the projected tokens, so they exist under every attention backend. A causal model may give
         its cache of earlier tokens, which then are keys and values too.
         """
-        projected = self.subspaces(tokens)
+        U = None if self.constraint == "none" else self._constrained(self._asked_weight())
+        projected = self.heads(self.subspaces(tokens) if U is None else tokens @ U)
+        record("projected_states", projected)
         queries, keys = self._queries_and_keys(tokens, projected)
         values = projected
         cache = one_cache(cache, past_key_values)
@@ -179,7 +252,7 @@ class MSSA(nn.Module):
         if output_attentions:
             mask = dense_mask(self, attention_mask, queries, keys)
             maps = attention_maps(queries, self.scaling, mask, keys=keys)
-        update = self._combine(heads.flatten(-2))
+        update = self._combine(heads.flatten(-2), U)
         return F.dropout(update, dropout) if dropout else update, maps
 
     def _queries_and_keys(self, tokens: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,13 +264,13 @@ class MSSA(nn.Module):
         states, _ = cache.update(values, values[..., :0], self.layer_idx)
         return states, states
 
-    def _combine(self, heads: Tensor) -> Tensor:
-        """Concatenated heads ``(B, N, K p)`` -> ``(B, N, d)``."""
+    def _combine(self, heads: Tensor, U: Tensor | None) -> Tensor:
+        """Concatenated heads ``(B, N, K p)`` -> ``(B, N, d)``; U ``(d, K p)`` under a constraint."""
         if self.output_kind == "learned":
             return self.output(heads)
         if self.output_kind == "none":
             return heads
-        update = heads @ self.subspaces.effective_weight()
+        update = heads @ (self.joined_weight() if U is None else U).mT
         if self.config.compression_kappa is None:
             return update
         return gamma(heads.shape[-2], self.config.head_dim, self.config.compression_eps) * update
@@ -217,8 +290,7 @@ class Attention(MSSA):
 
     def _queries_and_keys(self, tokens: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         queries, keys = (
-            linear(tokens).unflatten(-1, (-1, self.config.head_dim)).transpose(-3, -2)
-            for linear in (self.queries, self.keys)
+            project(tokens).unflatten(-1, self.heads.shape).transpose(-3, -2) for project in (self.queries, self.keys)
         )
         return queries, keys
 
@@ -236,7 +308,7 @@ class Compression(nn.Module):
 
     def __init__(self, config, direction: int = 1, layer_idx: int = 0):
         super().__init__()
-        self.config, self.direction, self.kappa = config, direction, config.compression_kappa
+        self.config, self.direction = config, direction
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if config.compression == "mssa":
             self.mssa = MSSA(config, layer_idx)
@@ -245,16 +317,45 @@ class Compression(nn.Module):
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         attend = self.mssa if hasattr(self, "mssa") else self.attention
-        update, _ = attend(self.norm(tokens), attention_mask, **kwargs)
-        if self.kappa is None:
+        update, maps = attend(self.norm(tokens), attention_mask, **kwargs)
+        record("attentions", maps)
+        kappa = self.config.compression_kappa
+        if kappa is None:
             return torch.add(tokens, update, alpha=self.direction)
-        step = self.direction * self.kappa * gamma(tokens.shape[-2], self.config.head_dim, self.config.compression_eps)
+        step = self.direction * kappa * gamma(tokens.shape[-2], self.config.head_dim, self.config.compression_eps)
         return (1 - step) * tokens + step * update
+
+
+# --- Sparsification ---------------------------------------------------------------------------------------------
 
 
 def effective_dictionary(dictionary: Tensor, constraint: str) -> Tensor:
     """D ``(d, m)`` in use: the parameter, or its orthonormalisation under a constraint."""
     return dictionary if constraint == "none" else orthonormalize(dictionary.mT).mT
+
+
+class KeptMatrix:
+    """The matrix of a complete ISTA step, kept as long as the dictionary's values and the step size are the same.
+
+    Comparing reads D once (d^2 numbers, against 2 d^3 FLOPs to rebuild), so that no way of changing the weights can
+    leave a stale matrix behind; it keeps 2 d^2 numbers per layer (57 MB for CRATE-base), which copies and files do not
+    take along.
+    """
+
+    def __init__(self):
+        self._made: tuple[Tensor, float, Tensor] | None = None
+
+    def __reduce__(self) -> tuple:
+        return KeptMatrix, ()
+
+    def of(self, D: Tensor, eta: float) -> Tensor:
+        """``(d, d)``, transposed as ``F.linear`` takes it."""
+        made = self._made
+        if made is None or made[1] != eta or made[0].dtype != D.dtype or not torch.equal(made[0], D):
+            with torch.autocast("cpu", enabled=False):
+                matrix = complete_ista_matrix(D, eta).mT.contiguous()
+            self._made = made = D.detach().clone(), eta, matrix
+        return made[2]
 
 
 class ISTA(nn.Module):
@@ -270,7 +371,7 @@ class ISTA(nn.Module):
         # What the parameters are made for is read once; eta, lambda and T follow the configuration.
         self.constraint, self.decode = config.dictionary_constraint, config.dictionary_decode
         self.from_input, self.signed = config.ista_start == "input", config.ista_threshold == "soft"
-        self._built: tuple[Tensor, Tensor] | None = None
+        self._kept = KeptMatrix()
 
     def effective_dictionary(self) -> Tensor:
         """D ``(d, m)`` in use."""
@@ -282,7 +383,7 @@ class ISTA(nn.Module):
         code = self.encode(tokens, D)
         if self.decode == "none":
             return code, code
-        return linear(code, D if self.decode == "tied" else self.decoder_dictionary), code
+        return F.linear(code, D if self.decode == "tied" else self.decoder_dictionary), code
 
     def encode(self, tokens: Tensor, D: Tensor) -> Tensor:
         """The code, in the cheaper algebraic form: one affine GEMM for a complete step, else T general steps."""
@@ -297,29 +398,27 @@ class ISTA(nn.Module):
         return F.relu(F.linear(tokens, matrix, matrix.new_full(matrix.shape[:1], -threshold)))
 
     def _keeps_matrix(self) -> bool:
-        return (
-            not torch.is_grad_enabled() and self.dictionary.device.type == "cpu" and not torch.compiler.is_compiling()
-        )
+        """On a CPU without gradients, for a dictionary that is at home here and is a tensor of the ordinary kind.
+
+        On an accelerator the product is cheaper than the comparison. A transformed, quantised or offloaded dictionary
+        (``torch.func``, ``parametrize``, accelerate) is another one each time.
+        """
+        if traced() or torch.is_grad_enabled() or "forward" in vars(self):
+            return False
+        return type(self.dictionary) is nn.Parameter and self.dictionary.device.type == "cpu"
 
     def _prefers_one_matrix(self, tokens: Tensor) -> bool:
-        if self._keeps_matrix():  # built once: dearer only where comparing D costs more than a second small product
+        if traced():  # a graph serves any number of tokens: training has many
+            return self.training
+        if self._keeps_matrix():  # built once: slower only where comparing D costs more than a second small product
             return tokens.shape[:-1].numel() >= FEW_TOKENS
         return complete_ista_prefers_one_matrix(tokens.shape[:-1].numel(), tokens.shape[-1])
 
     def _one_matrix(self, D: Tensor) -> Tensor:
-        """Transposed matrix of the affine step; kept between inference calls while D's values are the same.
-
-        The comparison reads D once (d^2 numbers, against 2 d^3 FLOPs to rebuild), so that no way of changing the
-        weights can leave a stale matrix behind; it keeps 2 d^2 numbers per layer (57 MB for CRATE-base). On an
-        accelerator the product is cheaper than the comparison.
-        """
-        if not self._keeps_matrix():
-            return complete_ista_matrix(D, self.config.ista_step_size).mT
-        if self._built is None or self._built[0].dtype != D.dtype or not torch.equal(self._built[0], D):
-            with torch.autocast("cpu", enabled=False):
-                matrix = complete_ista_matrix(D, self.config.ista_step_size).mT.contiguous()
-            self._built = D.detach().clone(), matrix
-        return self._built[1]
+        """Transposed matrix of the affine step; kept between inference calls."""
+        if self._keeps_matrix():
+            return self._kept.of(D, self.config.ista_step_size)
+        return complete_ista_matrix(D, self.config.ista_step_size).mT
 
 
 class MLP(nn.Module):
@@ -332,7 +431,8 @@ class MLP(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, N, d)`` -> the output ``(B, N, d)`` and the hidden activations ``(B, N, m)``."""
-        return mlp(tokens, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
+        hidden = F.gelu(self.up(tokens))
+        return read_by(self.down, "sparse_codes", hidden), hidden
 
 
 class Sparsification(nn.Module):
@@ -343,7 +443,7 @@ class Sparsification(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.kind = config.sparsification
+        self.config, self.kind = config, config.sparsification
         self.residual = config.ista_residual or self.kind == "mlp"
         if self.kind == "none":
             return
@@ -356,7 +456,11 @@ class Sparsification(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         if self.kind == "none":
             return tokens
-        out, _ = (self.ista if self.kind == "ista" else self.mlp)(self.norm(tokens))
+        if self.kind == "ista":
+            out, code = self.ista(self.norm(tokens))
+            record("sparse_codes", out if self.config.dictionary_decode == "none" else code)
+        else:
+            out, _ = self.mlp(self.norm(tokens))
         return tokens + out if self.residual else out
 
 
@@ -369,7 +473,8 @@ class CrateLayer(GradientCheckpointingLayer):
         self.sparsify = Sparsification(config)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
-        return self.sparsify(self.compress(tokens, attention_mask, **kwargs))
+        half = read_by(self.compress, "hidden_states", tokens, attention_mask, **kwargs)
+        return read_by(self.sparsify, "compressed_states", half)
 
 
 class Synthesis(nn.Module):
@@ -377,7 +482,7 @@ class Synthesis(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.constraint = config.dictionary_constraint
+        self.config, self.constraint = config, config.dictionary_constraint
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dictionary = nn.Parameter(torch.empty(config.hidden_size, config.hidden_size))
 
@@ -398,7 +503,26 @@ class CrateDecoderLayer(GradientCheckpointingLayer):
         self.expand = Compression(config, direction=-1)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
-        return self.expand(self.synthesize(tokens), attention_mask, **kwargs)
+        half = read_by(self.synthesize, "hidden_states", tokens)
+        return read_by(self.expand, "compressed_states", half, attention_mask, **kwargs)
+
+
+@torch.no_grad()
+def release_constraints(model: nn.Module) -> None:
+    """Put the orthonormal matrices in use in the place of the weights, and lift the constraints: nothing else changes.
+
+    For what reads a weight itself: a file format without a QR factorisation (ONNX), a library that merges or quantises.
+    """
+    for module in model.modules():
+        if isinstance(module, MSSA) and module.constraint != "none":
+            module.subspaces.weight.copy_(module.bases().movedim(0, 1).flatten(1).mT)
+            module.constraint = module.config.subspace_constraint = "none"
+        elif isinstance(module, (ISTA, Synthesis)) and module.constraint != "none":
+            module.dictionary.copy_(effective_dictionary(module.dictionary, module.constraint))
+            module.constraint = module.config.dictionary_constraint = "none"
+
+
+# --- The training loss's penalties ------------------------------------------------------------------------------
 
 
 def orthogonality_loss(model: nn.Module, subspace_weight: float, dictionary_weight: float) -> Tensor:
@@ -408,8 +532,8 @@ def orthogonality_loss(model: nn.Module, subspace_weight: float, dictionary_weig
     """
     total = torch.zeros((), device=next(model.parameters()).device)
     for module in model.modules():
-        if subspace_weight and isinstance(module, Subspaces):
-            total = total + subspace_weight * orthogonality_penalty(module.weight.mT)
+        if subspace_weight and isinstance(module, MSSA):
+            total = total + subspace_weight * orthogonality_penalty(module.joined_weight())
         if dictionary_weight and isinstance(module, (ISTA, Synthesis)):
             total = total + dictionary_weight * orthogonality_penalty(module.dictionary.mT)
     return total

@@ -17,8 +17,8 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import ModelOutput
 
 from ._hf import (
+    RECORDED_BY_FORWARD,
     BackboneMixin,
-    OutputRecorder,
     can_return_tuple,
     capture_outputs,
     create_bidirectional_mask,
@@ -26,8 +26,9 @@ from ._hf import (
     merge_with_config_defaults,
 )
 from ._suggest import suggest
-from .blocks import ISTA, MLP, MSSA, Compression, CrateLayer, Subspaces, orthogonality_loss
+from .blocks import ISTA, CrateLayer, dtype_of, orthogonality_loss, record
 from .configuration_crate import CrateConfig, pair
+from .operators import known
 
 __all__ = [
     "CrateBackbone",
@@ -89,6 +90,7 @@ class CratePatchEmbeddings(nn.Module):
     def __init__(self, config: CrateConfig):
         super().__init__()
         self.patch_size, self.num_channels = pair(config.patch_size), config.num_channels
+        self.kind = config.patch_embedding
         if config.patch_embedding == "conv":
             self.projection = nn.Conv2d(self.num_channels, config.hidden_size, self.patch_size, self.patch_size)
             return
@@ -101,12 +103,13 @@ class CratePatchEmbeddings(nn.Module):
         """Patches (rows, columns) of these images; raises if channels or size do not fit the model."""
         channels, height, width = pixel_values.shape[-3:]
         patch_height, patch_width = self.patch_size
-        if channels != self.num_channels:
+        if known(channels != self.num_channels):
             raise ValueError(
                 f"pixel_values have {channels} channels, the model was made for {self.num_channels}: convert the "
                 f"images, or build the model with num_channels={channels}"
             )
-        if height < patch_height or width < patch_width or height % patch_height or width % patch_width:
+        wrong = (height < patch_height, width < patch_width, height % patch_height != 0, width % patch_width != 0)
+        if any(known(condition) for condition in wrong):
             raise ValueError(
                 f"image size {height}x{width} does not fit patch_size {patch_height}x{patch_width}: height and width "
                 "must be positive multiples of the patch; resize or crop the images"
@@ -115,8 +118,8 @@ class CratePatchEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         rows, columns = self.grid(pixel_values)
-        pixel_values = pixel_values.to(self.projection.weight.dtype)
-        if isinstance(self.projection, nn.Conv2d):
+        pixel_values = pixel_values.to(dtype_of(self))
+        if self.kind == "conv":
             return self.projection(pixel_values).flatten(2).transpose(1, 2)
         return self.norm_tokens(self.projection(self.norm_pixels(patchify(pixel_values, (rows, columns)))))
 
@@ -135,7 +138,8 @@ class CrateEmbeddings(nn.Module):
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position table ``(1, 1 + n, d)`` for a patch grid, interpolated as the configuration says, never in place."""
         flavour, native = self.config.position_interpolation, self.config.grid_size
-        if grid == native and flavour != "scale":
+        same = known(grid[0] == native[0]) and known(grid[1] == native[1])
+        if same and flavour != "scale":
             return self.position_embeddings
         cls, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
         table = patches.unflatten(1, native).permute(0, 3, 1, 2)
@@ -182,11 +186,11 @@ class CratePreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {  # noqa: RUF012 (transformers' convention)
-        "hidden_states": CrateLayer,
-        "compressed_states": OutputRecorder(Compression, index=0),
-        "projected_states": OutputRecorder(Subspaces, index=0),
-        "sparse_codes": [OutputRecorder(ISTA, index=1), OutputRecorder(MLP, index=1)],
-        "attentions": OutputRecorder(MSSA, index=1),
+        "hidden_states": RECORDED_BY_FORWARD,
+        "compressed_states": RECORDED_BY_FORWARD,
+        "projected_states": RECORDED_BY_FORWARD,
+        "sparse_codes": RECORDED_BY_FORWARD,
+        "attentions": RECORDED_BY_FORWARD,
     }
 
     @torch.no_grad()
@@ -264,6 +268,10 @@ class CrateModel(CratePreTrainedModel):
         self.layers = nn.ModuleList([CrateLayer(config) for _ in range(config.num_hidden_layers)])
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """What makes tokens of patches, as in transformers' vision models."""
+        return self.embeddings.patch_embeddings
+
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -294,6 +302,7 @@ class CrateModel(CratePreTrainedModel):
         maps = kwargs.get("output_attentions", self.config.output_attentions)
         for layer in self.layers:
             tokens = layer(tokens, attention_mask, output_attentions=bool(maps))
+        record("hidden_states", tokens)
         pooled = tokens[:, 0] if self.config.pool == "cls" else tokens.mean(dim=1)
         return CrateModelOutput(last_hidden_state=tokens, pooler_output=pooled)
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from ._hf import OutputRecorder, can_return_tuple, capture_outputs, init, merge_with_config_defaults
-from .blocks import MSSA, CrateDecoderLayer, CrateLayer, Subspaces, Synthesis
+from ._hf import RECORDED_BY_FORWARD, can_return_tuple, capture_outputs, init, merge_with_config_defaults
+from .blocks import CrateDecoderLayer, CrateLayer, Synthesis, read_by
 from .configuration_crate import pair
 from .configuration_crate_mae import CrateMAEConfig
 from .modeling_crate import CrateEmbeddings, CratePreTrainedModel, patchify
+from .operators import known
 
 __all__ = [
     "CrateMAEDecoder",
@@ -105,8 +106,13 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     return torch.cat((table.new_zeros(1, width), table))[None].to(torch.get_default_dtype())
 
 
+def visible_patches(num_patches: int, ratio: float) -> int:
+    """How many of n patches are not masked: ``int(n (1 - ratio))``. [2111.06377]"""
+    return torch.sym_int(num_patches * (1 - ratio)) if ratio else num_patches
+
+
 def random_mask(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Which patches are masked: those of the largest noise, all but ``int(n (1 - ratio))`` of them. [2111.06377]
+    """Which patches are masked: those of the largest noise, all but :func:`visible_patches` of them. [2111.06377]
 
     Args:
         noise: ``(B, n)``, any order-giving numbers.
@@ -117,7 +123,7 @@ def random_mask(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
     """
     if not 0 <= ratio < 1:
         raise ValueError(f"mask_ratio={ratio!r} is not allowed; it must be at least 0 and less than 1")
-    num_visible = int(noise.shape[1] * (1 - ratio))
+    num_visible = visible_patches(noise.shape[1], ratio)
     ids_shuffle = noise.argsort(dim=1)
     ids_restore = ids_shuffle.argsort(dim=1)
     return (ids_restore >= num_visible).float(), ids_shuffle[:, :num_visible], ids_restore
@@ -163,7 +169,7 @@ class CrateMAEEmbeddings(CrateEmbeddings):
             return torch.arange(tokens.shape[1], dtype=torch.float32, device=tokens.device).expand(tokens.shape[:2])
         if noise is None:
             return torch.rand(tokens.shape[:2], device=tokens.device)
-        if noise.shape != tokens.shape[:2]:
+        if any(known(given != needed) for given, needed in zip((*noise.shape, noise.ndim), (*tokens.shape[:2], 2))):
             raise ValueError(
                 f"noise has shape {tuple(noise.shape)}, but these images have {tuple(tokens.shape[:2])} (images, "
                 "patches): give one number per patch, or none"
@@ -205,6 +211,10 @@ class CrateMAEModel(CrateMAEPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """What makes tokens of patches, as in transformers' vision models."""
+        return self.embeddings.patch_embeddings
+
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -227,17 +237,18 @@ class CrateMAEModel(CrateMAEPreTrainedModel):
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
         for layer in self.layers:
             tokens = layer(tokens, None, output_attentions=maps)
-        return CrateMAEModelOutput(last_hidden_state=self.norm(tokens), mask=mask, ids_restore=ids_restore)
+        latent = read_by(self.norm, "hidden_states", tokens)
+        return CrateMAEModelOutput(last_hidden_state=latent, mask=mask, ids_restore=ids_restore)
 
 
 class CrateMAEDecoder(CrateMAEPreTrainedModel):
     """The decoder: layers of (synthesise, expand), the final norm and a linear map to pixels."""
 
     _can_record_outputs = {  # noqa: RUF012 (transformers' convention)
-        "hidden_states": CrateDecoderLayer,
-        "compressed_states": OutputRecorder(Synthesis, index=0),
-        "projected_states": OutputRecorder(Subspaces, index=0),
-        "attentions": OutputRecorder(MSSA, index=1),
+        "hidden_states": RECORDED_BY_FORWARD,
+        "compressed_states": RECORDED_BY_FORWARD,
+        "projected_states": RECORDED_BY_FORWARD,
+        "attentions": RECORDED_BY_FORWARD,
     }
 
     def __init__(self, config: CrateMAEConfig):
@@ -255,7 +266,8 @@ class CrateMAEDecoder(CrateMAEPreTrainedModel):
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
         for layer in self.layers:
             tokens = layer(tokens, None, output_attentions=maps)
-        return CrateMAEDecoderOutput(logits=self.predict(self.norm(tokens))[:, 1:])
+        tokens = read_by(self.norm, "hidden_states", tokens)
+        return CrateMAEDecoderOutput(logits=self.predict(tokens)[:, 1:])
 
 
 class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
@@ -333,7 +345,7 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
         height, width = pair(original_image_size or self.config.image_size)
         patch_height, patch_width = pair(self.config.patch_size)
         rows, columns = height // patch_height, width // patch_width
-        if rows * columns != patches.shape[1]:
+        if known(rows * columns != patches.shape[1]):
             raise ValueError(
                 f"{patches.shape[1]} patches are not those of an image of {height}x{width} ({rows}x{columns} patches): "
                 "give original_image_size=(height, width)"
@@ -347,7 +359,7 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
         loss = (logits - self._target(pixel_values)).square().mean(dim=-1)
         if self.config.loss_on == "all":
             loss = loss.mean()
-        elif int(mask.shape[1] * (1 - self.config.mask_ratio)) == mask.shape[1]:
+        elif known(visible_patches(mask.shape[1], self.config.mask_ratio) == mask.shape[1]):
             raise ValueError(
                 f"mask_ratio={self.config.mask_ratio} masks none of {mask.shape[1]} patches, so there is no loss on "
                 "masked patches: set loss_on='all', or a larger mask_ratio"

@@ -25,10 +25,11 @@ from ._hf import (
     merge_with_config_defaults,
     one_cache,
 )
-from .blocks import ISTA, CrateLayer, OutputMap
+from .blocks import ISTA, CrateLayer, read_by, record
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate import CratePreTrainedModel
+from .operators import known, traced
 
 __all__ = [
     "CrateTextModel",
@@ -105,7 +106,7 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
         if self.config.initializer == "normal" or not isinstance(module, (nn.Linear, nn.Embedding)):
             super()._init_weights(module)
         else:
-            added = 2 * self.config.num_hidden_layers if isinstance(module, OutputMap) else 1
+            added = 2 * self.config.num_hidden_layers if getattr(module, "is_output_map", False) else 1
             init.normal_(module.weight, std=0.02 / added**0.5)
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.bias)
@@ -190,7 +191,9 @@ class CrateTextModel(CrateTextPreTrainedModel):
         for layer in self.layers:
             tokens = layer(tokens, mask, output_attentions=maps, **{CACHE: cache})
         if self.config.final_norm:
-            tokens = self.norm(tokens)
+            tokens = read_by(self.norm, "hidden_states", tokens)
+        else:
+            record("hidden_states", tokens)
         return CrateTextModelOutput(last_hidden_state=tokens, **{CACHE: cache if use_cache else None})
 
     def _cache_to_fill(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
@@ -237,7 +240,7 @@ class CrateTextModel(CrateTextPreTrainedModel):
             _check_ids("position_ids", position_ids, context, "max_position_embeddings")
             return position_ids
         past = 0 if cache is None else cache.get_seq_length()
-        if not isinstance(past, Tensor) and past + num_tokens > context:
+        if not isinstance(past, Tensor) and known(past + num_tokens > context):
             raise ValueError(
                 f"{past + num_tokens} tokens are more than the context of {context} (max_position_embeddings): let the "
                 f"tokenizer or the pipeline cut the text (truncation=True, max_length={context}), or cut it into "
@@ -268,7 +271,7 @@ def _check_ids(name: str, ids: Tensor, size: int, field: str) -> None:
     On a CPU always; on an accelerator, where reading them back costs a wait, only without gradients and for more than
     one token (a prompt, not each generated token). Never inside a compiled graph.
     """
-    if torch.compiler.is_compiling() or ids.numel() == 0 or ids.device.type == "meta":
+    if traced() or ids.numel() == 0 or ids.device.type == "meta":
         return
     if ids.device.type != "cpu" and (torch.is_grad_enabled() or ids.shape[-1] == 1):
         return

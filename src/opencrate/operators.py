@@ -26,6 +26,7 @@ __all__ = [
     "gamma",
     "ista",
     "ista_complete",
+    "known",
     "lasso_objective",
     "linear",
     "mlp",
@@ -37,16 +38,45 @@ __all__ = [
     "project",
     "shrink",
     "subspace_attention",
+    "traced",
 ]
 
 FEW_TOKENS = 16  # below it, on a CPU, reading a matrix costs more than multiplying by it
 PARTS = 8  # of a matrix that is multiplied by a few tokens
+LARGE = 2**22  # entries of a matrix from which on its parts pay
+
+
+# --- Sizes in a graph that is being traced --------------------------------------------------------------------
+
+
+def traced() -> bool:
+    """Whether a graph is being recorded (torch.compile, torch.export, torch.jit.trace), to be run at other sizes too.
+
+    What is chosen by the number of tokens, for speed, is then chosen without it.
+    """
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def known(condition: bool | torch.SymBool) -> bool:
+    """Whether a condition on sizes holds; in a traced graph, whether it does at all sizes that the graph is made for.
+
+    A plain ``if`` would tie the graph to the sizes it is traced with.
+    """
+    if not torch.compiler.is_compiling():
+        return bool(condition)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(condition)
+
+
+# --- Products of a few tokens ---------------------------------------------------------------------------------
 
 
 def linear(X: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
-    """``X W^T + b``: ``F.linear``, but faster where a CPU without gradients has fewer than 16 rows, as in generation.
+    """``X W^T + b``: ``F.linear``, but faster where a CPU without gradients has few rows and a large W, as generation.
 
-    The library's product of a few rows leaves threads idle; one product for each of 8 parts of W uses all of them.
+    The library's product of fewer than 16 rows leaves threads idle; one product for each of 8 parts of a W of 2^22
+    entries or more uses all of them.
 
     Args:
         X: ``(..., n)``.
@@ -56,9 +86,9 @@ def linear(X: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
     Returns:
         ``(..., m)``, equal to ``F.linear`` to rounding.
     """
-    rows, part = X.shape[:-1].numel(), W.shape[0] // PARTS
-    if not (0 < rows < FEW_TOKENS and part and _splits(X)):
+    if not _splits(X, W):
         return F.linear(X, W, b)
+    rows, part = X.shape[:-1].numel(), W.shape[0] // PARTS
     columns = X.reshape(rows, -1).mT
     parts = torch.bmm(W[: part * PARTS].unflatten(0, (PARTS, part)), columns.expand(PARTS, -1, -1)).flatten(0, 1)
     product = parts if W.shape[0] == part * PARTS else torch.cat((parts, W[part * PARTS :] @ columns))
@@ -66,12 +96,12 @@ def linear(X: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
     return product if b is None else product + b
 
 
-def _splits(X: Tensor) -> bool:
-    return (
-        X.device.type == "cpu"
-        and X.dtype in (torch.float32, torch.float64)
-        and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
-    )
+def _splits(X: Tensor, W: Tensor) -> bool:
+    if traced() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    plain = type(W) in (Tensor, torch.nn.Parameter)  # a quantised weight is a class of its own, with its own product
+    fast = X.device.type == "cpu" and X.dtype in (torch.float32, torch.float64)
+    return plain and fast and 0 < X.shape[:-1].numel() < FEW_TOKENS and W.numel() >= LARGE and W.shape[0] >= PARTS
 
 
 # --- Compression: one step down R^c ---------------------------------------------------------------------------
@@ -267,7 +297,7 @@ def ista(
     else:
         A = A0
     for _ in range(num_steps - (A0 is None)):
-        A = _shrunk(_plus_product(A if signed else A - threshold, X - linear(A, D), D, eta), threshold, signed)
+        A = _shrunk(_plus_product(A if signed else A - threshold, X - F.linear(A, D), D, eta), threshold, signed)
     return A
 
 

@@ -143,7 +143,7 @@ def test_states_follow_the_formulas():
         update, maps = block.expand.mssa(block.expand.norm(half), output_attentions=True)
         torch.testing.assert_close(outputs.decoder_hidden_states[layer + 1], half - update)
         torch.testing.assert_close(outputs.decoder_attentions[layer], maps)
-        projected = block.expand.mssa.subspaces(block.expand.norm(half))
+        projected = block.expand.mssa.heads(block.expand.mssa.subspaces(block.expand.norm(half)))
         torch.testing.assert_close(outputs.decoder_projected_states[layer], projected)
     assert torch.equal(outputs.decoder_hidden_states[0], outputs.latent)
     assert len(outputs.hidden_states) == 3 and len(outputs.sparse_codes) == len(outputs.compressed_states) == 2
