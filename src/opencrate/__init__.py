@@ -1,12 +1,13 @@
 """OpenCRATE: white-box transformers, their objective, and the measures that make the box white.
 
-``import opencrate`` registers the CRATE models with transformers' Auto classes and pipelines; it imports neither torch
-nor transformers itself. The measures and operators (``opencrate.objective``, ``opencrate.operators``) need torch only.
+``import opencrate`` registers the CRATE models with transformers' Auto classes and pipelines. The measures and
+operators (``opencrate.objective``, ``opencrate.operators``) need torch only and work without transformers.
 """
 
 import importlib
-
-from ._on_import import OnAutoClasses
+import importlib.util
+import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
 
@@ -64,4 +65,10 @@ def register_auto_classes() -> None:
     importlib.import_module("._auto", __name__).register()
 
 
-OnAutoClasses(register_auto_classes).install()
+def _is_command_line() -> bool:
+    """The ``opencrate`` command registers the models when a command needs them, so that ``--help`` stays fast."""
+    return Path(sys.argv[0]).stem == "opencrate" or sys.orig_argv[1:3] == ["-m", "opencrate"]
+
+
+if importlib.util.find_spec("transformers") and not _is_command_line():
+    register_auto_classes()

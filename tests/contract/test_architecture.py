@@ -1,7 +1,6 @@
 """The arrows between the modules, and what may be imported without the rest of the house."""
 
 import ast
-import importlib
 import subprocess
 import sys
 import time
@@ -10,14 +9,13 @@ from pathlib import Path
 import pytest
 
 import opencrate
-from opencrate import _on_import
 
 ROOT = Path(opencrate.__file__).parent
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 # A module may import from lower ranks and from its own. Files that are not named belong to no layer of the core.
 RANKS = {
-    **dict.fromkeys(("objective", "_hf", "_suggest", "_on_import", "_values", "_memory"), 0),
+    **dict.fromkeys(("objective", "_hf", "_suggest", "_values", "_memory"), 0),
     "operators": 1,
     **dict.fromkeys(("configuration_crate_blocks", "cache"), 1),
     **dict.fromkeys(("blocks", "configuration_crate", "configuration_crate_mae", "image_processing_crate"), 2),
@@ -45,6 +43,7 @@ REMOTE_CODE = (
     "operators",
     "_hf",
     "_suggest",
+    "_values",
     "blocks",
     "cache",
     "configuration_crate_blocks",
@@ -125,6 +124,9 @@ class Blocked:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "transformers" else real(name, package)
 import torch
 from opencrate.objective import coding_rate
 from opencrate.operators import mssa
@@ -137,50 +139,6 @@ assert opencrate.coding_rate is coding_rate and "transformers" not in sys.module
 def test_measures_and_operators_need_torch_only():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT_TRANSFORMERS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-CHEAP_AND_REGISTERED = """
-import sys
-before = set(sys.modules)
-import opencrate
-heavy = {name.partition(".")[0] for name in set(sys.modules) - before} - {"opencrate", *sys.stdlib_module_names}
-assert not heavy, heavy
-from transformers import AutoConfig
-assert type(AutoConfig.for_model("crate")) is opencrate.CrateConfig
-assert opencrate.CrateModel._auto_class == "AutoModel"  # save_pretrained writes the code beside the weights
-"""
-
-
-def test_import_is_cheap_and_registers():
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", CHEAP_AND_REGISTERED], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-@pytest.mark.parametrize("before", [True, False], ids=["imported before", "imported after"])
-def test_registration_waits_for_half_imported_modules(before, tmp_path, monkeypatch):
-    """The modules of a package that import the Auto classes in their middle are whole when registration begins."""
-    package = tmp_path / "fake_library"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "auto.py").touch()
-    (package / "outer.py").write_text("import fake_library.auto\nwhole = True")
-    (package / "broken.py").write_text("import no_such_module_at_all")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(_on_import, "_WATCHED", ("fake_library",))
-    monkeypatch.setattr(_on_import, "AUTO_CLASSES", "fake_library.auto")
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    called = []
-    if before:
-        importlib.import_module("fake_library.outer")
-    _on_import.OnAutoClasses(lambda: called.append(sys.modules["fake_library.outer"].whole)).install()
-    with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("fake_library.broken")
-    assert called == [True] * before
-    importlib.import_module("fake_library.outer")
-    importlib.import_module("fake_library.auto")
-    assert called == [True]
-    for name in ("fake_library", "fake_library.auto", "fake_library.outer"):
-        del sys.modules[name]
 
 
 def test_help_is_quick():

@@ -290,10 +290,10 @@ def test_a_cache_filled_to_the_context():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"vocab_size": 0}, "CrateTextConfig: vocab_size=0 is not allowed; it must be at least 1"),
+        ({"vocab_size": 0}, "CrateTextConfig: vocab_size=0 is not allowed; it must be a whole number of at least 1"),
         ({"max_position_embeddings": 0}, "max_position_embeddings=0"),
         ({"type_vocab_size": -1}, "type_vocab_size=-1"),
-        ({"dropout": 1.0}, "dropout=1.0 .* less than 1"),
+        ({"dropout": 1.0}, "dropout=1.0 .* below 1"),
         ({"classifier_dropout": 1.0}, "classifier_dropout=1.0"),
         ({"pad_token_id": 32}, "pad_token_id=32 .* below vocab_size 32"),
         ({"is_causal": True, "compression_kappa": 1.0}, "compression_kappa=1.0 .* None in a causal model"),
