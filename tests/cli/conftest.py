@@ -1,12 +1,16 @@
 """One short digits run and one short run on a folder of images, shared by the tests of the commands."""
 
+import shutil
 from typing import NamedTuple
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, ViTImageProcessor
 
 from opencrate import CrateConfig, CrateForImageClassification, CrateImageProcessor
 from opencrate.cli.main import main
 
+from ..analysis.foreign_models import tiny
 from ..recipes.folders import FOLDER_OVERRIDES, write_classes
 
 
@@ -77,3 +81,51 @@ def plain_crate(tmp_path_factory):
 def official_words():
     """What `convert` must be told about `plain_crate`'s official form."""
     return ("--family", "crate", "--num-attention-heads", 4, "--image-size", 16, "--patch-size", 4)
+
+
+WORDS = [f"w{number}" for number in range(37)]
+
+
+def save_tokenizer(folder):
+    """One token per word, as `tiny` text models have 40."""
+    vocabulary = {"[UNK]": 0, "[PAD]": 1, "[SEP]": 2, **{word: 3 + index for index, word in enumerate(WORDS)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory):
+    """A tiny GPT-2 with a tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt2") / "tiny-gpt2"
+    tiny("gpt2", head="LMHeadModel").save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dino(tmp_path_factory):
+    """A tiny DINOv2 backbone for grey images of 8x8 pixels."""
+    folder = tmp_path_factory.mktemp("dino") / "tiny-dino"
+    tiny("dinov2").save_pretrained(folder)
+    size = {"height": 8, "width": 8}
+    ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    """A text of 100 words."""
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_text(" ".join(WORDS[7 * number % 37] for number in range(100)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def loose_images(images, tmp_path_factory):
+    """Seven image files in one folder, without classes."""
+    folder = tmp_path_factory.mktemp("loose") / "photos"
+    folder.mkdir()
+    for number, file in enumerate(sorted(images.rglob("*.png"))[:7]):
+        shutil.copy(file, folder / f"{number}.png")
+    return folder

@@ -4,49 +4,11 @@ import json
 import shutil
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, ViTImageProcessor
+from transformers import ViTImageProcessor
 
 from opencrate import CrateForCausalLM, CrateTextConfig
 
-from ..analysis.foreign_models import tiny
-
-WORDS = [f"w{number}" for number in range(37)]
-
-
-def save_tokenizer(folder):
-    """One token per word, as `tiny` text models have 40."""
-    vocabulary = {"[UNK]": 0, "[PAD]": 1, "[SEP]": 2, **{word: 3 + index for index, word in enumerate(WORDS)}}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
-
-
-@pytest.fixture(scope="session")
-def gpt2(tmp_path_factory):
-    """A tiny GPT-2 with a tokenizer."""
-    folder = tmp_path_factory.mktemp("gpt2") / "tiny-gpt2"
-    tiny("gpt2", head="LMHeadModel").save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def dino(tmp_path_factory):
-    """A tiny DINOv2 backbone for grey images of 8x8 pixels."""
-    folder = tmp_path_factory.mktemp("dino") / "tiny-dino"
-    tiny("dinov2").save_pretrained(folder)
-    size = {"height": 8, "width": 8}
-    ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def book(tmp_path_factory):
-    """A text of 100 words."""
-    path = tmp_path_factory.mktemp("text") / "book.txt"
-    path.write_text(" ".join(WORDS[7 * number % 37] for number in range(100)))
-    return path
+from .conftest import save_tokenizer
 
 
 def boxes(folder):
@@ -119,13 +81,16 @@ def test_checkpoints_of_a_run(opencrate, digits_run, tmp_path):
 def test_theory_section(opencrate, digits_run, tmp_path):
     result = opencrate("analyze", digits_run, "--theory", "--num-images", 2, "--output", tmp_path / "out")
     assert result.code == 0 and "Theory against practice" in (tmp_path / "out" / "report.html").read_text()
+    rows = json.loads((tmp_path / "out" / "theory.json").read_text())
+    assert {row["layer"] for row in rows} == {1, 2} and {"quantity", "mean", "low", "high", "verdict"} <= set(rows[0])
+    assert len((tmp_path / "out" / "theory.csv").read_text().splitlines()) == len(rows) + 1
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["DIGITS", "--num-images", 9999], ["--num-images 9999", "only 360 there"]),
-        (["DIGITS", "--eps", "-1"], ["eps=-1", "above 0"]),
+        (["DIGITS", "--eps", "-1"], ["--eps: '-1' is not a number of at least"]),
         (["DIGITS", "--layers", "9"], ["layers=", "1 to 2, not 9"]),
         (["DIGITS", "--layers", "a,b"], ["'a,b' is not a list of layer numbers"]),
         (["DIGITS", "--measures", "rats"], ["rats"]),
@@ -159,3 +124,12 @@ def test_an_unknown_type_says_what_is_missing(opencrate, tmp_path, images):
     result = opencrate("analyze", tmp_path / "resnet", "--data", images)
     assert result.code == 2 and result.err.count("\n") == 1
     assert "model type 'resnet'" in result.err and "BlockHooks(layers=" in result.err
+
+
+def test_a_classifier_without_labels(opencrate, plain_crate, images, loose_images, tmp_path):
+    """Images in no classes, or in other people's, are measured all the same, and it is said that labels are not used."""
+    for number, data in enumerate((loose_images, images)):
+        words = ["--data", data, "--num-images", 5, "--layers", "1", "--output", tmp_path / str(number)]
+        result = opencrate("analyze", plain_crate, *words)
+        assert result.code == 0 and "1 layers on 5 images" in result.out, result.err
+        assert "measured without labels" in result.err and "accuracy" not in result.out

@@ -1,6 +1,12 @@
 """`opencrate audit`: files, table, words, and what is refused."""
 
 import json
+import tempfile
+from pathlib import Path
+
+from opencrate import CrateImageProcessor
+
+from ..analysis.models import tiny_autoencoder
 
 QUICK = ("--num-images", 40, "--num-tokens", 240, "--layers", 2)
 
@@ -34,5 +40,37 @@ def test_what_is_refused(opencrate, digits_run, plain_crate, tmp_path):
     assert "num_images=2: must be at least 4" in refused(digits_run, "--num-images", 2)
     assert "only 360 images there" in refused(digits_run, "--num-images", 361)
     assert "no such folder" in refused(tmp_path / "missing")
-    assert "names no data" in refused(plain_crate)
+    assert "give --data IMAGES" in refused(plain_crate)
     assert "unknown --tokens 'both'" in refused(digits_run, "--tokens", "both")
+
+
+def audited(opencrate, model, *words, count=6):
+    """The rows of an audit of a tiny model, which is done without complaint."""
+    out = Path(tempfile.mkdtemp(dir=model.parent))
+    quick = ("--num-images", count, "--num-tokens", 90, "--layers", 1, "--output", out)
+    result = opencrate("audit", model, *words, *quick)
+    assert result.code == 0, result.err
+    (report,) = json.loads((out / "audit.json").read_text())
+    assert {row["layer"] for row in report["rows"]} == {1}
+    return report, result.out
+
+
+def test_audit_needs_no_labels(opencrate, dino, gpt2, plain_crate, images, loose_images, book):
+    """Any model that analyze takes: of images in classes it does not know or in none, and of text."""
+    for model, data, count in ((dino, "digits", 20), (plain_crate, images, 6), (plain_crate, loose_images, 6)):
+        _, out = audited(opencrate, model, "--data", data, count=count)
+        assert f"{count} images" in out
+    report, out = audited(opencrate, gpt2, "--text", book, "--block-size", 12)
+    assert "6 texts" in out and report["data"] == str(book)
+    _, out = audited(opencrate, gpt2, "--text", book, "--block-size", 12, "--tokenizer", gpt2)
+    assert "6 texts" in out
+
+
+def test_audit_of_an_autoencoder(opencrate, loose_images, tmp_path):
+    folder = tmp_path / "mae"
+    tiny_autoencoder(num_channels=3, hidden_size=4).save_pretrained(folder)
+    size = {"height": 4, "width": 6}
+    processor = CrateImageProcessor(size=size, do_center_crop=False)
+    processor.save_pretrained(folder)
+    report, _ = audited(opencrate, folder, "--data", loose_images)
+    assert report["rows"][0]["subspaces"] == "learned U"

@@ -46,4 +46,6 @@ def test_a_classifier_is_asked_for(opencrate, autoencoder_run):
     for command in ("evaluate", "predict"):
         words = [autoencoder_run] if command == "evaluate" else [autoencoder_run, autoencoder_run / "config.json"]
         result = opencrate(command, *words)
-        assert result.code == 2 and "masked autoencoder, which names no classes" in result.err, result.err
+        assert result.code == 2 and "a masked autoencoder with its decoder, not an image classifier" in result.err, (
+            result.err
+        )

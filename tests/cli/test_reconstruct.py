@@ -110,7 +110,10 @@ def test_bad_images_are_skipped_when_asked(opencrate, autoencoder, pictures, tmp
         (["MODEL", "IMAGES", "--mask-ratio", "nan"], ["--mask-ratio", "'nan'"]),
         (["MODEL", "IMAGES", "--seed", "x"], ["--seed", "'x'"]),
         (["nothing", "IMAGES"], ["nothing: no such folder"]),
-        (["CLASSIFIER", "IMAGES"], ["holds CrateForImageClassification", "CrateMAEForPreTraining"]),
+        (
+            ["CLASSIFIER", "IMAGES"],
+            ["holds CrateForImageClassification, an image classifier, not a masked autoencoder"],
+        ),
         (["ENCODER", "IMAGES"], ["holds CrateMAEModel", "with its decoder"]),
         (["ODD", "IMAGES"], ["image size 9x8 does not fit patch_size 2x2"]),
         (["BARE", "IMAGES"], ["no image processor there"]),

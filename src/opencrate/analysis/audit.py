@@ -81,9 +81,10 @@ class AuditReport:
         data: of the images, for readers.
         subspace_kind: what the subspaces are ("learned U", "value projections per head", ...).
         token_words: what tokens were audited.
-        num_images: fitted and held out together.
+        num_images: fitted and held out together; texts where `inputs` says so.
         fit_tokens, held_out_tokens: in the mixture fits, per layer.
         seed: of token choice, shuffling, random subspaces and starts.
+        inputs: "images" or "texts".
     """
 
     layers: tuple[LayerAudit, ...]
@@ -95,6 +96,7 @@ class AuditReport:
     fit_tokens: int
     held_out_tokens: int
     seed: int = 0
+    inputs: str = "images"
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One dict per layer and quantity; `low` and `high` bound the 95 % interval where there is one."""
@@ -249,6 +251,7 @@ def audit(
         fit_tokens=int((first.images % 2 == 0).sum()),
         held_out_tokens=int((first.images % 2 == 1).sum()),
         seed=seed,
+        inputs="texts" if getattr(model, "main_input_name", "") == "input_ids" else "images",
     )
 
 

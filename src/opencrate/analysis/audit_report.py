@@ -33,8 +33,8 @@ _COLUMNS: tuple[tuple[str, Callable[[LayerAudit], str]], ...] = (
 
 LAYER_NOTE = (
     "Columns with −: differences of the held-out log-likelihood in nats per token, with 95 % bootstrap intervals over "
-    "images; learned, random, fitted: mixtures of Gaussians on those subspaces with a common mean. Energy: fraction of "
-    "‖z‖²."
+    "images or texts; learned, random, fitted: mixtures of Gaussians on those subspaces with a common mean. "
+    "Energy: fraction of ‖z‖²."
 )
 
 
@@ -91,13 +91,16 @@ def _content(reports: Sequence[AuditReport], record: Sequence[tuple[str, str]]) 
     rows = [{"model": report.name, "data": report.data, **row} for report in reports for row in report.to_rows()]
     about = [
         ("tokens", f"{first.token_words}; {first.fit_tokens:,} fitted, {first.held_out_tokens:,} held out, per layer"),
-        ("images", f"{first.num_images}; even-numbered ones fitted, odd ones held out; {first.data}"),
-        ("intervals", "95 %, bootstrap over images; each for its own layer, not widened for the number of layers"),
+        ("inputs", f"{first.num_images} {first.inputs}; even-numbered ones fitted, odd ones held out; {first.data}"),
+        (
+            "intervals",
+            f"95 %, bootstrap over {first.inputs}; each for its own layer, not widened for the number of layers",
+        ),
         ("seed", str(first.seed)),
     ]
     return ReportContent(
         title=f"Subspace audit: {first.name}",
-        subtitle=f"{first.num_images:,} images{', ' + first.data if first.data else ''}, {first.token_words}",
+        subtitle=f"{first.num_images:,} {first.inputs}{', ' + first.data if first.data else ''}, {first.token_words}",
         summary=(),
         comparison=_side_by_side(reports) if len(reports) > 1 else None,
         sections=tuple(_section(report, index, len(reports) > 1) for index, report in enumerate(reports)),
@@ -197,8 +200,9 @@ def _figures(report: AuditReport, suffix: str) -> list[ReportFigure]:
 def _fit_figures(report: AuditReport, suffix: str) -> list[ReportFigure]:
     """How likely held-out tokens are under every density, and the gains of the mixtures beside the controls."""
     how = (
-        f"{report.token_words}; {report.fit_tokens:,} tokens of half of the images fitted, {report.held_out_tokens:,} "
-        "of the other half held out; bands are 95 % bootstrap intervals over held-out images."
+        f"{report.token_words}; {report.fit_tokens:,} tokens of half of the {report.inputs} fitted, "
+        f"{report.held_out_tokens:,} of the other half held out; bands are 95 % bootstrap intervals over held-out "
+        f"{report.inputs}."
     )
     sentences = describe(report)
     return [
@@ -232,7 +236,7 @@ def _outside_figure(report: AuditReport, suffix: str) -> ReportFigure:
         "fraction of energy outside the nearest subspace over the layers, beside random subspaces",
         theory="Near 0, and falling with depth.",
         measured=describe_outside(report),
-        how=f"{report.token_words}, all tokens of all {report.num_images} images; U_k orthonormalised.",
+        how=f"{report.token_words}, all tokens of all {report.num_images} {report.inputs}; U_k orthonormalised.",
     )
 
 

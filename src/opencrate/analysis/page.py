@@ -101,7 +101,7 @@ def white_box_page(
         tables=tuple(tables),
         record=run.facts,
         listings=run.listings,
-        files=files if boxes else {},
+        files={**(files if boxes else {}), **{name: text for one in sections for name, text in one.files.items()}},
     )
 
 

@@ -62,6 +62,7 @@ class ReportSection:
         title: the heading.
         sentences: what was found, in words; shown under the heading and, where `summary` is not given, on top.
         summary: the sentences that also stand on top of the report.
+        files: as `ReportContent.files`.
     """
 
     title: str
@@ -69,6 +70,7 @@ class ReportSection:
     figures: tuple[ReportFigure, ...] = ()
     tables: tuple[ReportTable, ...] = ()
     summary: tuple[str, ...] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def on_top(self) -> tuple[str, ...]:

@@ -96,7 +96,15 @@ def _change_cell(change: Change | None) -> str:
 
 def layers_csv(reports: Sequence[WhiteBoxReport]) -> str:
     """One line per model, state of training, measure and layer."""
-    rows = [row for report in reports for row in report.to_rows()]
+    return _csv([row for report in reports for row in report.to_rows()])
+
+
+def rows_files(name: str, rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """The texts of `<name>.csv` and `<name>.json` by these names; all rows have the same keys."""
+    return {f"{name}.csv": _csv(rows), f"{name}.json": json.dumps(rows, ensure_ascii=False, allow_nan=False)}
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

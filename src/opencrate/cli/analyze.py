@@ -17,10 +17,21 @@ against instead is said at every number.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import sys
+from typing import Any
 
 from .._values import Positive
-from .common import Parser, add_split, layer_numbers, non_negative_int, number_of, positive_int, prepare_libraries
+from .common import (
+    Parser,
+    add_inputs,
+    inputs_of,
+    layer_numbers,
+    non_negative_int,
+    number_of,
+    output_folder,
+    positive_int,
+    prepare_libraries,
+)
 
 HELP = "measure any model layer by layer and write a report"
 _SUBSPACES = ("values", "keys", "pca")
@@ -29,13 +40,7 @@ _SUBSPACES = ("values", "keys", "pca")
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate analyze`."""
     parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
-    parser.add_argument("--data", metavar="DATA", help="images, as a recipe's data.path (default: the run's own data)")
-    parser.add_argument(
-        "--text", metavar="TEXT", help="for a model that reads text: stdlib, a file, a folder, or hf://owner/name"
-    )
-    parser.add_argument("--block-size", type=positive_int, default=128, metavar="N", help="tokens per text")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
-    add_split(parser)
+    add_inputs(parser)
     parser.add_argument("--compare", metavar="MODEL", nargs="+", default=[], help="models to set beside it")
     parser.add_argument("--output", metavar="DIR", help="folder of the report (default: MODEL/analysis)")
     parser.add_argument(
@@ -70,11 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, write the report, say where it is."""
     prepare_libraries(arguments.debug)
     from ..training.report import ReportOptions, report_models, report_runs
-    from ..training.saved import open_saved
-    from ..training.unlabelled import is_image_classifier, open_plain
+    from ..training.unlabelled import open_plain
 
     sources = [arguments.model, *arguments.compare]
-    output = _output(arguments)
+    output = output_folder(arguments, "analysis")
     options = ReportOptions(
         eps=arguments.eps,
         num_inputs=arguments.num_images,
@@ -85,30 +89,34 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoints=None if arguments.checkpoints is None else tuple(arguments.checkpoints),
         theory=arguments.theory,
     )
-    common = {"command": arguments.typed, "data": arguments.data, "options": options}
-    if arguments.text is None and all(is_image_classifier(source) for source in sources):
-        saved = [open_saved(source) for source in sources]
-        found = report_runs(saved, output / "report.html", split=arguments.split, skip_bad=arguments.skip_bad, **common)
+    common = {"command": arguments.typed, "options": options}
+    saved = _labelled(sources, arguments)
+    if saved:
+        images = {"data": arguments.data, "split": arguments.split, "skip_bad": arguments.skip_bad}
+        found = report_runs(saved, output / "report.html", **images, **common)
         for one, evaluation in zip(saved, found):
             print(f"{one.name}: accuracy {100 * evaluation.top1:.2f} % on {evaluation.num_images:,} images")
     else:
         models = [open_plain(source) for source in sources]
-        boxes = report_models(
-            models, output / "report.html", text=arguments.text, block_size=arguments.block_size, **common
-        )
-        for box in boxes:
+        for box in report_models(models, output / "report.html", inputs=inputs_of(arguments), **common):
             count = f"{box.measures.num_layers} layers on {box.measures.num_images:,} {box.inputs}"
             print(f"{box.model}: {count}, against {box.subspace_kind}")
     print(f"report: {output / 'report.html'}")
     return 0
 
 
-def _output(arguments: argparse.Namespace) -> Path:
-    if arguments.output:
-        return Path(arguments.output)
-    if arguments.model.startswith("hf://"):
-        raise ValueError("--output is missing: a model of the Hub has no folder to write the report to")
-    return Path(arguments.model) / "analysis"
+def _labelled(sources: list[str], arguments: argparse.Namespace) -> list[Any]:
+    """The models as classifiers of labelled images; none where one is no classifier or the images have other labels."""
+    from ..training.kinds import kind_of
+    from ..training.saved import open_saved
+
+    if arguments.text is not None or any(kind_of(source) != "classifier" for source in sources):
+        return []
+    saved = [open_saved(source) for source in sources]
+    if all(one.knows_classes(arguments.data) for one in saved):
+        return saved
+    print(f"opencrate: {arguments.data}: not of the model's classes; measured without labels", file=sys.stderr)
+    return []
 
 
 def _measures(text: str) -> str | tuple[str, ...]:

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .._suggest import suggest
@@ -99,6 +100,39 @@ def add_split(parser: Parser) -> None:
     parser.add_argument(
         "--split", choices=("train", "validation", "test"), default="test", help="part of the run's own data"
     )
+
+
+def add_inputs(parser: Parser) -> None:
+    """What a model is measured on without labels: images or a text, and how they are read."""
+    parser.add_argument("--data", metavar="DATA", help="images, as a recipe's data.path (default: the run's own data)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
+    add_split(parser)
+    parser.add_argument(
+        "--text", metavar="TEXT", help="for a model that reads text: stdlib, a file, a folder, or hf://owner/name"
+    )
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where the model has none")
+    parser.add_argument("--block-size", type=positive_int, default=128, metavar="N", help="tokens per text")
+
+
+def inputs_of(arguments: argparse.Namespace) -> Any:
+    """What the options of `add_inputs` name, as `training.unlabelled.Inputs`."""
+    from ..training.unlabelled import Inputs
+
+    names = ("data", "split", "skip_bad", "text", "tokenizer", "block_size")
+    return Inputs(**{name: getattr(arguments, name) for name in names})
+
+
+def output_folder(arguments: argparse.Namespace, name: str) -> Path:
+    """--output, or the folder `name` inside the model's own.
+
+    Raises:
+        ValueError: neither, for a model of the Hub.
+    """
+    if arguments.output:
+        return Path(arguments.output).expanduser()
+    if arguments.model.startswith("hf://"):
+        raise ValueError("--output is missing: a model of the Hub has no folder to write the report to")
+    return Path(arguments.model).expanduser() / name
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -51,10 +51,15 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
-    if arguments.text is not None or arguments.lambada is not None or language.is_language_model(arguments.model):
-        return language.evaluate(arguments)
     prepare_libraries(arguments.debug)
+    from ..training.kinds import require_kind
     from ..training.saved import open_saved
+
+    kind = require_kind(arguments.model, ["classifier", "causal", "masked"])
+    if kind != "classifier":
+        return language.evaluate(arguments)
+    if arguments.text is not None or arguments.lambada is not None:
+        raise ValueError(f"{arguments.model}: holds an image classifier, which reads no text; give --data IMAGES")
 
     saved = open_saved(arguments.model)
     if arguments.class_names is not None:

@@ -94,14 +94,14 @@ def _of_models(arguments: argparse.Namespace, settings: Any) -> Any:
     from ..analysis.reconstruction import load_autoencoder
     from ..analysis.whitebox import name_of
     from ..experiments import autoencoder
-    from ..training.unlabelled import image_batches
+    from ..training.unlabelled import Inputs, image_batches
 
     models = {}
     for source in arguments.model:
         name = name_of(source)
         models[source if name in models else name] = model = load_autoencoder(source)
         require_layered(model)
-    batches, data = image_batches(arguments.model[0], next(iter(models.values())).config, arguments.data)
+    batches, data = image_batches(arguments.model[0], next(iter(models.values())).config, Inputs(arguments.data))
     settings = replace(settings, images=min(settings.images, len(batches.dataset)))
     if arguments.untrained:
         models = autoencoder.with_untrained(models, settings.seed)

@@ -58,8 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ..analysis.features import find_features
     from ..analysis.features_report import describe, write_features
     from ..analysis.language import open_language_model
+    from ..training.kinds import require_kind
 
     sources = [arguments.model, *arguments.compare]
+    for source in sources:
+        require_kind(source, ["causal", "masked"])
     opened = [open_language_model(source, arguments.tokenizer) for source in sources]
     _check_same_tokenizer(opened)
     documents = language.documents_of(arguments)

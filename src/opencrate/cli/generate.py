@@ -50,9 +50,11 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_libraries(arguments.debug)
     from ..analysis.generation import Sampling, generate
     from ..analysis.language import open_language_model
+    from ..training.kinds import require_kind
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "num_beams", "seed", "crop")
     sampling = Sampling(**{name: getattr(arguments, name) for name in names})
     prompt = sys.stdin.read().rstrip("\n") if arguments.prompt == "-" else arguments.prompt
+    require_kind(arguments.model, ["causal"])
     generate(open_language_model(arguments.model, arguments.tokenizer), prompt, sampling, stream=True)
     return 0

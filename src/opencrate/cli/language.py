@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-from pathlib import Path
 from typing import Any
 
-from .common import Parser, prepare_libraries, print_table
-
-_LANGUAGE = re.compile(r"(ForCausalLM|ForMaskedLM|LMHeadModel)$")
+from .common import Parser, print_table
 
 
 def add_text(parser: Parser) -> None:
@@ -27,16 +23,6 @@ def add_text(parser: Parser) -> None:
     parser.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where the model has none")
 
 
-def is_language_model(model: str) -> bool:
-    """Whether a local folder's configuration names a language modelling head."""
-    file = Path(model).expanduser() / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        return bool(_LANGUAGE.search((config.get("architectures") or [""])[0]))
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 def documents_of(arguments: argparse.Namespace) -> Any:
     """The text that --text names, or what the run held out; see `training.texts`."""
     from ..data.text.options import TextData
@@ -48,7 +34,6 @@ def documents_of(arguments: argparse.Namespace) -> Any:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Score a language model on --text or --lambada, and print."""
-    prepare_libraries(arguments.debug)
     from ..analysis import lambada, language
 
     if arguments.data is not None:

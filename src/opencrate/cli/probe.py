@@ -36,9 +36,11 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Probe and print."""
     prepare_libraries(arguments.debug)
+    from ..training.kinds import require_kind
     from ..training.probe import features, last_layer, probe
     from ..training.saved import open_saved
 
+    require_kind(arguments.model, ["classifier", "autoencoder"])
     saved = open_saved(arguments.model, autoencoders=True)
     layer = last_layer(saved.model) if arguments.layer is None else arguments.layer
     token = arguments.token or getattr(saved.model.config, "pool", "cls")

@@ -43,11 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     from ..analysis.whitebox import name_of
     from ..data.tensors import ImageTransform
     from ..experiments.results import check_output
+    from ..training.kinds import require_kind
     from ..training.unlabelled import load_processor
 
     name = name_of(arguments.model)
     output = Path(arguments.output or f"reconstructions/{name}")
     check_output(output, NAME, arguments.overwrite)
+    require_kind(arguments.model, ["autoencoder"])
     model = load_autoencoder(arguments.model)
     transform = ImageTransform.for_model(model.config, load_processor(arguments.model))
     images, skipped = _reconstruct_all(model, transform, files, arguments)

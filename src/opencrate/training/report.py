@@ -24,7 +24,7 @@ from ..analysis.foreign import KNOWN_MODELS
 from ..analysis.measures import MEASURES
 from ..analysis.page import RunRecord, Subject, white_box_page
 from ..analysis.report import ReportFigure, ReportSection, write_report
-from ..analysis.tables import TrainedModel
+from ..analysis.tables import TrainedModel, rows_files
 from ..analysis.theory import theory_check
 from ..analysis.theory_report import theory_section
 from ..analysis.whitebox import WhiteBoxReport, analyze, untrained_copy
@@ -34,7 +34,7 @@ from . import checkpoints, runs
 from .initialisation import start_from_config
 from .recipe import Recipe
 from .saved import SavedModel, Split
-from .unlabelled import PlainModel
+from .unlabelled import HELD_OUT, Inputs, PlainModel
 from .whitebox_plot import plot_training_measures
 
 logger = logging.getLogger(__name__)
@@ -138,9 +138,7 @@ def report_models(
     path: str | Path,
     *,
     command: str,
-    data: str | None = None,
-    text: str | None = None,
-    block_size: int = 128,
+    inputs: Inputs = HELD_OUT,
     options: ReportOptions = ReportOptions(),
 ) -> list[WhiteBoxReport]:
     """Measure any transformers models, without labels, and write the report.
@@ -148,9 +146,7 @@ def report_models(
     Args:
         models: the reported model first, then those beside it; all read images or all read text.
         path, command, options: as `report_runs`.
-        data: images, for models that read images; labels are not used.
-        text: where to read, for models that read text, as `TextData.path`; `None` is what each run held out.
-        block_size: tokens per text.
+        inputs: images or a text, whichever the models read.
 
     Raises:
         ValueError: inputs of the wrong kind or too few, or whatever `analyze` refuses.
@@ -159,14 +155,15 @@ def report_models(
     if len({model.reads for model in models}) > 1:
         raise ValueError("--compare: one model reads images, another text; compare models of one kind")
     names = _unique([model.title for model in models], [model.source for model in models])
-    batches = [model.batches(data, text, block_size) for model in models]
+    batches = [model.batches(inputs) for model in models]
     counts = [options.count(len(one.dataset)) for one in batches]
     boxes = [
         _measure(model.model, name, batch, count, options, _start_of(model), _checkpoints(model.source, options))
         for model, name, batch, count in zip(models, names, batches, counts)
     ]
-    source = Path(text or data or "").name or data or "what the run held out"
-    kind = f"images of {source}" if models[0].reads == "images" else f"texts of up to {block_size} tokens of {source}"
+    source = Path(inputs.words).name or inputs.words
+    size = inputs.block_size
+    kind = f"images of {source}" if models[0].reads == "images" else f"texts of up to {size} tokens of {source}"
     subjects = [Subject(name, box) for name, box in zip(names, boxes)]
     sections = _sections([model.model for model in models], names, batches, counts[0], options)
     sections += _autoencoder_sections([model.model for model in models], names, batches, counts[0], options)
@@ -254,7 +251,8 @@ def _sections(
     found = theory_check(models[0], batches[0], eps=options.eps, num_images=min(count, _THEORY_INPUTS))
     sentences, figures = theory_section(found)
     title = "Theory against practice" + (f": {names[0]}" if len(names) > 1 else "")
-    return [ReportSection(title, tuple(sentences), tuple(figures))]
+    rows = [{"model": names[0], **row} for row in found.to_rows()]
+    return [ReportSection(title, tuple(sentences), tuple(figures), files=rows_files("theory", rows))]
 
 
 def _autoencoder_sections(

@@ -221,6 +221,12 @@ def read_metrics(run: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged ({error}); train again") from error
 
 
+def left_out_bad(run: str | Path) -> bool:
+    """Whether a run was trained without the unreadable images of its data, so that its parts are those without them."""
+    metrics = Path(run).expanduser() / METRICS
+    return metrics.is_file() and bool(read_metrics(run)["data"].get("skipped"))
+
+
 def initial_model(run: str | Path) -> PreTrainedModel:
     """The model of a run as it was before the first step, rebuilt from its configuration, seed and whitening."""
     recipe = read_recipe(run)

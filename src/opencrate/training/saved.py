@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from ..analysis.evaluation import Evaluation, evaluate_classifier
 from ..data.class_names import ORDER, name_classes, read_class_names
-from ..data.labelled import label_names
-from ..data.sources import ImageSplits, evaluation_part, load_images, load_labelled
+from ..data.labelled import label_names, relabelled
+from ..data.sources import ImageSplits, evaluation_part, load_images, load_labelled, read_any_parts, read_parts
 from ..data.tensors import ImageTransform, drop_bad, in_batches, to_tensors
 from . import runs
 from .locations import same_place
@@ -51,8 +51,7 @@ class SavedModel:
     @property
     def title(self) -> str:
         """The architecture and the name, for readers: `CRATE (digits)`."""
-        kind = self.model.config.model_type
-        return f"{_ARCHITECTURES.get(kind, kind)} ({self.name})"
+        return title_of(self.model, self.name)
 
     @property
     def label_names(self) -> list[str]:
@@ -116,6 +115,26 @@ class SavedModel:
             names, where = label_names(evaluation_part(data)), f"{where}: {data}"
         name_classes(self.model.config, names, where)
 
+    def knows_classes(self, data: str | None) -> bool:
+        """Whether images have labels, and every image is of one of the model's classes.
+
+        Raises:
+            ValueError: no data given and none known, or a source that is missing, empty or damaged.
+        """
+        if self._is_own(data):
+            return True
+        try:
+            parts = read_parts(data)
+        except ValueError:
+            read_any_parts(data)
+            return False
+        try:
+            for part in parts.values():
+                relabelled(part, self.label_names, str(data))
+        except ValueError:
+            return False
+        return True
+
     def parts(self, data: str | None = None, skip_bad: bool = False) -> tuple[Dataset, Dataset]:
         """Labelled images to fit a probe on and to count on: the training and the test part, of any classes.
 
@@ -148,9 +167,9 @@ class SavedModel:
         return replace(base, path=data, image_column=None, label_column=None)
 
     def _load(self, data: DataRecipe, skip_bad: bool) -> ImageSplits:
-        skipped_before = bool(self.metrics and self.metrics["data"].get("skipped"))
         own = self.recipe is not None and data == self.recipe.data
-        splits = load_images(data, skip_bad=skip_bad or (own and skipped_before), smallest=self.transform.smallest)
+        skipped_before = own and runs.left_out_bad(self.path)
+        splits = load_images(data, skip_bad=skip_bad or skipped_before, smallest=self.transform.smallest)
         if skip_bad:
             log_skipped(splits.skipped)
         elif splits.skipped:
@@ -173,6 +192,12 @@ class SavedModel:
     def evaluate(self, batches: DataLoader) -> Evaluation:
         """Accuracy, loss and confusion on labelled batches."""
         return evaluate_classifier(self.model, batches)
+
+
+def title_of(model: PreTrainedModel, name: str) -> str:
+    """The architecture and a name, for readers: `CRATE (digits)`."""
+    kind = model.config.model_type
+    return f"{_ARCHITECTURES.get(kind, kind)} ({name})"
 
 
 def log_skipped(reasons: Sequence[str]) -> None:

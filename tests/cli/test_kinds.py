@@ -1,0 +1,63 @@
+"""Every command says in one line, before weights are read, that a folder holds the wrong kind of model."""
+
+import json
+
+import pytest
+
+from opencrate.training.kinds import KINDS, kind_of
+
+ARCHITECTURES = {
+    "CrateForImageClassification": "classifier",
+    "ViTForImageClassification": "classifier",
+    "CrateMAEForPreTraining": "autoencoder",
+    "ViTMAEForPreTraining": "autoencoder",
+    "CrateForCausalLM": "causal",
+    "GPT2LMHeadModel": "causal",
+    "CrateForMaskedLM": "masked",
+    "BertForMaskedLM": "masked",
+    "CrateForSequenceClassification": "sentences",
+    "BertForQuestionAnswering": "sentences",
+    "CrateModel": "other",
+    "BertForPreTraining": "other",
+    "CrateMAEModel": "other",
+}
+TAKES = {
+    "predict": ({"classifier"}, ["IMAGE"]),
+    "probe": ({"classifier", "autoencoder"}, []),
+    "evaluate": ({"classifier", "causal", "masked"}, []),
+    "reconstruct": ({"autoencoder"}, ["IMAGE"]),
+    "generate": ({"causal"}, ["To be"]),
+    "features": ({"causal", "masked"}, []),
+}
+
+
+def folder_of(architecture, tmp_path):
+    """A folder with a configuration and no weights: whoever reads those fails otherwise."""
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": "any"}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("architecture", "kind"), ARCHITECTURES.items())
+def test_kind(architecture, kind, tmp_path):
+    assert kind_of(folder_of(architecture, tmp_path)) == kind and kind in KINDS
+
+
+SAMPLES = ("CrateForImageClassification", "CrateMAEForPreTraining", "GPT2LMHeadModel", "BertForMaskedLM", "CrateModel")
+WRONG = [(command, name) for command in TAKES for name in SAMPLES if ARCHITECTURES[name] not in TAKES[command][0]]
+
+
+@pytest.mark.parametrize(("command", "architecture"), WRONG)
+def test_wrong_kind_is_one_line(opencrate, loose_images, command, architecture, tmp_path):
+    _, words = TAKES[command]
+    words = [loose_images if word == "IMAGE" else word for word in words]
+    result = opencrate(command, folder_of(architecture, tmp_path), *words)
+    assert result.code == 2 and result.out == "", result
+    (line,) = result.err.splitlines()
+    assert f"holds {architecture}, " in line and "it can be given to" in line, line
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '{"architectures": 3}'])
+def test_a_damaged_configuration_is_named(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json: cannot be read"):
+        kind_of(tmp_path)
