@@ -3,6 +3,7 @@
 The stack under them is in modeling_crate_text_model.py, heads for classification in modeling_crate_text_heads.py.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,12 +114,11 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
                 ``ValueError`` before anything is generated. ``crop``: only the last ``max_position_embeddings``
                 tokens are kept and computed anew for each further token, as the published sampling does; slower,
                 because positions shift and the cache is of no use.
-            kwargs: see transformers.
+            kwargs: see transformers. Where no length is given or configured, texts end with the context.
 
         Raises:
             ValueError: the prompt, or what would come of it, is longer than the context, and ``context_overflow`` is
-                not ``crop``. Without any length given, texts end with the context (20 new tokens after a longer
-                prompt that is cropped).
+                not ``crop``.
         """
         overflow = self.config.context_overflow if context_overflow is None else context_overflow
         if overflow not in ("error", "crop"):
@@ -128,11 +128,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         if needed > context:
             self._check_overflow(needed, overflow, asked)
             kwargs["context_overflow"] = "crop"  # else not handed on: an assistant of another kind does not know it
-            own = {**_stated(generation_config), **kwargs}
-            if own.get("max_length") is None and own.get("max_new_tokens") is None:
-                kwargs["max_new_tokens"] = 20  # transformers' default, for a prompt that is too long by itself
-        if kwargs.get("max_new_tokens") is not None:
-            kwargs.setdefault("max_length", None)  # or transformers warns that ours is not used
+        generation_config = _with_one_length(inputs, generation_config, asked, kwargs)
         given = one_cache(*(kwargs.pop(name, None) for name in CACHE_NAMES))
         if given is None and self._leaves_cache_to_us(asked):
             given = SubspaceCache(self.config, min(needed, context))
@@ -146,8 +142,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
 
     def _needed_positions(self, inputs: Tensor | None, asked: dict[str, Any]) -> int:
         """Positions that a call of ``generate`` can come to use; the last token generated needs none."""
-        prompts = (asked.get("inputs_embeds"), inputs, asked.get("input_ids"))
-        given = next((prompt.shape[1] for prompt in prompts if prompt is not None), 1)
+        given = _prompt_length(inputs, asked)
         attended = asked.get("attention_mask")
         length = given if attended is None else int(attended.sum(-1).max())
         for name, before in (("max_new_tokens", length), ("max_length", length - given)):
@@ -206,6 +201,31 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             **{CACHE: cache},
             **kwargs,
         )
+
+
+def _with_one_length(inputs: Tensor | None, settings: Any, asked: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    """The caller's generation configuration and ``kwargs`` (changed here) such that they state one length.
+
+    transformers warns of two, and one is in the model's own configuration. A prompt that is longer than that by itself
+    and is cropped gets transformers' default of 20 new tokens.
+    """
+    names = {"max_length", "max_new_tokens"}
+    by_word = {name for name in names if kwargs.get(name) is not None}
+    by_settings = names & _stated(settings).keys()
+    if not by_word | by_settings and "context_overflow" in kwargs:
+        kwargs["max_new_tokens"], by_word = 20, {"max_new_tokens"}
+    if by_word == {"max_new_tokens"}:
+        kwargs["max_length"] = None
+    elif not by_word and by_settings == {"max_new_tokens"}:
+        settings = copy.copy(settings)
+        settings.max_length, settings.max_new_tokens = _prompt_length(inputs, asked) + settings.max_new_tokens, None
+    return settings
+
+
+def _prompt_length(inputs: Tensor | None, asked: dict[str, Any]) -> int:
+    """Tokens of a prompt, padding included; without one, the token that begins a text."""
+    prompts = (asked.get("inputs_embeds"), inputs, asked.get("input_ids"))
+    return next((prompt.shape[1] for prompt in prompts if prompt is not None), 1)
 
 
 def _stated(settings: Any) -> dict[str, Any]:

@@ -74,6 +74,9 @@ def test_plain_generation_fills_the_context(settings, quiet):
 def test_a_length_of_the_users_own_stands(tmp_path, quiet):
     model = text_model()
     assert model.generate(ids_of(1, 4), GenerationConfig(max_length=9)).shape == (1, 9)
+    own = GenerationConfig(max_new_tokens=3)
+    assert model.generate(ids_of(1, 4), own).shape == (1, 7) and own.max_length is None
+    assert model.generate(inputs_embeds=torch.randn(1, 4, 16), generation_config=own).shape == (1, 3)
     model.generation_config = GenerationConfig(max_new_tokens=2)
     model.save_pretrained(tmp_path)
     assert CrateForCausalLM.from_pretrained(tmp_path).generate(ids_of(1, 4)).shape == (1, 6)
