@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -31,6 +32,7 @@ from .processes import Processes, SharedBatches, share_of
 from .recipe import Recipe, TrainingRecipe
 from .tasks import Parts, task_of
 from .tasks.base import add_up
+from .trainer_members import OpenTrainer
 from .whitebox_callback import WhiteBoxLog
 
 PROGRESS = "progress.json"
@@ -43,7 +45,7 @@ _OURS = (
 )  # fields of the recipe that TrainingArguments does not know as such
 
 
-class RecipeTrainer(Trainer):
+class RecipeTrainer(OpenTrainer):
     """`Trainer` on a task's batches, in `DrawSampler`'s order.
 
     Every checkpoint holds what the rest of the run depends on, so a run that is killed and resumed gives, on the
@@ -138,7 +140,7 @@ class RecipeTrainer(Trainer):
             with self._signals:
                 result = super().train(None if self._checkpoint is None else str(self._checkpoint), **options)
                 if self.processes.any(self._signals.received):  # too late for the last step to see it
-                    self._save_checkpoint(self.model_wrapped, None)
+                    self.save_checkpoint_now()
                     self._signals.stop(self.args, self.state)
         finally:
             self._end_workers()
@@ -180,9 +182,9 @@ class RecipeTrainer(Trainer):
             self.optimizer = build_optimizer(self.model if model is None else model, self.recipe.training)
         return self.optimizer
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> int:
+    def count_items(self, batches: list[dict[str, Tensor]]) -> int:
         """What the loss of the optimizer step is a mean over, in all its batches and processes."""
-        return int(sum(self.processes.gather(sum(self.task.count(batch) for batch in batch_samples))))
+        return int(sum(self.processes.gather(sum(self.task.count(batch) for batch in batches))))
 
     def compute_loss(
         self,
@@ -197,23 +199,20 @@ class RecipeTrainer(Trainer):
         if weight:
             loss = loss + weight * self._regulariser(outputs)
         loss = loss * (self.processes.count / num_items_in_batch)  # several processes average their gradients
-        loss = loss + penalty(self.model) / self.current_gradient_accumulation_steps
+        loss = loss + penalty(self.model) / self.batches_per_step
         return (loss, outputs) if return_outputs else loss
 
     def _regulariser(self, outputs: Any) -> Tensor:
         """Summed over the images of this batch, as the cross-entropy is."""
         return regulariser.regulariser_sum(self.model, outputs, self.recipe.training, self.state.global_step)
 
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self._watch.look(norm + self._tr_loss, self.args, self.state.global_step + 1)
-        return norm
+    def gradient_is_ready(self, norm: Any) -> None:
+        """Stop before the weights move where loss or gradient are not finite."""
+        self._watch.look(norm + self.losses_since_logged, self.args, self.state.global_step + 1)
 
-    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:  # resumed from the last step of all
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*arguments, **options)
+    def epoch_is_needed(self) -> bool:
+        """Not where training is resumed from the last step of all."""
+        return self.state.global_step < self.state.max_steps
 
     def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> dict[str, float]:
         """The task's metrics on the validation split, with the averaged weights where there are any."""
@@ -230,25 +229,25 @@ class RecipeTrainer(Trainer):
     def _sums(self, split: Dataset) -> dict[str, float]:
         batches = in_batches(split, self.args.per_device_eval_batch_size, self.args.dataloader_num_workers)
         with evaluating(self.model), self.compute_loss_context_manager():
-            return add_up(self.task.sums(self.model, self._prepare_inputs(batch)) for batch in batches)
+            return add_up(self.task.sums(self.model, self.on_device(batch)) for batch in batches)
 
     # --- checkpoints
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+    def load_weights(self, checkpoint: str, load: Callable[[], None]) -> None:
         """The weights, by `from_pretrained`: Trainer's own way skips those of renamed parts (ViT's)."""
         if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
+            return load()
         read = type(self.model).from_pretrained
-        stored, info = read(resume_from_checkpoint, local_files_only=True, output_loading_info=True)
+        stored, info = read(checkpoint, local_files_only=True, output_loading_info=True)
         if info["missing_keys"] or info["unexpected_keys"]:
-            raise ValueError(f"{resume_from_checkpoint}: is not of this model; start again with --overwrite")
+            raise ValueError(f"{checkpoint}: is not of this model; start again with --overwrite")
         self.model.load_state_dict(stored.state_dict(), strict=True)
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+    def checkpoints_folder(self) -> Path:
+        """Out of sight while a checkpoint is written."""
+        return super().checkpoints_folder() if self._staging is None else self._staging
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+    def write_checkpoint(self, write: Callable[[], None]) -> None:
         """Write all of a checkpoint out of sight, then show it; the older ones stay until then."""
         folder, step = Path(self.args.output_dir), self.state.global_step
         self._watch.require_finite_weights(self.model, self.args, step)
@@ -257,7 +256,7 @@ class RecipeTrainer(Trainer):
         self._staging = folder / checkpoints.STAGING
         try:
             with checkpoints.disk_errors(folder):
-                super()._save_checkpoint(model, trial)
+                write()
                 self._save_progress(self._staging / f"checkpoint-{step}")
                 if self.processes.main:
                     checkpoints.publish(folder, step, self.args.save_total_limit)
@@ -271,7 +270,7 @@ class RecipeTrainer(Trainer):
 
     def _save_progress(self, checkpoint: Path) -> None:
         """What transformers' Trainer leaves out of its checkpoints; read back by `_restore`."""
-        losses = self.processes.gather(self._tr_loss.item())  # and waits for every process's random state
+        losses = self.processes.gather(self.losses_since_logged.item())  # and waits for every process's random state
         if not self.processes.main:
             return
         (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody reads
@@ -285,7 +284,7 @@ class RecipeTrainer(Trainer):
             "history": self.run_log.history,
             "white_box": [] if self.white_box is None else self.white_box.rows,
             "losses_since_logged": losses,
-            "logged_at": self._globalstep_last_logged,
+            "logged_at": self.logged_at,
             **self._identity(),
         }
         (checkpoint / PROGRESS).write_text(json.dumps(progress, indent=2) + "\n", encoding="utf-8")
@@ -304,8 +303,8 @@ class RecipeTrainer(Trainer):
                     f"{self._checkpoint}: was written with {name}={progress[name]}, now it is {value}; resume with "
                     "the same, or start again with --overwrite"
                 )
-        self._tr_loss.fill_(progress["losses_since_logged"][self.processes.rank])
-        self._globalstep_last_logged = progress["logged_at"]
+        self.losses_since_logged.fill_(progress["losses_since_logged"][self.processes.rank])
+        self.logged_at = progress["logged_at"]
         self._seconds_before = progress["seconds"]
         self.resumed_at = [*progress["resumed_at"], progress["step"]]
         if self.processes.main:
