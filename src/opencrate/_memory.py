@@ -29,9 +29,12 @@ def require_memory(config: PreTrainedConfig, cls: Any, where: str, copies: int =
         copies: of the weights that are kept at once: in training also gradients, and the optimizer's averages.
 
     Raises:
-        ValueError: the weights alone take more than what is free.
+        ValueError: they take more than what is free, or the network cannot be built at all.
     """
-    needed, free = copies * _BYTES * numbers_in(config, cls), psutil.virtual_memory().available
+    try:
+        needed, free = copies * _BYTES * numbers_in(config, cls), psutil.virtual_memory().available
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     if needed > free:
         times = f"{copies} copies (weights, gradients, averages) of " if copies > 1 else ""
         sizes = ", ".join(f"{name}={value}" for name, value in _sizes(config))
@@ -71,12 +74,11 @@ def _count(config: PreTrainedConfig, cls: Any) -> int:
     try:
         with torch.device("meta"):
             model = build(config)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         if "overflow" in str(error):
             return _MANY
-        raise ValueError(f"this network cannot be built ({str(error).splitlines()[0]})") from error
-    except (TypeError, ArithmeticError, LookupError) as error:
-        raise ValueError(f"this network cannot be built ({error})") from error
+        reason = f"it knows no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise ValueError(f"this network cannot be built ({reason})") from error
     return sum(value.numel() for value in (*model.parameters(), *model.buffers()))
 
 

@@ -242,4 +242,4 @@ def shown_value(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) and abs(value) < 10**15 else f"{value:g}"
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:g}"

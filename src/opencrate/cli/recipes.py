@@ -1,22 +1,35 @@
-"""List the recipes that come with the package, one line each."""
+"""List the recipes that come with the package, one line each.
+
+  opencrate recipes
+  opencrate recipes --keys
+
+The second lists every key that a recipe can state: what it may be, and its default. Fields of `model.config` are those
+of the model type's configuration class.
+"""
 
 from __future__ import annotations
 
 import argparse
 
+from .._values import shown_value
 from .common import Parser, print_table
 
 HELP = "list the shipped recipes"
 
 
 def add_arguments(parser: Parser) -> None:
-    """`opencrate recipes` has no options of its own."""
+    """The options of `opencrate recipes`."""
+    parser.add_argument("--keys", action="store_true", help="list the keys of a recipe instead")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
-    from ..training.recipe import load_recipe, shipped_recipes, stated_parameters
+    from ..training.recipe import load_recipe, recipe_keys, shipped_recipes, stated_parameters
 
+    if arguments.keys:
+        rows = [(key, words, shown_value(default)) for key, words, default in recipe_keys()]
+        print_table(("key", "may be", "default"), rows)
+        return 0
     rows = []
     for name in shipped_recipes():
         recipe = load_recipe(name)

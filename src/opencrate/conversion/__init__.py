@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._memory import require_memory
 from .._suggest import suggest
 from ..configuration_crate import CRATE_SIZES, CrateConfig
 from ..configuration_crate_blocks import CrateBlockConfig
@@ -104,9 +105,9 @@ def load_official(
     config = images.infer_config(state_dict, family, num_attention_heads, image_size, patch_size)
     config.update(pool=pool, **config_overrides)
     if family == "crate_mae":
-        model = CrateMAEForPreTraining(CrateMAEConfig(**config))
+        model = _build(CrateMAEForPreTraining, CrateMAEConfig(**config))
     else:
-        model = CrateForImageClassification(CrateConfig(**config))
+        model = _build(CrateForImageClassification, CrateConfig(**config))
     load_strict(model, state_dict, family)
     return model.eval()
 
@@ -118,9 +119,15 @@ def _load_text(
     state_dict = rename(official, KEY_MAPS[family], family)
     stated = texts.num_heads_of(content) if heads is None else heads
     config = texts.infer_config(state_dict, family, stated)
-    model = CrateForCausalLM(CrateTextConfig.from_size(_LM_SIZES[family], **{**config, **overrides}))
+    model = _build(CrateForCausalLM, CrateTextConfig.from_size(_LM_SIZES[family], **{**config, **overrides}))
     load_strict(model, state_dict, family)
     return model.eval()
+
+
+def _build(cls: type[Model], config: CrateBlockConfig) -> Model:
+    """A model, if there is memory for it."""
+    require_memory(config, cls, "the model")
+    return cls(config)
 
 
 def to_official(model: Model) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from .._suggest import suggest
 from .._values import Seed, allowed, field_error, fitted, shown_value
 from . import runs
+from .models import check_model
 from .recipe import SWEEPS, Recipe, load_recipe
 from .strict_yaml import read_mapping
 
@@ -164,6 +165,8 @@ def run_sweep(
     }
     if match == "compute":
         recipes = _at_equal_compute(recipes, sweep.reference)
+    for arm in sweep.arms:
+        check_model(recipes[arm, sweep.seeds[0]])
     for (arm, seed), recipe in recipes.items():
         _check_finished(output / f"{arm}-seed{seed}", recipe)
     found = []

@@ -34,6 +34,7 @@ from .._values import (
     Seed,
     Share,
     Within,
+    allowed,
     field_error,
     field_hints,
     fitted,
@@ -89,7 +90,7 @@ class AugmentationRecipe:
     """What happens to a training image after decoding; everything is keyed by (seed, epoch, sample)."""
 
     crop: Literal["none", "padded", "resized"] = "none"  # padded: pad, then crop; resized: random area and aspect
-    crop_padding: Annotated[int, Within(0, 16_384)] = 4  # pixels, for padded
+    crop_padding: Annotated[int, Within(0, 1_024)] = 4  # pixels, for padded
     crop_scale: Shares = field(default_factory=lambda: [0.08, 1.0])  # share of the area, for resized
     crop_ratio: Positives = field(default_factory=lambda: [0.75, 4 / 3])  # width / height, for resized
     flip: Probability = 0.0  # probability of a horizontal flip
@@ -230,11 +231,12 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
         for field_key, item in _configuration(key, value):  # by field, so that a later override of one keeps the others
             _put(values, field_key, item, source)
         overridden.add(key)
-    _keep_source_settings(values, overridden)
 
     def where(key: str) -> str:
         return values[key][1] if key in values else str(path)
 
+    _typed(_nested(values), where)  # before they lead to other files
+    _keep_source_settings(values, overridden)
     nested = _nested(values)
     nested.setdefault("name", path.stem)
     recipe = _typed(nested, where)
@@ -247,7 +249,11 @@ def _keep_source_settings(values: _Values, overridden: set[str]) -> None:
     stated = {key: value for key, (value, _) in values.items()}
     source = stated.get("model.init_from")
     if isinstance(source, str):
-        settings = source_settings(source, stated.get("task", Recipe.task))
+        try:
+            settings = source_settings(source, stated.get("task", Recipe.task))
+        except OSError as error:  # a name that no folder can have
+            where = values["model.init_from"][1]
+            raise field_error(f"{where}: 'model.init_from'", source, f"a folder ({error.strerror})") from error
         for key, value in keep_settings(stated, overridden, settings).items():
             _put(values, key, value, f"{source} (model.init_from)")
 
@@ -255,6 +261,16 @@ def _keep_source_settings(values: _Values, overridden: set[str]) -> None:
 def stated_parameters(reference: str | Path) -> int | None:
     """The number of parameters that a recipe file states for its own data; `None` where it depends on the data."""
     return _layers(find_recipe(reference))[-1][1].get("parameters")
+
+
+def recipe_keys() -> list[tuple[str, str, Any]]:
+    """Every key of a recipe with what it may be, in words, and its default."""
+    rows = []
+    for prefix, cls in {"": Recipe, **{f"{section}.": cls for section, cls in SECTIONS.items()}}.items():
+        defaults = cls()
+        names = [name for name in _names(cls) if prefix or name not in SECTIONS]
+        rows += [(f"{prefix}{name}", allowed(field_hints(cls)[name]), getattr(defaults, name)) for name in names]
+    return rows
 
 
 def recipe_yaml(recipe: Recipe) -> str:
