@@ -159,14 +159,14 @@ def _fresh_parameters(patient: Patient) -> Finding:
     found = fresh_parameters(patient.model)
     if not found.vectors:
         return skip("fresh-parameters", "the model has no gains or biases")
-    everything = len(found.fresh) == found.vectors
-    names = found.odd or found.fresh
-    evidence = f"{len(found.fresh)} of {found.vectors} vectors are as before training"
-    if found.odd or everything:
-        evidence += f", {len(names)} of them unlike most layers', first {names[0]}" if found.odd else ": all of them"
+    evidence = f"{len(found.fresh)} of {found.vectors} gains, biases and other vectors are as before training"
+    if found.odd:
+        evidence += f", {len(found.odd)} of them unlike most layers', first {found.odd[0]}"
+    elif found.every_gain:
+        evidence += ", all gains among them"
     elif found.head:
         evidence += ", the classifier's bias among them"
-    fail = everything or bool(found.odd)
+    fail = found.every_gain or bool(found.odd)
     return judge("fresh-parameters", evidence, {"odd": found.odd, "fresh": found.fresh}, warn=found.head, fail=fail)
 
 

@@ -213,12 +213,12 @@ def _stored_score(patient: Patient) -> Finding:
     losses, count = patient.score.losses, len(patient.score.losses)
     loss, stored = float(losses.mean()), patient.stored["loss"]
     spread = 0.0 if patient.whole or count < 2 else STANDARD_ERRORS * float(losses.std()) / count**0.5
-    fail = not loss <= stored + STORED_LOSS * abs(stored) + spread
+    fail = not abs(loss - stored) <= STORED_LOSS * abs(stored) + spread
     evidence = f"loss {loss:.4g}, stored {stored:.4g}"
     if patient.score.right is not None and "accuracy" in patient.stored:
         found, before = float(patient.score.right.double().mean()), patient.stored["accuracy"]
         spread = 0.0 if patient.whole else STANDARD_ERRORS * math.sqrt(before * (1 - before) / count)
-        fail = fail or found < before - STORED_ACCURACY - spread
+        fail = fail or abs(found - before) > STORED_ACCURACY + spread
         evidence += f"; accuracy {percent(found)}, stored {percent(before)}"
     evidence += f" ({'all' if patient.whole else 'the first'} {count})"
     return judge(check, evidence, {"loss": loss, "stored_loss": stored}, fail=fail)

@@ -98,7 +98,9 @@ def measure_score(model: nn.Module, batches: Iterable[Batch], num_inputs: int) -
     """The score on the first inputs, and whether that was all of them; `None` for a model without a loss on them."""
     kept, whole = take(batches, num_inputs)
     if "input_ids" in kept[0]:
-        return (Score(_text_answers(model, kept).losses) if _is_language_model(model) else None), whole
+        if not _is_language_model(model):
+            return None, whole
+        return Score(torch.cat([_guess(model, *one)[0] for one in _scored(model, kept, shuffle=False)])), whole
     if type(model).__name__ in AUTOENCODERS:
         return Score(_masked_errors(model, kept).model), whole
     logits, labels = logits_of(model, kept), labels_of(kept)

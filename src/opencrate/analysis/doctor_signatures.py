@@ -11,16 +11,16 @@ from dataclasses import dataclass
 OK, FINDING, WARN, FAIL, NOT_CHECKED = "ok", "finding", "warn", "fail", "not checked"
 
 SCALE_WARN, SCALE_FAIL = 5.0, 20.0
-FEW_VALUES, FEW_VALUES_ENTRIES = 16, 64
+FEW_VALUES, FEW_VALUES_ENTRIES = 16, 32
 TWIN_COSINE = 0.95
 TWINS_FAIL = 0.05
 RANK_WARN, RANK_FAIL = 0.5, 0.25
 OVERLAP_WARN, OVERLAP_FAIL = 0.5, 0.9
 CONDITION_PER_DIM, CONDITION_FAIL = 1e3, 1e7
-STEP_FINDING, STEP_FAIL = 1.0, 30.0
+STEP_FINDING, STEP_FAIL = 1.0, 20.0
 DEAD_WARN, DEAD_FAIL = 0.5, 0.9
 TOKEN_RANK_WARN, TOKEN_RANK_FAIL = 2.0, 1.1
-EFFECT_WARN, EFFECT_FAIL = 0.03, 0.003
+EFFECT_WARN, EFFECT_FAIL = 0.01, 0.003
 GRADIENT_WARN, GRADIENT_FAIL = 1e2, 1e4
 HALF_LIMIT = 65504.0
 ACTIVATION_WARN = HALF_LIMIT / 16
@@ -34,7 +34,7 @@ ORDER_FAIL = 1e-3
 MIN_CLASS_IMAGES = 5
 CLASS_CHANCE = 1e-3
 REORDER_FAIL = 0.1
-STORED_ACCURACY, STORED_LOSS = 0.01, 0.02
+STORED_ACCURACY, STORED_LOSS = 0.01, 0.01
 STANDARD_ERRORS = 4.0
 GAP_WARN, GAP_FAIL = 0.2, 0.4
 TOKEN_ORDER_FAIL = 0.02
@@ -68,7 +68,7 @@ CHECKS: dict[str, Check] = {
     ),
     "fresh-parameters": Check(
         "gains, biases and other vectors that are exactly 1 or exactly 0, as they are before training",
-        "fails where all are, or where those of some layers are and those of most others are not; warns where a "
+        "fails where all gains are, or where those of some layers are and those of most others are not; warns where a "
         "classifier's bias is",
         "one step of training moves every entry; no trained model here has one such layer",
         "these layers were not trained: check that the optimiser gets them, that the right weights were loaded, and "
@@ -248,8 +248,8 @@ CHECKS: dict[str, Check] = {
     ),
     "stored-score": Check(
         "loss and accuracy on the held-out data against those that the run wrote down after its training",
-        f"fails if the accuracy is lower by more than {100 * STORED_ACCURACY:g} points, or the loss higher by more "
-        f"than {100 * STORED_LOSS:g} %; where only a part is measured, by {STANDARD_ERRORS:g} standard errors more",
+        f"fails if the accuracy differs by more than {100 * STORED_ACCURACY:g} points, or the loss by more than "
+        f"{100 * STORED_LOSS:g} %; where only a part is measured, by {STANDARD_ERRORS:g} standard errors more",
         "the same model on the same data gives the same numbers to rounding",
         "weights, configuration, processor or data were changed after the training: take the run's own files again",
     ),

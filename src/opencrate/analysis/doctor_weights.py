@@ -25,12 +25,14 @@ class FreshParameters:
         vectors: how many there are with at least two entries.
         fresh: names of those that do.
         odd: of `fresh` those of which most layers have another.
+        every_gain: all gains do (all vectors, in a model without gains).
         head: a classifier's bias does.
     """
 
     vectors: int
     fresh: tuple[str, ...]
     odd: tuple[str, ...]
+    every_gain: bool
     head: bool
 
 
@@ -42,8 +44,10 @@ def fresh_parameters(model: nn.Module) -> FreshParameters:
     for names in peers(vectors).values():
         blank = [name for name in names if fresh[name]]
         odd += blank if 0 < len(blank) <= len(names) / 2 else []
+    gains = [name for name in vectors if name.endswith("weight")] or list(vectors)
     head = any(is_fresh and name.split(".")[0] in ("classifier", "head", "score") for name, is_fresh in fresh.items())
-    return FreshParameters(len(vectors), tuple(name for name in fresh if fresh[name]), tuple(odd), head)
+    every_gain = bool(gains) and all(fresh[name] for name in gains)
+    return FreshParameters(len(vectors), tuple(name for name in fresh if fresh[name]), tuple(odd), every_gain, head)
 
 
 def peers(parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:
