@@ -486,7 +486,7 @@ def _retrain(patient: Patient, steps: int, learning_rate: float, shuffle_labels:
         for _ in range(steps):
             optimizer.zero_grad()
             loss = cross_entropy(patient.model(batch["pixel_values"]).logits, labels)
-            patient.log.append({"loss": float(loss)})
+            patient.log.append({"loss": loss.item()})
             loss.backward()
             optimizer.step()
     patient.model.eval()

@@ -27,7 +27,7 @@ from types import SimpleNamespace
 import torch
 from doctor_sabotage import SABOTAGES, DoesNotApply, Patient, apply
 
-from opencrate.analysis.doctor import CHECKS, FAIL, WARN, diagnose
+from opencrate.analysis.doctor import CHECKS, FAIL, FINDING, WARN, diagnose
 from opencrate.analysis.doctor_outputs import take
 from opencrate.cli.doctor_inputs import open_case
 from opencrate.cli.main import main as opencrate
@@ -75,16 +75,16 @@ class Run:
 _SHORT = ("training.num_train_epochs=20",)
 _DIGITS = {
     "digits": (),
+    "digits-mae": ("training.num_train_epochs=30",),
     "digits-vit": (),
     **dict.fromkeys(("digits-attention", "digits-mlp", "digits-lambda0"), _SHORT),
     **dict.fromkeys(("digits-srr", "digits-both", "digits-attention-only"), _SHORT),
-    "digits-mae": ("training.num_train_epochs=30",),
 }
 RUNS = (
     *(Run(recipe, seed, overrides) for seed in (0, 2) for recipe, overrides in _DIGITS.items()),
     *(Run("text-demo", seed, ("training.max_steps=300",)) for seed in (0, 2)),
-    *(Run("cifar10", seed, ("training.max_steps=500",)) for seed in (0, 2)),
     *(Run(recipe, 3, overrides) for recipe, overrides in _DIGITS.items()),
+    *(Run("cifar10", seed, ("training.max_steps=500",)) for seed in (0, 2)),
 )
 
 
@@ -105,39 +105,38 @@ def train(pool: Path, cifar10: str | None) -> None:
 
 
 def examine(pool: Path, only: str | None) -> None:
-    """Judge every case that is not judged yet."""
-    path = pool / "cases.jsonl"
+    """Judge every case that is not judged yet: first the healthy runs, then the sabotaged ones."""
     done = {(row["run"], row["sabotage"]) for row in read_cases(pool)}
-    with path.open("a") as file:
-        for run in RUNS:
-            names = [name for name in (HEALTHY, *SABOTAGES) if (run.name, name) not in done]
-            if not names or not (pool / run.name / "metrics.json").exists() or (only and only not in run.name):
+    there = [run for run in RUNS if (pool / run.name / "metrics.json").exists() and (only or "") in run.name]
+    with (pool / "cases.jsonl").open("a") as file:
+        for run, wanted in [(run, [HEALTHY]) for run in there] + [(run, list(SABOTAGES)) for run in there]:
+            names = [name for name in wanted if (run.name, name) not in done]
+            if not names:
                 continue
             start = time.time()
             for row in _examine_run(pool, run, names):
                 file.write(json.dumps(row) + "\n")
                 file.flush()
-            print(f"{run.name}: {time.time() - start:.0f} s", flush=True)
+            print(f"{run.name}: {len(names)} cases, {time.time() - start:.0f} s", flush=True)
 
 
 def _examine_run(pool: Path, run: Run, names: Iterable[str]) -> Iterator[dict]:
     patient = open_patient(pool / run.name)
-    other = next(one for one in RUNS if one.recipe == run.recipe and one.seed != run.seed or one == RUNS[-1])
-    if other.recipe == run.recipe and (pool / other.name / "metrics.json").exists():
-        patient.peer = open_case(_arguments(pool / other.name)).model
+    others = [pool / one.name for one in RUNS if one.recipe == run.recipe and one.seed != run.seed]
+    finished = [folder for folder in others if (folder / "metrics.json").exists()]
+    if finished:
+        patient.peer = open_case(_arguments(finished[0])).model
     for name in names:
         sick = copy.deepcopy(patient)
+        row = {"run": run.name, "chosen": run.chosen, "sabotage": name}
         try:
             if name != HEALTHY:
                 apply(name, sick)
         except DoesNotApply:
+            yield row | {"verdicts": {}}
             continue
         found = diagnose(sick.model, **sick.options())
-        yield {
-            "run": run.name,
-            "recipe": run.recipe,
-            "chosen": run.chosen,
-            "sabotage": name,
+        yield row | {
             "verdicts": {one.check: one.verdict for one in found.findings},
             "evidence": {one.check: one.evidence for one in found.findings if one.verdict in (WARN, FAIL)},
             "values": found.to_dict()["findings"] if name == HEALTHY else None,
@@ -199,22 +198,16 @@ def check_rates(cases: list[dict]) -> list[dict[str, str]]:
         able = [case for case in cases if case["verdicts"][check] != "not checked"]
         healthy = [case["verdicts"][check] for case in able if case["sabotage"] == HEALTHY]
         sick = [case["verdicts"][check] for case in able if case["sabotage"] != HEALTHY]
-        counts = {f"healthy {verdict}": str(healthy.count(verdict)) for verdict in ("finding", WARN, FAIL)}
-        rows.append(
-            {"check": check, "healthy runs": str(len(healthy))}
-            | counts
-            | {
-                "sabotaged runs": str(len(sick)),
-                "sabotaged warn": str(sick.count(WARN)),
-                "sabotaged fail": str(sick.count(FAIL)),
-            }
-        )
+        row = {"check": f"`{check}`", "healthy runs": str(len(healthy))}
+        row |= {f"of them {verdict}": str(healthy.count(verdict)) for verdict in (FINDING, WARN, FAIL)}
+        row |= {"sabotaged runs": str(len(sick))}
+        rows.append(row | {f"{verdict} there": str(sick.count(verdict)) for verdict in (WARN, FAIL)})
     return rows
 
 
 def write_tables(pool: Path) -> None:
     """The CSV beside this file, and the tables in the docs between their marks."""
-    cases = [case for case in read_cases(pool) if not case["chosen"]]
+    cases = [case for case in read_cases(pool) if not case["chosen"] and case["verdicts"]]
     found = {"sabotages": rates(cases), "checks": check_rates(cases)}
     for name, rows in found.items():
         with TABLE.with_name(f"doctor_study_{name}.csv").open("w", newline="") as file:
