@@ -2,9 +2,36 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
+from transformers import ViTImageProcessor
+
+from ..analysis.foreign_models import tiny
+from ..analysis.language_models import STORY, causal, saved
+
+MODELS = Path(__file__).parents[1] / "analysis" / "doctor_models"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Thirty digits as image files in one folder, without classes."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    for number, digit in enumerate(load_digits().images[:30]):
+        Image.fromarray((digit * 255 / 16).astype(np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory):
+    """A small causal CRATE that can spell STORY, with its tokenizer, and STORY in a file."""
+    folder = tmp_path_factory.mktemp("language")
+    (folder / "story.txt").write_text(STORY)
+    return saved(causal("crate", steps=60), folder / "model"), folder / "story.txt"
 
 
 @pytest.fixture
@@ -27,7 +54,9 @@ def test_a_run(opencrate, digits_run):
     result = opencrate("doctor", digits_run, "--json", "--num-images", 64)
     found = findings(result)
     verdicts = {name: one["verdict"] for name, one in found.items()}
-    assert "not checked" not in verdicts.values() and found["finite"]["evidence"].endswith("64 images")
+    others = {"reconstruction", "perplexity", "dead-tokens"}
+    assert {name for name, verdict in verdicts.items() if verdict == "not checked"} == others
+    assert found["finite"]["evidence"].endswith("64 images")
     assert all(one["threshold"] and one["reason"] for one in found.values())
     assert all(bool(one["advice"]) == (one["verdict"] in ("warn", "fail")) for one in found.values())
     assert result.code == (1 if "fail" in verdicts.values() else 0)
@@ -38,7 +67,7 @@ def test_a_run(opencrate, digits_run):
         "collapsed-subspaces",
         "gradient-depth",
         "loss-curve",
-        "above-chance",
+        "stored-score",
     )
     assert {verdicts[name] for name in healthy} == {"ok"}
 
@@ -64,7 +93,7 @@ def test_damage_gives_exit_code_1(opencrate, copy):
 
 
 def test_a_scaled_dictionary_gives_exit_code_1(opencrate, copy):
-    change(copy, "dictionary", lambda value: value * 4)
+    change(copy, "dictionary", lambda value: value * 10)
     result = opencrate("doctor", copy, "--json", "--num-images", 64)
     assert result.code == 1 and findings(result)["ista-step"]["verdict"] == "fail"
 
@@ -72,8 +101,9 @@ def test_a_scaled_dictionary_gives_exit_code_1(opencrate, copy):
 def test_a_bare_folder(opencrate, plain_crate, images, tmp_path):
     result = opencrate("doctor", plain_crate, "--json")
     found = findings(result)
-    assert result.code == 0 and found["ista-step"]["verdict"] == "ok"
-    assert "give --data FOLDER" in found["rate-trend"]["evidence"]
+    assert result.code == 1 and found["fresh-parameters"]["verdict"] == "fail"  # it was never trained
+    assert found["ista-step"]["verdict"] == "ok"
+    assert "give --data IMAGES" in found["rate-trend"]["evidence"]
     assert found["loss-curve"]["evidence"] == "no log.jsonl in the folder"
     bare = shutil.copytree(plain_crate, tmp_path / "bare")
     (bare / "preprocessor_config.json").unlink()
@@ -104,3 +134,59 @@ def test_what_is_refused(opencrate, copy, tmp_path):
     assert result.code == 2 and "log.jsonl: damaged" in result.err
     (copy / "model.safetensors").write_bytes(b"no weights")
     assert opencrate("doctor", copy).code == 2
+
+
+@pytest.mark.parametrize("kind", ["digits", "mae"])
+def test_a_good_run_passes_and_a_damaged_one_fails(opencrate, kind, tmp_path):
+    good = opencrate("doctor", MODELS / kind, "--json", "--strict")
+    assert good.code == 0 and findings(good)["stored-score"]["verdict"] == "ok"
+    run = shutil.copytree(MODELS / kind, tmp_path / "run")
+    change(run, "", lambda value: value + 0.2 * value.std() * value.sign())
+    bad = opencrate("doctor", run, "--json")
+    assert bad.code == 1 and findings(bad)["stored-score"]["verdict"] == "fail"
+
+
+def test_images_without_labels_or_with_other_classes(opencrate, pictures, images, folder_run, tmp_path):
+    found = findings(opencrate("doctor", MODELS / "digits", "--data", pictures, "--json"))
+    assert found["output-variation"]["verdict"] == found["order"]["verdict"] == "ok"
+    assert found["above-chance"]["verdict"] == "not checked"
+    others = shutil.copytree(images, tmp_path / "others")
+    next(others.iterdir()).rename(others / "something else")
+    found = findings(opencrate("doctor", folder_run, "--data", others, "--json"))
+    assert found["token-rank"]["verdict"] != "not checked"
+    assert found["above-chance"]["evidence"].startswith("the labels are not used: ")
+    found = findings(opencrate("doctor", MODELS / "mae", "--data", pictures, "--json"))
+    assert found["reconstruction"]["verdict"] == "ok" and found["stored-score"]["verdict"] == "not checked"
+
+
+def test_a_foreign_backbone(opencrate, pictures, tmp_path):
+    tiny("dinov2").save_pretrained(tmp_path)
+    size = {"height": 8, "width": 8}
+    ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(tmp_path)
+    found = findings(opencrate("doctor", tmp_path, "--data", pictures, "--json"))
+    assert {found[name]["verdict"] for name in ("finite", "few-values", "attention-effect", "input-scale")} == {"ok"}
+    assert found["above-chance"]["verdict"] == "not checked"
+
+
+def test_a_language_model(opencrate, language, tmp_path):
+    folder, story = language
+    good = opencrate("doctor", folder, "--text", story, "--block-size", 32, "--json")
+    found = findings(good)
+    assert good.code == 0, good.err
+    names = ("perplexity", "order", "dead-tokens", "class-collapse", "gradient-depth")
+    assert {found[name]["verdict"] for name in names} == {"ok"}
+    bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("token*"))
+    assert opencrate("doctor", bare, "--text", story, "--tokenizer", folder, "--block-size", 32).code == 0
+    assert "--tokenizer" in opencrate("doctor", bare, "--text", story).err
+    weights = findings(opencrate("doctor", bare, "--json"))
+    assert weights["finite"]["verdict"] == "ok" and "--text TEXT" in weights["perplexity"]["evidence"]
+
+
+def test_inputs_of_the_other_kind_are_refused(opencrate, language, pictures):
+    folder, story = language
+    for words in (("--data", pictures), ("--text", story, "--data", pictures)):
+        refused = opencrate("doctor", folder, *words)
+        assert refused.code == 2 and "reads text; give --text TEXT" in refused.err
+    for kind in ("digits", "mae"):
+        refused = opencrate("doctor", MODELS / kind, "--text", story)
+        assert refused.code == 2 and "reads images; give --data IMAGES" in refused.err

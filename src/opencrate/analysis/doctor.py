@@ -1,27 +1,29 @@
-"""Failure signatures of a trained model as checks: what, which threshold and why, what was measured, what to do.
+"""Signs of a failed training, or of damage after it, as checks: what was measured, from where on it speaks, what to do.
 
-The signatures and their thresholds are in `doctor_signatures`, what is measured in `doctor_vitals`, and how each is
-judged in `doctor_checks`.
+The signs and their thresholds are in `doctor_signatures`. What is measured is in `doctor_weights`, `doctor_vitals`
+(layers) and `doctor_outputs`; how each is judged in `doctor_checks` and `doctor_output_checks`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..blocks import ISTA, MSSA
-from .doctor_checks import CHECKED, Finding, Patient, check_finite, skip
-from .doctor_signatures import CHECKS, FAIL, NOT_CHECKED, OK, WARN, Check
-from .doctor_vitals import accuracy_of, first_images, measure_vitals, modules_of, predict, relative_gradients
+from .doctor_checks import STATE_CHECKS, Finding, Patient, check_finite, skip
+from .doctor_output_checks import OUTPUT_CHECKS
+from .doctor_outputs import measure_outputs, measure_score, take
+from .doctor_signatures import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, Check
+from .doctor_vitals import accuracy_of, labels_of, logits_of, measure_vitals, modules_of, relative_gradients
 from .geometry import DictionaryGeometry, dictionary_geometry, subspace_geometry
 from .inputs import Batch
 
-__all__ = ["CHECKS", "FAIL", "NOT_CHECKED", "OK", "WARN", "Check", "Diagnosis", "Finding", "diagnose"]
+__all__ = ["CHECKS", "FAIL", "FINDING", "NOT_CHECKED", "OK", "WARN", "Check", "Diagnosis", "Finding", "diagnose"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Diagnosis:
         return sum(finding.verdict == verdict for finding in self.findings)
 
     def healthy(self, strict: bool = False) -> bool:
-        """No check failed; with `strict` none warned either. Checks that could not be made do not count."""
+        """No check failed; with `strict` none warned either. Findings, and checks not made, do not count."""
         return not self.count(FAIL) and not (strict and self.count(WARN))
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,52 +55,97 @@ def diagnose(
     batches: Iterable[Batch] | None = None,
     *,
     train_batches: Iterable[Batch] | None = None,
+    scored: Iterable[Batch] | None = None,
+    stored: Mapping[str, float] | None = None,
     log: Sequence[Mapping[str, Any]] | None = None,
     num_images: int | None = None,
     name: str = "",
     missing: Mapping[str, str] | None = None,
 ) -> Diagnosis:
-    """Check a model for the signatures of a failed training.
+    """Check a model for the signs of a failed training, or of damage after it.
 
     Args:
-        model: a CRATE, or any transformer that `states.record` takes; what needs a learned U or D is then not checked.
-        batches: held-out images, perhaps with `labels`, a list or DataLoader; without them only weights are checked.
+        model: any transformer, with or without a head; a type that `states.record` does not take is checked by its
+            weights and outputs alone, and what needs a learned U or D only on a CRATE.
+        batches: held-out images, perhaps with `labels`, or texts (`input_ids`, of a language model with `labels`), a
+            list or DataLoader; without them only weights are checked.
         train_batches: training images with `labels`, for the generalisation gap.
+        scored: what `stored` was measured on; `batches` where not given.
+        stored: "loss" (nats, or squared error of an autoencoder) and perhaps "accuracy", as written down after the
+            training.
         log: of the training, one mapping per entry with `loss`.
-        num_images: use at most this many of each; `None` uses all.
+        num_images: use at most this many of `batches` and of `train_batches`; `None` uses all.
         name: of the model, for readers.
-        missing: why "images", "training images" or "log" are not given, for the evidence.
+        missing: why "images", "texts", "labels", "training images", "stored score" or "log" are not given, for the
+            evidence.
 
     Raises:
-        ValueError: no images in a given `batches`, or a model of an unknown type.
+        ValueError: no inputs in a given `batches`.
     """
+    reasons = dict(missing or {})
+    patient = Patient(model=model, is_crate=bool(modules_of(model, MSSA)), log=log, stored=stored, missing=reasons)
     weights_finite = all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
-    uses, steps = modules_of(model, MSSA), modules_of(model, ISTA)
-    vitals = gradients = training = None
-    if weights_finite and batches is not None:
-        kept = first_images(batches, num_images)
-        vitals = measure_vitals(model, kept)
-        if vitals.broken is None:
-            gradients = relative_gradients(model, kept[0])
-            if train_batches is not None:
-                training = accuracy_of(*predict(model, first_images(train_batches, num_images)))
-    patient = Patient(
-        model=model,
-        is_crate=bool(uses),
-        subspaces=tuple(subspace_geometry(module.bases()) for module in uses) if weights_finite else (),
-        dictionaries=tuple(_dictionary(module) for module in steps) if weights_finite else (),
-        vitals=vitals,
-        gradients=gradients,
-        training_accuracy=training,
-        log=log,
-        missing=missing or {},
-    )
-    broken = not weights_finite or (vitals is not None and vitals.broken is not None)
+    if weights_finite:
+        patient = _with_geometry(patient)
+        if batches is not None:
+            kept, _ = take(batches, num_images)
+            patient = _with_states(patient, kept)
+            if not patient.broken:
+                patient = _with_outputs(patient, kept, train_batches, num_images)
+                patient = _with_score(patient, batches if scored is None else scored)
+    broken = not weights_finite or patient.broken
     findings = [check_finite(patient, weights_finite)]
     for check in list(CHECKS)[1:]:
         readable = not broken or check == "loss-curve"
-        findings.append(CHECKED[check](patient) if readable else skip(check, "weights or states are not finite"))
+        findings.append(_CHECKED[check](patient) if readable else skip(check, "weights or states are not finite"))
     return Diagnosis(name or type(model).__name__, tuple(findings))
+
+
+_CHECKED = STATE_CHECKS | OUTPUT_CHECKS
+
+_NUM_SCORED = 1024
+"""At most this many held-out images or texts are scored against what the run wrote down."""
+
+
+def _with_geometry(patient: Patient) -> Patient:
+    model = patient.model
+    return replace(
+        patient,
+        subspaces=tuple(subspace_geometry(module.bases()) for module in modules_of(model, MSSA)),
+        dictionaries=tuple(_dictionary(module) for module in modules_of(model, ISTA)),
+    )
+
+
+def _with_states(patient: Patient, batches: Sequence[dict[str, Tensor]]) -> Patient:
+    """What one pass and one backward pass show; a model of an unknown type keeps its states to itself."""
+    try:
+        vitals = measure_vitals(patient.model, batches)
+    except ValueError as error:
+        if patient.is_crate:
+            raise
+        return replace(patient, missing={**patient.missing, "states": f"{error}"})
+    gradients = None if vitals.broken is not None else relative_gradients(patient.model, batches[0])
+    return replace(patient, vitals=vitals, gradients=gradients)
+
+
+def _with_outputs(
+    patient: Patient,
+    batches: Sequence[dict[str, Tensor]],
+    train_batches: Iterable[Batch] | None,
+    num_images: int | None,
+) -> Patient:
+    training = None
+    if train_batches is not None:
+        kept, _ = take(train_batches, num_images)
+        training = accuracy_of(logits_of(patient.model, kept), labels_of(kept))
+    return replace(patient, outputs=measure_outputs(patient.model, batches), training_accuracy=training)
+
+
+def _with_score(patient: Patient, batches: Iterable[Batch]) -> Patient:
+    if patient.stored is None:
+        return patient
+    score, whole = measure_score(patient.model, batches, _NUM_SCORED)
+    return replace(patient, score=score, whole=whole)
 
 
 def _dictionary(module: nn.Module) -> DictionaryGeometry:

@@ -1,4 +1,4 @@
-"""The doctor's checks: each reads what was measured and says what it found.
+"""The doctor's checks of weights, states and the log: each reads what was measured and says what it found.
 
 A check that lacks what it needs (images, labels, a log, a learned U) says so; it never passes in silence. What each
 looks at, and its threshold, stands in `doctor_signatures.CHECKS`.
@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .doctor_outputs import Outputs, Score
 from .doctor_signatures import (
     ACTIVATION_WARN,
     CHECKS,
     CONDITION_FAIL,
-    CONDITION_WARN_PER_DIM,
+    CONDITION_PER_DIM,
     DEAD_FAIL,
     DEAD_WARN,
+    EFFECT_FAIL,
+    EFFECT_WARN,
     FAIL,
-    GAP_FAIL,
-    GAP_WARN,
+    FEW_VALUES,
+    FINDING,
     GRADIENT_FAIL,
     GRADIENT_WARN,
     HALF_LIMIT,
-    MIN_CLASS_IMAGES,
     NOT_CHECKED,
     OK,
     OVERLAP_FAIL,
@@ -36,15 +38,20 @@ from .doctor_signatures import (
     RANK_WARN,
     SATURATION_FAIL,
     SATURATION_WARN,
+    SCALE_FAIL,
+    SCALE_WARN,
     SPIKE_FACTOR,
     SPIKE_WINDOW,
     STEP_FAIL,
-    STEP_WARN,
+    STEP_FINDING,
     TOKEN_RANK_FAIL,
     TOKEN_RANK_WARN,
+    TWIN_COSINE,
+    TWINS_FAIL,
     WARN,
 )
-from .doctor_vitals import Accuracy, Vitals, accuracy_of
+from .doctor_vitals import Accuracy, Vitals
+from .doctor_weights import fewest_values, fresh_parameters, scale_outlier
 from .findings import describe_trend, percent, trend
 from .geometry import DictionaryGeometry, SubspaceGeometry
 
@@ -55,7 +62,7 @@ class Finding:
 
     Attributes:
         check: its id.
-        verdict: "ok", "warn", "fail" or "not checked".
+        verdict: "ok", "finding" (theory says otherwise, healthy models do it too), "warn", "fail" or "not checked".
         evidence: in words with numbers; for "not checked" the reason.
         values: what was measured, per layer where it is per layer.
     """
@@ -67,27 +74,53 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """What to do; empty where all is well or nothing was checked."""
+        """What to do; empty where all is well, where nothing has to be done, or where nothing was checked."""
         return CHECKS[self.check].advice if self.verdict in (WARN, FAIL) else ""
 
 
 @dataclass(frozen=True)
 class Patient:
-    """Everything the checks read; `missing` says why something is not there, by its name."""
+    """Everything the checks read; `missing` says why something is not there, by its name.
+
+    Attributes:
+        score: on the held-out data, with `whole`: all of them.
+        stored: "loss" and perhaps "accuracy" as the run wrote them down.
+    """
 
     model: nn.Module
     is_crate: bool
-    subspaces: tuple[SubspaceGeometry, ...]
-    dictionaries: tuple[DictionaryGeometry, ...]
-    vitals: Vitals | None
-    gradients: Tensor | None
-    training_accuracy: Accuracy | None
-    log: Sequence[Mapping[str, Any]] | None
-    missing: Mapping[str, str]
+    subspaces: tuple[SubspaceGeometry, ...] = ()
+    dictionaries: tuple[DictionaryGeometry, ...] = ()
+    vitals: Vitals | None = None
+    outputs: Outputs | None = None
+    gradients: Tensor | None = None
+    training_accuracy: Accuracy | None = None
+    score: Score | None = None
+    whole: bool = True
+    stored: Mapping[str, float] | None = None
+    log: Sequence[Mapping[str, Any]] | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """What its inputs are called."""
+        return "texts" if getattr(self.model, "main_input_name", "") == "input_ids" else "images"
+
+    @property
+    def broken(self) -> bool:
+        """Whether some state is not finite."""
+        return self.vitals is not None and self.vitals.broken is not None
+
+    def why_no_states(self) -> str:
+        """Why there are no `vitals`."""
+        return self.missing.get("states") or self.why_no(self.kind)
 
     def why_no(self, name: str) -> str:
         """Why something is not there, for the evidence."""
         return self.missing.get(name, f"no {name} given")
+
+
+CheckFunction = Callable[[Patient], Finding]
 
 
 def skip(check: str, reason: str) -> Finding:
@@ -95,8 +128,11 @@ def skip(check: str, reason: str) -> Finding:
     return Finding(check, NOT_CHECKED, reason, {})
 
 
-def _judge(check: str, evidence: str, values: Mapping[str, Any], warn: bool, fail: bool) -> Finding:
-    return Finding(check, FAIL if fail else WARN if warn else OK, evidence, values)
+def judge(
+    check: str, evidence: str, values: Mapping[str, Any], warn: bool = False, fail: bool = False, note: bool = False
+) -> Finding:
+    """The finding with the gravest verdict that holds; `note` makes it a "finding", which is no fault."""
+    return Finding(check, FAIL if fail else WARN if warn else FINDING if note else OK, evidence, values)
 
 
 def _layer(values: Tensor, largest: bool = True) -> int:
@@ -116,27 +152,68 @@ def check_finite(patient: Patient, weights_finite: bool) -> Finding:
         layer, state = patient.vitals.broken
         return Finding("finite", FAIL, f"layer {layer}: {state} holds NaN or infinite values", {"layer": layer})
     count = patient.vitals.num_images
-    return Finding("finite", OK, f"all weights are finite, and all states of {count} images", {})
+    return Finding("finite", OK, f"all weights are finite, and all states of {count} {patient.kind}", {})
 
 
-def _falling(check: str, name: str, field: str, unit: str, digits: int, warn_on_rise: bool, may_fail: bool):
-    """A check of a quantity that should fall over the layers."""
+def _fresh_parameters(patient: Patient) -> Finding:
+    found = fresh_parameters(patient.model)
+    if not found.vectors:
+        return skip("fresh-parameters", "the model has no gains or biases")
+    evidence = f"{len(found.fresh)} of {found.vectors} gains, biases and other vectors are as before training"
+    if found.odd:
+        evidence += f", {len(found.odd)} of them unlike most layers', first {found.odd[0]}"
+    elif found.every_gain:
+        evidence += ", all gains among them"
+    elif found.head:
+        evidence += ", the classifier's bias among them"
+    fail = found.every_gain or bool(found.odd)
+    return judge("fresh-parameters", evidence, {"odd": found.odd, "fresh": found.fresh}, warn=found.head, fail=fail)
+
+
+def _layer_scale(patient: Patient) -> Finding:
+    factor, name = scale_outlier(patient.model)
+    evidence = f"largest factor {factor:.3g} ({name})" if name else "no parameter has another one to stand beside"
+    values = {"factor": factor, "parameter": name}
+    return judge("layer-scale", evidence, values, warn=factor > SCALE_WARN, fail=factor > SCALE_FAIL)
+
+
+def _few_values(patient: Patient) -> Finding:
+    found = fewest_values(patient.model)
+    if found is None:
+        return skip("few-values", "the model has no matrices of that size")
+    evidence = f"fewest {found[0]} ({found[1]})"
+    return judge("few-values", evidence, {"fewest": found[0], "parameter": found[1]}, fail=found[0] <= FEW_VALUES)
+
+
+def _duplicate_atoms(patient: Patient) -> Finding:
+    check = "duplicate-atoms"
+    if not patient.dictionaries:
+        return skip(check, "the model has no dictionary")
+    nearest = [one.nearest for one in patient.dictionaries]
+    shares = torch.stack([(cosines > TWIN_COSINE).double().mean() for cosines in nearest])
+    worst, closest = float(shares.max()), max(float(cosines.max()) for cosines in nearest)
+    where = f"up to {percent(worst)} of a layer's atoms (layer {_layer(shares)})" if worst else "none in any layer"
+    evidence = f"{where}; largest |cosine| between two {closest:.3f}"
+    values = {"per_layer": shares.tolist(), "largest_cosine": closest}
+    return judge(check, evidence, values, warn=worst > 0, fail=worst > TWINS_FAIL)
+
+
+def _falling(check: str, name: str, field: str, unit: str, digits: int, everywhere: bool) -> CheckFunction:
+    """A check of a quantity that theory says falls over the layers, `everywhere` or overall; never more than a note."""
 
     def run(patient: Patient) -> Finding:
         if not patient.is_crate:
             return skip(check, "the model learns no U and D, so nothing predicts that this falls")
         if patient.vitals is None:
-            return skip(check, patient.why_no("images"))
+            return skip(check, patient.why_no_states())
         values = getattr(patient.vitals, field)
         if values is None:
             return skip(check, "the layers have no sparse code")
         if len(values) < 2:
             return skip(check, "there is only one layer")
         found = trend(values)
-        flat = not found.last < found.first
-        evidence = describe_trend(name, values, unit, digits)
-        warn = flat or (warn_on_rise and found.falls < found.steps)
-        return _judge(check, evidence, {"per_layer": values.tolist()}, warn, flat and may_fail)
+        note = not found.last < found.first or (everywhere and found.falls < found.steps)
+        return judge(check, describe_trend(name, values, unit, digits), {"per_layer": values.tolist()}, note=note)
 
     return run
 
@@ -145,13 +222,13 @@ def _dead_atoms(patient: Patient) -> Finding:
     if not patient.is_crate:
         return skip("dead-atoms", "the model has no dictionary")
     if patient.vitals is None:
-        return skip("dead-atoms", patient.why_no("images"))
+        return skip("dead-atoms", patient.why_no_states())
     if patient.vitals.dead is None:
         return skip("dead-atoms", "the layers have no sparse code")
     dead, worst = patient.vitals.dead, float(patient.vitals.dead.max())
     where = f"up to {percent(worst)} of a layer's atoms (layer {_layer(dead)})" if worst else "none in any layer"
-    evidence = f"{where}, {patient.vitals.num_images} images"
-    return _judge("dead-atoms", evidence, {"per_layer": dead.tolist()}, worst > DEAD_WARN, worst > DEAD_FAIL)
+    evidence = f"{where}, {patient.vitals.num_images} {patient.kind}"
+    return judge("dead-atoms", evidence, {"per_layer": dead.tolist()}, worst > DEAD_WARN, worst > DEAD_FAIL)
 
 
 def _collapsed_subspaces(patient: Patient) -> Finding:
@@ -162,7 +239,7 @@ def _collapsed_subspaces(patient: Patient) -> Finding:
     worst = float(ranks.min()) / p
     evidence = f"smallest effective rank {float(ranks.min()):.1f} of p = {p} (layer {_layer(ranks, largest=False)})"
     values = {"per_layer": ranks.tolist(), "subspace_dimension": p}
-    return _judge("collapsed-subspaces", evidence, values, worst < RANK_WARN, worst < RANK_FAIL)
+    return judge("collapsed-subspaces", evidence, values, worst < RANK_WARN, worst < RANK_FAIL)
 
 
 def _correlated_subspaces(patient: Patient) -> Finding:
@@ -183,7 +260,7 @@ def _correlated_subspaces(patient: Patient) -> Finding:
         f"{max(means):.3f}, random subspaces {chance:.3f}"
     )
     values = {"largest_per_layer": worst.tolist(), "mean_per_layer": means, "beyond_chance": excess}
-    return _judge(check, evidence, values, excess > OVERLAP_WARN, excess > OVERLAP_FAIL)
+    return judge(check, evidence, values, excess > OVERLAP_WARN, excess > OVERLAP_FAIL)
 
 
 def _dictionary_condition(patient: Patient) -> Finding:
@@ -193,8 +270,8 @@ def _dictionary_condition(patient: Patient) -> Finding:
     found = torch.tensor([one.condition for one in patient.dictionaries], dtype=torch.float64)
     worst, width = float(found.max()), patient.model.config.hidden_size
     evidence = f"largest condition number {worst:.3g} (layer {_layer(found)}), d = {width}"
-    warn = worst > CONDITION_WARN_PER_DIM * width
-    return _judge(check, evidence, {"per_layer": found.tolist()}, warn, worst > CONDITION_FAIL)
+    note = worst > CONDITION_PER_DIM * width
+    return judge(check, evidence, {"per_layer": found.tolist()}, note=note, fail=worst > CONDITION_FAIL)
 
 
 def _ista_step(patient: Patient) -> Finding:
@@ -202,27 +279,41 @@ def _ista_step(patient: Patient) -> Finding:
         return skip("ista-step", "the model has no dictionary")
     found = torch.tensor([one.step for one in patient.dictionaries], dtype=torch.float64)
     worst = float(found.max())
-    evidence = f"largest η ‖D‖² {worst:.3f} (layer {_layer(found)}), η = {patient.dictionaries[0].step_size:g}"
-    return _judge("ista-step", evidence, {"per_layer": found.tolist()}, worst > STEP_WARN, worst >= STEP_FAIL)
+    smallest = min(one.step_size for one in patient.dictionaries)
+    evidence = f"largest η ‖D‖² {worst:.3f} (layer {_layer(found)}), η = {smallest:g}"
+    fail = smallest <= 0 or worst > STEP_FAIL
+    return judge("ista-step", evidence, {"per_layer": found.tolist()}, note=worst > STEP_FINDING, fail=fail)
 
 
 def _token_rank(patient: Patient) -> Finding:
     if patient.vitals is None:
-        return skip("token-rank", patient.why_no("images"))
+        return skip("token-rank", patient.why_no_states())
     ranks = patient.vitals.token_rank
     worst = float(ranks.min())
     evidence = f"smallest {worst:.1f} (layer {_layer(ranks, largest=False)}), last layer {float(ranks[-1]):.1f}"
     values = {"per_layer": ranks.tolist()}
-    return _judge("token-rank", evidence, values, worst < TOKEN_RANK_WARN, worst < TOKEN_RANK_FAIL)
+    return judge("token-rank", evidence, values, worst < TOKEN_RANK_WARN, worst < TOKEN_RANK_FAIL)
+
+
+def _attention_effect(patient: Patient) -> Finding:
+    if patient.vitals is None:
+        return skip("attention-effect", patient.why_no_states())
+    found = patient.vitals.attention_effect
+    if found is None:
+        return skip("attention-effect", "a norm follows the sum, so what attention added cannot be told apart")
+    worst = float(found.min())
+    evidence = f"smallest {worst:.3g} (layer {_layer(found, largest=False)}), largest {float(found.max()):.3g}"
+    values = {"per_layer": found.tolist()}
+    return judge("attention-effect", evidence, values, warn=worst < EFFECT_WARN, fail=not worst >= EFFECT_FAIL)
 
 
 def _gradient_depth(patient: Patient) -> Finding:
     check = "gradient-depth"
     if patient.vitals is None:
-        return skip(check, patient.why_no("images"))
+        return skip(check, patient.why_no_states())
     found = patient.gradients
     if found is None:
-        return skip(check, "the model has no classification head, so there is no loss to take gradients of")
+        return skip(check, "the model has no head with a loss to take gradients of")
     if len(found) < 2:
         return skip(check, "there is only one layer")
     smallest, largest = float(found.min()), float(found.max())
@@ -231,30 +322,30 @@ def _gradient_depth(patient: Patient) -> Finding:
     evidence += f", ratio {ratio:.3g}"
     broken = not bool(torch.isfinite(found).all())
     values = {"per_layer": found.tolist(), "ratio": ratio}
-    return _judge(check, evidence, values, ratio > GRADIENT_WARN, broken or ratio > GRADIENT_FAIL)
+    return judge(check, evidence, values, ratio > GRADIENT_WARN, broken or ratio > GRADIENT_FAIL)
 
 
 def _half_precision(patient: Patient) -> Finding:
     if patient.vitals is None:
-        return skip("half-precision", patient.why_no("images"))
+        return skip("half-precision", patient.why_no_states())
     peak = patient.vitals.peak
     worst = float(peak.max())
     half = next(patient.model.parameters()).dtype == torch.float16
     evidence = f"largest |entry| {worst:.3g} (layer {_layer(peak)}), float16 ends at {HALF_LIMIT:g}"
     values = {"per_layer": peak.tolist()}
-    return _judge("half-precision", evidence, values, worst > ACTIVATION_WARN, half and worst > HALF_LIMIT)
+    return judge("half-precision", evidence, values, worst > ACTIVATION_WARN, half and worst > HALF_LIMIT)
 
 
 def _softmax_saturation(patient: Patient) -> Finding:
     check = "softmax-saturation"
     if patient.vitals is None:
-        return skip(check, patient.why_no("images"))
+        return skip(check, patient.why_no_states())
     found = patient.vitals.saturated
     if found is None:
         return skip(check, "attention maps are read from CRATE models only")
     worst = float(found.max())
     evidence = f"up to {percent(worst)} of a layer's attention rows (layer {_layer(found)})" if worst else "no row"
-    return _judge(check, evidence, {"per_layer": found.tolist()}, worst > SATURATION_WARN, worst > SATURATION_FAIL)
+    return judge(check, evidence, {"per_layer": found.tolist()}, worst > SATURATION_WARN, worst > SATURATION_FAIL)
 
 
 def _loss_curve(patient: Patient) -> Finding:
@@ -277,85 +368,28 @@ def _loss_curve(patient: Patient) -> Finding:
     if spikes:
         first = spikes[0]
         evidence += f", first at entry {first + 1} ({losses[first]:.3g} after {losses[first - 1]:.3g})"
-    return _judge("loss-curve", evidence, {"spikes": [spike + 1 for spike in spikes]}, bool(spikes) or stuck, False)
+    values = {"spikes": [spike + 1 for spike in spikes], "first": losses[0], "last": losses[-1]}
+    return judge("loss-curve", evidence, values, warn=bool(spikes), fail=stuck)
 
 
-def _labelled(patient: Patient) -> str | None:
-    """Why predictions cannot be set against labels, or `None`."""
-    if patient.vitals is None:
-        return patient.why_no("images")
-    if patient.vitals.predictions is None:
-        return "the model has no classification head"
-    return "the images have no labels" if patient.vitals.labels is None else None
-
-
-def _class_collapse(patient: Patient) -> Finding:
-    reason = _labelled(patient)
-    if reason:
-        return skip("class-collapse", reason)
-    predicted, labels = patient.vitals.predictions, patient.vitals.labels
-    size = int(max(predicted.max(), labels.max())) + 1
-    given, named = torch.bincount(labels, minlength=size), torch.bincount(predicted, minlength=size)
-    if int((given > 0).sum()) < 2:
-        return skip("class-collapse", "the images are all of one class")
-    constant = int((named > 0).sum()) == 1
-    never = ((given >= MIN_CLASS_IMAGES) & (named == 0)).nonzero()[:, 0].tolist()
-    evidence = f"{int((named > 0).sum())} classes named for images of {int((given > 0).sum())}; most frequent "
-    evidence += f"{percent(float(named.max() / named.sum()))} of {len(labels)} images"
-    if never:
-        evidence += f"; never named: {', '.join(map(str, never[:5]))}{' ...' if len(never) > 5 else ''}"
-    return _judge("class-collapse", evidence, {"never_named": never}, bool(never), constant)
-
-
-def _above_chance(patient: Patient) -> Finding:
-    reason = _labelled(patient)
-    if reason:
-        return skip("above-chance", reason)
-    labels = patient.vitals.labels
-    chance = float(torch.bincount(labels).max() / len(labels))
-    if chance == 1:
-        return skip("above-chance", "the images are all of one class")
-    found = accuracy_of(patient.vitals.predictions, labels)
-    low, high = found.interval
-    evidence = (
-        f"accuracy {percent(found.fraction)} ({percent(low)} to {percent(high)}); most frequent class {percent(chance)}"
-    )
-    return _judge("above-chance", evidence, {"accuracy": found.fraction, "chance": chance}, False, low <= chance)
-
-
-def _generalisation_gap(patient: Patient) -> Finding:
-    check = "generalisation-gap"
-    reason = _labelled(patient)
-    if reason:
-        return skip(check, reason)
-    if patient.training_accuracy is None:
-        return skip(check, patient.why_no("training images"))
-    train, held_out = patient.training_accuracy, accuracy_of(patient.vitals.predictions, patient.vitals.labels)
-    gap = train.fraction - held_out.fraction
-    apart = train.interval[0] > held_out.interval[1]
-    evidence = (
-        f"{percent(train.fraction)} of {train.num_images} training images, {percent(held_out.fraction)} of "
-        f"{held_out.num_images} held-out ones: {100 * gap:+.1f} points"
-    )
-    return _judge(check, evidence, {"gap": gap}, apart and gap > GAP_WARN, apart and gap > GAP_FAIL)
-
-
-CHECKED: dict[str, Callable[[Patient], Finding]] = {
-    "rate-trend": _falling("rate-trend", "R^c", "subspace_rate", "nats", 1, True, True),
-    "l0-trend": _falling("l0-trend", "The non-zero fraction", "nonzero", "", 3, True, True),
-    "l1-trend": _falling("l1-trend", "ℓ1 per token", "l1", "", 2, False, False),
-    "dead-atoms": _dead_atoms,
+STATE_CHECKS: dict[str, CheckFunction] = {
+    "fresh-parameters": _fresh_parameters,
+    "layer-scale": _layer_scale,
+    "few-values": _few_values,
+    "duplicate-atoms": _duplicate_atoms,
     "collapsed-subspaces": _collapsed_subspaces,
     "correlated-subspaces": _correlated_subspaces,
     "dictionary-condition": _dictionary_condition,
     "ista-step": _ista_step,
+    "rate-trend": _falling("rate-trend", "R^c", "subspace_rate", "nats", 1, True),
+    "l0-trend": _falling("l0-trend", "The non-zero fraction", "nonzero", "", 3, True),
+    "l1-trend": _falling("l1-trend", "ℓ1 per token", "l1", "", 2, False),
+    "dead-atoms": _dead_atoms,
     "token-rank": _token_rank,
+    "attention-effect": _attention_effect,
     "gradient-depth": _gradient_depth,
     "half-precision": _half_precision,
     "softmax-saturation": _softmax_saturation,
     "loss-curve": _loss_curve,
-    "class-collapse": _class_collapse,
-    "above-chance": _above_chance,
-    "generalisation-gap": _generalisation_gap,
 }
-"""Every check of `CHECKS` but "finite", by its id."""
+"""The checks of `CHECKS` that read weights, states or the log, but "finite", by their ids."""

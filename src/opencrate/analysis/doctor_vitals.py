@@ -1,4 +1,4 @@
-"""What the doctor measures of a model: one pass over the images, one backward pass, its predictions."""
+"""What the doctor measures of a model's layers: one pass over images or texts, and one backward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..blocks import MSSA, CrateLayer
 from ..objective import sparsity, subspace_coding_rate
 from .doctor_signatures import SATURATED_WEIGHT
 from .evaluation import wilson_interval
-from .foreign import blocks_of, hooks_of
+from .foreign import POST_NORM, blocks_of, hooks_of
 from .geometry import effective_rank, token_singular_values
 from .inputs import Batch, evaluating, place, read_batches
 from .states import LayerStates, record
@@ -46,7 +46,7 @@ class Vitals:
     """What one pass over the images shows; per-layer tensors are float64 `(L)`, means over images unless said.
 
     Attributes:
-        num_images: looked at.
+        num_images: looked at, images or texts.
         subspace_rate: R^c(Z^{ℓ+½} | U^ℓ), nats; `None` for a model without a learned U.
         nonzero: fraction of non-zero entries of the codes; `None` where a model shows none.
         l1: ℓ1 of the codes per token.
@@ -54,9 +54,9 @@ class Vitals:
         token_rank: effective rank of the tokens Z^{ℓ+1}.
         peak: largest |entry| of any state.
         saturated: fraction of attention rows with a weight above `SATURATED_WEIGHT`; `None` where maps are not shown.
+        attention_effect: deviation of Z^{ℓ+½} - Z^ℓ from its mean over tokens and inputs, against that of Z^ℓ, the mean
+            over batches; `None` where a norm stands between the two.
         broken: (layer, state) of the first state that is not finite; nothing else is known then.
-        predictions: `(n)`, `None` for a model without a head.
-        labels: `(n)`, `None` where the images have none.
     """
 
     num_images: int = 0
@@ -67,33 +67,27 @@ class Vitals:
     token_rank: Tensor | None = None
     peak: Tensor | None = None
     saturated: Tensor | None = None
+    attention_effect: Tensor | None = None
     broken: tuple[int, str] | None = None
-    predictions: Tensor | None = None
-    labels: Tensor | None = None
 
 
 def measure_vitals(model: nn.Module, batches: Iterable[Batch]) -> Vitals:
-    """Run the model once over the images and keep what the checks read."""
+    """Run the model once over the inputs and keep what the checks read."""
     crate = bool(modules_of(model, MSSA))
     totals: dict[str, Tensor] = {}
     used: list[Tensor] = []
     peak = torch.zeros(0)
-    num_images, labels = 0, []
-    for fields in read_batches(batches):
-        if "labels" in fields:
-            labels.append(fields["labels"].cpu())
-        inputs = {key: value for key, value in fields.items() if key != "labels"}
-        for states in record(model, [inputs], attentions=crate):
-            broken = _broken(states)
-            if broken is not None:
-                return Vitals(broken=broken)
-            sums, active, highest = _batch_vitals(states, crate)
-            totals = {key: value + totals.get(key, 0) for key, value in sums.items()}
-            used = [now | before for now, before in zip(active, used)] if used else active
-            peak = torch.maximum(highest, peak) if len(peak) else highest
-            num_images += states.num_images
+    num_images = 0
+    for states in record(model, batches, attentions=crate):
+        broken = _broken(states)
+        if broken is not None:
+            return Vitals(broken=broken)
+        sums, active, highest = _batch_vitals(states, crate)
+        totals = {key: value + totals.get(key, 0) for key, value in sums.items()}
+        used = [now | before for now, before in zip(active, used)] if used else active
+        peak = torch.maximum(highest, peak) if len(peak) else highest
+        num_images += states.num_images
     means = {key: value / num_images for key, value in totals.items()}
-    predictions, _ = predict(model, batches)
     return Vitals(
         num_images=num_images,
         subspace_rate=means.get("subspace_rate"),
@@ -103,27 +97,24 @@ def measure_vitals(model: nn.Module, batches: Iterable[Batch]) -> Vitals:
         token_rank=means["token_rank"],
         peak=peak,
         saturated=means.get("saturated"),
-        predictions=predictions,
-        labels=torch.cat(labels) if labels else None,
+        attention_effect=means.get("attention_effect"),
     )
 
 
 def relative_gradients(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
-    """Gradient norm over weight norm of every layer for one batch's mean cross-entropy, float64 `(L)`.
+    """Gradient norm over weight norm of every layer for one batch's loss, float64 `(L)`.
 
-    Without labels the model's own predictions stand for them. No gradient is left in the model. `None` for a model
-    without a head.
+    The loss is the mean cross-entropy of images (without labels, of the model's own predictions) or of tokens, or an
+    autoencoder's own loss. No gradient is left in the model. `None` for a model without a head.
     """
     blocks = modules_of(model, CrateLayer) or blocks_of(model, hooks_of(model))
     weights = [[weight for weight in block.parameters() if weight.requires_grad] for block in blocks]
     flat = [weight for block in weights for weight in block]
-    inputs = {key: place(value, model) for key, value in batch.items() if key != "labels"}
     with evaluating(model), torch.enable_grad():
-        logits = getattr(model(**inputs), "logits", None)
-        if logits is None or logits.ndim != 2:
+        loss = _loss(model, {key: place(value, model) for key, value in batch.items()})
+        if loss is None:
             return None
-        labels = batch["labels"].to(logits.device) if "labels" in batch else logits.argmax(1)
-        found = iter(torch.autograd.grad(cross_entropy(logits.float(), labels), flat, allow_unused=True))
+        found = iter(torch.autograd.grad(loss, flat, allow_unused=True))
     ratios = []
     for block in weights:
         pairs = [(next(found), weight) for weight in block]
@@ -133,42 +124,47 @@ def relative_gradients(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor 
     return torch.tensor(ratios, dtype=torch.float64)
 
 
+def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor | None:
+    """The loss of one batch on the model's device; `None` for a model without a head."""
+    labels = batch.pop("labels", None)
+    if "input_ids" in batch:
+        return None if labels is None else getattr(model(**batch, labels=labels), "loss", None)
+    outputs = model(**batch)
+    logits = getattr(outputs, "logits", None)
+    if logits is None or logits.ndim != 2:
+        return getattr(outputs, "loss", None)
+    return cross_entropy(logits.float(), logits.argmax(1) if labels is None else labels)
+
+
 def modules_of(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
     """The modules of one kind, in the model's order."""
     return [module for module in model.modules() if isinstance(module, kind)]
 
 
-def first_images(batches: Iterable[Batch], num_images: int | None) -> list[dict[str, Tensor]]:
-    """The first images, in batches; all where there are fewer."""
-    kept, left = [], math.inf if num_images is None else num_images
-    for fields in read_batches(batches):
-        if left <= 0:
-            break
-        kept.append({key: value[: int(min(left, len(value)))] for key, value in fields.items()})
-        left -= len(next(iter(kept[-1].values())))
-    return kept
-
-
-def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor | None, Tensor | None]:
-    """Predicted classes and labels `(n)`; `None` for what is not there."""
-    predicted, labels = [], []
+def logits_of(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None:
+    """Logits of images, float32 `(n, C)` on the CPU; `None` for a model without a classification head."""
+    found = []
     for fields in read_batches(batches):
         inputs = {key: place(value, model) for key, value in fields.items() if key != "labels"}
         with evaluating(model):
             logits = getattr(model(**inputs), "logits", None)
         if logits is None or logits.ndim != 2:
-            return None, None
-        predicted.append(logits.argmax(1).cpu())
-        if "labels" in fields:
-            labels.append(fields["labels"].cpu())
-    return torch.cat(predicted), torch.cat(labels) if labels else None
+            return None
+        found.append(logits.float().cpu())
+    return torch.cat(found)
 
 
-def accuracy_of(predicted: Tensor | None, labels: Tensor | None) -> Accuracy | None:
-    """Of predicted classes against labels, `(n)` each; `None` where one is not there."""
-    if predicted is None or labels is None:
+def labels_of(batches: Iterable[Batch]) -> Tensor | None:
+    """Labels `(n)`; `None` where the images have none."""
+    found = [fields.get("labels") for fields in read_batches(batches)]
+    return None if any(labels is None for labels in found) else torch.cat(found).cpu()
+
+
+def accuracy_of(logits: Tensor | None, labels: Tensor | None) -> Accuracy | None:
+    """Of logits `(n, C)` against labels `(n)`; `None` where one is not there."""
+    if logits is None or labels is None:
         return None
-    return Accuracy(int((predicted == labels).sum()), len(labels))
+    return Accuracy(int((logits.argmax(1) == labels).sum()), len(labels))
 
 
 def _broken(states: LayerStates) -> tuple[int, str] | None:
@@ -181,12 +177,21 @@ def _broken(states: LayerStates) -> tuple[int, str] | None:
     return None
 
 
+def _deviation(tokens: Tensor) -> Tensor:
+    """Norm of the distance of tokens `(B, N, d)` from their mean, a scalar."""
+    flat = tokens.flatten(0, 1).double()
+    return (flat - flat.mean(0)).norm()
+
+
 def _batch_vitals(states: LayerStates, crate: bool) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
     """Sums over images per layer, which code coordinates were used, and the largest entry per layer."""
     sums: dict[str, list[Tensor]] = {}
     used, peaks = [], []
     for index, step in enumerate(states.steps()):
         found = {"token_rank": effective_rank(token_singular_values(step.after))}
+        if states.half_step != POST_NORM:
+            effect = _deviation(step.compressed - step.before) / _deviation(step.before).clamp_min(1e-30)
+            found["attention_effect"] = effect.expand(states.num_images)
         if crate:
             found["subspace_rate"] = subspace_coding_rate(step.compressed, step.subspaces, EPS)
             if step.codes is not None:

@@ -63,6 +63,7 @@ class DictionaryGeometry:
         scaled_gram_error: the same against c I in both cases, so that a wrong scale alone does not count.
         coherence: largest |cosine| between two atoms (columns).
         mean_coherence: their mean.
+        nearest: of every atom the largest |cosine| with another one, `(m)`; 0 for a single atom.
         condition: largest over smallest of the min(d, m) singular values; infinite when one is 0.
         squared_norm: ‖D‖_2^2.
         step: η ‖D‖_2^2. A gradient step on the quadratic part descends below 2 and is proven for <= 1.
@@ -74,6 +75,7 @@ class DictionaryGeometry:
     scaled_gram_error: float
     coherence: float
     mean_coherence: float
+    nearest: Tensor
     condition: float
     squared_norm: float
     step: float
@@ -166,6 +168,7 @@ def dictionary_geometry(D: Tensor, step_size: float) -> DictionaryGeometry:
         scaled_gram_error=scaled,
         coherence=float(off.max()) if len(off) else math.nan,
         mean_coherence=float(off.mean()) if len(off) else math.nan,
+        nearest=(cosines * ~torch.eye(m, dtype=torch.bool)).amax(0),
         condition=float(values[0] / values[-1]) if values[-1] > 0 else math.inf,
         squared_norm=float(values[0] ** 2),
         step=float(step_size * values[0] ** 2),

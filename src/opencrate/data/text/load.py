@@ -85,7 +85,7 @@ def load_text(
     check_objective(tokenizer, objective)
     tokenizer.model_max_length = data.block_size
     files = {part: tokenised(documents, tokenizer) for part, documents in parts.items()}
-    made = {part: _dataset(file, data, objective, tokenizer, part) for part, file in files.items()}
+    made = {part: blocks_of(file, data, objective, tokenizer, part) for part, file in files.items()}
     for part, file in files.items():
         if file.counts.unknown:
             share = file.counts.unknown / file.counts.tokens
@@ -146,9 +146,14 @@ def _keep(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
             made.rename(folder)
 
 
-def _dataset(
+def blocks_of(
     file: TokenFile, data: TextData, objective: Objective, tokenizer: PreTrainedTokenizerBase, part: str
 ) -> Dataset:
+    """The tokens of one part as blocks with labels for the objective.
+
+    Raises:
+        ValueError: less text than one block.
+    """
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     try:
         blocks = TokenBlocks(file, data.block_size, data.packing, frame_of(tokenizer), pad)

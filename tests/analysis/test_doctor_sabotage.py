@@ -1,0 +1,87 @@
+"""Every kind of damage of `benchmarks/doctor_sabotage.py` on small trained models: the doctor sees it, and nothing else.
+
+The models in `doctor_models` are runs of `opencrate train digits model.config.hidden_size=48
+model.config.num_hidden_layers=4 model.config.num_attention_heads=4 training.num_train_epochs=25
+training.learning_rate=2e-3 training.seed=5` and of `digits-mae` with the same width, three and one layers and
+`training.learning_rate=4e-3`; the language model is trained here for a second or two.
+"""
+
+import contextlib
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from opencrate import diagnose
+from opencrate.analysis.doctor import CHECKS, FAIL, FINDING, NOT_CHECKED, OK
+
+from .language_models import STORY, causal
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import doctor_study as study  # noqa: E402
+from doctor_sabotage import SABOTAGES, DoesNotApply, Patient, apply, write_score  # noqa: E402
+
+KINDS = ("digits", "mae", "text")
+NEEDS_MORE = {"colours-swapped", "other-seed-mixed", "other-seed-layer"}
+"""Sabotages that fit none of these models: no colour, no second seed."""
+
+
+def language_patient() -> Patient:
+    """A small causal CRATE that has learnt to spell STORY, on the blocks it was trained on."""
+    language = causal("crate", steps=60)
+    ids = torch.tensor(language.tokenizer(STORY)["input_ids"])
+    blocks = ids[: len(ids) // 32 * 32].view(-1, 32)[:64]
+    patient = Patient(language.model, [{"input_ids": blocks, "labels": blocks.clone()}], stored={"loss": 0.0})
+    write_score(patient)
+    return patient
+
+
+@pytest.fixture(scope="module")
+def patients() -> dict[str, Patient]:
+    """One healthy patient of each kind."""
+    folders = {kind: Path(__file__).parent / "doctor_models" / kind for kind in ("digits", "mae")}
+    return {kind: study.open_patient(folder) for kind, folder in folders.items()} | {"text": language_patient()}
+
+
+def verdicts(patient: Patient) -> dict[str, str]:
+    found = diagnose(patient.model, **patient.options())
+    return {one.check: one.verdict for one in found.findings}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_healthy_models_pass(patients, kind):
+    found = verdicts(patients[kind])
+    assert {check: verdict for check, verdict in found.items() if verdict not in (OK, FINDING, NOT_CHECKED)} == {}
+    assert found["stored-score"] == OK
+
+
+@pytest.mark.parametrize("name", [name for name in SABOTAGES if name not in NEEDS_MORE])
+def test_damage_is_seen(patients, name):
+    """On every kind of model that has the part, and one of them has it."""
+    seen = {}
+    for kind, patient in patients.items():
+        sick = copy.deepcopy(patient)
+        with contextlib.suppress(DoesNotApply):
+            apply(name, sick)
+            seen[kind] = [check for check, verdict in verdicts(sick).items() if verdict == FAIL]
+    assert seen and all(seen.values()), seen
+
+
+@pytest.mark.parametrize("name", ["attention-zero-all", "attention-zero-one", "class-never", "layer-fresh"])
+def test_damage_is_seen_without_the_run(patients, name):
+    """Without the stored score, the log and training images, and where it can be without labels."""
+    sick = copy.deepcopy(patients["digits"])
+    apply(name, sick)
+    pixels = [batch["pixel_values"] for batch in sick.batches]
+    assert not diagnose(sick.model, sick.batches).healthy()
+    assert diagnose(sick.model, pixels).healthy() == (name == "class-never")
+
+
+def test_the_documents_tables_are_the_generated_ones():
+    text = study.DOCS.read_text(encoding="utf-8")
+    assert study.docs_with_tables(text) == text
+    assert [row["check"] for row in study.read_table("checks")] == [f"`{check}`" for check in CHECKS]
+    assert {row["sabotage"] for row in study.read_table("sabotages")} <= set(SABOTAGES) | {study.HEALTHY}
