@@ -121,7 +121,9 @@ def test_constraints_released(form):
     torch.testing.assert_close(weight, bases.movedim(0, 1).flatten(1).mT)
 
 
-@pytest.mark.parametrize("form", ["causal", *(pytest.param(one, marks=pytest.mark.slow) for one in ("complete", "mlp"))])
+@pytest.mark.parametrize(
+    "form", ["causal", *(pytest.param(one, marks=pytest.mark.slow) for one in ("complete", "mlp"))]
+)
 def test_graphs_of_other_kinds(form):
     """torch.jit.trace, and torch.compile in one graph in bfloat16, where the attention's backend is chosen."""
     model, inputs, other = model_of(form, **CHANGES), inputs_of(form), inputs_of(form, batch=3)
