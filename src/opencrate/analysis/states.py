@@ -169,7 +169,7 @@ def _recorder(
     chosen = _chosen(layers, len(blocks))
     which = "values" if subspaces == "pca" else subspaces
     bases = {layer: foreign.projection_bases(model, blocks[layer - 1], hooks, which) for layer in chosen}
-    return lambda inputs: _foreign_states(model, inputs, blocks, bases, hooks, SUBSPACES[which])
+    return lambda inputs: _foreign_states(model, inputs, blocks, bases, hooks, which)
 
 
 def _run(
@@ -225,15 +225,15 @@ def _foreign_states(
     blocks: Sequence[nn.Module],
     bases: Mapping[int, Tensor],
     hooks: BlockHooks,
-    kind: str,
+    which: str,
 ) -> LayerStates:
     """What hooks on the blocks of another transformer read."""
-    found = foreign.run_and_capture(model, inputs, [blocks[layer - 1] for layer in bases], hooks)
+    found = foreign.run_and_capture(model, inputs, [blocks[layer - 1] for layer in bases], hooks, which)
     mask = _mask(inputs)
     steps = tuple(
         LayerStep(
             before=states["before"],
-            projected=torch.einsum("bnd,kdp->bknp", states["attended"], bases[layer]),
+            projected=states["projected"],
             subspaces=bases[layer],
             compressed=states["compressed"],
             after=states["after"],
@@ -243,7 +243,7 @@ def _foreign_states(
         )
         for layer, states in zip(bases, found)
     )
-    return LayerStates(steps, subspace_kind=kind, half_step=hooks.half_step, mask=mask)
+    return LayerStates(steps, subspace_kind=SUBSPACES[which], half_step=hooks.half_step, mask=mask)
 
 
 def _mask(inputs: Mapping[str, Tensor]) -> Tensor | None:
