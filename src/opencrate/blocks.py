@@ -162,8 +162,10 @@ def affine_of(linear_map: nn.Module, width: int) -> tuple[Tensor, Tensor]:
 
 def has_plain_weight(linear_map: nn.Module) -> bool:
     """Whether a linear map applies the parameter that stands in it: nothing wrapped, pruned, offloaded or patched."""
-    own = getattr(linear_map.forward, "__func__", None) is nn.Linear.forward
-    return own and "weight" in linear_map._parameters and linear_map.weight.device.type != "meta"
+    if getattr(linear_map.forward, "__func__", None) is not nn.Linear.forward or "weight" not in linear_map._parameters:
+        return False
+    weight = linear_map.weight  # a quantised one is a class of its own, which may not transpose
+    return weight.device.type != "meta" and (traced() or type(weight) in (Tensor, nn.Parameter))
 
 
 class Heads(nn.Module):

@@ -103,3 +103,22 @@ def test_projections_under_an_adapter(model_type, which):
     torch.testing.assert_close(
         torch.einsum("bnd,kdp->bknp", seen[-1], step.subspaces), step.projected, rtol=1e-4, atol=1e-5
     )
+
+
+class Peft(nn.Module):
+    """What peft puts around a whole model."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.base_model = model
+        self.config = model.config
+
+    def get_base_model(self) -> nn.Module:
+        return self.base_model
+
+
+@pytest.mark.parametrize("wrap", [Peft, nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_a_wrapped_model_is_recorded_as_the_model_inside(wrap):
+    model = tiny("vit")
+    for one, other in zip(steps_of(model, "vit"), steps_of(wrap(model), "vit"), strict=True):
+        assert torch.equal(one.after, other.after) and torch.equal(one.projected, other.projected)
