@@ -39,9 +39,10 @@ __all__ = [
     "Linear",
     "Sparsification",
     "Synthesis",
+    "affine_of",
     "attention_function",
     "dtype_of",
-    "matrix_of",
+    "has_plain_weight",
     "orthogonality_loss",
     "read_by",
     "record",
@@ -147,8 +148,8 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), torch.float32)
 
 
-def matrix_of(linear_map: nn.Module, width: int) -> Tensor:
-    """The ``(d, m)`` matrix of a linear map: what its own forward makes of the d unit vectors, less what of zero.
+def affine_of(linear_map: nn.Module, width: int) -> tuple[Tensor, Tensor]:
+    """The ``(d, m)`` matrix and the ``(m,)`` offset of a linear map: what it makes of the unit vectors and of zero.
 
     So an adapter, a hook, a pruned, quantised or offloaded weight counts, whatever the map has become.
     """
@@ -156,13 +157,15 @@ def matrix_of(linear_map: nn.Module, width: int) -> Tensor:
     rows = torch.eye(width + 1, width, dtype=dtype_of(linear_map), device=device)  # the last row is zero
     with torch.autocast(rows.device.type, enabled=False):
         images = linear_map(rows[None])[0]
-    return images[:-1] - images[-1:]
+    return images[:-1] - images[-1:], images[-1]
 
 
 def has_plain_weight(linear_map: nn.Module) -> bool:
-    """Whether ``x W^T`` with the weight that stands in it is all that a linear map without bias does."""
-    own = getattr(linear_map.forward, "__func__", None) is nn.Linear.forward
-    return own and not linear_map._forward_pre_hooks and linear_map.weight.device.type != "meta"
+    """Whether a linear map applies the parameter that stands in it: nothing wrapped, pruned, offloaded or patched."""
+    if getattr(linear_map.forward, "__func__", None) is not nn.Linear.forward or "weight" not in linear_map._parameters:
+        return False
+    weight = linear_map.weight  # a quantised one is a class of its own, which may not transpose
+    return weight.device.type != "meta" and (traced() or type(weight) in (Tensor, nn.Parameter))
 
 
 class Heads(nn.Module):
@@ -213,7 +216,7 @@ class MSSA(nn.Module):
         return self.subspaces.weight.mT if has_plain_weight(self.subspaces) else self._asked_weight()
 
     def _asked_weight(self) -> Tensor:
-        return matrix_of(self.subspaces, self.config.hidden_size)
+        return affine_of(self.subspaces, self.config.hidden_size)[0]
 
     def _constrained(self, joined: Tensor) -> Tensor:
         """``(d, K p)`` -> the same, orthonormal where the configuration says so."""

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from ..blocks import ISTA, MLP
 from . import foreign
@@ -27,12 +26,16 @@ def codes_kind(model: nn.Module) -> str:
 
 
 def code_modules(model: nn.Module) -> list[nn.Module]:
-    """Per layer the module that makes the code (ISTA, MLP), or of another model the linear map that reads it.
+    """Per layer the module that makes the code (ISTA), or of an MLP the linear map that reads it.
 
     Raises:
         ValueError: a model of an unknown type.
     """
-    own = [module for module in model.modules() if isinstance(module, (ISTA, MLP))]
+    own = [
+        module if isinstance(module, ISTA) else module.down
+        for module in model.modules()
+        if isinstance(module, (ISTA, MLP))
+    ]
     if own:
         return own
     hooks = foreign.hooks_of(model)
@@ -53,10 +56,8 @@ def directions(model: nn.Module, layer: int, features: Tensor | None = None) -> 
             D = torch.eye(module.dictionary.shape[1], device=module.dictionary.device)
         else:
             D = module.effective_dictionary() if decode == "tied" else module.decoder_dictionary
-    elif isinstance(module, MLP):
-        D = module.down.weight
     else:
-        D = module.weight.mT if isinstance(module, Conv1D) else module.weight
+        D = foreign.affine_in_use(module)[0].mT
     return (D if features is None else D[:, features]).detach()
 
 
@@ -79,7 +80,7 @@ def promoted_logits(model: PreTrainedModel, written: Tensor) -> Tensor:
         written = written - written.mean(0)
     if norm is not None:
         written = norm.weight.detach()[:, None] * written
-    return head.weight.detach() @ written
+    return foreign.affine_in_use(head)[0].mT @ written
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def feature_set_to(model: nn.Module, layer: int, feature: int, value: float) -> 
         changed[..., feature] = value
         return (changed, *arguments[1:])
 
-    makes = isinstance(module, (ISTA, MLP))
+    makes = isinstance(module, ISTA)
     handle = module.register_forward_hook(change_output) if makes else module.register_forward_pre_hook(change_input)
     try:
         yield

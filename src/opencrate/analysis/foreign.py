@@ -10,11 +10,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from ..blocks import affine_of, has_plain_weight
 
 PRE_NORM = "Z + Attention(LN(Z))"
 POST_NORM = "LN(Z + Attention(Z)), normalised after the sum, as this model does"
@@ -67,6 +70,9 @@ KNOWN_MODELS: dict[str, BlockHooks] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
 }
 """Hooks by transformers' `model_type`."""
+
+
+_FIELDS = {"values": "value", "keys": "key"}
 
 
 def hooks_of(model: nn.Module, hooks: BlockHooks | None = None) -> BlockHooks:
@@ -128,83 +134,133 @@ def projection_bases(model: nn.Module, block: nn.Module, hooks: BlockHooks, whic
     Raises:
         ValueError: no such module, not a linear map, or its columns do not divide into heads.
     """
-    field = {"values": "value", "keys": "key"}[which]
-    name, part, parts = _split_part(getattr(hooks, field))
-    module = _descend(block, name, f"hooks.{field}", "a block")
-    if not isinstance(module, (nn.Linear, Conv1D)):
+    columns, _ = affine_in_use(_projection(block, hooks, which))
+    return _heads(columns, model, hooks, which).movedim(1, 0)
+
+
+def affine_in_use(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """The `(d, m)` matrix and `(m,)` bias of a linear map as its forward applies them, with an adapter around it.
+
+    Raises:
+        ValueError: not a linear map.
+    """
+    inner = next((one for one in module.modules() if isinstance(one, (nn.Linear, Conv1D))), None)
+    if inner is None:
+        raise ValueError(f"{type(module).__name__}: not a linear map")
+    if inner is module and isinstance(module, Conv1D):
+        return module.weight.detach(), module.bias.detach()
+    if inner is module and has_plain_weight(module):
+        return module.weight.detach().mT, None if module.bias is None else module.bias.detach()
+    with torch.no_grad():
+        return affine_of(module, inner.nx if isinstance(inner, Conv1D) else inner.in_features)
+
+
+def _projection(block: nn.Module, hooks: BlockHooks, which: str) -> nn.Module:
+    field = _FIELDS[which]
+    name = getattr(hooks, field)
+    module = _descend(block, _split_part(name)[0], f"hooks.{field}", "a block")
+    has_weight = isinstance(getattr(module, "weight", None), Tensor)
+    if not (has_weight and any(isinstance(one, (nn.Linear, Conv1D)) for one in module.modules())):
         raise ValueError(f"hooks.{field}='{name}': a {type(module).__name__}, not a linear map")
-    weight = module.weight.detach().mT if isinstance(module, nn.Linear) else module.weight.detach()
-    width = weight.shape[1] // parts
-    columns, head_dim = weight[:, (part - 1) * width : part * width], _head_dim(model, hooks)
+    return module
+
+
+def _heads(columns: Tensor, model: nn.Module, hooks: BlockHooks, which: str) -> Tensor:
+    """The projection's part of what a linear map gives, by heads: `(..., m)` -> `(..., K, p)`."""
+    field = _FIELDS[which]
+    name, part, parts = _split_part(getattr(hooks, field))
+    width, head_dim = columns.shape[-1] // parts, _head_dim(model, hooks)
     if width % head_dim:
         raise ValueError(f"hooks.{field}='{name}': {width} columns do not divide into heads of {head_dim}")
-    return columns.unflatten(1, (-1, head_dim)).permute(1, 0, 2)
+    return columns[..., (part - 1) * width : part * width].unflatten(-1, (-1, head_dim))
 
 
 def run_and_capture(
-    model: nn.Module, inputs: Mapping[str, Tensor], blocks: Sequence[nn.Module], hooks: BlockHooks
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    blocks: Sequence[nn.Module],
+    hooks: BlockHooks,
+    which: str = "values",
 ) -> list[dict[str, Tensor]]:
     """Run the model without its head and read its states at the given blocks.
+
+    The hooks that read are set for this run, after all that the model has, so they see what the model goes on with.
 
     Args:
         inputs: model inputs by name, on the model's device; a model that is none of transformers' gets the first alone.
         blocks: the blocks to read; a subset of `blocks_of`.
+        which: "values" or "keys", the projection to read.
 
     Returns:
-        Per block `before`, `attended` (what the value projection reads), `compressed`, `after`, each `(B, N, d)`, and
-        `codes` `(B, N, m)` where the hooks name it.
+        Per block `before`, `compressed`, `after`, each `(B, N, d)`, `projected` `(B, K, N, p)`, which is the output of
+        the projection less its bias, and `codes` `(B, N, m)` where the hooks name it.
 
     Raises:
         ValueError: a named module does not exist or did not run.
     """
     base = base_of(model, hooks)
-    with _capture(blocks, hooks) as found:
+    biases = [affine_in_use(_projection(block, hooks, which))[1] for block in blocks]
+    with _capture(blocks, blocks_of(model, hooks), hooks, which) as found:
         if isinstance(base, PreTrainedModel):
             base(**inputs)
         else:
             base(next(iter(inputs.values())))
-    needed = {"before", "attended", "compressed", "after"}
-    for states in found:
+    needed = {"before", "projected", "compressed", "after"}
+    for states, bias in zip(found, biases):
         missing = sorted(needed - states.keys())
         if missing:
             raise ValueError(f"hooks: nothing came past the place for {', '.join(missing)}; check the module names")
+        output = states["projected"] if bias is None else states["projected"] - bias
+        states["projected"] = _heads(output, model, hooks, which).transpose(1, 2)
     return found
 
 
 @contextmanager
-def _capture(blocks: Sequence[nn.Module], hooks: BlockHooks) -> Iterator[list[dict[str, Tensor]]]:
+def _capture(
+    blocks: Sequence[nn.Module], stack: Sequence[nn.Module], hooks: BlockHooks, which: str
+) -> Iterator[list[dict[str, Tensor]]]:
     found: list[dict[str, Tensor]] = [{} for _ in blocks]
+    following = dict(pairwise(stack))
     handles = []
     try:
         for block, states in zip(blocks, found):
-            handles += _hook_block(block, states, hooks)
+            handles += _hook_block(block, following.get(block), states, hooks, which)
         yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _hook_block(block: nn.Module, states: dict[str, Tensor], hooks: BlockHooks) -> list:
-    """Hooks on one block that put its states into `states`."""
+def _hook_block(
+    block: nn.Module, following: nn.Module | None, states: dict[str, Tensor], hooks: BlockHooks, which: str
+) -> list:
+    """Hooks on one block, and on what the block after it reads, that put its states into `states`."""
 
     def read_input(name: str):
         def hook(module, arguments, keywords):
-            states[name] = arguments[0] if arguments else next(iter(keywords.values()))
+            state = arguments[0] if arguments else next(iter(keywords.values()))
+            if name not in states or state.shape == states[name].shape:  # models may pool between blocks
+                states[name] = state
 
         return hook
 
-    def read_output(module, arguments, output):
-        states["after"] = output if isinstance(output, Tensor) else output[0]
+    def read_output(name: str):
+        def hook(module, arguments, output):
+            states[name] = output if isinstance(output, Tensor) else output[0]
+
+        return hook
 
     places = {
-        "attended": _descend(block, _split_part(hooks.value)[0], "hooks.value", "a block"),
         "compressed": _descend(block, hooks.compressed, "hooks.compressed", "a block"),
         "before": block,
     }
     if hooks.codes is not None:
         places["codes"] = _first(block, hooks.codes)
+    if following is not None:
+        places["after"] = following
     handles = [module.register_forward_pre_hook(read_input(name), with_kwargs=True) for name, module in places.items()]
-    return [*handles, block.register_forward_hook(read_output)]
+    outputs = {"after": block, "projected": _projection(block, hooks, which)}
+    return [*handles, *(module.register_forward_hook(read_output(name)) for name, module in outputs.items())]
 
 
 def _first(block: nn.Module, names: str | tuple[str, ...]) -> nn.Module:

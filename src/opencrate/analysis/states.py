@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from ..blocks import MSSA, Attention
@@ -124,6 +125,7 @@ def record(
     """
     if subspaces not in SUBSPACES:
         raise ValueError(f"subspaces='{subspaces}': must be one of {', '.join(SUBSPACES)}")
+    model = unwrapped(model)
     run = _recorder(model, layers, subspaces, hooks, attentions)
     estimated = None
     if subspaces == "pca":
@@ -140,11 +142,18 @@ def describe_states(model: nn.Module, subspaces: str = "values", hooks: BlockHoo
 
     A CRATE with ordinary attention, an ablation, has value projections in the place of U.
     """
+    model = unwrapped(model)
     if not _is_crate(model, hooks):
         return SUBSPACES[subspaces], foreign.hooks_of(model, hooks).half_step
     plain = any(isinstance(module, Attention) for module in model.modules())
     kind = SUBSPACES["pca" if subspaces == "pca" else "values"] if plain or subspaces == "pca" else LEARNED
     return kind, foreign.PRE_NORM if plain else CRATE_HALF_STEP
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside what DistributedDataParallel, torch.compile or peft put around it; adapters in it stay."""
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _is_crate(model: nn.Module, hooks: BlockHooks | None) -> bool:
@@ -169,7 +178,7 @@ def _recorder(
     chosen = _chosen(layers, len(blocks))
     which = "values" if subspaces == "pca" else subspaces
     bases = {layer: foreign.projection_bases(model, blocks[layer - 1], hooks, which) for layer in chosen}
-    return lambda inputs: _foreign_states(model, inputs, blocks, bases, hooks, SUBSPACES[which])
+    return lambda inputs: _foreign_states(model, inputs, blocks, bases, hooks, which)
 
 
 def _run(
@@ -225,15 +234,15 @@ def _foreign_states(
     blocks: Sequence[nn.Module],
     bases: Mapping[int, Tensor],
     hooks: BlockHooks,
-    kind: str,
+    which: str,
 ) -> LayerStates:
     """What hooks on the blocks of another transformer read."""
-    found = foreign.run_and_capture(model, inputs, [blocks[layer - 1] for layer in bases], hooks)
+    found = foreign.run_and_capture(model, inputs, [blocks[layer - 1] for layer in bases], hooks, which)
     mask = _mask(inputs)
     steps = tuple(
         LayerStep(
             before=states["before"],
-            projected=torch.einsum("bnd,kdp->bknp", states["attended"], bases[layer]),
+            projected=states["projected"],
             subspaces=bases[layer],
             compressed=states["compressed"],
             after=states["after"],
@@ -243,7 +252,7 @@ def _foreign_states(
         )
         for layer, states in zip(bases, found)
     )
-    return LayerStates(steps, subspace_kind=kind, half_step=hooks.half_step, mask=mask)
+    return LayerStates(steps, subspace_kind=SUBSPACES[which], half_step=hooks.half_step, mask=mask)
 
 
 def _mask(inputs: Mapping[str, Tensor]) -> Tensor | None:
