@@ -12,7 +12,18 @@ logger = logging.getLogger(__name__)
 
 PART_WORDS = {
     "train": {"train", "training", "trn", "tr"},
-    "validation": {"validation", "valid", "val", "dev", "devel", "development", "eval", "evaluation", "vld"},
+    "validation": {
+        "validation",
+        "valid",
+        "val",
+        "dev",
+        "devel",
+        "development",
+        "eval",
+        "evaluation",
+        "vld",
+        "validate",
+    },
     "test": {"test", "testing", "tst", "ts", "te", "holdout"},
 }
 """Words for each part, in lower case."""
