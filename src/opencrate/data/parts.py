@@ -24,7 +24,7 @@ PART_WORDS = {
         "vld",
         "validate",
     },
-    "test": {"test", "testing", "tst", "ts", "te", "holdout"},
+    "test": {"test", "tests", "testing", "tst", "ts", "te", "holdout"},
 }
 """Words for each part, in lower case."""
 _PART_OF_WORD = {word: part for part, words in PART_WORDS.items() for word in words}
