@@ -58,7 +58,7 @@ def made_images(size: tuple[int, int], count: int) -> Dataset:
         out = io.BytesIO()
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
         cells.append({"path": None, "bytes": out.getvalue()})
-    return labelled_dataset(cells, [number % 2 for number in range(count)], ["even", "odd"])
+    return labelled_dataset(cells, [number % 2 for number in range(count)], ["even", "odd"], "benchmark")
 
 
 def rate(function: Callable[[], object], count: int, repeats: int) -> float:

@@ -175,7 +175,10 @@ def _num_channels(image_mean: Any) -> int:
 
 def _array_of(image: Any, layout: str | ChannelDimension | None) -> np.ndarray:
     """A tensor or array as NumPy `(C, H, W)` with 1 to 4 channels."""
-    array = image if isinstance(image, np.ndarray) else image.detach().cpu().numpy()
+    if not isinstance(image, np.ndarray):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy has no bfloat16
+    array = image
     if layout is None:
         try:
             layout = infer_channel_dimension_format(array, num_channels=(1, 3, 4))

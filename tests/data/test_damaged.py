@@ -244,10 +244,13 @@ def said(caplog):
 
 
 @pytest.mark.parametrize("names", SAME)
-def test_classes_that_look_the_same_are_refused_in_one_part(names, tmp_path):
+def test_classes_that_look_the_same_are_refused_in_one_part(names, tmp_path, said):
     for number, name in enumerate((*names, "dog")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(GOOD[number])
+    if names == ("Cat", "cat"):  # as the letters A and a, two classes
+        assert len(read_parts(tmp_path)["all"].features["label"].names) == 3 and "differ in capitals only" in said()
+        return
     with pytest.raises(ValueError, match="look the same to a person; rename one"):
         read_parts(tmp_path)
 
@@ -263,6 +266,15 @@ def test_classes_that_look_the_same_are_one_across_parts(names, tmp_path, said):
     assert sorted(splits.test["label"][:]) == [0, 1] and splits.test.features == splits.train.features
     assert bool(said()) == (names == ("Cat", "cat"))
     assert len(load_labelled(tmp_path, [names[0], "dog"])) == 2
+
+
+def test_capitals_alone_match_only_what_is_unambiguous(tmp_path):
+    for number, name in enumerate(("a", "A", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(GOOD[number])
+    assert load_labelled(tmp_path, ["A", "a", "B"])["label"][:] == [0, 1, 2]
+    with pytest.raises(ValueError, match="class 'a' is not among"):
+        load_labelled(tmp_path, ["A", "á", "B", "Ａ"])
 
 
 def test_label_strings_that_look_the_same_are_one(tmp_path):

@@ -76,7 +76,7 @@ def readings(file: Path, reader) -> dict[str, torch.Tensor]:
     channels, processor, classify = reader
     transform = ImageTransform(processor, channels)
     cell = {"path": str(file), "bytes": None}
-    dataset = labelled_dataset([cell, {"path": None, "bytes": file.read_bytes()}], [0, 1], ["a", "b"])
+    dataset = labelled_dataset([cell, {"path": None, "bytes": file.read_bytes()}], [0, 1], ["a", "b"], file)
     prepared = {
         "evaluation": to_tensors(dataset, transform)[0],
         "evaluation of bytes": to_tensors(dataset, transform, limit=0)[1],

@@ -113,6 +113,7 @@ def _image_processor(arguments: argparse.Namespace, model: Any) -> Any:
     return CrateImageProcessor(
         size={"shortest_edge": round(max(height, width) * 256 / 224)},  # the paper's: 256 for a crop of 224
         crop_size={"height": height, "width": width},
+        **({"image_mean": [0.449], "image_std": [0.226]} if model.config.num_channels == 1 else {}),  # means of three
     )
 
 

@@ -18,6 +18,9 @@ Parts = dict[str, Dataset]
 """What a source holds: `train`, `validation` and `test` as far as it has them, or `all` where it is not divided."""
 
 
+_NO_WIDTH = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
+
+
 def labelled_dataset(cells: list[dict[str, Any]], labels: Sequence[int], names: list[str], where: object) -> Dataset:
     """A dataset with the columns `image` (undecoded cells) and `label`.
 
@@ -36,10 +39,10 @@ def labelled_dataset(cells: list[dict[str, Any]], labels: Sequence[int], names: 
 
 
 def class_names(names: Sequence[str], where: object) -> list[str]:
-    """Names of classes as people see them: without outer, doubled and invisible space, accents in one form.
+    """Names of classes as people see them (`tidy`); names that differ in capitals only are said.
 
     Raises:
-        ValueError: two names that look the same to a person, or differ in capitals only.
+        ValueError: two names that look the same to a person.
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -49,18 +52,23 @@ def class_names(names: Sequence[str], where: object) -> list[str]:
                 "put their images together"
             )
         seen[_look(name)] = name
+    folded: dict[str, str] = {}
+    for name in names:
+        other = folded.setdefault(_folded(name), name)
+        if other != name:
+            logger.warning("%s: '%s' and '%s' are two classes that differ in capitals only", where, other, name)
     return [tidy(name) for name in names]
 
 
 def tidy(name: str) -> str:
-    """A name as a person sees it; `class_names` says what that changes."""
-    visible = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
-    return " ".join(unicodedata.normalize("NFC", visible).split())
+    """A name without outer, doubled and zero-width space, accents in one form (NFC)."""
+    return " ".join(unicodedata.normalize("NFC", name.translate(_NO_WIDTH)).split())
 
 
 def _look(name: str) -> str:
-    """What names that look alike have in common."""
-    return unicodedata.normalize("NFKC", tidy(name)).casefold()
+    """What names that look alike have in common: also without invisible signs, in the plainest form (NFKC)."""
+    visible = "".join(letter for letter in tidy(name) if unicodedata.category(letter) != "Cf")
+    return unicodedata.normalize("NFKC", visible)
 
 
 def label_names(dataset: Dataset) -> list[str]:
@@ -106,14 +114,22 @@ def with_labels(dataset: Dataset, labels: Sequence[int], names: list[str]) -> Da
 
 
 def _matches(own: Sequence[str], names: Sequence[str], where: str) -> dict[str, int | None]:
-    """For each own name the number among `names` of the same name, or of one that looks the same."""
-    exact = {name: number for number, name in enumerate(names)}
-    alike = {_look(name): number for name, number in exact.items()}
-    found = {name: exact.get(name, alike.get(_look(name))) for name in own}
-    for name, number in found.items():
-        if number is not None and tidy(name) != tidy(names[number]):
-            logger.warning("%s: class '%s' is read as '%s'", where, name, names[number])
+    """For each own name the number among `names` of the same name, or of the only one that looks the same."""
+    found: dict[str, int | None] = {}
+    alike = [(key, [key(name) for name in names]) for key in (_look, _folded)]
+    for name in own:
+        if name in names:
+            found[name] = names.index(name)
+            continue
+        only = [looks.index(key(name)) for key, looks in alike if looks.count(key(name)) == 1]
+        found[name] = only[0] if only else None
+        if only and _look(names[only[0]]) != _look(name):
+            logger.warning("%s: class '%s' is read as '%s'", where, name, names[only[0]])
     return found
+
+
+def _folded(name: str) -> str:
+    return _look(name).casefold()
 
 
 def cells_of(dataset: Dataset, indices: Sequence[int]) -> list[dict[str, Any]]:

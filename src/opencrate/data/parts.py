@@ -12,8 +12,19 @@ logger = logging.getLogger(__name__)
 
 PART_WORDS = {
     "train": {"train", "training", "trn", "tr"},
-    "validation": {"validation", "valid", "val", "dev", "devel", "development", "eval", "evaluation", "vld"},
-    "test": {"test", "testing", "tst", "ts", "te", "holdout"},
+    "validation": {
+        "validation",
+        "valid",
+        "val",
+        "dev",
+        "devel",
+        "development",
+        "eval",
+        "evaluation",
+        "vld",
+        "validate",
+    },
+    "test": {"test", "tests", "testing", "tst", "ts", "te", "holdout"},
 }
 """Words for each part, in lower case."""
 _PART_OF_WORD = {word: part for part, words in PART_WORDS.items() for word in words}

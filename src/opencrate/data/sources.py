@@ -169,8 +169,9 @@ def read_parts(
     if not root.exists():
         raise ValueError(f"{root}: no such folder or file; give {_ALLOWED}")
     if root.is_file():
-        if not is_parquet(root):
-            raise ValueError(f"{root}: is {what_it_is(start_of(root))}, not a data set; give {_ALLOWED}")
+        found = what_it_is(start_of(root))
+        if not is_parquet(root) and found != "a parquet file":
+            raise ValueError(f"{root}: is {found}, not a data set; give {_ALLOWED}")
         return read_parquet(root, [root], image_column, label_column, skipped)
     refuse_pickles(root)
     left_out = LeftOut(root)

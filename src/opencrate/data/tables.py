@@ -22,8 +22,8 @@ MOST_CLASSES = 100_000
 
 
 def is_parquet(file: Path) -> bool:
-    """Whether a file is parquet by its name, or by its content under a name that says nothing."""
-    return file.suffix.lower() == ".parquet" or (not file.suffix and start_of(file).startswith(b"PAR1"))
+    """Whether a file is parquet by its name."""
+    return file.suffix.lower() == ".parquet"
 
 
 def read_parquet(
