@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from opencrate.training.ablation import load_sweep, shipped_sweeps
 from opencrate.training.models import build_config, build_processor, initialise
-from opencrate.training.recipe import load_recipe, recipe_yaml, shipped_recipes, stated_parameters
+from opencrate.training.recipe import find_recipe, load_recipe, recipe_yaml, shipped_recipes, stated_parameters
 from opencrate.training.train import train
 
 from .folders import write_classes
@@ -41,6 +42,14 @@ def test_recipe_is_complete(name, tmp_path):
         assert "not run here" in header and "# Batch:" in header
     (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe))
     assert load_recipe(tmp_path) == recipe
+
+
+def test_headers_of_what_was_run_say_what_came_out():
+    for sweep in shipped_sweeps():
+        for name in load_sweep(sweep).arms.values():
+            assert (
+                "not run" not in shipped_recipes()[name].read_text() and "Expected:   " in find_recipe(name).read_text()
+            )
 
 
 @pytest.mark.parametrize("name", SHIPPED)

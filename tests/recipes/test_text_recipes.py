@@ -83,9 +83,9 @@ def test_a_recipe_by_folder_and_name():
 def corpus(tmp_path_factory):
     os.environ["OPENCRATE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     path = tmp_path_factory.mktemp("text") / "corpus.txt"
-    path.write_text(
-        "\n".join(f"{number} green bottles hang on the wall, and {number - 1} fall." for number in range(300))
-    )
+    lines = [f"{number} green bottles hang on the wall, and {number - 1} fall." for number in range(300)]
+    letters = (chr(number) for number in range(0xC0, 0xC0 + 500))  # as many as a text of the world has
+    path.write_text("\n\n".join([" ".join(letters), *lines]))
     yield path
     del os.environ["OPENCRATE_CACHE"]
 
@@ -105,3 +105,19 @@ def test_smoke_form_runs(name, corpus, tmp_path):
 @pytest.mark.parametrize("name", sorted(set(TEXT) - set(QUICK)))
 def test_every_other_smoke_form_runs(name, corpus, tmp_path):
     run_smoke_form(name, corpus, tmp_path / "run")
+
+
+@pytest.mark.parametrize("task", ["sst2", "rte", "stsb"])
+def test_smoke_form_of_sentences_runs(task, tmp_path):
+    """It needs a folder of sentences and nothing else: no model, no tokenizer."""
+    rows = {
+        "sst2": "sentence\tlabel\ngreen bottles\t1\nthey fall\t0\n",
+        "rte": "sentence1\tsentence2\tlabel\na\tb\tentailment\nc\td\tnot_entailment\n",
+        "stsb": "sentence1\tsentence2\tscore\na\tb\t2.5\nc\td\t4.0\n",
+    }
+    for name in ("train", "dev"):
+        header, *examples = rows[task].splitlines()
+        (tmp_path / f"{name}.tsv").write_text("\n".join([header, *examples * 6]) + "\n")
+    words = [f"glue.path={tmp_path}", f"glue.task={task}"]
+    run = train(load_recipe("glue", words, smoke=True), tmp_path / "run")
+    assert run.metrics["steps"] == 2 and math.isfinite(run.metrics["loss"])

@@ -117,3 +117,44 @@ def test_differences_are_paired_by_seed():
     words = sentences(sweep, list(cells.values()))
     assert "`mlp`: accuracy -1.97 points [" in words[0] and words[0].endswith("lower.")
     assert words[1].endswith("no difference can be told.")
+
+
+@pytest.fixture
+def arms(tmp_path):
+    """A sweep file of two arms, each a shipped recipe or a file."""
+
+    def write(first, second):
+        path = tmp_path / "sweep.yaml"
+        lines = ["name: s", "description: d", "reference: first", "seeds: [0]"]
+        path.write_text("\n".join([*lines, f"arms: {{first: {first}, second: {second}}}"]))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.slow
+def test_autoencoders_are_compared_by_their_error(arms, tmp_path, capsys):
+    other = tmp_path / "dense.yaml"
+    other.write_text("base: digits-mae\nmodel: {config: {ista_lambda: 0.0}}\n")
+    output = tmp_path / "out"
+    assert main(["ablate", arms("digits-mae", other), "--smoke", "--images", "16", "--output", str(output)]) == 0
+    assert "masked-patch error" in capsys.readouterr().out
+    rows = {(row["arm"], row["measure"]): row for row in csv.DictReader((output / "ablation.csv").open())}
+    assert {"error", "psnr", "compression", "probe", "operations"} <= {measure for _, measure in rows}
+    metrics = json.loads((output / "first-seed0" / "metrics.json").read_text())
+    assert float(rows["first", "error"]["mean"]) == metrics["test"]["error_model"]["mean"]
+    text = (output / "ablation.md").read_text()
+    assert "`second`: masked-patch error" in text and "accuracy" not in text
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("digits", "digits-vit", "arm 'second': a vit model"),
+        ("text-demo", "text-demo", "arm 'first': a crate_text model"),
+        ("digits", "digits-mae", "have no measures in common"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_training(arms, first, second, message, tmp_path, capsys):
+    assert main(["ablate", arms(first, second), "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     sweep = choose(load_sweep(arguments.sweep), arguments.arms, arguments.seeds)
     prepare_libraries(arguments.debug)
     from ..training.ablation import run_sweep
-    from ..training.ablation_report import FILES, write_ablation
+    from ..training.ablation_measures import MEASURES
+    from ..training.ablation_report import FILES, headline, write_ablation
 
     suffix = "" if arguments.match == "parameters" else f"-{arguments.match}"
     output = Path(arguments.output or f"ablations/{sweep.name}{suffix}").expanduser()
@@ -52,28 +53,27 @@ def run(arguments: argparse.Namespace) -> int:
         sweep, output, arguments.overrides, arguments.match, smoke=arguments.smoke, num_images=arguments.images
     )
     cells = write_ablation(output, sweep, found, arguments.typed, arguments.match)
+    key = headline(cells)
+    digits = MEASURES[key].digits
     rows = [
         (
             cell.arm,
             str(len(cell.values)),
-            _with_spread(cell.mean, cell.sd),
-            _signed(cell.difference),
+            _with_spread(cell.mean, cell.sd, digits),
+            "" if cell.difference is None else f"{cell.difference:+.{digits}f}",
             "reference" if cell.arm == sweep.reference else cell.verdict,
         )
         for cell in cells
-        if cell.measure == "accuracy"
+        if cell.measure == key
     ]
-    print_table(("arm", "seeds", "accuracy, %", f"to {sweep.reference}", "95 % interval says"), rows)
+    title = ", ".join(part for part in (MEASURES[key].title, MEASURES[key].unit) if part)
+    print_table(("arm", "seeds", title, f"to {sweep.reference}", "95 % interval says"), rows)
     print(f"table:  {output / FILES['markdown']}")
     return 0
 
 
-def _with_spread(mean: float, sd: float | None) -> str:
-    return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"
+def _with_spread(mean: float, sd: float | None, digits: int) -> str:
+    return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
 def _words(text: str) -> list[str]:

@@ -25,6 +25,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
     from ..training.recipe import load_recipe, recipe_keys, shipped_recipes, stated_parameters
+    from ..training.recipe_checks import READ_BY, recipe_value
 
     if arguments.keys:
         rows = [(key, words, shown_value(default)) for key, words, default in recipe_keys()]
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = f"{recipe.model.type}-{recipe.model.size}" if recipe.model.size else recipe.model.type
         parameters = stated_parameters(name)
         count = "–" if parameters is None else f"{parameters / 1e6:.2f} M"
-        rows.append((name, recipe.task, model, count, recipe.data.path, recipe.description))
+        data = recipe_value(recipe, f"{READ_BY.get(recipe.task, ('data',))[0]}.path")
+        rows.append((name, recipe.task, model, count, data, recipe.description))
     print_table(("recipe", "task", "model", "parameters", "data", "what"), rows)
     return 0

@@ -29,6 +29,8 @@ MEASURED_IMAGES = 256
 """Test images for the layer measures, at most; accuracy uses all."""
 
 _WORDS = {str: "text", list: "list", dict: "mapping"}
+_COMPARED = ("crate", "crate_mae")
+"""Model types whose layers are measured; ablations of CRATE are settings of them."""
 _KEYS = {"name": str, "description": str, "reference": str, "seeds": list, "settings": list, "arms": dict}
 _OPTIONAL = ("settings",)
 
@@ -163,6 +165,7 @@ def run_sweep(
     recipes = {
         (arm, seed): arm_recipe(sweep, arm, seed, overrides, smoke) for seed in sweep.seeds for arm in sweep.arms
     }
+    _check_comparable(recipes)
     if match == "compute":
         recipes = _at_equal_compute(recipes, sweep.reference)
     for arm in sweep.arms:
@@ -176,6 +179,19 @@ def run_sweep(
         _train(recipe, directory)
         found.append(_measured(arm, seed, directory, output / "measures", num_images))
     return found
+
+
+def _check_comparable(recipes: dict[tuple[str, int], Recipe]) -> None:
+    """Refuse arms whose measures are not known, or not the same."""
+    for (arm, _), recipe in recipes.items():
+        if recipe.model.type not in _COMPARED:
+            raise ValueError(
+                f"arm '{arm}': a {recipe.model.type} model; a sweep compares models of type {' or '.join(_COMPARED)}"
+            )
+    tasks = {recipe.task: arm for (arm, _), recipe in recipes.items()}
+    if len(tasks) > 1:
+        (one, first), (other, second) = list(tasks.items())[:2]
+        raise ValueError(f"arms '{first}' ({one}) and '{second}' ({other}) have no measures in common; give one task")
 
 
 def _at_equal_compute(recipes: dict[tuple[str, int], Recipe], reference: str) -> dict[tuple[str, int], Recipe]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..analysis.rates import layer_measures
 from ..analysis.states import describe_states, record
@@ -19,7 +20,7 @@ from ..configuration_crate import pair
 from ..data.labelled import label_names
 from ..data.sources import load_images
 from ..objective import sparsity
-from .models import build_config
+from .models import AUTO_MODELS, build_config
 from .probe import features, last_layer, probe
 from .recipe import Recipe
 from .saved import SavedModel, open_saved
@@ -44,7 +45,9 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure("accuracy", "%", "on all test images", 100),
-    "loss": Measure("loss", "nats", "cross-entropy per test image", digits=3),
+    "error": Measure("masked-patch error", "", "squared error on the masked patches of the test images", digits=4),
+    "psnr": Measure("PSNR", "dB", "of whole reconstructed test images"),
+    "loss": Measure("loss", "", "the task's own on the test images: cross-entropy in nats, or squared error", digits=3),
     "compression": Measure(
         "R^c(Z^{ℓ+½}) − R^c(Z^ℓ)", "nats", "change of R^c in the first half of a layer, mean over layers; per image"
     ),
@@ -79,31 +82,47 @@ MEASURES: dict[str, Measure] = {
     "seconds": Measure("training", "s", "wall-clock; comparable only if nothing else ran", digits=0),
 }
 """Every measure of a run by its key, in the order of the tables."""
+HEADLINES = ("accuracy", "error")
+"""What arms are compared by first: of classifiers, of autoencoders."""
 
 
 def measure_run(directory: Path, num_images: int) -> dict[str, Any]:
     """What the rates of a finished run are taken against (`subspaces`, `shape`), and its `values` of `MEASURES`.
 
     Args:
-        directory: of a run of a CRATE, or of one of its ablations.
+        directory: of a run of a CRATE, a CRATE autoencoder, or one of its ablations.
         num_images: test images for the layer measures, at most.
     """
-    saved = open_saved(directory)
-    train, test = saved.parts()
+    saved = open_saved(directory, autoencoders=True)
+    train, test = _parts(saved)
     images = test.select(_spread(len(test), num_images))
     values: dict[str, float | None] = {
-        "accuracy": saved.metrics["accuracy"],
-        "loss": saved.metrics["loss"],
+        **_outcome(saved.metrics),
         **_rates(saved.model, saved.batches(images, _BATCH)),
         **_readability(saved.model, saved.batches(images, _BATCH)),
-        "probe": _linear_probe(saved, train, test),
-        "operations": forward_operations(saved.model.config),
+        "probe": _linear_probe(saved, train, test) if len(label_names(train)) > 1 else None,
+        "operations": forward_operations(saved.model.config, saved.recipe.task),
         "parameters": saved.metrics["parameters"],
         "seconds": saved.metrics["seconds"],
     }
     config = saved.model.config
     shape = (config.num_attention_heads, config.hidden_size, config.head_dim)
     return {"subspaces": describe_states(saved.model)[0], "shape": shape, "values": values}
+
+
+def _parts(saved: SavedModel) -> tuple[Dataset, Dataset]:
+    """Training and test images; an autoencoder's may be without classes."""
+    labelled = saved.recipe.task == "image-classification"
+    skip_bad = bool(saved.metrics["data"].get("skipped"))
+    splits = load_images(saved.recipe.data, skip_bad, saved.transform.smallest, labelled=labelled)
+    return splits.train, splits.test
+
+
+def _outcome(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """What the run itself measured on its test images."""
+    test = metrics["test"]
+    found = {key: test[name]["mean"] for key, name in (("error", "error_model"), ("psnr", "psnr")) if name in test}
+    return {"accuracy": metrics.get("accuracy"), "error": None, "psnr": None, **found, "loss": metrics["loss"]}
 
 
 def class_selectivity(activity: Tensor, labels: Tensor) -> Tensor:
@@ -131,10 +150,11 @@ def attention_entropy(maps: Tensor) -> Tensor:
 
 def recipe_operations(recipe: Recipe) -> float:
     """`forward_operations` of the model that a recipe builds for its data."""
-    return forward_operations(build_config(recipe, label_names(load_images(recipe.data).train)))
+    classes = label_names(load_images(recipe.data).train) if recipe.task == "image-classification" else None
+    return forward_operations(build_config(recipe, classes), recipe.task)
 
 
-def forward_operations(config: PretrainedConfig) -> float:
+def forward_operations(config: PreTrainedConfig, task: str = "image-classification") -> float:
     """Floating-point operations of the model's forward in training, per image, as torch counts them.
 
     Products of matrices and convolutions count, two operations per multiplication; building the matrix of a complete
@@ -142,7 +162,7 @@ def forward_operations(config: PretrainedConfig) -> float:
     """
     height, width = pair(config.image_size)
     with torch.device("meta"):
-        model = AutoModelForImageClassification.from_config(config, attn_implementation="eager").train()
+        model = AUTO_MODELS[task].from_config(config, attn_implementation="eager").train()
         images = torch.empty(_BATCH, config.num_channels, height, width)
     with FlopCounterMode(display=False) as counter:
         model(images)
@@ -165,13 +185,16 @@ def _readability(model: PreTrainedModel, batches: DataLoader) -> dict[str, float
     """Sharpness of the maps, sparsity and selectivity of the codes; `None` without codes."""
     entropy, hoyer, activity = [], [], []
     labels = torch.cat([batch["labels"] for batch in batches])
+    selective = len(labels.unique()) > 1
     for states in record(model, batches, attentions=True):
         steps = list(states.steps())
         entropy.append(torch.stack([attention_entropy(maps) for maps in states.attentions]).mean(0))
         if steps[-1].codes is not None:
             hoyer.append(torch.stack([sparsity(step.codes, "hoyer") for step in steps]).mean(0))
             activity.append(steps[-1].codes.clamp_min(0).mean(1))
-    selectivity = class_selectivity(torch.cat(activity).cpu(), labels).nanmean().item() if activity else None
+    selectivity = (
+        class_selectivity(torch.cat(activity).cpu(), labels).nanmean().item() if activity and selective else None
+    )
     return {
         "hoyer": torch.cat(hoyer).mean().item() if hoyer else None,
         "entropy": torch.cat(entropy).mean().item(),

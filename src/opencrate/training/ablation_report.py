@@ -15,10 +15,10 @@ from ..analysis.plots import COLOURS
 from ..analysis.statistics import paired_difference, seed_interval
 from . import runs
 from .ablation import ArmRun, Match, Sweep
-from .ablation_measures import MEASURES, Measure
+from .ablation_measures import HEADLINES, MEASURES, Measure
 
 FILES = {"csv": "ablation.csv", "json": "ablation.json", "markdown": "ablation.md", "figure": "ablation.png"}
-_SHOWN = [key for key in MEASURES if key not in ("operations", "parameters", "seconds")]
+_COSTS = ("operations", "parameters", "seconds")
 _RATES = ("compression", "subspace_rate", "rate_reduction")
 _PANEL = (3.2, 1.0)  # inches: width, and height without the arms
 
@@ -63,7 +63,7 @@ def summarise(sweep: Sweep, found: Sequence[ArmRun]) -> list[Cell]:
     values = {(run.arm, key): [] for run in found for key in MEASURES}
     for run in sorted(found, key=lambda run: sweep.seeds.index(run.seed)):
         for key, measure in MEASURES.items():
-            value = run.values[key]
+            value = run.values.get(key)
             if value is not None:
                 values[run.arm, key].append(value * measure.scale)
     against = {run.arm: (run.subspaces, run.shape) for run in found}
@@ -78,6 +78,17 @@ def summarise(sweep: Sweep, found: Sequence[ArmRun]) -> list[Cell]:
         for key in MEASURES
         if values[arm, key]
     ]
+
+
+def headline(cells: Sequence[Cell]) -> str:
+    """The measure that arms are compared by first."""
+    return next(key for key in HEADLINES if any(cell.measure == key for cell in cells))
+
+
+def _measured(cells: Sequence[Cell], costs: bool = True) -> list[str]:
+    """The measures that some arm has, in the order of the tables."""
+    found = {cell.measure for cell in cells}
+    return [key for key in MEASURES if key in found and (costs or key not in _COSTS)]
 
 
 def write_ablation(
@@ -110,13 +121,14 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
     """The tables as Markdown: values, then differences to the reference, then what each column is."""
     table = {(cell.arm, cell.measure): cell for cell in cells}
     seeds = ", ".join(map(str, sweep.seeds))
+    measured, compared = _measured(cells), _measured(cells, costs=False)
     against = {run.arm: run.subspaces for run in found}
     lines = [f"# {sweep.name}", "", f"{sweep.description}", "", f"`{command}`; seeds {seeds}; matched {match}.", ""]
     lines += ["Mean ± standard deviation over the seeds, and the 95 % t-interval of the mean.", ""]
     lines += _rows(
         sweep,
-        ["rates against", *map(_heading, MEASURES.values())],
-        lambda arm: [against[arm], *(_value(table.get((arm, key)), MEASURES[key]) for key in MEASURES)],
+        ["rates against", *(_heading(MEASURES[key]) for key in measured)],
+        lambda arm: [against[arm], *(_value(table.get((arm, key)), MEASURES[key]) for key in measured)],
     )
     lines += [
         "",
@@ -126,25 +138,26 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
     lines += [f"reference's (other projections, width d or dimension p) are not compared: {_sizes(sweep, found)}.", ""]
     lines += _rows(
         sweep,
-        [_heading(MEASURES[key]) for key in _SHOWN],
-        lambda arm: [_difference(table.get((arm, key)), MEASURES[key]) for key in _SHOWN],
+        [_heading(MEASURES[key]) for key in compared],
+        lambda arm: [_difference(table.get((arm, key)), MEASURES[key]) for key in compared],
     )
     lines += ["", *(sentences(sweep, cells)), ""]
-    lines += [f"- {_heading(measure)}: {measure.how}." for measure in MEASURES.values()]
+    lines += [f"- {_heading(MEASURES[key])}: {MEASURES[key].how}." for key in measured]
     return "\n".join(lines) + "\n"
 
 
 def sentences(sweep: Sweep, cells: Sequence[Cell]) -> list[str]:
-    """One sentence per arm about its accuracy, from the numbers."""
-    words = []
+    """One sentence per arm about its accuracy or error, from the numbers."""
+    key, words = headline(cells), []
+    unit = "points" if key == "accuracy" else MEASURES[key].unit
     for cell in cells:
-        if cell.measure != "accuracy" or cell.difference is None:
+        if cell.measure != key or cell.difference is None:
             continue
-        interval = "" if cell.difference_low is None else f" [{cell.difference_low:+.2f}, {cell.difference_high:+.2f}]"
+        difference = _difference(cell, MEASURES[key]).strip("*")
         verdict = {"cannot tell": "no difference can be told", "higher": "higher", "lower": "lower"}[cell.verdict]
-        words.append(
-            f"- `{cell.arm}`: accuracy {cell.difference:+.2f} points{interval} to `{sweep.reference}`: {verdict}."
-        )
+        number, _, interval = difference.partition(" ")
+        difference = " ".join(part for part in (number, unit, interval) if part)
+        words.append(f"- `{cell.arm}`: {MEASURES[key].title} {difference} to `{sweep.reference}`: {verdict}.")
     return words
 
 
@@ -152,10 +165,11 @@ def plot_ablation(sweep: Sweep, cells: Sequence[Cell]) -> Figure:
     """One panel per measure: every run a dot, the mean and its 95 % t-interval a bar; the reference's mean dashed."""
     table = {(cell.arm, cell.measure): cell for cell in cells}
     arms = list(sweep.arms)
-    rows = math.ceil(len(_SHOWN) / 2)
+    shown = _measured(cells, costs=False)
+    rows = math.ceil(len(shown) / 2)
     figure = Figure(figsize=(2 * _PANEL[0], rows * (_PANEL[1] + 0.16 * len(arms))), layout="constrained")
     grid = figure.subplots(rows, 2, sharey=True, squeeze=False).flatten()
-    for axes, key in zip(grid, _SHOWN):
+    for axes, key in zip(grid, shown):
         for row, arm in enumerate(arms):
             cell = table.get((arm, key))
             if cell is None:
@@ -172,7 +186,7 @@ def plot_ablation(sweep: Sweep, cells: Sequence[Cell]) -> Figure:
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid[len(_SHOWN) :]:
+    for axes in grid[len(shown) :]:
         axes.set_visible(False)
     grid[0].invert_yaxis()
     return figure

@@ -16,7 +16,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "text.path": ("stdlib",),
     "text.tokenizer": TRAINED,
     "glue.path": (),
-    "glue.tokenizer": (),
+    "glue.tokenizer": TRAINED,
 }
 """Keys that name a file or a folder, and the words that are none."""
 

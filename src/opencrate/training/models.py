@@ -40,7 +40,7 @@ from .recipe import ENCODERS, DataRecipe, Recipe
 from .recipe_checks import READ_BY
 
 _FROM_DATA = ("image_size", "num_channels")
-_AUTO_MODELS = {
+AUTO_MODELS = {
     "image-classification": AutoModelForImageClassification,
     "masked-autoencoding": AutoModelForPreTraining,
     "causal-lm": AutoModelForCausalLM,
@@ -158,7 +158,7 @@ def check_model(recipe: Recipe) -> None:
     config = _outline(recipe) if recipe.task in READ_BY else build_config(recipe)
     averages = _AVERAGES[recipe.training.optim] + (recipe.training.ema_decay > 0)
     copies = 1 if torch.cuda.is_available() else 2 + averages
-    require_memory(config, _AUTO_MODELS[recipe.task], "model", copies)
+    require_memory(config, AUTO_MODELS[recipe.task], "model", copies)
 
 
 def _outline(recipe: Recipe) -> PreTrainedConfig:
@@ -187,7 +187,7 @@ def _given_fields(recipe: Recipe) -> tuple[type[PreTrainedConfig], dict[str, Any
 def initialise(config: PreTrainedConfig, seed: int, task: str = "image-classification") -> PreTrainedModel:
     """An untrained model of a task; the same configuration and seed give the same weights, bit for bit."""
     set_seed(seed)
-    model = _AUTO_MODELS[task].from_config(config)
+    model = AUTO_MODELS[task].from_config(config)
     if isinstance(model, ViTMAEForPreTraining):
         _start_vit_mae(model)
     return model
@@ -212,7 +212,7 @@ def _start_vit_mae(model: ViTMAEForPreTraining) -> None:
 
 def auto_class_of(config: PreTrainedConfig) -> type:
     """The Auto class of the model that a saved configuration is of; that of classifiers where it does not say."""
-    for auto_class in _AUTO_MODELS.values():
+    for auto_class in AUTO_MODELS.values():
         found = auto_class._model_mapping.get(type(config), ())
         names = {cls.__name__ for cls in (found if isinstance(found, tuple) else (found,))}
         if names & set(config.architectures or ()):
@@ -242,7 +242,7 @@ def saved_config(
     found = config.model_type
     encoder = ENCODERS.get(found, found) if task == "image-classification" else found
     if model_type not in (None, found, encoder):
-        fits = encoder in {cls.model_type for cls in _AUTO_MODELS[task]._model_mapping}
+        fits = encoder in {cls.model_type for cls in AUTO_MODELS[task]._model_mapping}
         advice = f"set model.type={encoder} (and model.size=null), or " if fits else ""
         raise ValueError(
             f"{path}: holds a {found} model, but model.type is {model_type}; {advice}start from another model"
@@ -298,7 +298,7 @@ def load_saved(path: str | Path) -> tuple[PreTrainedModel, Any]:
         ValueError: as `load_classifier`, but for the kind of model.
     """
     autoencoder = saved_config(path).model_type in ENCODERS
-    auto_class = _AUTO_MODELS["masked-autoencoding" if autoencoder else "image-classification"]
+    auto_class = AUTO_MODELS["masked-autoencoding" if autoencoder else "image-classification"]
     require_memory(saved_config(path), auto_class, f"{path}/config.json")
     folder = Path(path).expanduser()
     try:
@@ -334,7 +334,7 @@ def _require_exact(info: dict[str, Any], path: str | Path) -> None:
 
 
 def _config_class(model_type: str, task: str) -> type[PreTrainedConfig]:
-    classes = {cls.model_type: cls for cls in _AUTO_MODELS[task]._model_mapping}
+    classes = {cls.model_type: cls for cls in AUTO_MODELS[task]._model_mapping}
     if model_type not in classes:
         raise ValueError(f"unknown model.type '{model_type}' for task {task}; {suggest(model_type, classes)}")
     return classes[model_type]

@@ -39,7 +39,7 @@ class GlueData:
     path: str = "glue/SST-2"  # a folder with train.tsv and dev.tsv
     task: str = "sst2"  # cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli
     max_length: Annotated[int, Within(2, 2**20)] = 128  # tokens of an example, special ones included
-    tokenizer: str | None = None  # a folder or hf://owner/name; null: that of model.init_from
+    tokenizer: str | None = None  # as of text, made from the training sentences; null: that of model.init_from
 
 
 def check_text_data(data: TextData) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...analysis.glue import glue_metrics
 from ...analysis.inputs import evaluating
 from ...data.tensors import in_batches
-from ...data.text.glue import GlueDataset, load_glue, trimmed
-from ...data.text.tokenizers import load_tokenizer
+from ...data.text.glue import GlueDataset, load_glue, read_glue, trimmed
+from ...data.text.options import TRAINED
+from ...data.text.tokenizers import load_tokenizer, train_tokenizer
 from ..initialisation import start_model
 from ..losses import cross_entropy_sum
 from ..models import build_text_config
@@ -27,13 +29,7 @@ class SentenceClassification(Task):
 
     def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
         glue = recipe.glue
-        source = glue.tokenizer or recipe.model.init_from
-        if source is None:
-            raise ValueError(
-                "glue.tokenizer: none is given, and model.init_from names no model to take it from; give a folder with "
-                "a tokenizer"
-            )
-        splits = load_glue(glue.path, glue.task, load_tokenizer(source), glue.max_length)
+        splits = load_glue(glue.path, glue.task, _tokenizer(recipe), glue.max_length)
         splits.tokenizer.model_max_length = glue.max_length
         names = splits.label_names
         labels = {"num_labels": 1} if names is None else {"id2label": dict(enumerate(names))}
@@ -91,6 +87,21 @@ class SentenceClassification(Task):
         every, right = torch.cat(logits), torch.cat(labels)
         loss = _loss_sum(every, right).item() / len(right)
         return {**glue_metrics(recipe.glue.task, every, right), "loss": loss, "examples": len(right)}
+
+
+def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The one that the recipe names, one made from its training sentences, or that of the source."""
+    glue = recipe.glue
+    source = glue.tokenizer or recipe.model.init_from
+    if source is None:
+        raise ValueError(
+            "glue.tokenizer: none is given, and model.init_from names no model to take it from; give a folder with a "
+            f"tokenizer, or one of {', '.join(TRAINED)}"
+        )
+    if source not in TRAINED:
+        return load_tokenizer(source)
+    rows = read_glue(Path(glue.path).expanduser() / "train.tsv", glue.task).texts
+    return train_tokenizer(source, [sentence for row in rows for sentence in row], "masked")
 
 
 def _loss_sum(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
