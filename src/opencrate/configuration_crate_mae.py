@@ -86,7 +86,7 @@ class CrateMAEConfig(CrateConfig):
         if self.tie_decoder:
             alike = heads == self.num_attention_heads and self.decoder_num_hidden_layers == self.num_hidden_layers
             plain = self.compression == "mssa" and self.sparsification == "ista" and self.dictionary_expansion == 1
-            allowed = "False unless the decoder has as many layers and subspaces as an encoder of MSSA and a complete D"
+            allowed = "false unless the decoder has as many layers and subspaces as an encoder of MSSA and a complete D"
             self._require(alike and plain, "tie_decoder", allowed)
 
 

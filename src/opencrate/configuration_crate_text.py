@@ -84,7 +84,7 @@ class CrateTextConfig(CrateBlockConfig):
             fits = ids is None or max(ids if isinstance(ids, list) else [ids], default=0) < self.vocab_size
             self._require(fits, name, f"below vocab_size {self.vocab_size}")
         gamma = self.compression_kappa is not None
-        self._require(not (gamma and self.is_causal), "compression_kappa", "None in a causal model, where N varies")
+        self._require(not (gamma and self.is_causal), "compression_kappa", "null in a causal model, where N varies")
 
 
 def _text(width: int, depth: int, heads: int, **more: Any) -> dict[str, Any]:

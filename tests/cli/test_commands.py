@@ -182,7 +182,10 @@ def test_convert_takes_config_fields(opencrate, plain_crate, official_words, tmp
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert config["position_interpolation"] == "scale" and config["ista_lambda"] == 0.5
     words[2] = tmp_path / "other"
-    for field, message in (("ista_lamda=1", "did you mean 'ista_lambda'?"), ("ista_lambda=abc", "expected float")):
+    for field, message in (
+        ("ista_lamda=1", "did you mean 'ista_lambda'?"),
+        ("ista_lambda=abc", "ista_lambda='abc' is not allowed; it must be a number"),
+    ):
         result = opencrate(*words, field)
         assert result.code == 2 and message in result.err and result.err.count("\n") == 1
         assert not (tmp_path / "other").exists()

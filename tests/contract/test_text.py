@@ -296,7 +296,7 @@ def test_a_cache_filled_to_the_context():
         ({"dropout": 1.0}, "dropout=1.0 .* below 1"),
         ({"classifier_dropout": 1.0}, "classifier_dropout=1.0"),
         ({"pad_token_id": 32}, "pad_token_id=32 .* below vocab_size 32"),
-        ({"is_causal": True, "compression_kappa": 1.0}, "compression_kappa=1.0 .* None in a causal model"),
+        ({"is_causal": True, "compression_kappa": 1.0}, "compression_kappa=1.0 .* null in a causal model"),
         ({"image_size": 32}, "unknown argument 'image_size'"),
         ({"vocab_sise": 32}, "did you mean 'vocab_size'"),
         ({"hidden_size": 15}, "not a multiple of num_attention_heads"),
@@ -313,7 +313,7 @@ def test_directions_do_not_mix(tmp_path):
         CrateForMaskedLM.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"is_causal=False .* CrateForCausalLM needs True"):
         CrateForCausalLM(text_config(is_causal=False))
-    with pytest.raises(ValueError, match="None in a causal model"):
+    with pytest.raises(ValueError, match="null in a causal model"):
         CrateForCausalLM(text_config(compression_kappa=1.0))
     assert CrateForSequenceClassification.from_pretrained(tmp_path).config.is_causal
 

@@ -149,10 +149,17 @@ class WhiteBoxLog(TrainerCallback):
 
 
 def measured_layers(model: PreTrainedModel, fields: Mapping[str, Tensor], batch_size: int) -> dict[str, list[float]]:
-    """Each of `MEASURES` as its mean over the inputs, one value per layer; no dead atoms where there are no codes."""
+    """Each of `MEASURES` as its mean over the inputs, one value per layer; no dead atoms where there are no codes.
+
+    Raises:
+        FloatingPointError: a state holds NaN or infinity: the training diverged.
+    """
     has_codes = model.config.sparsification != "none"
     keys = [key for key in MEASURES if has_codes or key != "dead_atoms"]
-    found = layer_measures(model, read_batches([fields], batch_size=batch_size), EPS, measures=keys)
+    try:
+        found = layer_measures(model, read_batches([fields], batch_size=batch_size), EPS, measures=keys)
+    except ValueError as error:
+        raise FloatingPointError(str(error)) from error
     return {key: (found.totals[key] if key in found.totals else found.mean(key)).tolist() for key in keys}
 
 
