@@ -35,7 +35,7 @@ from opencrate.cli.main import main as opencrate
 HERE = Path(__file__).parent
 TABLE, DOCS = HERE / "doctor_study.csv", HERE.parent / "docs" / "doctor.md"
 CHOSEN_SEEDS = (0,)
-NUM_INPUTS = 256
+NUM_INPUTS, NUM_SCORED = 256, 1024
 HEALTHY = "(healthy)"
 
 WEIGHTS_ONLY = {
@@ -104,12 +104,13 @@ def train(pool: Path, cifar10: str | None) -> None:
 # --- Examining -----------------------------------------------------------------------------------------------------
 
 
-def examine(pool: Path, only: str | None) -> None:
+def examine(pool: Path, only: str, healthy: bool) -> None:
     """Judge every case that is not judged yet: first the healthy runs, then the sabotaged ones."""
     done = {(row["run"], row["sabotage"]) for row in read_cases(pool)}
-    there = [run for run in RUNS if (pool / run.name / "metrics.json").exists() and (only or "") in run.name]
+    there = [run for run in RUNS if (pool / run.name / "metrics.json").exists() and only in run.name]
     with (pool / "cases.jsonl").open("a") as file:
-        for run, wanted in [(run, [HEALTHY]) for run in there] + [(run, list(SABOTAGES)) for run in there]:
+        sabotaged = [] if healthy else [(run, list(SABOTAGES)) for run in there]
+        for run, wanted in [(run, [HEALTHY]) for run in there] + sabotaged:
             names = [name for name in wanted if (run.name, name) not in done]
             if not names:
                 continue
@@ -147,18 +148,18 @@ def open_patient(folder: Path) -> Patient:
     """A run with its inputs read once, so that a sabotage can change them."""
     case = open_case(_arguments(folder))
     parts = {}
-    for name, count in (("batches", NUM_INPUTS), ("train_batches", NUM_INPUTS), ("scored", 1024)):
+    for name, count in (("batches", NUM_INPUTS), ("train_batches", NUM_INPUTS), ("scored", NUM_SCORED)):
         source = case.inputs.get(name, case.inputs["batches"] if name == "scored" else None)
         parts[name] = None if source is None else take(source, count)[0]
-    stored = case.inputs.get("stored")
-    score_all = len((case.inputs.get("scored") or case.inputs["batches"]).dataset) <= 1024
-    stored = stored if score_all else None
+    whole = len((case.inputs.get("scored") or case.inputs["batches"]).dataset) <= NUM_SCORED
+    stored = case.inputs.get("stored") if whole else None
     return Patient(case.model, stored=stored, log=case.inputs.get("log"), **parts)
 
 
 def _arguments(folder: Path) -> SimpleNamespace:
     names = ("data", "text", "text_column", "tokenizer", "skip_bad")
-    return SimpleNamespace(model=str(folder), block_size=128, document="file", **dict.fromkeys(names))
+    sizes = {"block_size": 128, "num_images": NUM_INPUTS, "document": "file"}
+    return SimpleNamespace(model=str(folder), **sizes, **dict.fromkeys(names))
 
 
 def read_cases(pool: Path) -> list[dict]:
@@ -269,13 +270,14 @@ def main() -> None:
     parser.add_argument("step", choices=("train", "examine", "tables", "docs"))
     parser.add_argument("--pool", type=Path, default=Path("runs/doctor-pool"))
     parser.add_argument("--cifar10", help="folder of CIFAR-10; its runs are left out without it")
-    parser.add_argument("--only", help="examine runs with this in their name")
+    parser.add_argument("--only", default="", help="examine runs with this in their name")
+    parser.add_argument("--healthy", action="store_true", help="examine runs as they are, no sabotages")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.step == "train":
         train(options.pool, options.cifar10)
     elif options.step == "examine":
-        examine(options.pool, options.only)
+        examine(options.pool, options.only, options.healthy)
     elif options.step == "tables":
         write_tables(options.pool)
     else:

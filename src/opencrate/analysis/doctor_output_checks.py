@@ -153,7 +153,8 @@ def _above_chance(patient: Patient, logits: Tensor, labels: Tensor) -> Finding:
         f"{percent(chance)}, nearest class mean {percent(pixels.fraction)}"
     )
     values = {"accuracy": found.fraction, "chance": chance, "nearest_class_mean": pixels.fraction}
-    return judge("above-chance", evidence, values, fail=low <= chance or high < pixels.fraction)
+    below = found.fraction < pixels.fraction and high < pixels.fraction  # of a fraction of 1, `high` is 1 to rounding
+    return judge("above-chance", evidence, values, fail=low <= chance or below)
 
 
 @_labelled("generalisation-gap")

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
+
+from ..analysis.doctor_outputs import take
 from ..analysis.language import open_language_model
 from ..analysis.whitebox import HUB_PREFIX, load_model
 from ..configuration_crate import pair
@@ -112,13 +115,17 @@ def _plain(arguments: argparse.Namespace) -> Case:
 def _add_images(case: Case, arguments: argparse.Namespace) -> None:
     """Images without labels; those of a run's own data may be missing."""
     try:
-        case.inputs["batches"] = image_batches(arguments.model, case.model.config, arguments.data, _IMAGES)[0]
+        batches = image_batches(arguments.model, case.model.config, arguments.data, _IMAGES)[0]
     except (ValueError, OSError) as error:
         _no_inputs(case, f"no images: {error}", arguments)
         return
+    kept, _ = take(batches, arguments.num_images)
+    case.inputs["batches"] = [
+        {"pixel_values": batch["pixel_values"]} for batch in kept
+    ]  # labels may be another model's
     case.missing.setdefault("labels", "the images have no labels")
     case.missing.update({"training images": f"training images are {_OWN_ONLY}", "stored score": _OWN_ONLY})
-    _add_masked_score(case, Path(arguments.model).expanduser(), arguments.data)
+    _add_masked_score(case, Path(arguments.model).expanduser(), arguments.data, batches.dataset)
 
 
 def _no_inputs(case: Case, reason: str, arguments: argparse.Namespace) -> None:
@@ -128,7 +135,7 @@ def _no_inputs(case: Case, reason: str, arguments: argparse.Namespace) -> None:
     case.missing.update(dict.fromkeys(("images", "texts", "labels", "training images", "stored score"), reason))
 
 
-def _add_masked_score(case: Case, folder: Path, data: str | None) -> None:
+def _add_masked_score(case: Case, folder: Path, data: str | None, images: Dataset) -> None:
     """Of an autoencoder's run, the test images under the masks of its own evaluation, and the error it wrote down."""
     if data is not None or not (folder / runs.METRICS).is_file():
         return
@@ -136,8 +143,8 @@ def _add_masked_score(case: Case, folder: Path, data: str | None) -> None:
     if error is None:
         return
     (height, width), (rows, columns) = pair(case.model.config.image_size), pair(case.model.config.patch_size)
-    images = MaskedImages(case.inputs["batches"].dataset, (height // rows) * (width // columns))
-    case.inputs |= {"scored": in_batches(images, _IMAGES), "stored": {"loss": error["mean"]}}
+    masked = MaskedImages(images, (height // rows) * (width // columns))
+    case.inputs |= {"scored": in_batches(masked, _IMAGES), "stored": {"loss": error["mean"]}}
 
 
 def _add_stored(case: Case, metrics: dict[str, Any] | None) -> None:
