@@ -268,7 +268,9 @@ def test_initial_values(initializer):
 
 @pytest.mark.parametrize("ratio", [1, 1.5, -0.1, float("nan")])
 def test_mask_ratios_outside_the_range(ratio):
-    with pytest.raises(ValueError, match=r"mask_ratio=.* is not allowed; it must be a number of at least 0 and below 1"):
+    with pytest.raises(
+        ValueError, match=r"mask_ratio=.* is not allowed; it must be a number of at least 0 and below 1"
+    ):
         CrateMAEConfig(**BASE, mask_ratio=ratio)
     with pytest.raises(ValueError, match="at least 0 and less than 1"):
         random_mask(torch.rand(1, 4), ratio)
@@ -279,7 +281,10 @@ def test_mask_ratios_outside_the_range(ratio):
     [
         ({"hidden_size": 18}, "hidden_size=18 is not allowed; it must be a multiple of 4"),
         ({"decoder_num_attention_heads": 3}, "decoder_num_attention_heads=3 is not allowed"),
-        ({"decoder_num_hidden_layers": 0}, "decoder_num_hidden_layers=0 is not allowed; it must be a whole number of at least 1"),
+        (
+            {"decoder_num_hidden_layers": 0},
+            "decoder_num_hidden_layers=0 is not allowed; it must be a whole number of at least 1",
+        ),
         ({"tie_decoder": True, "decoder_num_hidden_layers": 1}, "tie_decoder=true is not allowed; it must be false"),
         ({"mask_ration": 0.5}, "unknown argument 'mask_ration'; did you mean 'mask_ratio'"),
     ],
