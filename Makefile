@@ -1,5 +1,5 @@
 # make demo     train, measure and report on real digits (about 3 minutes)
-# make test     lint, types and tests       make .venv   the environment alone
+# make test     lint and tests      make types    the public API, by pyright      make .venv    the environment alone
 # make lock     renew requirements/*.txt: the newest and the oldest versions that pyproject.toml allows
 # make test-lowest   make test-latest       the contract, parity and command-line tests at both ends of those ranges
 # make clean    remove the environments and the demo's runs
@@ -26,7 +26,7 @@ this = $(pip) install --no-deps --no-build-isolation --editable .
 
 pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
-.PHONY: .venv demo test test-lowest test-latest lint types lock clean
+.PHONY: .venv demo test types test-lowest test-latest lint types lock clean
 
 .venv: $(STAMP)
 
@@ -44,6 +44,9 @@ demo: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/ruff format --check src tests benchmarks examples
+
+types: $(STAMP)
+	$(BIN)/basedpyright
 
 test: lint
 	$(call pytest,.venv)
@@ -64,7 +67,7 @@ test-latest: .venv-latest/.installed
 
 .venv-latest/.installed: FORCE
 	$(call new,.venv-latest)
-	$(call torch,.venv-latest,$(or $(TORCH),torch))
+	$(call torch,.venv-latest,--no-deps $(or $(TORCH),torch))
 	$(call pip,.venv-latest) install --upgrade --editable '.[test]'
 	$(call pip,.venv-latest) check
 	touch $@

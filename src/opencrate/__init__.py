@@ -8,6 +8,42 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers; a test compares the two
+    from .analysis.audit import audit as audit
+    from .analysis.doctor import diagnose as diagnose
+    from .analysis.foreign import BlockHooks as BlockHooks
+    from .analysis.whitebox import WhiteBoxReport as WhiteBoxReport
+    from .analysis.whitebox import analyze as analyze
+    from .configuration_crate import CRATE_SIZES as CRATE_SIZES
+    from .configuration_crate import CrateConfig as CrateConfig
+    from .configuration_crate_mae import CRATE_MAE_SIZES as CRATE_MAE_SIZES
+    from .configuration_crate_mae import CrateMAEConfig as CrateMAEConfig
+    from .configuration_crate_text import CRATE_TEXT_SIZES as CRATE_TEXT_SIZES
+    from .configuration_crate_text import CrateTextConfig as CrateTextConfig
+    from .conversion import load_official as load_official
+    from .conversion import to_official as to_official
+    from .image_processing_crate import CrateImageProcessor as CrateImageProcessor
+    from .modeling_crate import CrateBackbone as CrateBackbone
+    from .modeling_crate import CrateForImageClassification as CrateForImageClassification
+    from .modeling_crate import CrateModel as CrateModel
+    from .modeling_crate_mae import CrateMAEForPreTraining as CrateMAEForPreTraining
+    from .modeling_crate_mae import CrateMAEModel as CrateMAEModel
+    from .modeling_crate_text import CrateForCausalLM as CrateForCausalLM
+    from .modeling_crate_text import CrateForMaskedLM as CrateForMaskedLM
+    from .modeling_crate_text_heads import CrateForMultipleChoice as CrateForMultipleChoice
+    from .modeling_crate_text_heads import CrateForQuestionAnswering as CrateForQuestionAnswering
+    from .modeling_crate_text_heads import CrateForSequenceClassification as CrateForSequenceClassification
+    from .modeling_crate_text_heads import CrateForTokenClassification as CrateForTokenClassification
+    from .modeling_crate_text_model import CrateTextModel as CrateTextModel
+    from .objective import coding_rate as coding_rate
+    from .objective import rate_reduction as rate_reduction
+    from .objective import sparse_rate_reduction as sparse_rate_reduction
+    from .objective import sparsity as sparsity
+    from .objective import subspace_coding_rate as subspace_coding_rate
+    from .operators import ista as ista
+    from .operators import mssa as mssa
 
 __version__ = "0.1.0"
 
@@ -50,10 +86,12 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "register_auto_classes"]
 
 
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'opencrate' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str):
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'opencrate' has no attribute {name!r}")
+        return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

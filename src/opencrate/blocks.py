@@ -5,7 +5,8 @@
 Shapes: B batch, N tokens, d width, K subspaces of dimension p, m atoms. Formulas: see operators.py.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ __all__ = [
     "CrateDecoderLayer",
     "CrateLayer",
     "Heads",
+    "LayerList",
     "Linear",
     "Sparsification",
     "Synthesis",
@@ -48,6 +50,18 @@ __all__ = [
     "record",
     "release_constraints",
 ]
+
+if TYPE_CHECKING:
+    Layer = TypeVar("Layer", bound=nn.Module)
+
+    class LayerList(nn.ModuleList, Generic[Layer]):
+        """An `nn.ModuleList` whose items have a known type."""
+
+        def __iter__(self) -> Iterator[Layer]: ...
+        def __getitem__(self, idx: int) -> Layer: ...
+
+else:
+    LayerList = nn.ModuleList
 
 MATRIX_UNITS = torch.cpu._is_amx_tile_supported()
 """Whether this CPU has them; asked once, because the question cannot stand in a compiled graph."""

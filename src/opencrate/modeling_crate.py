@@ -26,7 +26,7 @@ from ._hf import (
     merge_with_config_defaults,
 )
 from ._suggest import suggest
-from .blocks import ISTA, CrateLayer, dtype_of, orthogonality_loss, record
+from .blocks import ISTA, CrateLayer, LayerList, dtype_of, orthogonality_loss, record
 from .configuration_crate import CrateConfig, pair
 from .operators import known
 
@@ -175,6 +175,7 @@ class CratePreTrainedModel(PreTrainedModel):
     """Loading, saving, initialisation and the recording of states, shared by the CRATE vision models."""
 
     config_class = CrateConfig
+    config: CrateConfig
     base_model_prefix = "crate"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
@@ -265,7 +266,7 @@ class CrateModel(CratePreTrainedModel):
     def __init__(self, config: CrateConfig):
         super().__init__(config)
         self.embeddings = CrateEmbeddings(config)
-        self.layers = nn.ModuleList([CrateLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layers: LayerList[CrateLayer] = LayerList(CrateLayer(config) for _ in range(config.num_hidden_layers))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

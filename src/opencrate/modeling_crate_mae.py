@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from ._hf import RECORDED_BY_FORWARD, can_return_tuple, capture_outputs, init, merge_with_config_defaults
-from .blocks import CrateDecoderLayer, CrateLayer, Synthesis, read_by
+from .blocks import CrateDecoderLayer, CrateLayer, LayerList, Synthesis, read_by
 from .configuration_crate import pair
 from .configuration_crate_mae import CrateMAEConfig
 from .modeling_crate import CrateEmbeddings, CratePreTrainedModel, patchify
@@ -181,6 +181,7 @@ class CrateMAEPreTrainedModel(CratePreTrainedModel):
     """Loading, saving and initialisation of the autoencoder."""
 
     config_class = CrateMAEConfig
+    config: CrateMAEConfig
     _no_split_modules = ["CrateMAEEmbeddings", "CrateLayer", "CrateDecoderLayer"]  # noqa: RUF012
 
     @torch.no_grad()
@@ -207,7 +208,7 @@ class CrateMAEModel(CrateMAEPreTrainedModel):
     def __init__(self, config: CrateMAEConfig):
         super().__init__(config)
         self.embeddings = CrateMAEEmbeddings(config)
-        self.layers = nn.ModuleList([CrateLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layers: LayerList[CrateLayer] = LayerList(CrateLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
         self.post_init()
 
@@ -253,7 +254,8 @@ class CrateMAEDecoder(CrateMAEPreTrainedModel):
 
     def __init__(self, config: CrateMAEConfig):
         super().__init__(config.of_decoder())
-        self.layers = nn.ModuleList([CrateDecoderLayer(self.config) for _ in range(self.config.num_hidden_layers)])
+        layers = (CrateDecoderLayer(self.config) for _ in range(self.config.num_hidden_layers))
+        self.layers: LayerList[CrateDecoderLayer] = LayerList(layers)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
         height, width = pair(config.patch_size)
         self.predict = nn.Linear(config.hidden_size, height * width * config.num_channels)

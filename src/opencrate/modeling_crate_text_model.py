@@ -25,7 +25,7 @@ from ._hf import (
     merge_with_config_defaults,
     one_cache,
 )
-from .blocks import ISTA, CrateLayer, read_by, record
+from .blocks import ISTA, CrateLayer, LayerList, read_by, record
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate import CratePreTrainedModel
@@ -83,6 +83,7 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
     """Loading, saving, initialisation and the recording of states of the text models."""
 
     config_class = CrateTextConfig
+    config: CrateTextConfig
     main_input_name = "input_ids"
     input_modalities = ("text",)
     causal: bool | None = None
@@ -130,7 +131,8 @@ class CrateTextModel(CrateTextPreTrainedModel):
     def __init__(self, config: CrateTextConfig):
         super().__init__(config)
         self.embeddings = CrateTextEmbeddings(config)
-        self.layers = nn.ModuleList([CrateLayer(config, index) for index in range(config.num_hidden_layers)])
+        layers = (CrateLayer(config, index) for index in range(config.num_hidden_layers))
+        self.layers: LayerList[CrateLayer] = LayerList(layers)
         if config.final_norm:
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
         self.post_init()
