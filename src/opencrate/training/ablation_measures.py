@@ -142,7 +142,9 @@ def forward_operations(config: PretrainedConfig) -> float:
     """
     height, width = pair(config.image_size)
     with torch.device("meta"):
-        model = AutoModelForImageClassification.from_config(config, attn_implementation="eager").train()
+        model = AutoModelForImageClassification.from_config(
+            config, attn_implementation="eager", trust_remote_code=False
+        ).train()
         images = torch.empty(_BATCH, config.num_channels, height, width)
     with FlopCounterMode(display=False) as counter:
         model(images)
