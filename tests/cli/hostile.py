@@ -224,6 +224,8 @@ RECIPES: dict[str, Maker] = {
     "binary": _file("a.yaml", bytes(range(256))),
     "list": _file("b.yaml", b"- 1\n"),
     "bomb": _file("c.yaml", b"a: &a [1]\n" + b"".join(b"b%d: &b%d [*a, *a]\n" % (n, n) for n in range(9))),
+    "deep": _file("d.yaml", b"[" * 10_000),
+    "sparse": _sparse("e.yaml"),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from .._files import read_bytes, read_limited
-from .files import is_hidden, is_image, what_it_is
+from .files import is_hidden, is_image, start_of, what_it_is
 from .labelled import Parts, labelled_dataset
 from .parts import part_of
 
