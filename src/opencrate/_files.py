@@ -51,6 +51,11 @@ def printable(text: str) -> str:
     return "\n".join(_printable(line) for line in text.split("\n"))
 
 
+def is_text(name: str) -> bool:
+    """Whether a name holds no control characters, line ends, changes of direction or bytes that are no UTF-8."""
+    return not _CONTROLS.search(name) and not {"\t", "\n"} & set(name)
+
+
 def encoded(text: str) -> bytes:
     """A text as UTF-8 for a page or a table, with control characters, and what is no text, escaped; layout stays."""
     return _CONTROLS.sub(lambda found: _printable(found[0]), text).encode("utf-8")
@@ -74,24 +79,29 @@ def _shortened(text: str, limit: int) -> str:
     return f"{text[:half]}...({len(text)} characters)...{text[-half:]}"
 
 
-def require_file(path: str | Path, what: str = "a file") -> Path:
+def require_file(path: str | Path, what: str = "a file", name: str | None = None) -> Path:
     """The path of a regular file: no folder, and no pipe, socket or device that would never end.
+
+    Args:
+        path: of the file.
+        what: it has to be, for messages.
+        name: to call it by in messages; the path by default.
 
     Raises:
         ValueError: anything else, nothing, or a file that may not be read.
     """
-    path = Path(path).expanduser()
+    path, name = Path(path).expanduser(), name or shown(path)
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         why = "is a link to nothing" if path.is_symlink() else "no such file"
-        raise ValueError(f"{shown(path)}: {why}; give {what}") from None
+        raise ValueError(f"{name}: {why}; give {what}") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{shown(path)}: {os_reason(error)}; give {what}") from error
+        raise ValueError(f"{name}: {os_reason(error)}; give {what}") from error
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{shown(path)}: is {kind_of(path)}; give {what}, a regular file")
+        raise ValueError(f"{name}: is {kind_of(path)}; give {what}, a regular file")
     if not os.access(path, os.R_OK):
-        raise ValueError(f"{shown(path)}: may not be read; change its permissions or give another")
+        raise ValueError(f"{name}: may not be read; change its permissions or give another")
     return path
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .._files import shown
+from .._files import is_text, shown
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def visible_folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden and system ones."""
     folders = sorted(item for item in folder.iterdir() if item.is_dir() and not is_hidden(item.name))
     for item in folders:
-        if not item.name.isprintable():
+        if not is_text(item.name):
             raise ValueError(f"{shown(item)}: its name, a class, holds control characters or no UTF-8; rename it")
     return folders
 

@@ -81,7 +81,7 @@ class ImageTransform:
         """Decode one image, in mode `L` or `RGB`, upright."""
         name = shown(cell.get("name") or cell["path"] or "image", 500)
         if cell["bytes"] is None and cell["path"] is not None:
-            check_size(name, require_file(cell["path"], "an image").stat().st_size, _FILE_LIMIT)
+            check_size(name, require_file(cell["path"], "an image", name).stat().st_size, _FILE_LIMIT)
         try:
             image = as_grey_or_colour(read_picture(_source(cell)), self.num_channels)
         except FileNotFoundError:
