@@ -70,10 +70,10 @@ def _with_layers(config: PreTrainedConfig, layers: dict[str, int]) -> PreTrained
 
 def _count(config: PreTrainedConfig, cls: Any) -> int:
     """Of one model; more than any machine has where the shapes themselves overflow."""
-    build = cls.from_config if hasattr(cls, "from_config") else cls
+    is_auto = hasattr(cls, "from_config")
     try:
         with torch.device("meta"):
-            model = build(config)
+            model = cls.from_config(config, trust_remote_code=False) if is_auto else cls(config)
     except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
         if "overflow" in str(error):
             return _MANY

@@ -15,9 +15,9 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 # A module may import from lower ranks and from its own. Files that are not named belong to no layer of the core.
 RANKS = {
-    **dict.fromkeys(("objective", "_hf", "_suggest", "_values", "_memory"), 0),
+    **dict.fromkeys(("objective", "_hf", "_suggest", "_values", "_memory", "_files"), 0),
     "operators": 1,
-    **dict.fromkeys(("configuration_crate_blocks", "cache"), 1),
+    **dict.fromkeys(("configuration_crate_blocks", "cache", "_pretrained", "_outputs"), 1),
     **dict.fromkeys(("blocks", "configuration_crate", "configuration_crate_mae", "image_processing_crate"), 2),
     "configuration_crate_text": 2,
     **dict.fromkeys(("modeling_crate", "modeling_crate_mae", "_pipelines"), 3),

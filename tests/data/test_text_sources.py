@@ -102,7 +102,7 @@ def test_missing_mixed_and_unreadable(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"text": "b"\n')
     with pytest.raises(ValueError, match=r"several kinds, text \(a.txt\), json lines \(b.jsonl\)"):
         read_parts(TextData(str(tmp_path)))
-    with pytest.raises(ValueError, match=r"b\.jsonl: cannot be read as a table of text"):
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 1: damaged \(not JSON"):
         read_parts(TextData(str(tmp_path / "b.jsonl")))
     (tmp_path / "c.parquet").write_text("c")
     with pytest.raises(ValueError, match=r"c\.parquet: not a readable parquet file"):

@@ -95,6 +95,7 @@ def test_last_step_is_not_repeated(small, monkeypatch, tmp_path):
 def test_nothing_to_resume_starts_a_run(small, tmp_path):
     recipe = small("training.max_steps=2")
     (tmp_path / "empty.partial").mkdir()
+    (tmp_path / "empty.partial" / runs._LOCK).write_text(runs._LOCK_TEXT)
     (tmp_path / "empty.partial" / "log.jsonl").write_text('{"step": 1}\nhalf a li')
     first, second = (train(recipe, tmp_path / name, resume=True).directory for name in ("none", "empty"))
     assert_same_run(first, second)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .._outputs import claim
 from .audit import CONDITIONS, OUTSIDE, AuditReport, LayerAudit, geometry_values
 from .audit_findings import describe, describe_dictionary, describe_geometry, describe_outside
 from .audit_measures import FITS
@@ -69,7 +70,7 @@ def save_audit(
         raise ValueError("reports: empty; give at least one audit")
     directory = Path(directory).expanduser()
     check_free(directory, overwrite)
-    directory.mkdir(parents=True, exist_ok=True)
+    claim(directory)
     return write_report(directory / REPORT, _content(reports, record))
 
 

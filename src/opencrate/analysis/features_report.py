@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
+from .._files import encoded
 from .features import SCORES, Context, Feature, FeatureReport, difference
 from .files import write_whole
 from .plots import COLOURS, WIDTH, _style
@@ -204,7 +205,7 @@ def write_features(
         record=record,
     )
     write_whole(folder / JSON, (json.dumps(_plain(reports, steered), indent=1, allow_nan=False) + "\n").encode())
-    write_whole(folder / PAGE, page.encode())
+    write_whole(folder / PAGE, encoded(page))
     return folder / PAGE
 
 

@@ -7,7 +7,6 @@ lose their beginning.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .._files import parse_json, require_file
 from ..data.text.masking import IGNORED
 from ..data.text.sources import read_text
 from ..data.text.tokenizers import encode
@@ -65,8 +65,7 @@ def read_lambada(path: str | Path) -> list[tuple[str, str]]:
         ValueError: no such file, a line that is no such object, or no lines.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give LAMBADA as a .jsonl file")
+    require_file(path, "LAMBADA as a .jsonl file")
     found = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
@@ -77,11 +76,11 @@ def read_lambada(path: str | Path) -> list[tuple[str, str]]:
 
 
 def _passage(line: str, where: str) -> tuple[str, str]:
+    row = parse_json(line, where, advice="give LAMBADA as a .jsonl file")
     try:
-        row = json.loads(line)
         text = row["text"] if "text" in row else f"{row['context']} {row['continuation'].strip()}"
         context, _, word = text.rstrip().rpartition(" ")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where}: needs `context` and `continuation`, or `text`") from error
     if not context or not word:
         raise ValueError(f"{where}: has fewer than two words")

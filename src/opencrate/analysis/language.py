@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
+from .._pretrained import HUB_PREFIX
 from ..data.text.blocks import TokenBlocks
 from ..data.text.cache import tokenised
 from ..data.text.datasets import EVALUATION_SEED, MaskedBlocks
@@ -31,7 +32,7 @@ from ..data.text.documents import Documents
 from ..data.text.masking import IGNORED, Masking
 from ..data.text.tokenizers import check_objective, check_vocabulary, frame_of, load_tokenizer
 from .inputs import evaluating
-from .whitebox import HUB_PREFIX, load_model
+from .whitebox import load_model
 
 Kind = Literal["causal", "masked"]
 _TOKENS_PER_BATCH = 1 << 12

@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .._files import encoded
+from .._outputs import claim
 from .files import write_whole
 from .reconstruction import QUALITY, Reconstruction
 
@@ -122,15 +124,15 @@ def write_reconstruction(
     Returns:
         The paths written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder)
     picture = io.BytesIO()
     plot_grid(images, title).savefig(picture, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
     rows = [{"file": one.file, **{k: _finite(v) for k, v in one.numbers.items()}} for one in images]
     record = {**facts, "columns": {**QUALITY, **ERRORS}, "mean": mean_numbers(images), "images": rows}
     files = {
         f"{NAME}.png": picture.getvalue(),
-        f"{NAME}.csv": _csv(rows).encode(),
-        f"{NAME}.json": json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1).encode(),
+        f"{NAME}.csv": encoded(_csv(rows)),
+        f"{NAME}.json": json.dumps(record, allow_nan=False, indent=1).encode(),
     }
     for name, data in files.items():
         write_whole(folder / name, data)

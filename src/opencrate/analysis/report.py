@@ -19,6 +19,7 @@ import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
+from .._files import encoded
 from .files import write_whole
 
 DPI = 200
@@ -129,8 +130,8 @@ def write_report(path: str | os.PathLike, content: ReportContent) -> Path:
         figure.figure.set_layout_engine("none")  # the layout is done and would take most of the time again
         write_whole(path.parent / "figures" / f"{figure.name}.svg", picture(figure.figure, "svg"))
     for name, text in content.files.items():
-        write_whole(path.parent / name, text.encode())
-    write_whole(path, _render(content, pictures).encode())
+        write_whole(path.parent / name, encoded(text))
+    write_whole(path, encoded(_render(content, pictures)))
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +12,19 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from .._memory import require_memory
+from .._files import read_json, shown
+from .._pretrained import HUB_PREFIX, read_config, read_model
 from .files import write_whole
 from .foreign import BlockHooks
 from .inputs import Batch
 from .rates import LayerMeasures, layer_measures
 from .states import CRATE_HALF_STEP, LEARNED, describe_states
 
+logger = logging.getLogger(__name__)
+
 TRAINED, INITIAL = "trained", "initialisation"
-HUB_PREFIX = "hf://"
 REPORT_FILE = "white_box.json"
 
 
@@ -122,9 +123,9 @@ class WhiteBoxReport:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; give a folder that WhiteBoxReport.save wrote")
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: damaged ({error}); measure again") from error
+            return cls.from_dict(read_json(path, advice="measure again"))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{shown(path)}: damaged (not what `save` wrote); measure again") from error
 
 
 def analyze(
@@ -246,67 +247,51 @@ def name_of(model: nn.Module | str | os.PathLike) -> str:
     if isinstance(model, nn.Module):
         return type(model).__name__
     text = str(model)
-    return text.removeprefix(HUB_PREFIX) if text.startswith(HUB_PREFIX) else Path(text).expanduser().resolve().name
+    return (
+        text.removeprefix(HUB_PREFIX)
+        if text.startswith(HUB_PREFIX)
+        else Path(os.path.realpath(Path(text).expanduser())).name
+    )
 
 
-def load_model(source: nn.Module | str | os.PathLike, only: Sequence[str] = (), what: str = "a model") -> nn.Module:
+def load_model(
+    source: nn.Module | str | os.PathLike, only: Sequence[str] = (), what: str = "a model", finite: bool = True
+) -> nn.Module:
     """A module as it is; a saved transformers model with the head that it was saved with.
 
     Args:
         source: a module, a folder with a `config.json`, or `hf://owner/name`, which is downloaded.
         only: classes that it may have been saved from, none of their weights left over; all where empty.
         what: those classes in words.
+        finite: refuse weights that are NaN or infinite.
 
     Raises:
         ValueError: no such folder, a configuration that cannot be read, weights that do not fit it, or another class.
     """
     if isinstance(source, nn.Module):
         return source
-    where, options = locate(source)
-    try:
-        config = transformers.AutoConfig.from_pretrained(where, **options)
-        _require_class(source, config, only, what)
-        require_memory(config, _class_of(config), "config.json")
-        model, info = _class_of(config).from_pretrained(
-            where, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except (OSError, KeyError, ValueError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"{source}: cannot be loaded: {error}") from error
+    config = read_config(source)
+    _require_class(source, config, only, what)
+    model, info = read_model(_class_of(config), source, finite=finite, config=config)
     wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if wrong:
         raise ValueError(f"{source}: weights are missing or have another shape: {_first(wrong)}")
-    extra = sorted(map(str, info["unexpected_keys"])) if only else []
-    if extra:
+    extra = sorted(map(str, info["unexpected_keys"]))
+    if extra and (only or type(model).__module__.startswith("opencrate.")):
         raise ValueError(f"{source}: there are weights that the model lacks: {_first(extra)}")
+    if extra:  # other people's folders hold heads and counters that the class does not have
+        logger.warning("%s: left out %d weights that the model lacks: %s", shown(source), len(extra), _first(extra))
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _require_class(source: Any, config: transformers.PreTrainedConfig, only: Sequence[str], what: str) -> None:
     name = (config.architectures or ["a model of unknown class"])[0]
     if only and name not in only:
-        raise ValueError(f"holds {name}, not {what} ({' or '.join(only)})")
+        raise ValueError(f"{source}: holds {shown(name)}, not {what} ({' or '.join(only)})")
 
 
 def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-
-
-def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is to be given: a Hub id, or a folder and the order not to use the network.
-
-    Raises:
-        ValueError: no such folder, or one without a `config.json`.
-    """
-    text = str(source)
-    if text.startswith(HUB_PREFIX):
-        return text.removeprefix(HUB_PREFIX), {}
-    folder = Path(text).expanduser()
-    if not (folder / "config.json").is_file():
-        what = "holds no config.json" if folder.exists() else "no such folder"
-        raise ValueError(
-            f"{source}: {what}; give a run directory, a folder written by save_pretrained, or hf://owner/name"
-        )
-    return str(folder), {"local_files_only": True}
 
 
 def _class_of(config: transformers.PreTrainedConfig) -> Any:
@@ -314,4 +299,6 @@ def _class_of(config: transformers.PreTrainedConfig) -> Any:
     import opencrate
 
     name = (config.architectures or [""])[0]
-    return getattr(opencrate if name.startswith("Crate") else transformers, name, transformers.AutoModel)
+    found = getattr(opencrate if name.startswith("Crate") else transformers, name, None)
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if is_model else transformers.AutoModel

@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import Parser, positive_int, prepare_libraries, print_table, seed
+from .._outputs import check_output, check_results
+from .common import Parser, positive_int, prepare_libraries, print_table, say, seed
 
 HELP = "compare recipes over seeds (are sparsity and structure necessary?)"
 
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     suffix = "" if arguments.match == "parameters" else f"-{arguments.match}"
     output = Path(arguments.output or f"ablations/{sweep.name}{suffix}").expanduser()
+    check_output(output, [arguments.sweep])
+    check_results(output, FILES.values(), FILES["markdown"])
     found = run_sweep(
         sweep, output, arguments.overrides, arguments.match, smoke=arguments.smoke, num_images=arguments.images
     )
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     title = ", ".join(part for part in (MEASURES[key].title, MEASURES[key].unit) if part)
     print_table(("arm", "seeds", title, f"to {sweep.reference}", "95 % interval says"), rows)
-    print(f"table:  {output / FILES['markdown']}")
+    say(f"table:  {output / FILES['markdown']}")
     return 0
 
 

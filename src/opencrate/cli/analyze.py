@@ -20,6 +20,7 @@ import argparse
 import sys
 from typing import Any
 
+from .._outputs import check_output, check_results
 from .._values import Positive
 from .common import (
     Parser,
@@ -31,6 +32,7 @@ from .common import (
     output_folder,
     positive_int,
     prepare_libraries,
+    say,
 )
 
 HELP = "measure any model layer by layer and write a report"
@@ -79,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     sources = [arguments.model, *arguments.compare]
     output = output_folder(arguments, "analysis")
+    check_output(output, [*sources, arguments.data, arguments.text], within=arguments.model)
+    check_results(output, ("report.html", "layers.csv", "layers.json", "figures"), "report.html")
     options = ReportOptions(
         eps=arguments.eps,
         num_inputs=arguments.num_images,
@@ -95,13 +99,13 @@ def run(arguments: argparse.Namespace) -> int:
         images = {"data": arguments.data, "split": arguments.split, "skip_bad": arguments.skip_bad}
         found = report_runs(saved, output / "report.html", **images, **common)
         for one, evaluation in zip(saved, found):
-            print(f"{one.name}: accuracy {100 * evaluation.top1:.2f} % on {evaluation.num_images:,} images")
+            say(f"{one.name}: accuracy {100 * evaluation.top1:.2f} % on {evaluation.num_images:,} images")
     else:
         models = [open_plain(source) for source in sources]
         for box in report_models(models, output / "report.html", inputs=inputs_of(arguments), **common):
             count = f"{box.measures.num_layers} layers on {box.measures.num_images:,} {box.inputs}"
-            print(f"{box.model}: {count}, against {box.subspace_kind}")
-    print(f"report: {output / 'report.html'}")
+            say(f"{box.model}: {count}, against {box.subspace_kind}")
+    say(f"report: {output / 'report.html'}")
     return 0
 
 

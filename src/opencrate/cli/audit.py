@@ -19,7 +19,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .common import Parser, add_inputs, inputs_of, output_folder, positive_int, prepare_libraries, print_table, seed
+from .._outputs import check_output, check_results
+from .common import (
+    Parser,
+    add_inputs,
+    inputs_of,
+    output_folder,
+    positive_int,
+    prepare_libraries,
+    print_table,
+    say,
+    seed,
+)
 
 HELP = "check the subspace assumptions on a model's tokens"
 
@@ -49,21 +60,24 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.unlabelled import open_plain
 
     output = output_folder(arguments, "audit")
+    sources = (arguments.model, *arguments.compare)
+    check_output(output, [*sources, arguments.data, arguments.text], within=arguments.model)
+    check_results(output, ("audit.html", "audit.csv", "audit.json", "figures"), "audit.html")
     check_free(output, arguments.overwrite)
-    models = [open_plain(source) for source in (arguments.model, *arguments.compare)]
+    models = [open_plain(source) for source in sources]
     inputs = inputs_of(arguments)
     batches = [one.batches(inputs) for one in models]
     count = arguments.num_images or min(256, *(len(one.dataset) for one in batches))
     reports = [_audit(one, batch, count, arguments) for one, batch in zip(models, batches)]
     path = save_audit(reports, output, record=[("command", arguments.typed)], overwrite=arguments.overwrite)
     for report in reports:
-        print(f"{report.name}: {report.subspace_kind}, {report.token_words}, {report.num_images} {report.inputs}")
+        say(f"{report.name}: {report.subspace_kind}, {report.token_words}, {report.num_images} {report.inputs}")
         print_table(*layer_rows(report))
-        print(LAYER_NOTE)
+        say(LAYER_NOTE)
         for sentence in report.summary():
-            print(f"- {sentence}")
+            say(f"- {sentence}")
         print()
-    print(f"report: {path}")
+    say(f"report: {path}")
     return 0
 
 

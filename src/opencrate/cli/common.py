@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .._files import one_line, printable, shown
 from .._suggest import suggest
 from .._values import BatchSize, Count, Natural, Seed, allowed, fitted, number_in, shown_value
 
@@ -79,9 +80,21 @@ def _log_to_stderr() -> None:
     """Show what the package itself has to say (weights loaded, images skipped); of several processes the first."""
     logger = logging.getLogger("opencrate")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("opencrate: %(message)s"))
+    handler.setFormatter(_OneLine("opencrate: %(message)s"))
     logger.handlers = [handler]
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+
+
+class _OneLine(logging.Formatter):
+    """A message in one printable line, whatever names it holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
+def say(text: str) -> None:
+    """Print lines on standard output with the control characters of names escaped."""
+    print(printable(text))
 
 
 def add_model_and_images(parser: Parser) -> None:
@@ -140,12 +153,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(shown(column, 500)), overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(shown(cell, 500)) for cell in row))
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
 
 

@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
+from .._files import path_problem, shown
+from .._outputs import check_output
 from .._values import Pixels, Within
-from .common import Parser, number_of, prepare_libraries
+from .common import Parser, number_of, prepare_libraries, say
 
 HELP = "convert a published checkpoint, or back"
 HEADS = Annotated[int, Within(1, 2**20)]
@@ -57,21 +60,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert in the asked direction."""
     if not arguments.to_official and arguments.family is None:
         raise ValueError(f"--family is missing: which published family is the checkpoint? {FAMILIES}")
-    if not Path(arguments.source).exists() and not arguments.source.startswith("hf://"):
-        raise ValueError(f"{arguments.source}: no such file or folder")
+    if not arguments.source.startswith("hf://") and (problem := path_problem(arguments.source)):
+        raise ValueError(f"{shown(arguments.source)}: {problem}")
     prepare_libraries(arguments.debug)
     if arguments.to_official and arguments.overrides:
         raise ValueError(f"'{arguments.overrides[0]}': fields are read from the saved folder with --to-official")
     (_to_official if arguments.to_official else _from_official)(arguments)
-    print(f"wrote {arguments.output}")
+    say(f"wrote {arguments.output}")
     return 0
 
 
 def _from_official(arguments: argparse.Namespace) -> None:
     from ..conversion import load_official
-    from ..training.runs import check_free, new_directory
+    from ..training.runs import check_place, new_directory
 
-    check_free(arguments.output, arguments.overwrite)
+    check_place(arguments.output, arguments.overwrite, inputs=(arguments.source, arguments.tokenizer))
     options = {
         "num_attention_heads": arguments.num_attention_heads,
         "image_size": arguments.image_size,
@@ -138,26 +141,34 @@ def _to_official(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     if output.suffix not in (".pth", ".pt", ".safetensors"):
         raise ValueError(f"{output}: give a file name that ends in .pth, .pt or .safetensors")
+    check_output(output, [arguments.source])
+    if output.is_dir():
+        raise ValueError(f"{shown(output)}: is a folder; give a file name")
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output}: exists; choose another file, or pass --overwrite to replace it")
     model = _saved_model(arguments.source)
+    tensors = to_official(model)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    _save(to_official(model), partial, output.suffix)
-    os.replace(partial, output)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name[:50]}.") as folder:
+        partial = Path(folder) / output.name
+        _save(tensors, partial, output.suffix)
+        os.replace(partial, output)
 
 
 def _saved_model(source: str) -> Any:
     """A CRATE of a saved folder: a classifier, an autoencoder or a causal language model, as its configuration says."""
+    from .._pretrained import read_model
     from ..modeling_crate_text import CrateForCausalLM
-    from ..training.models import load_saved, saved_config
+    from ..training.models import load_weights, require_exact, saved_config
 
     kind = saved_config(source).model_type
     if kind == "crate_text":
-        return CrateForCausalLM.from_pretrained(source, local_files_only=True)
+        model, info = read_model(CrateForCausalLM, source)
+        require_exact(info, source)
+        return model
     if kind not in ("crate", "crate_mae"):
         raise ValueError(f"{source}: a {kind} model; only CRATE has official names")
-    return load_saved(source)[0]
+    return load_weights(source)
 
 
 def _save(tensors: dict[str, Any], path: Path, suffix: str) -> None:

@@ -10,6 +10,7 @@ import argparse
 import time
 from pathlib import Path
 
+from .._outputs import check_output, check_results
 from .common import Parser, prepare_libraries, print_table
 
 HELP = "train, evaluate and explain a CRATE on digits; start here"
@@ -28,13 +29,15 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
     from ..training.recipe import load_recipe
 
+    output = Path(arguments.output)
+    check_output(output)
+    check_results(output, ("report.html", "layers.csv", "layers.json", "figures"), "report.html")
     recipes = [load_recipe(name, arguments.overrides) for name in RECIPES]
     prepare_libraries(arguments.debug)
     from ..training.report import report_runs
     from ..training.saved import open_saved
     from ..training.train import train
 
-    output = Path(arguments.output)
     runs = []
     for recipe in recipes:
         print(f"training {recipe.name} ...", flush=True)

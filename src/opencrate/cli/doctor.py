@@ -17,7 +17,7 @@ import argparse
 import json
 from typing import Any
 
-from .common import Parser, positive_int, prepare_libraries, print_table
+from .common import Parser, positive_int, prepare_libraries, print_table, say
 from .language import add_text
 
 HELP = "check a run for failure signatures"
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     case = open_case(arguments)
     name = str(arguments.model)
     found = diagnose(case.model, num_images=arguments.num_images, name=name, missing=case.missing, **case.inputs)
-    print(json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False)) if arguments.json else _print(found)
+    print(json.dumps(found.to_dict(), allow_nan=False)) if arguments.json else _print(found)
     return 0 if found.healthy(arguments.strict) else 1
 
 
@@ -61,6 +61,6 @@ def _print(found: Any) -> None:
     print_table(("check", "verdict", "evidence"), [(one.check, one.verdict, one.evidence) for one in found.findings])
     for one in found.findings:
         if one.advice:
-            print(f"{one.verdict} {one.check}: {one.advice}")
+            say(f"{one.verdict} {one.check}: {one.advice}")
     counts = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in (OK, FINDING, WARN, FAIL, NOT_CHECKED))
-    print(f"{found.model}: {counts}")
+    say(f"{found.model}: {counts}")

@@ -22,8 +22,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._outputs import check_output
 from .._suggest import suggest
-from .common import Parser, positive_int, prepare_libraries, print_table
+from .common import Parser, positive_int, prepare_libraries, print_table, say
 
 HELP = "experiments with known truth: compress, sparsify, reconstruct, denoise"
 NAMES = ("compress", "sparsify", "reconstruct", "denoise")
@@ -64,13 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     name = autoencoder.NAME if arguments.model else arguments.name
     output = Path(arguments.output or f"experiments/{name}")
-    results.check_output(output, name, arguments.overwrite)
+    check_output(output, [*(arguments.model or []), arguments.data])
+    results.check_free(output, name, arguments.overwrite)
     found = _of_models(arguments, settings) if arguments.model else module.run(settings, _track)
     results.write_experiment(found, output, arguments.typed)
-    print(found.title)
+    say(found.title)
     print_table(found.columns, found.shown)
-    print("\n".join(found.summary))
-    print(f"results: {output}")
+    say("\n".join(found.summary))
+    say(f"results: {output}")
     return 0
 
 

@@ -16,9 +16,10 @@ import argparse
 from pathlib import Path
 from typing import Annotated, Any
 
+from .._outputs import check_output, check_results, claim
 from .._values import Natural, Within, fitted, number_in, shown_value
 from . import language
-from .common import Parser, layer_numbers, positive_int, prepare_libraries, seed
+from .common import Parser, layer_numbers, positive_int, prepare_libraries, say, seed
 
 HELP = "look at what single features of a language model stand for"
 
@@ -54,13 +55,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw, score, steer and write."""
     if arguments.output is None and arguments.model.startswith("hf://"):
         raise ValueError("--output is missing: a model of the Hub has no folder to write the page to")
+    sources = [arguments.model, *arguments.compare]
+    folder = Path(arguments.output) if arguments.output else Path(arguments.model) / "features"
+    check_output(folder, [*sources, arguments.text, arguments.tokenizer], within=arguments.model)
+    check_results(folder, ("features.html", "features.json"), "features.html")
     prepare_libraries(arguments.debug)
     from ..analysis.features import find_features
     from ..analysis.features_report import describe, write_features
     from ..analysis.language import open_language_model
     from ..training.kinds import require_kind
 
-    sources = [arguments.model, *arguments.compare]
     for source in sources:
         require_kind(source, ["causal", "masked"])
     opened = [open_language_model(source, arguments.tokenizer) for source in sources]
@@ -80,12 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
         for model, name in zip(opened, _names(opened))
     ]
     steered = _steered(opened[0], reports[0], documents, arguments) if opened[0].kind == "causal" else []
-    folder = Path(arguments.output) if arguments.output else Path(arguments.model) / "features"
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder)
     page = write_features(folder, reports, steered, [("command", arguments.typed), ("text", documents.where)])
     for sentence in describe(reports, steered):
-        print(sentence)
-    print(f"page: {page}")
+        say(sentence)
+    say(f"page: {page}")
     return 0
 
 

@@ -21,6 +21,7 @@ import argparse
 import json
 from pathlib import Path
 
+from .._files import read_json, shown
 from .common import Parser
 from .train import add_run_arguments, train_recipe
 
@@ -58,7 +59,8 @@ def _model_type(model: str) -> str:
     if not path.is_file():
         what = "holds no config.json" if folder.exists() else "no such folder"
         raise ValueError(f"{model}: {what}; give a run directory or a folder written by save_pretrained")
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: names no model_type; give a folder written by save_pretrained") from error
+    advice = "give a folder written by save_pretrained"
+    kind = read_json(path, advice=advice).get("model_type")
+    if not isinstance(kind, str):
+        raise ValueError(f"{shown(path)}: names no model_type; {advice}")
+    return kind

@@ -11,7 +11,6 @@ MODEL is a run directory, any causal language model written by save_pretrained, 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from .._values import Beams, NewTokens, Temperature, TopP
 from .common import Parser, number_of, positive_int, prepare_libraries, seed
@@ -48,13 +47,16 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Generate and print."""
     prepare_libraries(arguments.debug)
+    from .._files import read_standard_input
+    from .._pretrained import read_generation
     from ..analysis.generation import Sampling, generate
     from ..analysis.language import open_language_model
     from ..training.kinds import require_kind
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "num_beams", "seed", "crop")
     sampling = Sampling(**{name: getattr(arguments, name) for name in names})
-    prompt = sys.stdin.read().rstrip("\n") if arguments.prompt == "-" else arguments.prompt
+    prompt = read_standard_input().rstrip("\n") if arguments.prompt == "-" else arguments.prompt
     require_kind(arguments.model, ["causal"])
+    read_generation(arguments.model)
     generate(open_language_model(arguments.model, arguments.tokenizer), prompt, sampling, stream=True)
     return 0

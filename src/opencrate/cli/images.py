@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .._files import one_line, path_problem, read_standard_input, shown
 from .common import Parser
 
 
@@ -26,14 +27,14 @@ def named_files(inputs: list[str], skip_missing: bool) -> list[Path]:
     files: list[Path] = []
     for name in _names(inputs):
         path = Path(name).expanduser()
-        if not path.exists() and not skip_missing:
-            raise ValueError(f"{name}: no such file or folder")
+        if not skip_missing and (problem := path_problem(path)):
+            raise ValueError(f"{shown(name)}: {problem}")
         left_out = LeftOut(path)
         found = image_files(path, left_out) if path.is_dir() else [path]
         if not found:
-            raise ValueError(f"{name}: no image files in this folder, but {str(left_out) or 'nothing at all'}")
+            raise ValueError(f"{shown(name)}: no image files in this folder, but {str(left_out) or 'nothing at all'}")
         if str(left_out):
-            print(f"opencrate: {name}: left out {left_out}", file=sys.stderr)
+            print(one_line(f"opencrate: {name}: left out {left_out}"), file=sys.stderr)
         files += found
     return files
 
@@ -44,7 +45,7 @@ def _names(inputs: list[str]) -> list[str]:
         return inputs
     if inputs.count("-") > 1:
         raise ValueError("'-' stands twice; standard input can be read once")
-    lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
+    lines = [line for line in read_standard_input().splitlines() if line.strip()]
     place = inputs.index("-")
     if not lines and len(inputs) == 1:
         raise ValueError("'-': standard input names no files; give one file or folder a line")
@@ -67,6 +68,6 @@ def readable(transform: Any, files: list[Path], skipped: list[str] | None) -> li
 def report_skipped(skipped: list[str], total: int) -> None:
     """Name what was left out, and count it, on standard error."""
     for reason in skipped:
-        print(f"opencrate: skipped {reason}", file=sys.stderr)
+        print(f"opencrate: skipped {one_line(reason)}", file=sys.stderr)
     if skipped:
         print(f"opencrate: skipped {len(skipped)} of {total} images", file=sys.stderr)

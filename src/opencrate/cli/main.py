@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from .._files import one_line, os_reason, printable, shown
 from . import (
     ablate,
     analyze,
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `opencrate`; those of the process by default.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # names that are no UTF-8 are shown escaped, and stop nothing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("OPENCRATE_DEBUG") == "1"
     try:
         arguments = _parse(argv)
@@ -74,14 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, FileNotFoundError) as error:
-        if debug:
-            traceback.print_exc()
-        return _fail(f"error: {_one_line(error)}", 2)
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if _is_config_error(error):
+        if _is_bad_input(error):
             return _fail(f"error: {_one_line(error)}", 2)
         if getattr(error, "errno", None) == errno.ENOSPC:
             return _fail(f"failed: {_one_line(error)}", 1)
@@ -89,8 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"failed: {type(error).__name__}: {_one_line(error)}{hint}", 1)
 
 
-def _is_config_error(error: Exception) -> bool:
-    """Whether a configuration class refused a value: its errors are no `ValueError`s."""
+_OF_PATHS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+_OF_PATHS |= {errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
+"""What the system says about a path that the user gave: not there, not allowed, not of that kind."""
+
+
+def _is_bad_input(error: Exception) -> bool:
+    """Whether an error is about what the user gave; configuration classes raise no `ValueError`s."""
+    if isinstance(error, OSError) and not isinstance(error, ValueError):
+        return error.errno in _OF_PATHS or isinstance(error, FileNotFoundError)
+    if isinstance(error, ValueError):
+        return True
     from huggingface_hub.errors import StrictDataclassError
 
     return isinstance(error, StrictDataclassError)
@@ -104,7 +113,7 @@ def _parse(argv: list[str]) -> argparse.Namespace | None:
     except SystemExit:  # argparse's way to end after --help and --version; errors are ValueErrors here
         return None
     chosen = parser.commands[arguments.command]
-    arguments.typed = " ".join(["opencrate", *argv])
+    arguments.typed = printable(" ".join(["opencrate", *argv]))
     arguments.overrides = [word for word in unknown if "=" in word and not word.startswith("-")]
     accepted = arguments.overrides if chosen.takes_overrides else []
     reject_unknown([word for word in unknown if word not in accepted], chosen)
@@ -135,9 +144,13 @@ def _version() -> str:
 
 def _one_line(error: BaseException) -> str:
     text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{shown(error.filename)}: {os_reason(error)}; check the path and its permissions"
+    if isinstance(error, UnicodeEncodeError):
+        text = f"{shown(error.object)}: holds bytes that are no UTF-8; rename it"
     if text.startswith("Caught ") and "Traceback" in text:  # from a data loading process: its last line says it
         text = text.strip().splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split()) or type(error).__name__
+    return one_line(text) or type(error).__name__
 
 
 def _fail(message: str, code: int) -> int:

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from .._values import Share
-from .common import Parser, batch_size, number_of, positive_int, prepare_libraries, print_table, seed
+from .common import (
+    Parser,
+    batch_size,
+    number_of,
+    positive_int,
+    prepare_libraries,
+    print_table,
+    say,
+    seed,
+)
 from .images import add_images, named_files, readable, report_skipped
 
 HELP = "mask images and fill them in with an autoencoder"
@@ -42,13 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ..analysis.reconstruction_files import ERRORS, MOMENTS_NOTE, NAME, mean_numbers, write_reconstruction
     from ..analysis.whitebox import name_of
     from ..data.tensors import ImageTransform
-    from ..experiments.results import check_output
+    from ..experiments.results import check_free, check_output
     from ..training.kinds import require_kind
     from ..training.unlabelled import load_processor
 
     name = name_of(arguments.model)
     output = Path(arguments.output or f"reconstructions/{name}")
-    check_output(output, NAME, arguments.overwrite)
+    check_output(output, [arguments.model, *arguments.inputs], within=arguments.model)
+    check_free(output, NAME, arguments.overwrite)
     require_kind(arguments.model, ["autoencoder"])
     model = load_autoencoder(arguments.model)
     transform = ImageTransform.for_model(model.config, load_processor(arguments.model))
@@ -72,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [(words[key], f"{means[key]:.4g}") for key in words if key in means]
     print_table((f"mean over {len(images)} images, mask ratio {ratio:g}, seed {arguments.seed}", ""), rows)
     if model.config.norm_pix_loss:
-        print(f"Note: {MOMENTS_NOTE}.")
-    print(f"results: {output}")
+        say(f"Note: {MOMENTS_NOTE}.")
+    say(f"results: {output}")
     return 0
 
 

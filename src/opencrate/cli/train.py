@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .common import Parser, prepare_libraries
+from .common import Parser, prepare_libraries, say
 
 HELP = "train a recipe"
 
@@ -68,7 +68,7 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     _print_outcome(recipe, trained)
     if not arguments.no_report and _write_report(recipe, trained, arguments.typed):
-        print(f"report: {trained.directory / 'report.html'}")
+        say(f"report: {trained.directory / 'report.html'}")
     return 0
 
 
@@ -97,8 +97,8 @@ def _print_outcome(recipe: Any, trained: Any) -> None:
     from ..training.tasks import task_of
 
     metrics = trained.metrics
-    print(
+    say(
         f"{recipe.name}, seed {metrics['seed']}: {task_of(recipe.task).outcome(metrics)}, "
         f"{metrics['parameters']:,} parameters, {metrics['seconds'] / 60:.1f} minutes of training"
     )
-    print(f"run:    {trained.directory}")
+    say(f"run:    {trained.directory}")

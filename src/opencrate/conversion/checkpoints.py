@@ -1,7 +1,6 @@
 """What a checkpoint file holds: read without running anything of it, wrappers peeled."""
 
 import argparse
-import json
 import logging
 import pathlib
 import pickle
@@ -17,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .._files import check_size, path_problem, require_file, shown
+from .._pretrained import check_torch_file, reason, shards_of
 from .._suggest import suggest
 
 __all__ = ["peel", "read_checkpoint", "shorten", "source_state_dict"]
@@ -34,6 +35,7 @@ _PREFIXES = (*_WRAPPERS, "backbone", "encoder")
 """First parts of names that a training module has around the model."""
 _MARKS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 """What torch.compile, FSDP, activation checkpointing and Lightning put into names, at any depth."""
+_DEEPEST = 8
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """What transformers and accelerate leave in a folder; the first that is there is read."""
@@ -100,7 +102,11 @@ def _is_part(tensors: dict[str, Tensor], found: Mapping[_Path, dict[str, Tensor]
 
 def _candidates(content: Mapping[str, Any], path: _Path = (), seen: tuple[int, ...] = ()) -> dict[_Path, dict]:
     """Every set of weights in a checkpoint by the wrappers around it."""
+    if len(path) > _DEEPEST:
+        raise ValueError(f"no state dict found within {_DEEPEST} wrappers inside each other; save the tensors alone")
     if _is_state_dict(content):
+        if not all(isinstance(name, str) for name in content):
+            raise ValueError("no state dict found: the tensors have no names; save the state dict of the model")
         return _by_prefix({_MARKS.sub("", name): value for name, value in content.items()}, path)
     found = {}
     for key in _WRAPPERS:
@@ -152,24 +158,25 @@ def read_checkpoint(path: str | Path) -> Any:
     path = _download(str(path)) if str(path).startswith("hf://") else Path(path).expanduser()
     if path.is_dir():
         path = _file_in(path)
-    if not path.is_file():
-        hint = "; for a file on the Hugging Face Hub write hf://owner/name/file" if not path.exists() else ""
-        raise FileNotFoundError(f"no checkpoint file at {path}{hint}")
+    if path.is_dir() or path_problem(path):
+        hint = "; for a file on the Hugging Face Hub write hf://owner/name/file"
+        raise FileNotFoundError(f"no checkpoint file at {shown(path)}{hint}")
+    check_size(path, require_file(path, "a checkpoint file").stat().st_size)
     if path.name.endswith(_INDEX):
         return _read_parts(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        except (SafetensorError, KeyError) as error:  # KeyError: numbers of a type that torch does not have
+            raise ValueError(f"{path} is not a readable safetensors file: {reason(error)}") from error
+    check_torch_file(path)
     with torch.serialization.safe_globals(_safe_globals()):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(_refusal(path, error)) from error
         except Exception as error:  # damaged files make the unpickler trip in many ways (IndexError, KeyError, ...)
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise ValueError(f"{path} is not a readable PyTorch file, or damaged: {reason}") from error
+            raise ValueError(f"{shown(path)} is not a readable PyTorch file, or damaged: {reason(error)}") from error
 
 
 def _file_in(folder: Path) -> Path:
@@ -187,24 +194,18 @@ def _file_in(folder: Path) -> Path:
 
 def _read_parts(index: Path) -> dict[str, Any]:
     """The tensors of all the files that an index names."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} is no index of weights: it has no readable weight_map of file names") from error
     tensors: dict[str, Any] = {}
-    for name in names:
-        if Path(name).name != name or name.endswith(_INDEX):
-            raise ValueError(f"{index}: names the file {name!r}, which does not lie beside it")
+    for name in shards_of(index):
         tensors.update(read_checkpoint(index.with_name(name)))
     return tensors
 
 
 def _refusal(path: Path, error: Exception) -> str:
     named = re.search(r"GLOBAL (\S+)", str(error))
-    reason = f"it would run {named.group(1)}" if named else "it is not a PyTorch file of plain tensors"
+    why = f"it would run {shown(named.group(1))}" if named else "it is not a PyTorch file of plain tensors"
     return (
-        f"{path} was not unpickled: {reason}, and loading it could run arbitrary code. If you trust its author, load "
-        "it where it was made and save only the tensors: torch.save(model.state_dict(), ...) or safetensors"
+        f"{shown(path)} was not unpickled: {why}, and loading it could run arbitrary code. If you trust its author, "
+        "load it where it was made and save only the tensors: torch.save(model.state_dict(), ...) or safetensors"
     )
 
 

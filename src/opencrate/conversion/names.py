@@ -39,6 +39,10 @@ _LANGUAGE = {
     "lm_head.weight": "lm_head.weight",
 }
 
+logger = logging.getLogger(__name__)
+
+_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 KEY_MAPS: dict[str, dict[str, str]] = {
     "crate": {
         **_EMBEDDING,
@@ -138,8 +142,8 @@ def load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family
         value, official = state_dict[name], official_name(name, family)
         if own[name].shape != value.shape:
             problems.append(f"{official} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}")
-        elif not value.is_floating_point():
-            problems.append(f"{official} has dtype {value.dtype}, expected a floating one")
+        elif value.dtype not in _FLOATING:
+            problems.append(f"{official} has dtype {value.dtype}, expected one of {', '.join(map(str, _FLOATING))}")
     for name, source in model.all_tied_weights_keys.items():
         if not torch.equal(state_dict.get(name, torch.empty(0)), state_dict.get(source, torch.empty(0))):
             pair_of_names = " and ".join(official_name(each, family) for each in (name, source))
@@ -150,4 +154,7 @@ def load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family
     dtype = functools.reduce(torch.promote_types, dtypes)
     if len(dtypes) > 1:
         logger.warning("the checkpoint's weights are of %s; the model is of %s", shorten(map(str, dtypes)), dtype)
+    if broken := [name for name, value in state_dict.items() if not value.isfinite().all()]:
+        first = official_name(broken[0], family)
+        logger.warning("%d tensors of the checkpoint hold NaN or infinite numbers, the first is %s", len(broken), first)
     model.to(dtype).load_state_dict(state_dict)

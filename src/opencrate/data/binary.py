@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from .files import is_hidden, is_image, what_it_is
+from .._files import read_bytes, read_limited
+from .files import is_hidden, is_image, start_of, what_it_is
 from .labelled import Parts, labelled_dataset
 from .parts import part_of
 
@@ -22,6 +23,7 @@ _CIFAR_FILES = (_CIFAR10_TRAIN, "test_batch.bin", "train.bin", "test.bin")
 _CIFAR_NAMES = ("*.meta.txt", "*_label_names.txt")
 _CIFAR_SIDE = 32
 _GZIP = b"\x1f\x8b"
+_NAMES_LIMIT = 1 << 20
 
 
 def idx_files(root: Path) -> list[Path]:
@@ -93,7 +95,7 @@ def read_cifar(root: Path, skipped: list[str] | None = None) -> Parts:
     names_file = root / ("batches.meta.txt" if ten else "fine_label_names.txt")
     if not names_file.is_file():
         raise ValueError(f"{names_file}: missing; it comes with the binary version and names the classes")
-    names = [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in _text(names_file).splitlines() if line.strip()]
     files = {
         "train": sorted(root.glob(_CIFAR10_TRAIN)) if ten else [root / "train.bin"],
         "test": [root / ("test_batch.bin" if ten else "test.bin")],
@@ -108,12 +110,19 @@ def read_cifar(root: Path, skipped: list[str] | None = None) -> Parts:
     return parts
 
 
+def _text(file: Path) -> str:
+    try:
+        return read_bytes(file, "a file of class names", _NAMES_LIMIT).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text, at byte {error.start}; replace it") from error
+
+
 def _read_cifar_file(
     file: Path, label_bytes: int, num_classes: int, skipped: list[str] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 32, 32, 3) and labels (N); the last label byte counts (CIFAR-100: coarse, fine)."""
     record = label_bytes + 3 * _CIFAR_SIDE**2
-    content = np.frombuffer(file.read_bytes(), np.uint8)
+    content = np.frombuffer(read_bytes(file, "a CIFAR file"), np.uint8)
     if not len(content) or len(content) % record:
         raise ValueError(
             f"{file}: {len(content)} bytes are not whole records of {record}; truncated or damaged, replace it"
@@ -135,8 +144,9 @@ def _read_cifar_file(
 
 def _read_idx_array(file: Path) -> np.ndarray:
     try:
-        content = file.read_bytes()
-        content = gzip.decompress(content) if content.startswith(_GZIP) else content  # whatever the name says
+        packed = start_of(file).startswith(_GZIP)  # whatever the name says
+        with gzip.open(file) if packed else file.open("rb") as stream:
+            content = read_limited(stream, file)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: not a readable gzip file, truncated or damaged ({error}); replace it") from error
     if len(content) < 4 or content[:2] != b"\0\0":

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .._files import is_text, shown
+
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset(
@@ -62,7 +64,7 @@ class LeftOut:
     def __str__(self) -> str:
         words = []
         for kind, paths in self._found.items():
-            first = os.path.relpath(paths[0], self.root)
+            first = shown(os.path.relpath(paths[0], self.root))
             several = len(paths) > 1
             words.append(f"{len(paths)} {kind.replace('{s}', 's' * several)} ({first}{', ...' * several})")
         return ", ".join(words)
@@ -70,7 +72,7 @@ class LeftOut:
     def say(self) -> None:
         """Log it, if there is anything."""
         if self._found:
-            logger.warning("%s: left out %s", self.root, self)
+            logger.warning("%s: left out %s", shown(self.root), self)
 
 
 def visible_files(folder: Path, left_out: LeftOut) -> list[Path]:
@@ -84,7 +86,11 @@ def visible_files(folder: Path, left_out: LeftOut) -> list[Path]:
 
 def visible_folders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden and system ones."""
-    return sorted(item for item in folder.iterdir() if item.is_dir() and not is_hidden(item.name))
+    folders = sorted(item for item in folder.iterdir() if item.is_dir() and not is_hidden(item.name))
+    for item in folders:
+        if not is_text(item.name):
+            raise ValueError(f"{shown(item)}: its name, a class, holds control characters or no UTF-8; rename it")
+    return folders
 
 
 def image_files(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
@@ -135,7 +141,7 @@ def _walk(folder: Path, left_out: LeftOut, above: frozenset[str]) -> Iterator[Pa
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+        raise ValueError(f"{shown(folder)}: cannot be read ({error.strerror}); check its permissions") from error
     for entry in entries:
         if is_hidden(entry.name):
             left_out.add("hidden folder{s}" if entry.is_dir() else "hidden file{s}", Path(entry.path))

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from .._files import read_bytes
 from .labelled import cells_of
 
 CONTENT_LIMIT = 2 << 30
@@ -43,7 +44,7 @@ def fingerprint(dataset: Dataset, content_limit: int = CONTENT_LIMIT) -> dict[st
 def _content(cell: dict[str, Any]) -> bytes:
     if cell["bytes"] is not None:
         return cell["bytes"]
-    return Path(cell["path"]).read_bytes() if _size(cell) else b""
+    return read_bytes(cell["path"], "an image") if _size(cell) else b""
 
 
 def _name_and_size(cell: dict[str, Any]) -> bytes:

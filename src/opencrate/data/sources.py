@@ -24,12 +24,14 @@ import numpy as np
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
+from .._files import path_problem, require_file, shown
+from .._pretrained import HUB_PREFIX
 from ..training.recipe import DataRecipe
 from .binary import cifar_files, idx_files, read_cifar, read_idx, refuse_pickles
 from .files import LeftOut, is_image, start_of, visible_files, what_it_is
 from .folders import read_folder
 from .labelled import Parts, label_names, labelled_dataset, relabelled
-from .tables import HUB_PREFIX, is_parquet, read_hub, read_parquet
+from .tables import is_parquet, read_hub, read_parquet
 from .tensors import ImageTransform, drop_bad
 
 _ALLOWED = (
@@ -166,12 +168,13 @@ def read_parts(
     if str(path).startswith(HUB_PREFIX):
         return read_hub(str(path), image_column, label_column, skipped)
     root = Path(path).expanduser()
-    if not root.exists():
-        raise ValueError(f"{root}: no such folder or file; give {_ALLOWED}")
-    if root.is_file():
+    if path_problem(root):
+        raise ValueError(f"{shown(root)}: no such folder or file; give {_ALLOWED}")
+    if not root.is_dir():
+        require_file(root, _ALLOWED)
         found = what_it_is(start_of(root))
         if not is_parquet(root) and found != "a parquet file":
-            raise ValueError(f"{root}: is {found}, not a data set; give {_ALLOWED}")
+            raise ValueError(f"{shown(root)}: is {found}, not a data set; give {_ALLOWED}")
         return read_parquet(root, [root], image_column, label_column, skipped)
     refuse_pickles(root)
     left_out = LeftOut(root)

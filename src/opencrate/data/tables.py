@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,12 @@ import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
+from .._files import shown
+from .._pretrained import HUB_PREFIX
 from .files import start_of, what_it_is
 from .labelled import Parts, class_names, tidy
 from .parts import files_by_part, splits_by_part
 
-HUB_PREFIX = "hf://"
 MOST_CLASSES = 100_000
 
 
@@ -247,10 +249,16 @@ def check_readable(file: Path) -> int:
         if found != "a parquet file":
             raise pyarrow.ArrowInvalid(f"it is {found}")
         with pyarrow.parquet.ParquetFile(file) as opened:
-            return opened.metadata.num_rows
+            rows, groups = opened.metadata.num_rows, range(opened.metadata.num_row_groups)
+            size = sum(opened.metadata.row_group(group).total_byte_size for group in groups)
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file}: not a readable parquet file, truncated or damaged ({reason}); replace it") from error
+        raise ValueError(
+            f"{shown(file)}: not a readable parquet file, truncated or damaged ({shown(error)}); replace it"
+        ) from error
+    free = shutil.disk_usage(file.parent).free
+    if size > free:
+        raise ValueError(f"{shown(file)}: unpacks to {size:,} bytes, but the disk has {free:,}; free some space")
+    return rows
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from .._files import check_size, require_file, shown
 from ..image_processing_crate import as_grey_or_colour, read_picture
 from .files import start_of, what_it_is
 from .labelled import cells_of, label_names
@@ -25,6 +26,7 @@ IN_MEMORY_LIMIT = 512 << 20
 """Splits whose tensors need at most this many bytes are decoded once and kept."""
 
 _CHUNK = 256
+_FILE_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ class ImageTransform:
 
     def read(self, cell: dict[str, Any]) -> PILImage.Image:
         """Decode one image, in mode `L` or `RGB`, upright."""
-        name = cell.get("name") or cell["path"] or "image"
+        name = shown(cell.get("name") or cell["path"] or "image", 500)
+        if cell["bytes"] is None and cell["path"] is not None:
+            check_size(name, require_file(cell["path"], "an image", name).stat().st_size, _FILE_LIMIT)
         try:
             image = as_grey_or_colour(read_picture(_source(cell)), self.num_channels)
         except FileNotFoundError:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from matplotlib.figure import Figure
 
+from .._outputs import check_results, claim
 from .._suggest import suggest
 from .._values import Amount, Positive, Within, allowed, check_fields, fitted, number_in, shown_value
 from ..analysis.files import write_whole
@@ -149,14 +150,13 @@ def settings_words(settings: Settings) -> list[str]:
 # --- Writing ------------------------------------------------------------------------------------------------------
 
 
-def check_output(folder: Path, name: str, overwrite: bool) -> None:
+def check_free(folder: Path, name: str, overwrite: bool) -> None:
     """Refuse a folder that already holds this experiment's results.
 
     Raises:
         ValueError: it does and `overwrite` is off, or the path is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {folder}: is a file; give a folder")
+    check_results(folder, (f"{name}.csv", f"{name}.json", f"{name}.png"), f"{name}.json")
     if (folder / f"{name}.json").exists() and not overwrite:
         raise ValueError(f"--output {folder}: holds {name}.json already; --overwrite replaces it")
 
@@ -172,7 +172,7 @@ def write_experiment(experiment: Experiment, folder: Path, command: str = "") ->
     Returns:
         The paths written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder)
     files: dict[str, bytes] = {}
     for name, figure in experiment.figures.items():
         files[f"{name}.png"] = _picture(figure, "png", {"Software": None})

@@ -7,7 +7,6 @@ A sweep is a YAML file with the keys `name`, `description`, `reference` (the arm
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .._files import read_json
 from .._suggest import suggest
 from .._values import Seed, allowed, field_error, fitted, shown_value
 from . import runs
@@ -231,7 +231,7 @@ def _measured(arm: str, seed: int, directory: Path, folder: Path, num_images: in
     from .ablation_measures import measure_run
 
     path = folder / f"{directory.name}.json"
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept: dict[str, Any] = read_json(path, advice="remove it, and it is measured again") if path.is_file() else {}
     if kept.get("num_images") != num_images or kept.get("weights") != _mark(directory):
         kept = {"num_images": num_images, "weights": _mark(directory), **measure_run(directory, num_images)}
         folder.mkdir(parents=True, exist_ok=True)

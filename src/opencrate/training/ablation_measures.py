@@ -162,7 +162,8 @@ def forward_operations(config: PreTrainedConfig, task: str = "image-classificati
     """
     height, width = pair(config.image_size)
     with torch.device("meta"):
-        model = AUTO_MODELS[task].from_config(config, attn_implementation="eager").train()
+        auto_class = AUTO_MODELS[task]
+        model = auto_class.from_config(config, attn_implementation="eager", trust_remote_code=False).train()
         images = torch.empty(_BATCH, config.num_channels, height, width)
     with FlopCounterMode(display=False) as counter:
         model(images)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .._outputs import claim
+from ..analysis.files import write_whole
 from ..analysis.plots import COLOURS
 from ..analysis.statistics import paired_difference, seed_interval
 from . import runs
@@ -101,7 +103,8 @@ def write_ablation(
     cells = summarise(sweep, found)
     picture = io.BytesIO()
     plot_ablation(sweep, cells).savefig(picture, format="png", dpi=200, facecolor="white", metadata={"Software": None})
-    runs.write_bytes(folder / FILES["figure"], picture.getvalue())
+    claim(folder)
+    write_whole(folder / FILES["figure"], picture.getvalue())
     runs.write_text(folder / FILES["csv"], _csv(cells))
     runs.write_text(folder / FILES["markdown"], markdown(sweep, cells, found, command, match))
     content = {

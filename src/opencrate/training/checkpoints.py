@@ -9,11 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+from .._files import read_json, shown
+from .._pretrained import safetensors_dtypes
 
 STAGING = ".staging"
 """Below the checkpoints' folder: what is being written or deleted."""
@@ -57,6 +61,21 @@ def publish(folder: Path, step: int, keep: int | None) -> None:
     for old in complete(folder)[: -keep if keep else 0]:
         old.rename(folder / STAGING / old.name)
     clean(folder)
+
+
+def check_readable(checkpoint: Path) -> None:
+    """Refuse a checkpoint of which a file is damaged, before anything is trained.
+
+    Raises:
+        ValueError: names the file.
+    """
+    advice = f"remove {shown(checkpoint)} to resume from the one before"
+    read_json(checkpoint / "trainer_state.json", advice=advice)
+    for path in sorted((*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth"))):
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{shown(path)}: damaged (not a file that torch wrote); {advice}")
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        safetensors_dtypes(path)
 
 
 @contextmanager

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
+
+from .._files import shown
+from .._pretrained import read_tensors
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -53,7 +56,12 @@ class WeightAverage(TrainerCallback):
 
     def load(self, path: Path, model: nn.Module) -> None:
         """Read what `save` wrote, to the devices of the model's parameters."""
-        stored = load_file(path)
+        stored = read_tensors(path)
+        for name, value in model.named_parameters():
+            if name not in stored or stored[name].shape != value.shape:
+                raise ValueError(
+                    f"{shown(path)}: damaged, or not of this model ('{name}'); start again with --overwrite"
+                )
         self.values = {name: stored[name].to(value.device) for name, value in model.named_parameters()}
 
     @torch.no_grad()

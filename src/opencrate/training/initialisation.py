@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .._pretrained import read_model
 from .._suggest import suggest
 from ..configuration_crate import pair
 from ..data.class_names import nameless
@@ -222,12 +222,7 @@ def _open_source(path: str, model: PreTrainedModel) -> tuple[PreTrainedModel, di
     config = saved_config(path, own, "masked-autoencoding" if own in ENCODERS else "image-classification")
     kind = config.model_type
     auto_class = auto_class_of(config)
-    try:
-        source, info = auto_class.from_pretrained(
-            Path(path).expanduser(), output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
-        )
-    except (OSError, KeyError, SafetensorError) as error:
-        raise ValueError(f"{path}: cannot be loaded: {error}") from error
+    source, info = read_model(auto_class, path)
     absent = {str(name) for name in info["missing_keys"]}
     encoder = [name for name in absent if name.startswith(f"{source.base_model_prefix}.")]
     damaged = sorted(map(str, (*encoder, *info["unexpected_keys"], *info["mismatched_keys"])))

@@ -9,10 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
@@ -27,6 +24,7 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from .._memory import require_memory
+from .._pretrained import read_config, read_image_processor, read_model
 from .._suggest import suggest
 from .._values import field_error, fitted
 from ..configuration_crate import CRATE_SIZES, pair
@@ -187,7 +185,7 @@ def _given_fields(recipe: Recipe) -> tuple[type[PreTrainedConfig], dict[str, Any
 def initialise(config: PreTrainedConfig, seed: int, task: str = "image-classification") -> PreTrainedModel:
     """An untrained model of a task; the same configuration and seed give the same weights, bit for bit."""
     set_seed(seed)
-    model = AUTO_MODELS[task].from_config(config)
+    model = AUTO_MODELS[task].from_config(config, trust_remote_code=False)
     if isinstance(model, ViTMAEForPreTraining):
         _start_vit_mae(model)
     return model
@@ -233,12 +231,7 @@ def saved_config(
     Raises:
         ValueError: no such folder, no readable configuration, or one of another type.
     """
-    folder = Path(path).expanduser()
-    _require_folder(folder, path)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, ValueError, StrictDataclassError) as error:
-        raise ValueError(f"{path}: cannot be loaded: {error}") from error
+    config = read_config(path)
     found = config.model_type
     encoder = ENCODERS.get(found, found) if task == "image-classification" else found
     if model_type not in (None, found, encoder):
@@ -275,8 +268,12 @@ def build_processor(data: DataRecipe) -> CrateImageProcessor:
     )
 
 
-def load_classifier(path: str | Path) -> tuple[PreTrainedModel, Any]:
+def load_classifier(path: str | Path, finite: bool = True) -> tuple[PreTrainedModel, Any]:
     """A classifier and its image processor from a run directory or any saved transformers folder.
+
+    Args:
+        path: the folder.
+        finite: refuse weights that are NaN or infinite.
 
     Raises:
         ValueError: no such folder, no configuration, a model that names no classes, or weights that are missing,
@@ -288,37 +285,37 @@ def load_classifier(path: str | Path) -> tuple[PreTrainedModel, Any]:
             f"{path}: holds a {kind} model, a masked autoencoder, which names no classes; `opencrate finetune` makes a "
             "classifier of it, `opencrate probe` and `opencrate reconstruct` take it as it is"
         )
-    return load_saved(path)
+    return load_saved(path, finite)
 
 
-def load_saved(path: str | Path) -> tuple[PreTrainedModel, Any]:
+def load_saved(path: str | Path, finite: bool = True) -> tuple[PreTrainedModel, Any]:
     """A classifier or a masked autoencoder, whichever the folder holds, and its image processor.
 
     Raises:
         ValueError: as `load_classifier`, but for the kind of model.
     """
+    return load_weights(path, finite), read_image_processor(path)
+
+
+def load_weights(path: str | Path, finite: bool = True) -> PreTrainedModel:
+    """The model alone, as `load_saved`.
+
+    Raises:
+        ValueError: as `load_saved`.
+    """
     autoencoder = saved_config(path).model_type in ENCODERS
     auto_class = AUTO_MODELS["masked-autoencoding" if autoencoder else "image-classification"]
-    require_memory(saved_config(path), auto_class, f"{path}/config.json")
-    folder = Path(path).expanduser()
-    try:
-        model, info = auto_class.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
-        )
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"{path}: cannot be loaded: {error}") from error
-    _require_exact(info, path)
-    return model, processor
+    model, info = read_model(auto_class, path, finite)
+    require_exact(info, path)
+    return model
 
 
-def _require_folder(folder: Path, path: str | Path) -> None:
-    if not (folder / "config.json").is_file():
-        what = "holds no config.json" if folder.exists() else "no such folder"
-        raise ValueError(f"{path}: {what}; give a run directory or a folder written by save_pretrained")
+def require_exact(info: dict[str, Any], path: str | Path) -> None:
+    """Refuse weights that are not those of the configuration; `info` is from `read_model`.
 
-
-def _require_exact(info: dict[str, Any], path: str | Path) -> None:
+    Raises:
+        ValueError: weights that are missing, unexpected or of another shape.
+    """
     for problem in ("missing", "unexpected", "mismatched"):
         keys = sorted(map(str, info[f"{problem}_keys"]))
         if keys:

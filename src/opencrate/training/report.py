@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from .._files import printable, read_bytes, read_json, shown
+from .._outputs import claim
 from ..analysis import plots
 from ..analysis.attention_maps import attention_maps
 from ..analysis.autoencoding import measure_autoencoder, require_layered
@@ -128,7 +129,7 @@ def report_runs(
     record = _record(first, images, command, data, split)
     sections = _sections([one.model for one in saved], names, batches, count, options)
     sections += [_training_section(one, name) for one, name in zip(saved, names) if _measured_in_training(one)]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    claim(Path(path).parent)
     write_report(path, white_box_page(f"OpenCRATE: {first.name}", subjects, record, sections))
     return evaluations
 
@@ -168,7 +169,7 @@ def report_models(
     sections = _sections([model.model for model in models], names, batches, counts[0], options)
     sections += _autoencoder_sections([model.model for model in models], names, batches, counts[0], options)
     record = RunRecord(kind, (("command", command), ("models", ", ".join(str(model.source) for model in models))))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    claim(Path(path).parent)
     write_report(path, white_box_page(f"OpenCRATE: {names[0]}", subjects, record, sections))
     return boxes
 
@@ -380,15 +381,14 @@ def _record(saved: SavedModel, images: Dataset, command: str, data: str | None, 
     if saved.recipe and saved.metrics:
         facts += _training_facts(saved, saved.metrics)
         for name in (runs.RECIPE, runs.ENVIRONMENT):
-            listings.append((name, (saved.path / name).read_text(encoding="utf-8")))
+            listings.append((name, _listing(saved.path / name)))
     return RunRecord(f"{kind} of {words}", tuple(facts), tuple(listings))
 
 
 def _training_facts(saved: SavedModel, metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    machine = json.loads((saved.path / runs.ENVIRONMENT).read_text(encoding="utf-8"))
-    device = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['torch_threads']} threads"
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("opencrate", "torch", "transformers", "python"))
-    trained = metrics["data"]["train"]
+    trained = metrics["data"].get("train")
+    if not isinstance(trained, dict) or not {"images", "of", "sha256"} <= trained.keys():
+        raise ValueError(f"{shown(saved.path / runs.METRICS)}: damaged ('data.train' is incomplete); train again")
     facts = [
         (
             "training",
@@ -399,7 +399,26 @@ def _training_facts(saved: SavedModel, metrics: dict[str, Any]) -> list[tuple[st
             "training images",
             f"{trained['images']:,}; SHA-256 of {trained['of']}: {trained['sha256']}",
         ),
-        ("machine", f"{device}; {machine['system']}"),
-        ("versions", versions),
+        *_machine_facts(saved.path / runs.ENVIRONMENT),
     ]
-    return facts + ([("commit", machine["commit"])] if machine["commit"] else [])
+    return facts
+
+
+def _machine_facts(path: Path) -> list[tuple[str, str]]:
+    """What a run was made on; the numbers stand without it, so a damaged file is said and no error."""
+    try:
+        machine = read_json(path)
+        device = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['torch_threads']} threads"
+        versions = ", ".join(f"{name} {machine[name]}" for name in ("opencrate", "torch", "transformers", "python"))
+        facts = [("machine", f"{device}; {machine['system']}"), ("versions", versions)]
+        return facts + ([("commit", machine["commit"])] if machine["commit"] else [])
+    except (ValueError, KeyError, TypeError):
+        return [("machine", f"unknown: {path.name} is missing or damaged")]
+
+
+def _listing(path: Path) -> str:
+    """A side file's text for the report."""
+    try:
+        return printable(read_bytes(path, limit=1 << 20).decode("utf-8", "backslashreplace"))
+    except ValueError as error:
+        return str(error)

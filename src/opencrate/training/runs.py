@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -15,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, PreTrainedModel
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
+from .._files import encoded, read_json, shown
+from .._outputs import MARK, check_output, check_replaced, claim
+from .._pretrained import read_config, read_tensors
+from ..analysis.files import write_whole
 from . import checkpoints
 from .locations import located
 from .models import initialise
@@ -37,8 +42,18 @@ START = "start.safetensors"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
-MARKS = (METRICS, "config.json")
-"""A folder with one of these was written by this package and may be replaced when asked."""
+_LOCK_TEXT = "An unfinished run of OpenCRATE: --resume goes on with it.\n"
+"""In the lock file: the mark by which an unfinished directory is known to be ours."""
+_COMPLETE, _OLD = ".complete", ".replaced"
+"""Marks of a run that only has to be put in its place, and of one that another takes the place of."""
+_OUR_FILES = (
+    *("*.json", "*.jsonl", "*.yaml", "*.safetensors", "*.html", "*.csv", "*.py", "*.jinja", "vocab.txt", "merges.txt"),
+    *(MARK, _LOCK, _COMPLETE, _OLD),
+)
+_OUR_FOLDERS = (CHECKPOINTS, "analysis", "audit", "features", "figures", "tensorboard")
+"""What a directory that is replaced may hold: what runs, converted models and their reports consist of."""
+_METRICS = {"seed": int, "epochs": (int, float), "steps": int, "seconds": (int, float), "data": dict}
+"""What is read of the metrics elsewhere."""
 
 
 def partial_directory(final: str | Path) -> Path:
@@ -51,7 +66,8 @@ def partial_directory(final: str | Path) -> Path:
 def new_directory(final: str | Path, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
     """Yield `<final>.partial`; rename it to `final` when the block ends well.
 
-    When the block fails, the partial directory stays only if it holds checkpoints.
+    When the block fails, the partial directory stays only if it holds checkpoints. Nothing is touched that is not
+    known to be ours.
 
     Args:
         final: the directory to be.
@@ -63,37 +79,120 @@ def new_directory(final: str | Path, overwrite: bool = False, resume: bool = Fal
             neither `overwrite` nor `resume` is given; or another process works in it.
     """
     final, partial = Path(final).expanduser().absolute(), partial_directory(final)
-    check_free(final, overwrite)
-    if partial.exists() and not overwrite and not resume:
-        raise ValueError(
-            f"{partial}: an unfinished run lies there (still running, or killed); wait for it, go on with it by "
-            "--resume, or pass --overwrite to start again"
-        )
+    check_place(final, overwrite, resume)
+    if overwrite:
+        recover(final)
+    made = _missing_parents(partial)
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
         if not resume:
             _empty(partial)
+        claim(partial)
         checkpoints.clean(partial / CHECKPOINTS)
         try:
             yield partial
         except BaseException:
             if checkpoints.newest(partial / CHECKPOINTS) is None:
                 shutil.rmtree(partial, ignore_errors=True)
+                _remove_empty(made)
             raise
         _share(partial)
-        (partial / _LOCK).unlink()
+        (partial / _COMPLETE).touch()
         _replace(partial, final)
+
+
+def check_place(
+    final: str | Path, overwrite: bool = False, resume: bool = False, inputs: Sequence[str | None] = ()
+) -> None:
+    """Refuse a place that a run or model cannot be written to, before any work.
+
+    Args:
+        final: the directory to be.
+        overwrite: it is to be replaced.
+        resume: an unfinished one is to be gone on with.
+        inputs: what is read.
+
+    Raises:
+        ValueError: as `check_free` and `check_output`; an unfinished run lies there and neither `overwrite` nor
+            `resume` is given; or something that is not ours has the name of an unfinished or a replaced run.
+    """
+    final, partial = Path(final).expanduser().absolute(), partial_directory(final)
+    check_output(final, inputs)
+    check_output(partial)
+    check_replaced(final, inputs)
+    check_free(final, overwrite)
+    if final.is_symlink():
+        raise ValueError(f"{shown(final)}: is a link; give the folder that it leads to")
+    if os.path.lexists(partial) and not _is_ours(partial):
+        raise _in_the_way(partial)
+    old = _old_directory(final)
+    if os.path.lexists(old) and not (old / _OLD).is_file():
+        raise _in_the_way(old)
+    if overwrite or resume or not partial.exists():
+        return
+    if (partial / _COMPLETE).is_file():
+        raise ValueError(
+            f"{shown(partial)}: a finished run that was not put in its place; --resume puts it there, --overwrite "
+            "starts again"
+        )
+    raise ValueError(
+        f"{shown(partial)}: an unfinished run lies there (still running, or killed); wait for it, go on with it by "
+        "--resume, or pass --overwrite to start again"
+    )
+
+
+def _in_the_way(path: Path) -> ValueError:
+    return ValueError(
+        f"{shown(path)}: is in the way, and no unfinished run of ours; rename it, or choose another output path"
+    )
+
+
+def _is_ours(partial: Path) -> bool:
+    """Whether a directory has our mark of an unfinished run, or nothing yet."""
+    if partial.is_symlink() or not partial.is_dir():
+        return False
+    lock = partial / _LOCK
+    marked = lock.is_file() and lock.stat().st_size < 1000 and lock.read_bytes() == _LOCK_TEXT.encode()
+    return marked or all(path == lock and path.stat().st_size == 0 for path in partial.iterdir())
+
+
+def recover(final: str | Path) -> bool:
+    """Put a complete run in its place, where a process was killed before it could.
+
+    Returns:
+        Whether there was one.
+    """
+    final, partial = Path(final).expanduser().absolute(), partial_directory(final)
+    if not (partial / _COMPLETE).is_file() or not _is_ours(partial):
+        return False
+    with _locked(partial):
+        _replace(partial, final)
+    return True
+
+
+def _missing_parents(path: Path) -> list[Path]:
+    return [parent for parent in path.parents if not parent.exists()]
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, innermost first, as far as they are empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 @contextmanager
 def _locked(partial: Path) -> Iterator[None]:
     """Keep other processes out of a directory; the system frees it when this process ends, however it ends."""
-    with (partial / _LOCK).open("w") as file:
+    with (partial / _LOCK).open("a", encoding="utf-8") as file:
         if fcntl is not None:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not passed on to loader processes
             except OSError as error:
                 raise ValueError(f"{partial}: another process is training there; wait for it or end it") from error
+        if file.tell() == 0:
+            file.write(_LOCK_TEXT)
+            file.flush()
         yield
 
 
@@ -107,7 +206,7 @@ def _share(partial: Path) -> None:
 
 def _empty(partial: Path) -> None:
     for path in partial.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != _LOCK:
             path.unlink()
@@ -159,34 +258,58 @@ def check_free(final: str | Path, overwrite: bool = False) -> None:
     final = Path(final).expanduser()
     if not final.exists() or (final.is_dir() and not any(final.iterdir())):
         return
-    if not final.is_dir() or not any((final / mark).is_file() for mark in MARKS):
-        raise ValueError(f"{final}: exists and is no run or model directory; choose another output path")
+    if not final.is_dir() or not _is_run_or_model(final):
+        raise ValueError(f"{shown(final)}: exists and is no run or model directory; choose another output path")
     if not overwrite:
-        raise ValueError(f"{final}: exists; choose another output path, or pass --overwrite to replace it")
+        raise ValueError(f"{shown(final)}: exists; choose another output path, or pass --overwrite to replace it")
+    if foreign := [path for path in sorted(final.iterdir()) if not _may_be_ours(path)]:
+        raise ValueError(
+            f"{shown(foreign[0])}: no command of ours wrote it, and --overwrite would remove it; move it elsewhere"
+        )
+
+
+def _is_run_or_model(folder: Path) -> bool:
+    """Whether this package wrote a directory: it has our mark, or (of older versions) what every run or model has."""
+    if (folder / MARK).is_file() or ((folder / METRICS).is_file() and (folder / RECIPE).is_file()):
+        return True
+    try:
+        kind = read_json(folder / "config.json").get("model_type")
+    except ValueError:
+        return False
+    return str(kind).startswith("crate") and (folder / "model.safetensors").is_file()
+
+
+def _may_be_ours(path: Path) -> bool:
+    if path.is_dir() and not path.is_symlink():
+        return path.name in _OUR_FOLDERS
+    return any(path.match(pattern) for pattern in _OUR_FILES)
 
 
 def _replace(partial: Path, final: Path) -> None:
-    """Put `partial` in the place of `final`; the old directory goes only after the new one stands."""
+    """Put `partial` in the place of `final`; the old directory goes only after the new one stands.
+
+    Wherever this is interrupted, `recover` or the next run in this place goes on from there.
+    """
+    old = _old_directory(final)
     if final.exists() and any(final.iterdir()):
-        old = final.with_name(final.name + ".replaced")
-        shutil.rmtree(old, ignore_errors=True)
+        if old.exists():  # marked: of an earlier run that was killed here
+            shutil.rmtree(old)
+        (final / _OLD).touch()
         final.rename(old)
-        partial.rename(final)
+    partial.rename(final)
+    for mark in (_COMPLETE, _LOCK):
+        (final / mark).unlink()
+    if old.exists():
         shutil.rmtree(old)
-    else:
-        partial.rename(final)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+def _old_directory(final: Path) -> Path:
+    return final.with_name(final.name + ".replaced")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
-    write_bytes(path, text.encode("utf-8"))
+    write_whole(path, encoded(text))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -215,10 +338,11 @@ def read_metrics(run: str | Path) -> dict[str, Any]:
     path = Path(run).expanduser() / METRICS
     if not path.is_file():
         raise ValueError(f"{run}: no {METRICS} there; give a directory written by `opencrate train`")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: damaged ({error}); train again") from error
+    metrics = read_json(path, advice="train again")
+    wrong = [name for name, kind in _METRICS.items() if not isinstance(metrics.get(name), kind)]
+    if wrong:
+        raise ValueError(f"{shown(path)}: damaged ('{wrong[0]}' is missing or of the wrong kind); train again")
+    return metrics
 
 
 def left_out_bad(run: str | Path) -> bool:
@@ -230,9 +354,13 @@ def left_out_bad(run: str | Path) -> bool:
 def initial_model(run: str | Path) -> PreTrainedModel:
     """The model of a run as it was before the first step, rebuilt from its configuration, seed and whitening."""
     recipe = read_recipe(run)
-    model = initialise(AutoConfig.from_pretrained(run, local_files_only=True), recipe.training.seed, recipe.task)
+    model = initialise(read_config(run), recipe.training.seed, recipe.task)
     if (Path(run) / START).is_file():
-        model.load_state_dict(load_file(Path(run) / START), strict=False)
+        tensors = read_tensors(Path(run) / START)
+        wrong = [name for name, value in tensors.items() if model.state_dict().get(name, value).shape != value.shape]
+        if wrong:
+            raise ValueError(f"{run}/{START}: damaged ('{shown(wrong[0])}' has another shape); train again")
+        model.load_state_dict(tensors, strict=False)
     return model
 
 

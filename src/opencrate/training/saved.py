@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,15 +34,28 @@ _ARCHITECTURES = {"crate": "CRATE", "vit": "ViT", "crate_mae": "CRATE-MAE", "vit
 class SavedModel:
     """A model from a run directory, or from any saved folder (then `recipe` and `metrics` are `None`).
 
-    A classifier, unless it was opened as any model.
+    A classifier, unless it was opened as any model. Recipe and metrics are read when they are asked for, so that a
+    run in which one is damaged can be used where it does not matter.
     """
 
     path: Path
     model: PreTrainedModel
     processor: Any
     transform: ImageTransform
-    recipe: Recipe | None
-    metrics: dict[str, Any] | None
+
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """What the run was trained by."""
+        return runs.read_recipe(self.path) if self._is_run else None
+
+    @cached_property
+    def metrics(self) -> dict[str, Any] | None:
+        """What the run came to."""
+        return runs.read_metrics(self.path) if self._is_run else None
+
+    @property
+    def _is_run(self) -> bool:
+        return (self.path / runs.RECIPE).is_file() and (self.path / runs.METRICS).is_file()
 
     @property
     def name(self) -> str:
@@ -151,12 +165,15 @@ class SavedModel:
 
     def _is_own(self, data: str | None) -> bool:
         """Whether the words name the run's own data, or the digits, whose parts are known to every model."""
-        if self.recipe is None and data is None:
+        if data is None and self.recipe is None:
             raise ValueError(f"{self.path}: has no recipe, so it names no data; give --data FOLDER")
         return data in (None, "digits") or self._names_own(data)
 
     def _names_own(self, data: str) -> bool:
-        return self.recipe is not None and same_place("data.path", data, self.recipe.data.path)
+        try:
+            return self.recipe is not None and same_place("data.path", data, self.recipe.data.path)
+        except ValueError:  # the recipe is damaged, and nobody needs it for other data
+            return False
 
     def _data_recipe(self, data: str | None) -> DataRecipe:
         if self._is_own(data) and self.recipe is not None and (data is None or self._names_own(data)):
@@ -208,24 +225,22 @@ def log_skipped(reasons: Sequence[str]) -> None:
         logger.warning("skipped %d images", len(reasons))
 
 
-def open_saved(path: str | Path, autoencoders: bool = False) -> SavedModel:
+def open_saved(path: str | Path, autoencoders: bool = False, finite: bool = True) -> SavedModel:
     """Read a run directory or a folder written by `save_pretrained`.
 
     Args:
         path: the folder.
         autoencoders: take a masked autoencoder too, not classifiers alone.
+        finite: refuse weights that are NaN or infinite.
 
     Raises:
         ValueError: as `load_classifier`.
     """
     path = Path(path).expanduser()
-    model, processor = (load_saved if autoencoders else load_classifier)(path)
-    is_run = (path / runs.RECIPE).is_file() and (path / runs.METRICS).is_file()
+    model, processor = (load_saved if autoencoders else load_classifier)(path, finite)
     return SavedModel(
         path=path,
         model=model.to("cuda" if torch.cuda.is_available() else "cpu").eval(),
         processor=processor,
         transform=ImageTransform.for_model(model.config, processor),
-        recipe=runs.read_recipe(path) if is_run else None,
-        metrics=runs.read_metrics(path) if is_run else None,
     )

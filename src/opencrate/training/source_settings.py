@@ -6,11 +6,11 @@ keep them before anything is loaded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._files import read_json
 from ..data.text.options import TRAINED, GlueData
 
 PROCESSOR, CONFIG, TOKENIZER = "preprocessor_config.json", "config.json", "tokenizer_config.json"
@@ -137,12 +137,4 @@ def _context(config: dict[str, Any], tokenizer: dict[str, Any]) -> int | None:
 
 def _read(path: Path) -> dict[str, Any]:
     """A JSON mapping; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({error}); train or convert again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: must hold a JSON mapping, holds {type(found).__name__}; train or convert again")
-    return found
+    return read_json(path, advice="train or convert again") if path.is_file() else {}

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from . import runs
 from .allocator import keep_freed_memory
 from .callbacks import RunLog
-from .checkpoints import disk_errors, newest, step_of
+from .checkpoints import check_readable, disk_errors, newest, step_of
 from .extension import check_extendable, is_finished, take_up
 from .locations import located
 from .models import check_model
@@ -81,6 +81,8 @@ def train(
     partial = runs.partial_directory(directory)
     extends = resume and is_finished(directory)
     _check_target(recipe, directory, overwrite, resume)
+    if resume and runs.recover(directory):  # it was killed after it was done
+        return TrainedRun(directory, runs.read_metrics(directory))
     check_model(recipe)
     keep_freed_memory()
     if recipe.training.tensorboard:
@@ -113,7 +115,9 @@ def _check_target(recipe: Recipe, directory: Path, overwrite: bool, resume: bool
     if overwrite and resume:
         raise ValueError("--resume goes on with a run, --overwrite starts it again: give one of them")
     partial, extends = runs.partial_directory(directory), resume and is_finished(directory)
-    runs.check_free(directory, overwrite or extends)
+    text = (recipe.text.path, recipe.text.tokenizer, recipe.glue.path, recipe.glue.tokenizer)
+    inputs = (recipe.data.path, recipe.model.init_from, *text)
+    runs.check_place(directory, overwrite or extends, resume, inputs)
     if extends and not (partial / runs.RECIPE).is_file():
         check_extendable(directory, recipe)
     if resume:
@@ -134,6 +138,8 @@ def _fit(recipe: Recipe, parts: Parts, arguments: TrainingArguments, resume: boo
     log = RunLog(folder.parent / runs.LOG)
     trainer = RecipeTrainer(parts, arguments, recipe, log)
     checkpoint = newest(folder) if resume else None
+    if checkpoint is not None:
+        check_readable(checkpoint)
     if trainer.processes.main:
         _announce(trainer, checkpoint)
         if checkpoint is None:

@@ -19,6 +19,8 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from .._files import read_json, shown
+from .._pretrained import read_model
 from ..analysis.inputs import evaluating
 from ..data.draws import DrawSampler
 from ..data.tensors import in_batches
@@ -36,6 +38,17 @@ from .trainer_members import OpenTrainer
 from .whitebox_callback import WhiteBoxLog
 
 PROGRESS = "progress.json"
+_PROGRESS_KEYS = {
+    "step",
+    "seconds",
+    "resumed_at",
+    "log_size",
+    "history",
+    "white_box",
+    "losses_since_logged",
+    "logged_at",
+}
+_PROGRESS_KEYS |= {"processes", "training_samples"}
 AVERAGE = "ema.safetensors"
 TENSORBOARD = "tensorboard"
 """The folder of TensorBoard's event files in a run directory."""
@@ -237,9 +250,8 @@ class RecipeTrainer(OpenTrainer):
         """The weights, by `from_pretrained`: Trainer's own way skips those of renamed parts (ViT's)."""
         if self.is_fsdp_enabled:
             return load()
-        read = type(self.model).from_pretrained
-        stored, info = read(checkpoint, local_files_only=True, output_loading_info=True)
-        if info["missing_keys"] or info["unexpected_keys"]:
+        stored, info = read_model(type(self.model), checkpoint)
+        if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
             raise ValueError(f"{checkpoint}: is not of this model; start again with --overwrite")
         self.model.load_state_dict(stored.state_dict(), strict=True)
 
@@ -296,7 +308,10 @@ class RecipeTrainer(OpenTrainer):
         """At the beginning of training: the state that `_save_progress` wrote."""
         if self._checkpoint is None:
             return
-        progress = json.loads((self._checkpoint / PROGRESS).read_text(encoding="utf-8"))
+        advice = f"remove {shown(self._checkpoint)} to resume from the one before"
+        progress = read_json(self._checkpoint / PROGRESS, advice=advice)
+        if lacking := _PROGRESS_KEYS - progress.keys():
+            raise ValueError(f"{self._checkpoint / PROGRESS}: damaged ('{min(lacking)}' is missing); {advice}")
         for name, value in self._identity().items():
             if progress[name] != value:
                 raise ValueError(

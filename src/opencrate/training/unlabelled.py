@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..analysis.whitebox import load_model, locate, name_of, untrained_copy
+from .._pretrained import read_image_processor
+from ..analysis.whitebox import load_model, name_of, untrained_copy
 from ..data.sources import load_images, read_any_parts
 from ..data.tensors import ImageTransform, drop_bad, in_batches, to_tensors
 from ..data.text.blocks import TokenBlocks
@@ -141,11 +142,7 @@ def load_processor(source: str) -> Any:
     Raises:
         ValueError: there is none, or it cannot be read.
     """
-    where, options = locate(source)
-    try:
-        return AutoImageProcessor.from_pretrained(where, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no image processor there ({_first_line(error)})") from error
+    return read_image_processor(source)
 
 
 def image_batches(source: str, config: Any, inputs: Inputs, batch_size: int = 32) -> tuple[DataLoader, str]:
@@ -187,7 +184,3 @@ def _images(data: str) -> Dataset:
     """The images of any source, whatever their labels; also a folder of image files without classes."""
     parts = read_any_parts(data)
     return next(parts[part] for part in _PARTS if part in parts)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

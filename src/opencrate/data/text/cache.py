@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase
 
+from ..._files import read_json
 from .documents import Documents, digest
 from .tokenizers import encode, pieces, separator_of, tokenizer_identity, vocabulary_size
 
@@ -38,6 +40,7 @@ VERSION = 1
 """Of the layout; part of the key."""
 _BATCH = 1 << 20  # characters between two notes of progress
 _GROUP = 1024  # texts handed to the tokenizer at a time
+_AGAIN = "delete its folder, and the text is tokenised again"
 _TOKENS, _ENDS, _ABOUT, _PROGRESS = "tokens.bin", "ends.bin", "about.json", "progress.json"
 
 
@@ -177,7 +180,7 @@ def _note(path: Path, counts: Counts) -> None:
 def _resumed(partial: Path, dtype: type) -> Counts:
     """How far a killed process came; what it wrote beyond that is cut off."""
     progress = partial / _PROGRESS
-    counts = Counts(**json.loads(progress.read_text(encoding="utf-8"))) if progress.is_file() else Counts()
+    counts = _counts(read_json(progress, advice=_AGAIN), progress) if progress.is_file() else Counts()
     sizes = {_TOKENS: counts.tokens * np.dtype(dtype).itemsize, _ENDS: counts.documents * 8}
     for name, size in sizes.items():
         with (partial / name).open("ab") as file:
@@ -186,13 +189,25 @@ def _resumed(partial: Path, dtype: type) -> Counts:
 
 
 def _open(folder: Path) -> TokenFile:
-    about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-    counts = Counts(**about["counts"])
+    about = read_json(folder / _ABOUT, advice=_AGAIN)
+    counts = _counts(about.get("counts"), folder / _ABOUT)
+    if about.get("dtype") not in ("uint16", "uint32"):
+        raise ValueError(f"{folder / _ABOUT}: damaged; {_AGAIN}")
     tokens = np.memmap(folder / _TOKENS, dtype=about["dtype"], mode="r")
     ends = np.fromfile(folder / _ENDS, np.int64)
     if len(tokens) != counts.tokens or len(ends) != counts.documents:
         raise ValueError(f"{folder}: damaged, its files are not as long as {_ABOUT} says; delete the folder")
     return TokenFile(tokens, ends, counts, folder.name)
+
+
+def _counts(fields: Any, path: Path) -> Counts:
+    try:
+        counts = Counts(**fields)
+        if all(isinstance(number, int) and number >= 0 for number in asdict(counts).values()):
+            return counts
+    except TypeError:
+        pass
+    raise ValueError(f"{path}: damaged; {_AGAIN}")
 
 
 @contextmanager

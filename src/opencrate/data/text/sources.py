@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
+from ..._files import path_problem, read_bytes, require_file, shown
+from ..._pretrained import HUB_PREFIX
 from ..files import LeftOut, visible_files, what_it_is
 from ..fingerprint import CONTENT_LIMIT
 from ..parts import files_by_part, is_part
-from ..tables import HUB_PREFIX
 from .documents import Documents, TextParts, digest
 from .options import TextData
 from .tables import JSON_SUFFIXES, hub_parts, table_documents
@@ -77,15 +78,15 @@ def read_text(file: Path) -> str:
     Raises:
         ValueError: not UTF-8; says at which byte.
     """
-    content = file.read_bytes()
+    content = read_bytes(file, "a text file")
     if b"\0" in content and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{file}: not text but {what_it_is(content)}; give UTF-8 text")
+        raise ValueError(f"{shown(file)}: not text but {what_it_is(content)}; give UTF-8 text")
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{file}: not UTF-8 text, {error.reason} at byte {error.start} (0x{content[error.start]:02x}); convert it, "
-            "for example with `iconv -t utf-8`"
+            f"{shown(file)}: not UTF-8 text, {error.reason} at byte {error.start} (0x{content[error.start]:02x}); "
+            "convert it, for example with `iconv -t utf-8`"
         ) from error
 
 
@@ -132,10 +133,10 @@ def _hashed(stream) -> object:
 
 def _files(path: Path) -> dict[str, list[Path]]:
     """The files of each part."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such folder or file; give {_ALLOWED}")
-    if path.is_file():
-        return {"all": [path]}
+    if path_problem(path):
+        raise ValueError(f"{shown(path)}: no such folder or file; give {_ALLOWED}")
+    if not path.is_dir():
+        return {"all": [require_file(path, _ALLOWED)]}
     found = _of_one_kind(path)
     parts = files_by_part(found, path)
     if len(parts) < 2 or "all" not in parts:

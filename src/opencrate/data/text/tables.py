@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,14 +15,17 @@ import datasets
 from datasets import Dataset, IterableDataset, Value
 from huggingface_hub import HfApi
 
+from ..._files import parse_json, read_limited, require_file, shown
+from ..._pretrained import HUB_PREFIX, reason
 from ..parts import splits_by_part
-from ..tables import HUB_PREFIX, check_readable, no_progress_bars
+from ..tables import check_readable, no_progress_bars
 from .documents import Documents, TextParts, digest
 from .options import TextData
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".jsonl.zst")
 _NAME = r"[\w.-]+/[\w.-]+(/[\w.-]+)?"
 _ROWS = 1000
+_UNPACKED_LIMIT, _MOST_PACKED = 64 << 20, 200
 
 
 def table_documents(files: list[Path], column: str | None, where: str, identity: Callable[[], str]) -> Documents:
@@ -35,12 +40,60 @@ def table_documents(files: list[Path], column: str | None, where: str, identity:
         raise ValueError(f"{where}: no rows")
     try:
         with no_progress_bars():
+            if not is_parquet:
+                for file in files:
+                    check_json_lines(file)
             table = (Dataset.from_parquet if is_parquet else Dataset.from_json)(names)
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ValueError(f"{where}: cannot be read as a table of text ({reason}); one JSON object a line") from error
+        if isinstance(error, ValueError) and str(error).startswith(tuple(map(shown, files))):
+            raise
+        why = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        raise ValueError(f"{where}: cannot be read as a table of text ({why}); one JSON object a line") from error
     column = text_column(table.features, column, where)
     return Documents(where, partial(_rows, table, column), identity)
+
+
+def check_json_lines(file: Path) -> None:
+    """Refuse a table that is not one JSON object a line: the library that reads it ends the process at some.
+
+    Raises:
+        ValueError: names the first other line; a file that unpacks to far more than it is.
+    """
+    if file.suffix == ".zst":  # needs a package of its own, which reads it in blocks
+        return
+    left = max(_UNPACKED_LIMIT, _MOST_PACKED * require_file(file, "a table of text").stat().st_size)
+    try:
+        _check_lines(file, left)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{shown(file)}: not a readable gzip file, truncated or damaged; replace it") from error
+
+
+def _check_lines(file: Path, left: int) -> None:
+    number = 0
+    with _unpacked(file) as stream:
+        while line := stream.readline(left):
+            number, left = number + 1, left - len(line)
+            where = f"{shown(file)}, line {number}"
+            if left <= 0:
+                raise ValueError(f"{where}: unpacks to more than {_MOST_PACKED} times its size; give a smaller file")
+            if number == 1 and line.lstrip()[:1] == b"[":
+                _check_json_list(file)
+                return
+            if line.strip():
+                parse_json(line.removeprefix(b"\xef\xbb\xbf"), where, advice="a table has one JSON object a line")
+
+
+def _check_json_list(file: Path) -> None:
+    """The same of a file that is one list of objects."""
+    with _unpacked(file) as stream:
+        rows = parse_json(read_limited(stream, file), shown(file), list)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{shown(file)}, entry {number}: is no JSON object; replace it")
+
+
+def _unpacked(file: Path) -> Any:
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
 def text_column(features: Mapping[str, Any] | None, given: str | None, where: str) -> str:

@@ -23,7 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..tables import HUB_PREFIX
+from ..._files import path_problem, read_bytes, read_json, shown
+from ..._pretrained import HUB_PREFIX, read_tokenizer, reason
 from .options import TRAINED
 
 Objective = Literal["causal", "masked"]
@@ -174,9 +175,8 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     where = text if text.startswith(HUB_PREFIX) else Path(text).expanduser()
     try:
         tokenizer = _read(where)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source}: cannot be loaded as a tokenizer: {reason}") from error
+    except Exception as error:  # damaged files make the libraries trip in many ways
+        raise ValueError(f"{shown(source)}: cannot be loaded as a tokenizer: {reason(error)}") from error
     if not tokenizer.is_fast:
         raise ValueError(f"{source}: a tokenizer without tokenizer.json; convert it by `convert_slow_tokenizer` first")
     return tokenizer
@@ -184,19 +184,20 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 def _read(where: str | Path) -> PreTrainedTokenizerBase:
     if isinstance(where, str):
-        return AutoTokenizer.from_pretrained(where.removeprefix(HUB_PREFIX))
-    if not where.exists():
+        return read_tokenizer(AutoTokenizer, where)
+    if path_problem(where):
         raise ValueError(f"no such folder or file; give a folder, or one of {', '.join(TRAINED)}")
-    if where.is_file():
+    if not where.is_dir():
+        read_json(where)
         return PreTrainedTokenizerFast(tokenizer_file=str(where))
     if any((where / name).is_file() for name in _SAVED):
-        return AutoTokenizer.from_pretrained(where, local_files_only=True)
+        return read_tokenizer(AutoTokenizer, where)
     if (where / "vocab.json").is_file() and (where / "merges.txt").is_file():
-        return GPT2TokenizerFast.from_pretrained(where, local_files_only=True)
+        return read_tokenizer(GPT2TokenizerFast, where)
     if (where / "vocab.txt").is_file():
-        words = (where / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        words = read_bytes(where / "vocab.txt", "a vocabulary").decode("utf-8").splitlines()
         lower = not any(character in string.ascii_uppercase for word in words if word[:1] != "[" for character in word)
-        return BertTokenizerFast.from_pretrained(where, do_lower_case=lower, local_files_only=True)
+        return read_tokenizer(BertTokenizerFast, where, do_lower_case=lower)
     raise ValueError("holds no tokenizer.json, no vocab.json with merges.txt and no vocab.txt")
 
 

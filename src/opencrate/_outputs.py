@@ -1,0 +1,119 @@
+"""Where results may be written: refused before any work, and nothing of somebody else's ever replaced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from ._files import kind_of, os_reason, shown
+
+MARK = ".opencrate"
+"""In every folder that results were written to: what lies there under their names is ours to replace."""
+_MARK_TEXT = "OpenCRATE wrote results here, and replaces them when it is asked to.\n"
+_NEEDED = 1 << 20
+_WORDS = ("digits", "stdlib")  # sources that are no paths
+
+
+def check_output(path: str | Path, inputs: Iterable[str | Path | None] = (), within: str | Path | None = None) -> None:
+    """Refuse an output that cannot be written, that is an input, or that lies inside one.
+
+    Args:
+        path: a file or folder to be.
+        inputs: files and folders that are read; Hub names, words like `digits` and what does not exist do not matter.
+        within: an input that the output may lie inside of: a model whose report goes to a folder of its own.
+
+    Raises:
+        ValueError: as said; a link to nothing, a path through a file, no permission, or a full disk.
+    """
+    path = Path(path).expanduser().absolute()
+    try:
+        _check_writable(path)
+        for source in filter(None, inputs):
+            if Path(source).expanduser().exists() and str(source) not in _WORDS:
+                _check_apart(path.resolve(), source, source is within)
+    except OSError as error:
+        raise ValueError(f"{shown(path)}: {os_reason(error)}; choose another output path") from error
+    except RuntimeError as error:  # Python's word for a circle of links
+        raise ValueError(f"{shown(path)}: is a link that leads to itself; choose another output path") from error
+
+
+def _check_writable(path: Path) -> None:
+    there = path
+    while not os.path.lexists(there):
+        there = there.parent
+    if there.is_symlink() and not there.exists():
+        raise ValueError(
+            f"{shown(there)}: is a link to nothing, or to itself; remove it, or choose another output path"
+        )
+    folder = there.parent if there == path else there
+    if not folder.is_dir():
+        raise ValueError(f"{shown(path)}: {shown(folder)} is {kind_of(folder)}, no folder; choose another output path")
+    if there == path and path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+        folder = path
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{shown(path)}: {shown(folder)} may not be written to; choose another output path")
+    if shutil.disk_usage(folder).free < _NEEDED:
+        raise ValueError(f"{shown(path)}: the disk of {shown(folder)} is full; free some space, or choose another path")
+
+
+def _check_apart(path: Path, source: str | Path, inside_allowed: bool) -> None:
+    where = Path(source).expanduser().resolve()
+    if path == where:
+        raise ValueError(f"{shown(path)}: is an input too ({shown(source)}); choose another output path")
+    if where in path.parents and not inside_allowed:
+        raise ValueError(f"{shown(path)}: lies inside an input ({shown(source)}); choose an output path outside")
+
+
+def check_replaced(path: str | Path, inputs: Iterable[str | Path | None]) -> None:
+    """Refuse an output that is to be replaced as a whole while an input lies in it.
+
+    Raises:
+        ValueError: it does.
+    """
+    path = Path(path).expanduser().resolve()
+    for source in filter(None, inputs):
+        where = Path(source).expanduser()
+        if str(source) not in _WORDS and where.exists() and path in where.resolve().parents:
+            raise ValueError(f"{shown(path)}: would be replaced, but an input lies in it ({shown(source)}); move one")
+
+
+def check_results(folder: str | Path, names: Iterable[str], main: str) -> None:
+    """Refuse a folder in which files that are not ours have the names of results.
+
+    Args:
+        folder: of the results.
+        names: of what will be written to it.
+        main: the one of them that tells by its content who wrote it, where the folder has no mark.
+
+    Raises:
+        ValueError: the path is no folder, or it holds such a file.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{shown(folder)}: is {kind_of(folder)}; give a folder")
+    taken = [name for name in names if os.path.lexists(folder / name)]
+    if taken and not (folder / MARK).is_file() and not _names_us(folder / main):
+        raise ValueError(
+            f"{shown(folder / taken[0])}: exists, and no command of ours wrote it; choose another output folder"
+        )
+
+
+def _names_us(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"opencrate" in file.read(1 << 22).lower()
+
+
+def claim(folder: str | Path) -> Path:
+    """Make a folder for results, with the mark that they are ours.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text(_MARK_TEXT, encoding="utf-8")
+    return folder

@@ -1,0 +1,352 @@
+"""The one place where saved configurations, models, processors and tokenizers are opened.
+
+Nothing of a folder is ever executed and nothing is asked on the terminal: a type that transformers does not know is
+refused, whatever code lies beside it. Who trusts a folder's code loads it himself (`trust_remote_code=True`) and hands
+on the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoImageProcessor, GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+from ._files import check_size, os_reason, read_json, require_file, shown
+from ._memory import require_memory
+from ._suggest import suggest
+
+logger = logging.getLogger(__name__)
+
+HUB_PREFIX = "hf://"
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+FLOATING = ("F64", "F32", "F16", "BF16")
+"""What safetensors calls the types that weights may have."""
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_RUNS_KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+_CLEAR = (OSError, ValueError, SafetensorError, StrictDataclassError)
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_LOCAL = {"local_files_only": True}
+
+
+def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is to be given: a Hub id, or a folder and the order not to use the network.
+
+    Raises:
+        ValueError: no such folder, or one without a `config.json`.
+    """
+    text = str(source)
+    if text.startswith(HUB_PREFIX):
+        return text.removeprefix(HUB_PREFIX), {}
+    folder = Path(text).expanduser()
+    try:
+        found = (folder / CONFIG).is_file()
+        what = "holds no config.json" if folder.is_dir() else "is no folder" if folder.exists() else "no such folder"
+    except OSError as error:
+        found, what = False, os_reason(error)
+    if not found:
+        raise ValueError(
+            f"{shown(source)}: {what}; give a run directory, a folder written by save_pretrained, or hf://owner/name"
+        )
+    return str(folder), dict(_LOCAL)
+
+
+def read_config_fields(source: str | os.PathLike) -> dict[str, Any]:
+    """What a folder's config.json holds, checked as far as it decides which code runs.
+
+    Raises:
+        ValueError: no folder, a damaged file, a model type that is unknown or missing, or a setting that would fetch
+            code from the Hub.
+    """
+    where, _ = locate(source)
+    path = Path(where) / CONFIG
+    fields = read_json(path, advice="give a folder written by save_pretrained")
+    _check_type(fields, path)
+    named = fields.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ValueError(f"{shown(path)}: 'architectures' is {shown(named)}; it must be a list of class names")
+    for key, value in _nested(fields):
+        if key in _RUNS_KERNELS and "/" in str(value):
+            raise ValueError(
+                f"{shown(path)}: '{key}' is {shown(value)}, which fetches and runs code of the Hub; remove it, or use "
+                "'sdpa' or 'eager'"
+            )
+    return fields
+
+
+def _check_type(fields: Mapping[str, Any], path: Path) -> None:
+    known = transformers.CONFIG_MAPPING
+    kind = fields.get("model_type")
+    if isinstance(kind, str) and kind in known:
+        return
+    code = "; the folder brings code for it, which is never run" if "auto_map" in fields else ""
+    if kind is None:
+        raise ValueError(f"{shown(path)}: names no model_type{code}; give a folder written by save_pretrained")
+    hint = "" if len(str(kind)) > 50 else f"; {suggest(str(kind), known)}"
+    if code:
+        hint = ", so load it in Python yourself if you trust its author"
+    raise ValueError(f"{shown(path)}: the model_type {shown(repr(kind))} is unknown{code}{hint}")
+
+
+def _nested(fields: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in fields.items():
+        yield key, value
+        if isinstance(value, Mapping):
+            yield from _nested(value)
+
+
+def read_config(source: str | os.PathLike) -> PreTrainedConfig:
+    """The configuration of a folder or of `hf://owner/name`.
+
+    Raises:
+        ValueError: none there, damaged, or of an unknown type.
+    """
+    where, options = locate(source)
+    if options:
+        read_config_fields(source)
+    return _open(AutoConfig, source, "a configuration", where, **options)
+
+
+def read_model(
+    cls: Any, source: str | os.PathLike, finite: bool = True, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A saved model, and which weights were missing, unexpected or of another shape.
+
+    Args:
+        cls: the model's class, or an Auto class.
+        source: a folder or `hf://owner/name`.
+        finite: refuse weights that are NaN or infinite.
+        options: for `from_pretrained`.
+
+    Raises:
+        ValueError: no model there, damaged, incomplete, of an unknown type, an adapter, weights that are no floating
+            numbers or not finite, or files outside the folder.
+    """
+    where, local = locate(source)
+    if local:
+        fields = read_config_fields(source)
+        files = weight_files(Path(where))
+        if (Path(where) / GENERATION).exists():
+            options = {**options, **_generation(Path(where) / GENERATION, fields)}
+    config = options.setdefault("config", read_config(source))
+    require_memory(config, cls, f"{shown(source)}/{CONFIG}")
+    options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **local, **options}
+    model, info = _open(cls, source, "a model", where, **options)
+    if local and "quantization_config" not in fields:
+        _check_dtypes(files, model)
+    if finite:
+        require_finite(model, source)
+    return model, info
+
+
+def require_finite(model: torch.nn.Module, source: Any) -> None:
+    """Refuse a model whose weights hold NaN or infinity.
+
+    Raises:
+        ValueError: it is one; names the first such tensor.
+    """
+    bad = [name for name, value in model.named_parameters() if not value.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"{shown(source)}: {len(bad)} of its weight tensors hold NaN or infinite numbers, the first is "
+            f"{shown(bad[0])}; take an earlier checkpoint, or train again (`opencrate doctor` says more)"
+        )
+
+
+def _generation(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """An option that keeps a damaged generation_config.json from stopping those who do not generate."""
+    try:
+        GenerationConfig.from_dict(read_json(path))
+        return {}
+    except Exception as error:
+        logger.warning("%s is left out: %s", GENERATION, reason(error))
+        known = {name: fields[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in fields}
+        return {"generation_config": GenerationConfig(**known)}
+
+
+def read_generation(source: str | os.PathLike) -> None:
+    """Refuse a damaged generation_config.json: for those who generate.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = Path(str(source)).expanduser() / GENERATION
+    if not str(source).startswith(HUB_PREFIX) and path.exists():
+        fields = read_json(path, advice="replace it, or remove it")
+        try:
+            GenerationConfig.from_dict(fields)
+        except Exception as error:
+            raise ValueError(f"{shown(path)}: damaged ({reason(error)}); replace it, or remove it") from error
+
+
+def read_image_processor(source: str | os.PathLike) -> Any:
+    """The image processor beside a model.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    where, options = locate(source)
+    path = Path(where) / "preprocessor_config.json"
+    if options and path.exists():
+        fields = read_json(path, advice="copy that of the model's own folder")
+        if "image_processor_type" not in fields and "feature_extractor_type" not in fields and "auto_map" in fields:
+            raise ValueError(f"{shown(path)}: names no image_processor_type, only code, which is never run; name one")
+    return _open(AutoImageProcessor, source, "an image processor", where, **options)
+
+
+def read_tokenizer(cls: Any, source: str | os.PathLike, **options: Any) -> Any:
+    """A tokenizer from a folder or `hf://owner/name`.
+
+    Args:
+        cls: the tokenizer's class, or AutoTokenizer.
+        source: where from.
+        options: for `from_pretrained`.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    text = str(source)
+    if text.startswith(HUB_PREFIX):
+        return _open(cls, source, "a tokenizer", text.removeprefix(HUB_PREFIX), **options)
+    for name in (*_TOKENIZER_FILES, CONFIG):
+        if (Path(source) / name).exists():
+            fields = read_json(Path(source) / name)
+            if name == CONFIG and "model_type" in fields:
+                _check_type(fields, Path(source) / name)
+    return _open(cls, source, "a tokenizer", text, **_LOCAL, **options)
+
+
+def _open(cls: Any, source: Any, what: str, where: str, **options: Any) -> Any:
+    try:
+        return cls.from_pretrained(where, trust_remote_code=False, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged folder makes the libraries trip in many ways
+        raise ValueError(f"{shown(source)}: {what} cannot be loaded: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Why a library could not read a file, in a line; its inner words (KeyError: 'x') tell a user nothing."""
+    if "trust_remote_code" in str(error):
+        return "it is of an unknown type with its own code, which is never run"
+    if not isinstance(error, _CLEAR) or isinstance(error, UnicodeError):
+        return "its content is not what such a file holds; it is damaged, or of another kind"
+    return shown(" ".join(str(error).split()) or type(error).__name__, 400)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder, all of them there and none outside it.
+
+    Raises:
+        ValueError: a missing or damaged one, one outside the folder, or an adapter of another model.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"{shown(folder)}: holds an adapter (adapter_config.json), which belongs to another model; merge both by "
+            "`merge_and_unload()` in peft, and save that"
+        )
+    for name in _WEIGHTS:
+        index = folder / f"{name}.index.json"
+        if not (folder / name).exists() and index.exists():
+            return [_checked(folder / shard) for shard in shards_of(index)]
+        if (folder / name).exists():
+            return [_checked(folder / name)]
+    raise ValueError(f"{shown(folder)}: holds no weights ({' or '.join(_WEIGHTS)}); give a complete folder")
+
+
+def shards_of(index: Path) -> list[str]:
+    """The names of the weight files that an index lists; each lies beside it.
+
+    Raises:
+        ValueError: a damaged index, a file elsewhere, or one that is missing.
+    """
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{shown(index)}: damaged ('weight_map' names no files by weight); replace it")
+    shards = sorted(set(places.values()))
+    for name in shards:
+        if PurePath(name).name != name or name in ("", "..") or "\\" in name or name.endswith(".json"):
+            raise ValueError(f"{shown(index)}: names {shown(name)}, which is not a file beside it; replace it")
+        if not (index.parent / name).exists():
+            raise ValueError(f"{shown(index.parent / name)}: missing, but {index.name} names it; copy all of the model")
+    return shards
+
+
+def _checked(path: Path) -> Path:
+    require_file(path, "a weight file")
+    check_size(path, path.stat().st_size)
+    if path.suffix == ".safetensors":
+        safetensors_dtypes(path)
+    else:
+        check_torch_file(path)
+    return path
+
+
+def safetensors_dtypes(path: Path) -> dict[str, str]:
+    """The type of each tensor in a safetensors file, in its own words (`F32`).
+
+    Raises:
+        ValueError: not a readable safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError, struct.error) as error:
+        raise ValueError(f"{shown(path)} is not a readable safetensors file: {reason(error)}") from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: not a readable safetensors file.
+    """
+    safetensors_dtypes(require_file(path, "a safetensors file"))
+    return load_file(path)
+
+
+def check_torch_file(path: Path) -> None:
+    """Refuse a PyTorch file that unpacks to more than it is: those that torch writes are not compressed.
+
+    Raises:
+        ValueError: it is packed.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            sizes = [(one.file_size, one.compress_size) for one in archive.infolist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{shown(path)} is not a readable PyTorch file, or damaged: {reason(error)}") from error
+    if sum(full for full, _ in sizes) > 2 * path.stat().st_size + (1 << 20):
+        raise ValueError(
+            f"{shown(path)}: unpacks to {sum(full for full, _ in sizes):,} bytes from {path.stat().st_size:,}, which "
+            "no PyTorch file does; save the weights anew"
+        )
+
+
+def _check_dtypes(files: Iterable[Path], model: PreTrainedModel) -> None:
+    """Refuse whole or 8-bit numbers where the model has floating weights; its counters and masks may be whole."""
+    floating = {name for name, value in model.named_parameters() if value.is_floating_point()}
+    prefix = f"{model.base_model_prefix}."
+    for path in files:
+        if path.suffix != ".safetensors":
+            continue
+        for name, dtype in safetensors_dtypes(path).items():
+            own = {name, name.removeprefix(prefix), prefix + name} & floating
+            if dtype not in FLOATING and (own or name.endswith(".weight")):
+                raise ValueError(
+                    f"{shown(path)}: {shown(name)} holds numbers of type {dtype}; weights are {', '.join(FLOATING)}: "
+                    "save the model in one of those"
+                )
