@@ -76,7 +76,7 @@ def test_bad_input(opencrate, crate, story, digits_run, tmp_path):
         (("evaluate", crate, "--text", story, "--context", 64), "context=64: the model reads 2 to 32"),
         (("evaluate", crate, "--text", story, "--data", "digits"), "--data: names images"),
         (("generate", crate, "T" * 50), "prompt: has 50 tokens, more than the model's context of 32"),
-        (("generate", crate, "The", "--top-p", 2), "top_p=2.0: must be above 0"),
+        (("generate", crate, "The", "--top-p", 2), "argument --top-p: '2' is not a number"),
         (("features", crate), "say on what by --text TEXT"),
         (("features", crate, "--text", story, "--steer", "x"), "not of the form LAYER:FEATURE=VALUE"),
     ):
