@@ -33,7 +33,7 @@ TAKES = {
 
 def folder_of(architecture, tmp_path):
     """A folder with a configuration and no weights: whoever reads those fails otherwise."""
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": "any"}))
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": "bert"}))
     return tmp_path
 
 
@@ -54,10 +54,3 @@ def test_wrong_kind_is_one_line(opencrate, loose_images, command, architecture, 
     assert result.code == 2 and result.out == "", result
     (line,) = result.err.splitlines()
     assert f"holds {architecture}, " in line and "it can be given to" in line, line
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '{"architectures": 3}'])
-def test_a_damaged_configuration_is_named(content, tmp_path):
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"config\.json: cannot be read"):
-        kind_of(tmp_path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from ..analysis.whitebox import HUB_PREFIX, locate
+from .._pretrained import HUB_PREFIX, read_config_fields, shown
 
 Kind = Literal["classifier", "autoencoder", "causal", "masked", "sentences", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -60,15 +59,11 @@ def require_kind(source: str | Path, kinds: Collection[Kind]) -> Kind:
         return kind
     wanted = " or ".join(_WORDS[one] for one in KINDS if one in kinds)
     name = _architecture(source) or "unnamed class"
-    raise ValueError(f"{source}: holds {name}, {_WORDS[kind]}, not {wanted}; it can be given to {_COMMANDS[kind]}")
+    takers = _COMMANDS[kind]
+    raise ValueError(f"{shown(source)}: holds {name}, {_WORDS[kind]}, not {wanted}; it can be given to {takers}")
 
 
 def _architecture(source: str | Path) -> str:
     """The class that a folder's model was saved from; empty where the configuration does not say."""
-    path = Path(locate(source)[0]) / "config.json"
-    try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-        names = config.get("architectures") or [""]
-        return str(names[0])
-    except (OSError, ValueError, RecursionError, AttributeError, LookupError, TypeError) as error:
-        raise ValueError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from error
+    names = read_config_fields(source).get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
