@@ -13,18 +13,9 @@ from torch import Tensor, nn
 from .wrapped import exchange, inputs_of, model_of
 
 STATES = ("hidden_states", "compressed_states", "projected_states", "sparse_codes", "attentions")
-FORMS = (
-    "complete",
-    "alpha",
-    "overcomplete",
-    "tied kappa",
-    "joint tied",
-    "attention",
-    "mlp",
-    "autoencoder",
-    "causal",
-    "masked",
-)
+QUICK = ("complete", "mlp", "autoencoder", "masked")
+SLOW = ("alpha", "overcomplete", "tied kappa", "joint tied", "attention", "causal")
+every_form = pytest.mark.parametrize("form", [*QUICK, *(pytest.param(form, marks=pytest.mark.slow) for form in SLOW)])
 
 
 def states_of(model: nn.Module, form: str) -> dict[str, tuple[Tensor, ...]]:
@@ -70,7 +61,7 @@ def agree(first: dict, second: dict, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["output", "input"])
-@pytest.mark.parametrize("form", FORMS)
+@every_form
 def test_order_of_hook_and_recording_does_not_matter(form, kind):
     plain = model_of(form)
     before = states_of(plain, form)
@@ -117,7 +108,7 @@ def flow(model: nn.Module, form: str) -> dict[str, list[Tensor]]:
 
 
 @pytest.mark.parametrize("kind", ["output", "input"])
-@pytest.mark.parametrize("form", FORMS)
+@every_form
 def test_recorded_is_what_the_next_module_reads(form, kind):
     plain = model_of(form)
     states_of(plain, form)
@@ -141,7 +132,7 @@ class Doubled(nn.Module):
         return doubled(self.base(*args, **kwargs))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@every_form
 def test_modules_wrapped_after_a_recording(form):
     plain = model_of(form)
     states_of(plain, form)
