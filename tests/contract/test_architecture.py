@@ -1,6 +1,7 @@
 """The arrows between the modules, and what may be imported without the rest of the house."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 import time
@@ -160,3 +161,19 @@ def test_public_names_resolve():
         assert getattr(opencrate, name) is not None and name in dir(opencrate)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = opencrate.nothing
+
+
+def test_what_is_imported_from_our_modules_is_there():
+    """Also where a function imports it when it is called, which no other test may do."""
+    missing = []
+    for path in FILES:
+        package = ("opencrate", *path.parts[:-1])
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+            module = importlib.import_module(base)
+            for alias in node.names:
+                if not hasattr(module, alias.name) and importlib.util.find_spec(f"{base}.{alias.name}") is None:
+                    missing.append(f"{path}: {base}.{alias.name}")
+    assert not missing
