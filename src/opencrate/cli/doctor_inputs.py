@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from .._files import parse_json, read_bytes, shown
 from ..analysis.doctor_outputs import take
 from ..analysis.language import open_language_model
 from ..analysis.whitebox import HUB_PREFIX, load_model
@@ -69,10 +69,10 @@ def _classifier(arguments: argparse.Namespace) -> Case:
     """An image classifier in a folder, with labels where they are its own."""
     _refuse(arguments, "images")
     if not (Path(arguments.model).expanduser() / "preprocessor_config.json").is_file():
-        case = Case(load_model(arguments.model))
+        case = Case(load_model(arguments.model, finite=False))
         _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", arguments)
         return case
-    saved = open_saved(arguments.model)
+    saved = open_saved(arguments.model, finite=False)
     case = Case(saved.model)
     held_out = bool(saved.recipe and saved.recipe.data.validation_fraction)
     split = "validation" if held_out and not arguments.data else "test"
@@ -94,7 +94,7 @@ def _classifier(arguments: argparse.Namespace) -> Case:
 
 def _plain(arguments: argparse.Namespace) -> Case:
     """A model without a classifier's or a language model's head in a folder, or any at the Hub."""
-    plain = open_plain(arguments.model)
+    plain = open_plain(arguments.model, finite=False)
     if plain.reads == "images":
         _refuse(arguments, "images")
         case = Case(plain.model)
@@ -161,7 +161,7 @@ def _language(arguments: argparse.Namespace) -> Case:
     _refuse(arguments, "text")
     is_run = (Path(arguments.model).expanduser() / runs.RECIPE).is_file()
     if arguments.text is None and not is_run:
-        case = Case(load_model(arguments.model))
+        case = Case(load_model(arguments.model, finite=False))
         _no_inputs(case, "no text given; name one with --text TEXT", arguments)
         return case
     opened = open_language_model(arguments.model, arguments.tokenizer)
@@ -186,8 +186,8 @@ def _add_log(folder: Path, case: Case) -> None:
     if not path.is_file():
         case.missing["log"] = f"no {runs.LOG} in the folder"
         return
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        case.inputs["log"] = [json.loads(line) for line in lines if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); remove it to check the rest") from error
+    case.inputs["log"] = [
+        parse_json(line, f"{shown(path)}, line {number}", advice="remove it to check the rest")
+        for number, line in enumerate(read_bytes(path, "a training log").splitlines(), start=1)
+        if line.strip()
+    ]
