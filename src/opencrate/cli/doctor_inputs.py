@@ -20,9 +20,10 @@ from ..data.text.cache import tokenised
 from ..data.text.load import blocks_of
 from ..data.text.options import TextData
 from ..training import runs
+from ..training.kinds import kind_of
 from ..training.saved import open_saved
-from ..training.unlabelled import image_batches, is_image_classifier, open_plain
-from .language import documents_of, is_language_model
+from ..training.unlabelled import Inputs, image_batches, open_plain
+from .language import documents_of
 
 _OWN_ONLY = "known for a run's own data only"
 _IMAGES, _TEXTS = 256, 32
@@ -45,9 +46,10 @@ def open_case(arguments: argparse.Namespace) -> Case:
         ValueError: a model, data or log that cannot be read, or inputs of the other kind.
     """
     source = arguments.model
-    if is_image_classifier(source):
+    kind = kind_of(source)
+    if kind == "classifier":
         case = _classifier(arguments)
-    elif is_language_model(source):
+    elif kind in ("causal", "masked"):
         case = _language(arguments)
     else:
         case = _plain(arguments)
@@ -115,7 +117,7 @@ def _plain(arguments: argparse.Namespace) -> Case:
 def _add_images(case: Case, arguments: argparse.Namespace) -> None:
     """Images without labels; those of a run's own data may be missing."""
     try:
-        batches = image_batches(arguments.model, case.model.config, arguments.data, _IMAGES)[0]
+        batches = image_batches(arguments.model, case.model.config, Inputs(data=arguments.data), _IMAGES)[0]
     except (ValueError, OSError) as error:
         _no_inputs(case, f"no images: {error}", arguments)
         return
