@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .._outputs import check_output
 from .._values import Share
 from .common import (
     Parser,
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..analysis.reconstruction_files import ERRORS, MOMENTS_NOTE, NAME, mean_numbers, write_reconstruction
     from ..analysis.whitebox import name_of
     from ..data.tensors import ImageTransform
-    from ..experiments.results import check_free, check_output
+    from ..experiments.results import check_free
     from ..training.kinds import require_kind
     from ..training.unlabelled import load_processor
 
