@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .._outputs import check_output
 from .._values import Share
 from .common import (
     Parser,

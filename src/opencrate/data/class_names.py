@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .._files import read_bytes
+
 IMAGENET = "imagenet"
 ORDER = "order"
 _SYNSETS = Path(__file__).with_name("imagenet_synsets.txt")
@@ -46,7 +48,7 @@ def read_class_names(source: str) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{source}: no such file of class names; give a file, or {IMAGENET}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, "a file of class names").decode("utf-8-sig")
         names = _from_json(json.loads(text)) if text.lstrip()[:1] in ("[", "{") else text.splitlines()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(

@@ -127,13 +127,17 @@ class PlainModel:
         return PlainBlocks(blocks)
 
 
-def open_plain(source: str) -> PlainModel:
+def open_plain(source: str, finite: bool = True) -> PlainModel:
     """Read a model from a folder, or from the Hub for `hf://owner/name`.
+
+    Args:
+        source: the folder or the Hub's name.
+        finite: refuse weights that are NaN or infinite.
 
     Raises:
         ValueError: as `whitebox.load_model`.
     """
-    return PlainModel(str(source), load_model(source))
+    return PlainModel(str(source), load_model(source, finite=finite))
 
 
 def load_processor(source: str) -> Any:
