@@ -164,11 +164,9 @@ def check_size(path: str | Path, size: int, limit: int | None = None) -> None:
 
 def free_memory() -> int:
     """Bytes of memory that a process may still take."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):  # not Linux
-        return 8 << 30
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def read_limited(stream: BinaryIO, path: str | Path, limit: int | None = None) -> bytes:

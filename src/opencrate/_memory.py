@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import torch
 from transformers import PreTrainedConfig
+
+from ._files import free_memory
 
 __all__ = ["numbers_in", "require_memory"]
 
@@ -32,7 +33,7 @@ def require_memory(config: PreTrainedConfig, cls: Any, where: str, copies: int =
         ValueError: they take more than what is free, or the network cannot be built at all.
     """
     try:
-        needed, free = copies * _BYTES * numbers_in(config, cls), psutil.virtual_memory().available
+        needed, free = copies * _BYTES * numbers_in(config, cls), free_memory()
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     if needed > free:

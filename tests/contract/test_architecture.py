@@ -33,6 +33,7 @@ NEIGHBOURS = {  # of one rank, and the first may import the second
     ("training", "analysis"),
     ("experiments", "analysis"),
     ("__main__", "cli"),
+    ("_memory", "_files"),
     ("configuration_crate_mae", "configuration_crate"),
     ("modeling_crate_mae", "modeling_crate"),
     ("modeling_crate_text_model", "modeling_crate"),

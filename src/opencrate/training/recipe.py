@@ -131,7 +131,7 @@ class TrainingRecipe:
     srr_eps: Positive = 0.5  # of the rates
     bf16: bool = False
     torch_compile: bool = False
-    dataloader_num_workers: Annotated[int, Within(0, 256)] = 0
+    dataloader_num_workers: Annotated[int, Within(0, 64)] = 0
     save_strategy: Literal["no", "epoch", "steps"] = "no"
     save_steps: Count = 500
     save_total_limit: Count | None = 2
