@@ -20,9 +20,10 @@ from ..data.text.cache import tokenised
 from ..data.text.load import blocks_of
 from ..data.text.options import TextData
 from ..training import runs
+from ..training.kinds import kind_of
 from ..training.saved import open_saved
-from ..training.unlabelled import image_batches, is_image_classifier, open_plain
-from .language import documents_of, is_language_model
+from ..training.unlabelled import Inputs, PlainModel, image_batches
+from .language import documents_of
 
 _OWN_ONLY = "known for a run's own data only"
 _IMAGES, _TEXTS = 256, 32
@@ -45,9 +46,10 @@ def open_case(arguments: argparse.Namespace) -> Case:
         ValueError: a model, data or log that cannot be read, or inputs of the other kind.
     """
     source = arguments.model
-    if is_image_classifier(source):
+    kind = kind_of(source)
+    if kind == "classifier":
         case = _classifier(arguments)
-    elif is_language_model(source):
+    elif kind in ("causal", "masked"):
         case = _language(arguments)
     else:
         case = _plain(arguments)
@@ -69,10 +71,10 @@ def _classifier(arguments: argparse.Namespace) -> Case:
     """An image classifier in a folder, with labels where they are its own."""
     _refuse(arguments, "images")
     if not (Path(arguments.model).expanduser() / "preprocessor_config.json").is_file():
-        case = Case(load_model(arguments.model))
+        case = Case(load_model(arguments.model, finite=False))
         _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", arguments)
         return case
-    saved = open_saved(arguments.model)
+    saved = open_saved(arguments.model, finite=False)
     case = Case(saved.model)
     held_out = bool(saved.recipe and saved.recipe.data.validation_fraction)
     split = "validation" if held_out and not arguments.data else "test"
@@ -94,7 +96,7 @@ def _classifier(arguments: argparse.Namespace) -> Case:
 
 def _plain(arguments: argparse.Namespace) -> Case:
     """A model without a classifier's or a language model's head in a folder, or any at the Hub."""
-    plain = open_plain(arguments.model)
+    plain = PlainModel(arguments.model, load_model(arguments.model, finite=False))
     if plain.reads == "images":
         _refuse(arguments, "images")
         case = Case(plain.model)
@@ -107,7 +109,8 @@ def _plain(arguments: argparse.Namespace) -> Case:
     if arguments.text is None:
         _no_inputs(case, "no text given; name one with --text TEXT", arguments)
     else:
-        case.inputs["batches"] = plain.batches(None, arguments.text, arguments.block_size)
+        read = Inputs(text=arguments.text, tokenizer=arguments.tokenizer, block_size=arguments.block_size)
+        case.inputs["batches"] = plain.batches(read)
         case.missing["stored score"] = _OWN_ONLY
     return case
 
@@ -115,7 +118,8 @@ def _plain(arguments: argparse.Namespace) -> Case:
 def _add_images(case: Case, arguments: argparse.Namespace) -> None:
     """Images without labels; those of a run's own data may be missing."""
     try:
-        batches = image_batches(arguments.model, case.model.config, arguments.data, _IMAGES)[0]
+        named = Inputs(data=arguments.data, skip_bad=arguments.skip_bad)
+        batches = image_batches(arguments.model, case.model.config, named, _IMAGES)[0]
     except (ValueError, OSError) as error:
         _no_inputs(case, f"no images: {error}", arguments)
         return
@@ -161,10 +165,10 @@ def _language(arguments: argparse.Namespace) -> Case:
     _refuse(arguments, "text")
     is_run = (Path(arguments.model).expanduser() / runs.RECIPE).is_file()
     if arguments.text is None and not is_run:
-        case = Case(load_model(arguments.model))
+        case = Case(load_model(arguments.model, finite=False))
         _no_inputs(case, "no text given; name one with --text TEXT", arguments)
         return case
-    opened = open_language_model(arguments.model, arguments.tokenizer)
+    opened = open_language_model(arguments.model, arguments.tokenizer, finite=False)
     case = Case(opened.model, missing={"labels": "the model reads text", "stored score": _OWN_ONLY})
     documents = documents_of(arguments)
     if arguments.text is None:
