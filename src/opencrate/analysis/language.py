@@ -65,18 +65,19 @@ class LanguageModel:
         return next(value for value in (getattr(self.tokenizer, name) for name in names) if value is not None)
 
 
-def open_language_model(source: str, tokenizer: str | None = None) -> LanguageModel:
+def open_language_model(source: str, tokenizer: str | None = None, finite: bool = True) -> LanguageModel:
     """Read a causal or masked language model and its tokenizer.
 
     Args:
         source: a run directory, a folder written by save_pretrained, or `hf://owner/name`.
         tokenizer: another folder to take the tokenizer from.
+        finite: refuse weights that are NaN or infinite.
 
     Raises:
         ValueError: nothing to read there; no language model (a vision model, a classifier); no tokenizer, or one of
             another vocabulary.
     """
-    model = load_model(source)
+    model = load_model(source, finite=finite)
     kind = kind_of(model, source)
     try:
         found = load_tokenizer(source if tokenizer is None else tokenizer)

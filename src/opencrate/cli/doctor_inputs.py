@@ -22,7 +22,7 @@ from ..data.text.options import TextData
 from ..training import runs
 from ..training.kinds import kind_of
 from ..training.saved import open_saved
-from ..training.unlabelled import Inputs, image_batches, open_plain
+from ..training.unlabelled import Inputs, PlainModel, image_batches
 from .language import documents_of
 
 _OWN_ONLY = "known for a run's own data only"
@@ -71,10 +71,10 @@ def _classifier(arguments: argparse.Namespace) -> Case:
     """An image classifier in a folder, with labels where they are its own."""
     _refuse(arguments, "images")
     if not (Path(arguments.model).expanduser() / "preprocessor_config.json").is_file():
-        case = Case(load_model(arguments.model))
+        case = Case(load_model(arguments.model, finite=False))
         _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", arguments)
         return case
-    saved = open_saved(arguments.model)
+    saved = open_saved(arguments.model, finite=False)
     case = Case(saved.model)
     held_out = bool(saved.recipe and saved.recipe.data.validation_fraction)
     split = "validation" if held_out and not arguments.data else "test"
@@ -96,7 +96,7 @@ def _classifier(arguments: argparse.Namespace) -> Case:
 
 def _plain(arguments: argparse.Namespace) -> Case:
     """A model without a classifier's or a language model's head in a folder, or any at the Hub."""
-    plain = open_plain(arguments.model)
+    plain = PlainModel(arguments.model, load_model(arguments.model, finite=False))
     if plain.reads == "images":
         _refuse(arguments, "images")
         case = Case(plain.model)
@@ -109,16 +109,17 @@ def _plain(arguments: argparse.Namespace) -> Case:
     if arguments.text is None:
         _no_inputs(case, "no text given; name one with --text TEXT", arguments)
     else:
-        case.inputs["batches"] = plain.batches(Inputs(text=arguments.text, block_size=arguments.block_size))
+        read = Inputs(text=arguments.text, tokenizer=arguments.tokenizer, block_size=arguments.block_size)
+        case.inputs["batches"] = plain.batches(read)
         case.missing["stored score"] = _OWN_ONLY
     return case
 
 
 def _add_images(case: Case, arguments: argparse.Namespace) -> None:
     """Images without labels; those of a run's own data may be missing."""
-    inputs = Inputs(arguments.data, skip_bad=arguments.skip_bad)
     try:
-        batches = image_batches(arguments.model, case.model.config, inputs, _IMAGES)[0]
+        named = Inputs(data=arguments.data, skip_bad=arguments.skip_bad)
+        batches = image_batches(arguments.model, case.model.config, named, _IMAGES)[0]
     except (ValueError, OSError) as error:
         _no_inputs(case, f"no images: {error}", arguments)
         return
@@ -164,10 +165,10 @@ def _language(arguments: argparse.Namespace) -> Case:
     _refuse(arguments, "text")
     is_run = (Path(arguments.model).expanduser() / runs.RECIPE).is_file()
     if arguments.text is None and not is_run:
-        case = Case(load_model(arguments.model))
+        case = Case(load_model(arguments.model, finite=False))
         _no_inputs(case, "no text given; name one with --text TEXT", arguments)
         return case
-    opened = open_language_model(arguments.model, arguments.tokenizer)
+    opened = open_language_model(arguments.model, arguments.tokenizer, finite=False)
     case = Case(opened.model, missing={"labels": "the model reads text", "stored score": _OWN_ONLY})
     documents = documents_of(arguments)
     if arguments.text is None:
