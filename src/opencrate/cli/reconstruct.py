@@ -48,7 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Reconstruct, write, print the means."""
     files = named_files(arguments.inputs, arguments.skip_bad)
     prepare_libraries(arguments.debug)
-    from .._outputs import check_output
     from ..analysis.reconstruction import QUALITY, load_autoencoder
     from ..analysis.reconstruction_files import ERRORS, MOMENTS_NOTE, NAME, mean_numbers, write_reconstruction
     from ..analysis.whitebox import name_of
