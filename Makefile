@@ -12,7 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 STAMP := .venv/.installed
 RANGE_TESTS := tests/contract tests/parity tests/cli
-COMPILE = $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --prerelease disallow --generate-hashes \
+COMPILE = .venv-lock/bin/uv pip compile --quiet --upgrade --python-version 3.11 --prerelease disallow --generate-hashes \
 	--custom-compile-command "make lock" -c constraints-cpu.txt --excludes requirements/cuda.txt \
 	--no-emit-package torch --no-emit-package opencrate pyproject.toml
 
@@ -73,9 +73,11 @@ test-latest: .venv-latest/.installed
 	touch $@
 FORCE:
 
-lock: $(STAMP)
+lock:
+	$(call new,.venv-lock)
+	$(call pip,.venv-lock) install uv
 	$(COMPILE) --extra dev --universal --fork-strategy fewest -o requirements/lock.txt
 	$(COMPILE) --extra test --resolution lowest-direct -o requirements/lowest.txt
 
 clean:
-	rm -rf .venv .venv-lowest .venv-latest runs
+	rm -rf .venv .venv-lowest .venv-latest .venv-lock runs
