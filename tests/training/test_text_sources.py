@@ -105,4 +105,4 @@ def test_sentences_keep_the_tokenizer_and_its_case(sources, tmp_path):
     before, after = (AutoTokenizer.from_pretrained(one) for one in (sources["masked"], run.directory))
     text = "The SMALL bell rings."
     assert before(text)["input_ids"] == after(text)["input_ids"] == after(text.lower())["input_ids"]
-    assert before.model_max_length == after.model_max_length == 24
+    assert (before.model_max_length, after.model_max_length) == (24, 16), "which the line says"
