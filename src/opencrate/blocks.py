@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 else:
     LayerList = nn.ModuleList
 
-MATRIX_UNITS = torch.cpu._is_amx_tile_supported()
+MATRIX_UNITS = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 """Whether this CPU has them; asked once, because the question cannot stand in a compiled graph."""
 
 
