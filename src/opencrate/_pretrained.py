@@ -139,9 +139,9 @@ def read_model(
         files = weight_files(Path(where))
         if (Path(where) / GENERATION).exists():
             options = {**options, **_generation(Path(where) / GENERATION, fields)}
-    config = options.setdefault("config", read_config(source))
+    config = options.get("config") or read_config(source)
     require_memory(config, cls, f"{shown(source)}/{CONFIG}")
-    options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **local, **options}
+    options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **local, **options, "config": config}
     model, info = _open(cls, source, "a model", where, **options)
     if local and "quantization_config" not in fields:
         _check_dtypes(files, model)
@@ -198,6 +198,10 @@ def read_image_processor(source: str | os.PathLike) -> Any:
     """
     where, options = locate(source)
     path = Path(where) / "preprocessor_config.json"
+    if options and not (path.exists() or (Path(where) / "processor_config.json").exists()):
+        raise ValueError(
+            f"{shown(source)}: no image processor there ({path.name}); copy that of the model's own folder"
+        )
     if options and path.exists():
         fields = read_json(path, advice="copy that of the model's own folder")
         if "image_processor_type" not in fields and "feature_extractor_type" not in fields and "auto_map" in fields:

@@ -171,7 +171,7 @@ def test_one_subspace():
 def test_files(report, tmp_path):
     path = report.save(tmp_path / "new" / "audit", record=[("command", "some words")])
     folder = path.parent
-    assert {file.name for file in folder.iterdir()} == {"audit.html", "audit.csv", "audit.json", "figures"}
+    assert {file.name for file in folder.glob("[!.]*")} == {"audit.html", "audit.csv", "audit.json", "figures"}
     rows = list(csv.DictReader((folder / "audit.csv").open()))
     assert len(rows) == len(report.to_rows()) and {row["model"] for row in rows} == {"tiny"}
     data = json.loads((folder / "audit.json").read_text())

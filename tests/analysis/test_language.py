@@ -152,7 +152,7 @@ def test_reading_lambada(tmp_path):
     assert read_lambada(file) == [("one two", "three"), ("a b", "c")]
     for content, reason in (
         ("{}", "line 1: needs"),
-        ("[]", "line 1: needs"),
+        ("[]", "line 1: damaged"),
         ('{"text": "one"}', "fewer"),
         ("", "empty"),
     ):

@@ -104,7 +104,7 @@ def test_theory_section(opencrate, digits_run, tmp_path):
         (["GPT2", "--text", "BOOK", "--compare", "DINO"], ["one model reads images, another text"]),
         (["DINO"], ["reads images", "--data IMAGES"]),
         (["hf://owner/name"], ["--output is missing"]),
-        (["EMPTY"], ["holds no config.json", "hf://owner/name"]),
+        (["EMPTY"], ["is no folder", "hf://owner/name"]),
     ],
 )
 def test_bad_words(opencrate, digits_run, gpt2, dino, book, tmp_path, words, expected):

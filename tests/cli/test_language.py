@@ -69,8 +69,8 @@ def test_bad_input(opencrate, crate, story, digits_run, tmp_path):
     latin.write_bytes(b"abc\xff")
     for words, reason in (
         (("evaluate", crate), "names no text; say on what by --text TEXT"),
-        (("evaluate", digits_run, "--text", story), "reads images; give a causal or masked language model"),
-        (("generate", digits_run, "The"), "reads images; give a causal or masked language model"),
+        (("evaluate", digits_run, "--text", story), "an image classifier, which reads no text; give --data IMAGES"),
+        (("generate", digits_run, "The"), "an image classifier, not a causal language model"),
         (("evaluate", crate, "--text", tmp_path / "none.txt"), "no such folder or file"),
         (("evaluate", crate, "--text", latin), "at byte 3 (0xff)"),
         (("evaluate", crate, "--text", story, "--context", 64), "context=64: the model reads 2 to 32"),

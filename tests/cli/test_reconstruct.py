@@ -59,7 +59,9 @@ def test_writes_grid_table_and_record(opencrate, autoencoder, pictures, tmp_path
     result = opencrate("reconstruct", autoencoder, pictures, "--batch-size", 2, "--rows", 3, "--seed", 4)
     assert result.code == 0, result.err
     folder = tmp_path / "reconstructions" / "mae"
-    assert sorted(path.name for path in folder.iterdir()) == [f"reconstruction.{end}" for end in ("csv", "json", "png")]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
+        f"reconstruction.{end}" for end in ("csv", "json", "png")
+    ]
     record = json.loads((folder / "reconstruction.json").read_text())
     assert record["mask_ratio"] == 0.75 and record["seed"] == 4 and record["note"] == "" and len(record["images"]) == 5
     assert all(image["masked_patches"] == 12 for image in record["images"])
@@ -105,7 +107,7 @@ def test_bad_images_are_skipped_when_asked(opencrate, autoencoder, pictures, tmp
     ("words", "expected"),
     [
         (["MODEL", "missing.png"], ["missing.png: no such file or folder"]),
-        (["MODEL", "IMAGES", "--mask-ratio", "1"], ["--mask-ratio", "'1'", "less than 1"]),
+        (["MODEL", "IMAGES", "--mask-ratio", "1"], ["--mask-ratio", "'1'", "below 1"]),
         (["MODEL", "IMAGES", "--mask-ratio", "-0.1"], ["--mask-ratio", "at least 0"]),
         (["MODEL", "IMAGES", "--mask-ratio", "nan"], ["--mask-ratio", "'nan'"]),
         (["MODEL", "IMAGES", "--seed", "x"], ["--seed", "'x'"]),

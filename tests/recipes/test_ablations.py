@@ -80,7 +80,7 @@ def test_choose():
     assert list(choose(sweep, ["mlp"], [4]).arms) == ["crate", "mlp"] and choose(sweep, ["mlp"], [4]).seeds == (4,)
     with pytest.raises(ValueError, match=r"--arms: sweep digits-structure has no arm 'mpl'; did you mean 'mlp'\?"):
         choose(sweep, ["mpl"])
-    with pytest.raises(ValueError, match="--seeds must be distinct whole numbers"):
+    with pytest.raises(ValueError, match="--seeds must be a list of different numbers"):
         choose(sweep, None, [1, 1])
 
 
@@ -93,9 +93,12 @@ def test_choose():
             "name: x\ndescription: y\nreference: b\nseeds: [0]\narms: {a: digits}",
             "'reference' must be one of the arms a",
         ),
-        ("name: x\ndescription: y\nreference: a\nseeds: [0, -1]\narms: {a: digits}", "'seeds' must be distinct whole"),
+        (
+            "name: x\ndescription: y\nreference: a\nseeds: [0, -1]\narms: {a: digits}",
+            "'seeds' must be a list of different numbers",
+        ),
         ("seeds: []", "'seeds' must be a non-empty list"),
-        ("arms: [digits]", "'arms' must be a non-empty dict"),
+        ("arms: [digits]", "'arms' must be a non-empty mapping"),
     ],
 )
 def test_bad_sweep_files(text, message, tmp_path):

@@ -115,9 +115,10 @@ def test_smoke_form_of_sentences_runs(task, tmp_path):
         "rte": "sentence1\tsentence2\tlabel\na\tb\tentailment\nc\td\tnot_entailment\n",
         "stsb": "sentence1\tsentence2\tscore\na\tb\t2.5\nc\td\t4.0\n",
     }
+    (tmp_path / "glue").mkdir()
     for name in ("train", "dev"):
         header, *examples = rows[task].splitlines()
-        (tmp_path / f"{name}.tsv").write_text("\n".join([header, *examples * 6]) + "\n")
-    words = [f"glue.path={tmp_path}", f"glue.task={task}"]
+        (tmp_path / "glue" / f"{name}.tsv").write_text("\n".join([header, *examples * 6]) + "\n")
+    words = [f"glue.path={tmp_path / 'glue'}", f"glue.task={task}"]
     run = train(load_recipe("glue", words, smoke=True), tmp_path / "run")
     assert run.metrics["steps"] == 2 and math.isfinite(run.metrics["loss"])

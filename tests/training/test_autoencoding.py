@@ -170,8 +170,8 @@ def test_whitened_tokens_are_uncorrelated(small):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ([*CRATE_MAE, "model.config.mask_ratio=1.0"], ["mask_ratio=1.0", "less than 1"]),
-        ([*CRATE_MAE, "model.config.mask_ratio=-0.1"], ["mask_ratio=-0.1", "at least 0"]),
+        ([*CRATE_MAE, "model.config.mask_ratio=1.0"], ["mask_ratio", "below 1; got 1.0"]),
+        ([*CRATE_MAE, "model.config.mask_ratio=-0.1"], ["mask_ratio", "at least 0", "got -0.1"]),
         (
             [*VIT_MAE[:-1], VIT_MAE[-1].replace("{", "{mask_ratio: 1.5, ")],
             ["model.config.mask_ratio=1.5", "less than 1"],
@@ -186,7 +186,7 @@ def test_whitened_tokens_are_uncorrelated(small):
         ([*VIT_MAE[:-1], VIT_MAE[-1].replace("{", "{mask_ratio: 0.0, ")], ["masks none of the 16 patches"]),
         ([*VIT_MAE, "data.image_size=18"], ["data.image_size=18 is not a multiple of patch_size=4"]),
         ([*VIT_MAE, "data.image_size=[16, 32]"], ["square"]),
-        (["task=masked-autoencoding"], ["model.type=crate", "crate_mae or vit_mae"]),
+        (["task=masked-autoencoding"], ["unknown model.type 'crate'", "crate_mae"]),
         (["model.type=crate_mae"], ["unknown model.type 'crate_mae' for task image-classification"]),
     ],
 )

@@ -100,13 +100,13 @@ def test_models_that_cannot_have_it_are_refused(small, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("srr_weight=-1", "'training.srr_weight' must be at least 0"),
-        ("srr_eps=0", "'training.srr_eps' must be above 0"),
+        ("srr_weight=-1", "'training.srr_weight' must be a number of at least 0"),
+        ("srr_eps=0", "'training.srr_eps' must be a number of at least 1e-12"),
         ("srr_parts=[]", "'training.srr_parts' must be one or more"),
         ("srr_parts=[l1, l1]", "'training.srr_parts' must be one or more of subspace_rate, rate, l1, each once"),
         ("srr_parts=[l0]", "'training.srr_parts' must be"),
         ("srr_layers=[]", "'training.srr_layers' must be all, random, or a list"),
-        ("srr_layers=[0]", "'training.srr_layers' must be all, random, or a list"),
+        ("srr_layers=[0]", "'training.srr_layers' must be one of 'all', 'random', or a list"),
         ("srr_layers=last", "'training.srr_layers' must be"),
     ],
 )

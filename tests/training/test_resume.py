@@ -113,7 +113,7 @@ def test_another_recipe_is_refused(small, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="give one of them"):
         train(small(*STEPS), tmp_path / "run", overwrite=True, resume=True)
     train(small(*STEPS), tmp_path / "run", overwrite=True)
-    with pytest.raises(ValueError, match="exists"):
+    with pytest.raises(ValueError, match="is finished after"):
         train(small(*STEPS), tmp_path / "run", resume=True)
 
 

@@ -139,13 +139,16 @@ def output_folder(arguments: argparse.Namespace, name: str) -> Path:
     """--output, or the folder `name` inside the model's own.
 
     Raises:
-        ValueError: neither, for a model of the Hub.
+        ValueError: neither, for a model of the Hub, or no model in its folder.
     """
+    from .._pretrained import locate
+
     if arguments.output:
         return Path(arguments.output).expanduser()
-    if arguments.model.startswith("hf://"):
+    where, local = locate(arguments.model)
+    if not local:
         raise ValueError("--output is missing: a model of the Hub has no folder to write the report to")
-    return Path(arguments.model).expanduser() / name
+    return Path(where) / name
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

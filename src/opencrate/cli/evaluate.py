@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     images = saved.images(arguments.data, arguments.split, arguments.skip_bad)
     found = saved.evaluate(saved.batches(images, arguments.batch_size or 256))
     if arguments.format == "json":
-        print(json.dumps({"model": str(saved.path), "parameters": saved.num_parameters, **found.to_dict()}))
+        print(json.dumps({"model": arguments.model, "parameters": saved.num_parameters, **found.to_dict()}))
         return 0
     low, high = found.interval
     rows = [
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("speed", f"{found.images_per_second:,.0f} images/s (forward)"),
         ("parameters", f"{saved.num_parameters:,}"),
     ]
-    print_table(("", str(saved.path)), rows)
+    print_table(("", arguments.model), rows)
     recall = zip(found.labels, found.confusion.sum(1).tolist(), found.recall.tolist())
     print_table(
         ("class", "images", "found"),

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         found[name] = probe(train, test, arguments.method, layer, token)
     if arguments.format == "json":
         reference = {"untrained": found["untrained"].to_dict()} if arguments.untrained else {}
-        print(json.dumps({"model": str(saved.path), **found["trained"].to_dict(), **reference}))
+        print(json.dumps({"model": arguments.model, **found["trained"].to_dict(), **reference}))
         return 0
     one = found["trained"]
     rows = [
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("images", f"{one.train_images:,} to fit, {one.test_images:,} to count"),
         *((_WORDS[name], _accuracy(result)) for name, result in found.items()),
     ]
-    print_table(("", str(saved.path)), rows)
+    print_table(("", arguments.model), rows)
     return 0
 
 

@@ -381,3 +381,8 @@ def _check_patches(config: PreTrainedConfig) -> None:
                 f"data.image_size={config.image_size} is not a multiple of patch_size={config.patch_size}; "
                 "change data.image_size or model.config.patch_size"
             )
+    if config.model_type == "vit_mae" and (image[0] != image[1] or not isinstance(config.patch_size, int)):
+        raise ValueError(
+            f"data.image_size={config.image_size}, patch_size={config.patch_size}: transformers' ViTMAE takes square "
+            "images and patches only; give one number for each"
+        )

@@ -236,7 +236,7 @@ def open_saved(path: str | Path, autoencoders: bool = False, finite: bool = True
     Raises:
         ValueError: as `load_classifier`.
     """
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().absolute()  # recipe and metrics are read later, perhaps from elsewhere
     model, processor = (load_saved if autoencoders else load_classifier)(path, finite)
     return SavedModel(
         path=path,

@@ -103,14 +103,9 @@ def check_masking(config: PreTrainedConfig) -> int:
     """The number of patches of an image, once the configuration masks some and shows some.
 
     Raises:
-        ValueError: a mask ratio that does not, or images that transformers' ViTMAE cannot take.
+        ValueError: a mask ratio that does not.
     """
     (height, width), (rows, columns) = pair(config.image_size), pair(config.patch_size)
-    if config.model_type == "vit_mae" and (height != width or not isinstance(config.patch_size, int)):
-        raise ValueError(
-            f"data.image_size={config.image_size}, patch_size={config.patch_size}: transformers' ViTMAE takes square "
-            "images and patches only; give one number for each"
-        )
     total, ratio = (height // rows) * (width // columns), config.mask_ratio
     if not 0 <= ratio < 1:
         raise ValueError(f"model.config.mask_ratio={ratio:g}: must be at least 0 and less than 1")
