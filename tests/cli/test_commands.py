@@ -211,6 +211,8 @@ def test_demo_trains_both_and_reports(opencrate, tmp_path, monkeypatch):
     assert result.code == 0 and result.err == ""
     for name in demo_module.RECIPES:
         metrics = json.loads((tmp_path / "runs" / "demo" / name / "metrics.json").read_text())
+        machine = json.loads((tmp_path / "runs" / "demo" / name / "environment.json").read_text())
+        assert machine["torch_threads"] == 1, "or the accuracy depends on the number of cores"
         line = next(line for line in result.out.splitlines() if line.split()[:1] == [name])
         assert f"{100 * metrics['accuracy']:.2f} %" in line and f"{metrics['parameters']:,}" in line
     report = (tmp_path / "runs" / "demo" / "report.html").read_text()

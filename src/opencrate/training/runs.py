@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from .. import __version__
 from .._files import encoded, read_json, shown
 from .._outputs import MARK, check_output, check_replaced, claim
 from .._pretrained import read_config, read_tensors
@@ -373,8 +374,9 @@ def save_start(run: Path, model: PreTrainedModel) -> None:
 
 def environment() -> dict[str, Any]:
     """What a run was made with: versions, processor and threads; no host or user names."""
-    packages = ("opencrate", "torch", "transformers", "accelerate", "datasets")
+    packages = ("torch", "transformers", "accelerate", "datasets")
     return {
+        "opencrate": __version__,  # also where it runs from its source, without an installation
         **{name: metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
