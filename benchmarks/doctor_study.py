@@ -6,8 +6,9 @@
 
 `train` makes the runs of `RUNS` that the pool lacks (minutes each on a CPU). `examine` checks every run as it is and
 after each sabotage of `doctor_sabotage.py` that fits it, and appends one line per case to POOL/cases.jsonl; cases that
-are there are not done again. `tables` writes benchmarks/doctor_study.csv and the tables of docs/doctor.md from them.
-Runs of seed 0 are those that thresholds were chosen on ("chosen"); rates are reported on the others.
+are there are not done again. `tables` writes benchmarks/doctor_study_*.csv and the tables of docs/doctor.md from them.
+Runs of seed 0 are those that thresholds were chosen on ("chosen"); rates are reported on the others. Of text and
+CIFAR-10 64 inputs are looked at and 128 scored; what a whole model scores on those stands for its stored score.
 
 A case is judged in four settings, which differ in what the doctor is given: "run" everything; "labels" the model and
 held-out images with labels (or text), nothing that its training wrote; "images" the same without labels; "weights" the
@@ -25,7 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from doctor_sabotage import SABOTAGES, DoesNotApply, Patient, apply
+from doctor_sabotage import SABOTAGES, DoesNotApply, Patient, apply, write_score
 
 from opencrate.analysis.doctor import CHECKS, FAIL, FINDING, WARN, diagnose
 from opencrate.analysis.doctor_outputs import take
@@ -35,7 +36,6 @@ from opencrate.cli.main import main as opencrate
 HERE = Path(__file__).parent
 TABLE, DOCS = HERE / "doctor_study.csv", HERE.parent / "docs" / "doctor.md"
 CHOSEN_SEEDS = (0,)
-NUM_INPUTS, NUM_SCORED = 256, 1024
 HEALTHY = "(healthy)"
 
 WEIGHTS_ONLY = {
@@ -60,6 +60,11 @@ class Run:
     recipe: str
     seed: int
     overrides: tuple[str, ...] = ()
+
+    @property
+    def num_inputs(self) -> tuple[int, int]:
+        """How many inputs are looked at, and how many are scored: fewer where one takes longer."""
+        return (256, 1024) if self.recipe.startswith("digits") else (64, 128)
 
     @property
     def name(self) -> str:
@@ -122,7 +127,7 @@ def examine(pool: Path, only: str, healthy: bool) -> None:
 
 
 def _examine_run(pool: Path, run: Run, names: Iterable[str]) -> Iterator[dict]:
-    patient = open_patient(pool / run.name)
+    patient = open_patient(pool / run.name, *run.num_inputs)
     others = [pool / one.name for one in RUNS if one.recipe == run.recipe and one.seed != run.seed]
     finished = [folder for folder in others if (folder / "metrics.json").exists()]
     if finished:
@@ -144,21 +149,22 @@ def _examine_run(pool: Path, run: Run, names: Iterable[str]) -> Iterator[dict]:
         }
 
 
-def open_patient(folder: Path) -> Patient:
-    """A run with its inputs read once, so that a sabotage can change them."""
+def open_patient(folder: Path, num_inputs: int = 256, num_scored: int = 1024) -> Patient:
+    """A run with its inputs read once, so that a sabotage can change them; of a part, the score is measured anew."""
     case = open_case(_arguments(folder))
     parts = {}
-    for name, count in (("batches", NUM_INPUTS), ("train_batches", NUM_INPUTS), ("scored", NUM_SCORED)):
+    for name, count in (("batches", num_inputs), ("train_batches", num_inputs), ("scored", num_scored)):
         source = case.inputs.get(name, case.inputs["batches"] if name == "scored" else None)
         parts[name] = None if source is None else take(source, count)[0]
-    whole = len((case.inputs.get("scored") or case.inputs["batches"]).dataset) <= NUM_SCORED
-    stored = case.inputs.get("stored") if whole else None
-    return Patient(case.model, stored=stored, log=case.inputs.get("log"), **parts)
+    patient = Patient(case.model, stored=case.inputs.get("stored"), log=case.inputs.get("log"), **parts)
+    if len((case.inputs.get("scored") or case.inputs["batches"]).dataset) > num_scored:
+        write_score(patient)
+    return patient
 
 
 def _arguments(folder: Path) -> SimpleNamespace:
     names = ("data", "text", "text_column", "tokenizer", "skip_bad")
-    sizes = {"block_size": 128, "num_images": NUM_INPUTS, "document": "file"}
+    sizes = {"block_size": 128, "num_images": 256, "document": "file"}
     return SimpleNamespace(model=str(folder), **sizes, **dict.fromkeys(names))
 
 
@@ -192,6 +198,20 @@ def rates(cases: list[dict]) -> list[dict[str, str]]:
     return rows
 
 
+def run_rates(cases: list[dict]) -> list[dict[str, str]]:
+    """One row per run: what it fails or warns as it is, how many sabotages fit, and how many fail in each setting."""
+    rows = []
+    for name in dict.fromkeys(case["run"] for case in cases):
+        group = [case for case in cases if case["run"] == name]
+        healthy = [case for case in group if case["sabotage"] == HEALTHY]
+        sick = [case for case in group if case["sabotage"] != HEALTHY]
+        alarms = sorted(check for case in healthy for check in detected(case, "run", (WARN, FAIL)))
+        row = {"model": name, "thresholds chosen on it": "yes" if group[0]["chosen"] else "no"}
+        row |= {"healthy: fails or warnings": " ".join(alarms) or "none", "sabotages": str(len(sick))}
+        rows.append(row | {setting: str(sum(bool(detected(case, setting)) for case in sick)) for setting in SETTINGS})
+    return sorted(rows, key=lambda row: (row["thresholds chosen on it"], row["model"]))
+
+
 def check_rates(cases: list[dict]) -> list[dict[str, str]]:
     """One row per check: how many healthy runs it fails, warns or notes, and how many sabotages it fails."""
     rows = []
@@ -208,8 +228,9 @@ def check_rates(cases: list[dict]) -> list[dict[str, str]]:
 
 def write_tables(pool: Path) -> None:
     """The CSV beside this file, and the tables in the docs between their marks."""
-    cases = [case for case in read_cases(pool) if not case["chosen"] and case["verdicts"]]
-    found = {"sabotages": rates(cases), "checks": check_rates(cases)}
+    cases = [case for case in read_cases(pool) if case["verdicts"]]
+    others = [case for case in cases if not case["chosen"]]
+    found = {"runs": run_rates(cases), "sabotages": rates(others), "checks": check_rates(others)}
     for name, rows in found.items():
         with TABLE.with_name(f"doctor_study_{name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -219,7 +240,7 @@ def write_tables(pool: Path) -> None:
 
 
 def read_table(name: str) -> list[dict[str, str]]:
-    """The rows of "sabotages" or "checks", as they were committed."""
+    """The rows of "runs", "sabotages" or "checks", as they were committed."""
     with TABLE.with_name(f"doctor_study_{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -248,6 +269,7 @@ def docs_with_tables(text: str) -> str:
     """The document with every generated table put between its marks."""
     tables = {
         "checks": checks_table(),
+        "runs": read_table("runs"),
         "rates of checks": read_table("checks"),
         "rates of sabotages": read_table("sabotages"),
     }

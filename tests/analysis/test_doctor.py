@@ -9,8 +9,10 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 
 from opencrate import CrateConfig, CrateForImageClassification
 from opencrate.analysis.doctor import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, diagnose
-from opencrate.analysis.doctor_outputs import nearest_class_mean, shuffle_patches
-from opencrate.analysis.doctor_vitals import relative_gradients
+from opencrate.analysis.doctor_checks import Patient
+from opencrate.analysis.doctor_output_checks import OUTPUT_CHECKS
+from opencrate.analysis.doctor_outputs import Outputs, nearest_class_mean, shuffle_patches
+from opencrate.analysis.doctor_vitals import Accuracy, relative_gradients
 from opencrate.blocks import ISTA, MSSA, Compression
 
 from .foreign_models import inputs_for, tiny
@@ -348,3 +350,25 @@ def test_shuffled_patches_are_the_same_patches():
     cells = [one.unfold(2, 2, 2).unfold(3, 3, 3).permute(0, 2, 3, 1, 4, 5).reshape(4, -1) for one in (pixels, shuffled)]
     assert {tuple(cell) for cell in cells[0].tolist()} == {tuple(cell) for cell in cells[1].tolist()}
     assert shuffle_patches(pixels, (4, 6)) is None
+
+
+@pytest.mark.parametrize(
+    "given, named, pixels_right, above_chance, class_collapse",
+    [
+        ([0, 1] * 10, [0, 1] * 8 + [0, 0] + [1, 1], 20, OK, OK),  # 18 of 20, pixels 20 of 20: the intervals overlap
+        ([0, 1] * 100, [0, 1] * 85 + [0, 0] * 15, 200, FAIL, OK),  # the same ten times as often: they do not
+        ([0, 1, 0, 1], [0, 1, 0, 0], 2, WARN, OK),  # 3 of 4 says nothing
+        ([0] * 9 + [1], [0] * 10, 5, WARN, OK),  # one image of the other class neither
+        ([0, 1] * 10, [0] * 20, 10, FAIL, FAIL),
+        ([0, 1] * 10, [1, 0] * 10, 10, FAIL, OK),
+    ],
+)
+def test_few_images_are_judged_by_their_intervals(given, named, pixels_right, above_chance, class_collapse):
+    outputs = Outputs(
+        logits=torch.nn.functional.one_hot(torch.tensor(named), 2).float(),
+        labels=torch.tensor(given),
+        nearest_mean=Accuracy(pixels_right, len(given)),
+    )
+    patient = Patient(torch.nn.Linear(2, 2), is_crate=False, outputs=outputs)
+    assert OUTPUT_CHECKS["above-chance"](patient).verdict == above_chance
+    assert OUTPUT_CHECKS["class-collapse"](patient).verdict == class_collapse

@@ -61,11 +61,11 @@ def test_healthy_models_pass(patients, kind):
 
 @pytest.fixture(scope="module")
 def small(patients) -> dict[str, Patient]:
-    """The same on their first 100 inputs, with the score on those."""
+    """The same on their first 60 inputs, with the score on those."""
     found = {}
     for kind, patient in patients.items():
         parts = {name: getattr(patient, name) for name in ("batches", "train_batches", "scored")}
-        parts = {name: None if batches is None else take(batches, 100)[0] for name, batches in parts.items()}
+        parts = {name: None if batches is None else take(batches, 60)[0] for name, batches in parts.items()}
         found[kind] = replace(patient, **parts)
         write_score(found[kind])
     return found

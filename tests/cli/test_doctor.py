@@ -146,6 +146,20 @@ def test_a_good_run_passes_and_a_damaged_one_fails(opencrate, kind, tmp_path):
     assert bad.code == 1 and findings(bad)["stored-score"]["verdict"] == "fail"
 
 
+def test_class_names_in_another_order(opencrate, tmp_path):
+    """A run's own images are matched by name, as any other, so names that were moved in config.json show."""
+    run = shutil.copytree(MODELS / "digits", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    names = [config["id2label"][str(number)] for number in range(10)]
+    config["id2label"] = {str(number): name for number, name in enumerate(names[1:] + names[:1])}
+    config["label2id"] = {name: int(number) for number, name in config["id2label"].items()}
+    (run / "config.json").write_text(json.dumps(config))
+    result = opencrate("doctor", run, "--json")
+    found = findings(result)
+    assert result.code == 1 and found["class-order"]["verdict"] == found["stored-score"]["verdict"] == "fail"
+    assert "with the best names 9" in found["class-order"]["evidence"]
+
+
 def test_images_without_labels_or_with_other_classes(opencrate, pictures, images, folder_run, tmp_path):
     found = findings(opencrate("doctor", MODELS / "digits", "--data", pictures, "--json"))
     assert found["output-variation"]["verdict"] == found["order"]["verdict"] == "ok"

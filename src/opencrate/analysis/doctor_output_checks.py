@@ -115,7 +115,8 @@ def _classes_found(patient: Patient, logits: Tensor, labels: Tensor) -> Finding:
     chance = accuracy_of(logits, labels).fraction / 2
     unlikely = {one: float(binom.cdf(int(right[one]), int(given[one]), chance)) * len(enough) for one in enough}
     missed = [one for one in enough if unlikely[one] < CLASS_CHANCE]
-    constant = int((named > 0).sum()) == 1
+    others = len(labels) - int(given[named.argmax()])
+    constant = int((named > 0).sum()) == 1 and others >= MIN_CLASS_IMAGES
     evidence = f"{int((named > 0).sum())} classes named for images of {int((given > 0).sum())}; most frequent "
     evidence += f"{percent(float(named.max() / named.sum()))} of {len(labels)} images"
     if missed:
@@ -153,8 +154,9 @@ def _above_chance(patient: Patient, logits: Tensor, labels: Tensor) -> Finding:
         f"{percent(chance)}, nearest class mean {percent(pixels.fraction)}"
     )
     values = {"accuracy": found.fraction, "chance": chance, "nearest_class_mean": pixels.fraction}
-    below = found.fraction < pixels.fraction and high < pixels.fraction  # of a fraction of 1, `high` is 1 to rounding
-    return judge("above-chance", evidence, values, fail=low <= chance or below)
+    at_chance, below = low <= chance, high < pixels.interval[0]
+    narrow = high < (1 + chance) / 2
+    return judge("above-chance", evidence, values, warn=at_chance, fail=below or (at_chance and narrow))
 
 
 @_labelled("generalisation-gap")

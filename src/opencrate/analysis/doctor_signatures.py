@@ -207,9 +207,10 @@ CHECKS: dict[str, Check] = {
     ),
     "class-collapse": Check(
         "how many of a class's images are named right, and which classes are never named",
-        f"fails if all images get one class, or a class of at least {MIN_CLASS_IMAGES} images is named right so seldom "
-        f"that half of the model's accuracy would give it with a probability below {CLASS_CHANCE:g} in all; for text, "
-        f"if one token is foretold at more than {100 * SAME_TOKEN_FAIL:g} % of the places",
+        f"fails if all images get one class though {MIN_CLASS_IMAGES} are of others, or a class of at least "
+        f"{MIN_CLASS_IMAGES} images is named right so seldom that half of the model's accuracy would give it with a "
+        f"probability below {CLASS_CHANCE:g} in all; for text, if one token is foretold at more than "
+        f"{100 * SAME_TOKEN_FAIL:g} % of the places",
         "an exact binomial test, divided by the number of classes",
         "look at the class balance of the training data, at the head's row of the class, and at the order of the names",
     ),
@@ -223,7 +224,8 @@ CHECKS: dict[str, Check] = {
     "above-chance": Check(
         "accuracy against naming the most frequent class, and against the nearest class mean of the raw pixels (each "
         "image left out of its own class's mean)",
-        "fails if the 95 % interval does not lie above the first, or lies below the second",
+        "fails if the 95 % interval holds or lies below the first and ends below half way from there to 1, or lies "
+        "below the interval of the second; warns where it holds the first and is wider, as with few images",
         "a model at chance has learnt nothing, and one below class means nothing that pixels do not say by themselves",
         "train longer or with another learning rate; check that labels and classes belong together",
     ),

@@ -103,12 +103,13 @@ class SavedModel:
         dataset = getattr(self._load(own, skip_bad), split)
         if dataset is None:
             raise ValueError(f"--split {split}: the run held out no {split} images (data.{split}_fraction is 0)")
-        if dataset.features["label"].names != self.label_names:
+        names = dataset.features["label"].names
+        if set(names) != set(self.label_names):
             raise ValueError(
-                f"{own.path}: its classes {dataset.features['label'].names} are not those of the model, "
-                f"{self.label_names}; give --data with images of the model's classes"
+                f"{own.path}: its classes {names} are not those of the model, {self.label_names}; give --data with "
+                "images of the model's classes"
             )
-        return dataset
+        return relabelled(dataset, self.label_names, own.path)
 
     def name_classes(self, source: str, data: str | None = None) -> None:
         """Give the model's classes names, in place.
