@@ -1,6 +1,6 @@
 """CrateConfig and the named sizes of the published models."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ._hf import BackboneConfigMixin
 from ._suggest import suggest
@@ -51,6 +51,9 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
     patch_embedding: Literal["norm_linear", "conv"] = "norm_linear"
     position_interpolation: Literal["size", "scale", "scale_if_resized"] = "size"
     pool: Literal["cls", "mean"] = "cls"
+    if TYPE_CHECKING:  # properties, which a constructor takes
+        out_features: list[str] | None = None
+        out_indices: list[int] | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 

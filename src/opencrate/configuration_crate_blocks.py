@@ -1,8 +1,9 @@
 """The settings that every CRATE model's blocks have, whatever they read."""
 
 import inspect
+from dataclasses import field
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
@@ -80,6 +81,12 @@ class CrateBlockConfig(PreTrainedConfig):
         initializer: ``official`` (the published code's) or ``normal`` (std ``initializer_range``, small tokens).
         initializer_range: standard deviation for ``normal``.
     """
+
+    if TYPE_CHECKING:  # transformers makes these from what is given, and types them more loosely or not at all
+        num_labels: int = 2
+        id2label: dict[int, str] = field(default_factory=dict)
+        label2id: dict[str, int] = field(default_factory=dict)
+        attn_implementation: str | None = None
 
     hidden_size: Size = 768
     num_hidden_layers: Layers = 12

@@ -8,6 +8,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -193,6 +194,14 @@ class CratePreTrainedModel(PreTrainedModel):
         "sparse_codes": RECORDED_BY_FORWARD,
         "attentions": RECORDED_BY_FORWARD,
     }
+
+    if TYPE_CHECKING:  # signatures that transformers' wrappers hide from type checkers
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...
+        def cuda(self, device: int | torch.device | None = None) -> Self: ...
+        def half(self) -> Self: ...
+        def float(self) -> Self: ...
+        def push_to_hub(self, repo_id: str, **kwargs: Any) -> str: ...
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

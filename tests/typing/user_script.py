@@ -5,12 +5,14 @@ from typing import assert_type
 
 import torch
 from torch import Tensor
+from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
 import opencrate
 from opencrate import (
     CRATE_MAE_SIZES,
     CRATE_SIZES,
     CRATE_TEXT_SIZES,
+    BlockHooks,
     CrateBackbone,
     CrateConfig,
     CrateForCausalLM,
@@ -57,7 +59,12 @@ codes: Tensor = ista(Z, D, eta=0.1, lam=0.1)
 config = CrateConfig.from_size("tiny", num_labels=10)
 assert_type(config, CrateConfig)
 config = CrateConfig(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=(4, 4))
+config = CrateConfig(
+    num_labels=2, id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1}, attn_implementation="eager"
+)
 width: int = config.hidden_size
+classes: int = config.num_labels
+name, index = config.id2label[0].upper(), config.label2id["cat"] + 1
 steps: float = config.ista_step_size + config.ista_lambda
 names: list[str] = [*CRATE_SIZES, *CRATE_MAE_SIZES, *CRATE_TEXT_SIZES]
 model = CrateForImageClassification(config).eval()
@@ -75,12 +82,23 @@ typed = model.forward(torch.randn(2, 3, 32, 32), output_hidden_states=True)
 if typed.logits is not None and typed.hidden_states is not None:
     print(typed.logits.softmax(-1), typed.hidden_states[0].mean())
 model.save_pretrained("folder")
-model.train()
+model = model.to("cpu").to(torch.device("cpu"), torch.float32).half().float().cuda()
+print(model.classifier)
+model.gradient_checkpointing_enable()
+model.push_to_hub("owner/name", private=True)
 torch.optim.AdamW(model.parameters(), lr=1e-3).step()
+processor = CrateImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 processor = CrateImageProcessor.from_pretrained("folder")
+processor.push_to_hub("owner/name")
 encoder = CrateModel.from_pretrained("folder")
-backbone = CrateBackbone(config)
+backbone = CrateBackbone(CrateConfig(out_features=["stage1"]))
+features: list[Tensor] = [*backbone(torch.randn(1, 3, 224, 224)).feature_maps]
+if (state := encoder.forward(torch.randn(2, 3, 32, 32)).last_hidden_state) is not None:
+    print(state[:, 0])
 print(processor(images=[], return_tensors="pt"), encoder.layers[0].sparsify, backbone.channels)
+
+trainer = Trainer(model=model, args=TrainingArguments(output_dir="run"), processing_class=processor)
+trainer.train()
 
 # The autoencoder
 autoencoder = CrateMAEForPreTraining(CrateMAEConfig.from_size("base", mask_ratio=0.75))
@@ -88,10 +106,10 @@ ratio: float = autoencoder.config.mask_ratio
 print(autoencoder(torch.randn(2, 3, 224, 224)).loss, CrateMAEModel(autoencoder.config))
 
 # Text
-text_config = CrateTextConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+text_config = CrateTextConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_labels=3)
 causal = CrateForCausalLM(text_config)
 ids = causal.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=5)
-vocabulary: int = causal.config.vocab_size
+vocabulary: int = causal.config.vocab_size + causal.to("cpu").config.num_labels
 heads = (
     CrateForMaskedLM(text_config),
     CrateForSequenceClassification(text_config),
@@ -115,4 +133,8 @@ report.save(Path("report"))
 rows = WhiteBoxReport.load("report").to_rows()
 print(report.measures, report.to_frame(), rows[0])
 print(audit(model, batches, num_images=4).to_rows(), diagnose(model, batches).healthy())
+hooks = BlockHooks(layers="blocks", compressed="norm2", value="qkv[3/3]", key="qkv[2/3]", codes="down")
+vit = ViTForImageClassification(ViTConfig())
+other = analyze(vit, batches, eps=0.5, hooks=hooks)
+print([(finding.check, finding.verdict) for finding in diagnose(vit, batches).findings], other.measures.num_layers)
 print(opencrate.__version__, opencrate.register_auto_classes())
