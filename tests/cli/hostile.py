@@ -461,6 +461,10 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
     "type with control characters": _json("config.json", model_type="x\x1b[31m\n"),
     "architectures of another kind": _json("config.json", architectures=3),
     "architectures of numbers": _json("config.json", architectures=[3]),
+    "architectures of another type": _json("config.json", architectures=["BertForMaskedLM"]),
+    "attention that is not there": _json("config.json", attn_implementation="flash_attention_2"),
+    "attention that is a number": _json("config.json", _attn_implementation=3),
+    "a type with fields of other kinds": _json("config.json", model_type="t5"),
     "whole numbers": _first(torch.int64),
     "bytes": _first(torch.uint8),
     "float8": _first(torch.float8_e4m3fn),
@@ -475,6 +479,7 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
     "overlapping tensors": _overlapping,
     "shard outside": _index("../outside.safetensors"),
     "shard missing": _index("model-00001-of-00002.safetensors"),
+    "shard of 5,000 characters": _index("x" * 5000),
     "shard of another type": _index(3),  # type: ignore[arg-type]
     "weights are a pipe": _special("model.safetensors", os.mkfifo),
     "weights are a folder": _special("model.safetensors", os.mkdir),

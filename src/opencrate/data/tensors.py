@@ -48,11 +48,22 @@ class ImageTransform:
         """The transform that fits a model's configuration.
 
         Raises:
-            ValueError: the model takes neither 1 nor 3 channels.
+            ValueError: the model takes neither 1 nor 3 channels, or the processor normalises another number of them.
         """
         channels = getattr(config, "num_channels", 3)
         if channels not in (1, 3):
             raise ValueError(f"num_channels={channels}: image files give 1 (grey) or 3 (colour) channels")
+        for name in ("image_mean", "image_std"):
+            values = getattr(processor, name, None)
+            if (
+                isinstance(values, (list, tuple))
+                and len(values) != channels
+                and getattr(processor, "do_normalize", False)
+            ):
+                raise ValueError(
+                    f"preprocessor_config.json: {name} has {len(values)} numbers, but the model takes {channels} "
+                    f"channels (config.json: num_channels); give {channels}"
+                )
         patch = getattr(config, "patch_size", 1)
         return cls(processor, channels, (patch, patch) if isinstance(patch, int) else (patch[0], patch[1]))
 
