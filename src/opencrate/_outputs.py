@@ -40,6 +40,8 @@ def check_output(path: str | Path, inputs: Iterable[str | Path | None] = (), wit
 
 
 def _check_writable(path: Path) -> None:
+    if "\0" in str(path):  # the one character besides / that no name has
+        raise ValueError(f"{shown(path)}: holds a NUL character; choose another output path")
     there = path
     while not os.path.lexists(there):
         there = there.parent

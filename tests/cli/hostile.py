@@ -102,6 +102,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "lambada": (("evaluate", "l", "--lambada", "X"),),
     "recipe": (("train", "X", "--output", "out"), ("finetune", "m", "X", "--output", "out")),
     "sweep": (("ablate", "X", "--output", "out"),),
+    "size": (
+        ("convert", "good.pth", "out", *OFFICIAL, "image_size=X"),
+        ("convert", "good.pth", "out", *OFFICIAL, "patch_size=X"),
+    ),
     "output": (
         ("train", "imagefolder", "data.path=data", *TRAIN[:-2], "--output", "X"),
         ("finetune", "m", "imagefolder", "data.path=data", *TRAIN[:-2], "--output", "X"),
@@ -559,6 +563,9 @@ def _bad_inputs() -> Iterator[tuple[str, str, Maker]]:
         "lambada": {name: texts[name] for name in (*PATHS, *EMPTY, *TEXTS) if name not in ("latin",)},
         "recipe": {**{name: make for name, make in PATHS.items()}, **EMPTY, **RECIPES},
         "sweep": {**PATHS, **EMPTY, **RECIPES},
+        "size": {
+            value: _named(value) for value in ("0", "-1", "1e26", ".nan", "true", "[]", "[4]", "[4, x]", "{a: 1}", "x")
+        },
         "output": OUTPUTS,
     }.items():
         for bad, make in some.items():

@@ -111,6 +111,12 @@ FOREIGN = {
         (root / "run" / "config.json").write_text('{"model_type": "vit"}'),
     ),
     "a letter in the run": lambda root: (root / "run" / "letter.txt").write_text("dear"),
+    "a program in the run": lambda root: (root / "run" / "prepare.py").write_text("print('dear')"),
+    "a letter among the checkpoints": lambda root: letters(root / "run" / runs.CHECKPOINTS / "checkpoint-2"),
+    "a picture among the figures": lambda root: (
+        (root / "run" / "figures").mkdir(),
+        (root / "run" / "figures" / "me.jpg").write_text("dear"),
+    ),
     "a folder in the run": lambda root: letters(root / "run" / "letters"),
     "the run is a link": lambda root: ((root / "run").rename(root / "mine"), os.symlink("mine", root / "run")),
 }
