@@ -266,6 +266,8 @@ def _open(cls: Any, source: Any, what: str, where: str, **options: Any) -> Any:
 
 def reason(error: Exception) -> str:
     """Why a library could not read a file, in a line; its inner words (KeyError: 'x') tell a user nothing."""
+    if isinstance(error, OSError) and error.errno:
+        return os_reason(error)
     strict, cause = isinstance(error, StrictDataclassError), error.__cause__
     text = " ".join(str(cause if strict and isinstance(cause, ValueError) else error).split())
     if "trust_remote_code" in text:

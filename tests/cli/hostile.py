@@ -195,6 +195,7 @@ PATHS: dict[str, Maker] = {
     "zeros": _named("/dev/zero"),
     "null": _named("/dev/null"),
     "below a file": _named("story.txt/x"),
+    "a file that cannot be read to its end": _link("memory", "/proc/self/mem"),
 }
 EMPTY = {"empty folder": _folder("empty"), "empty file": _file("empty.bin", b"")}
 TEXTS: dict[str, Maker] = {
@@ -572,10 +573,14 @@ def _bad_inputs() -> Iterator[tuple[str, str, Maker]]:
             yield kind, bad, make
 
 
+_FINE = (("doctor", "NaN"), ("convert", "architectures of another type"))
+"""Where a bad input is none: the doctor is there to say so, and weights are converted by the model_type alone."""
+
+
 def all_cases() -> list[Case]:
     """The whole product."""
     cases = [Case(kind, bad, make, words) for kind, bad, make in _bad_inputs() for words in COMMANDS[kind]]
-    return [case for case in cases if (case.words[0], case.bad) != ("doctor", "NaN")]  # which is there to say so
+    return [case for case in cases if (case.words[0], case.bad) not in _FINE]
 
 
 def few_cases() -> list[Case]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from .._files import check_size, require_file, shown
+from .._files import check_size, os_reason, require_file, shown
 from ..image_processing_crate import as_grey_or_colour, read_picture
 from .files import start_of, what_it_is
 from .labelled import cells_of, label_names
@@ -221,4 +221,6 @@ def _what_it_is(cell: dict[str, Any]) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os_reason(error)
     return str(error).splitlines()[0] if str(error) else type(error).__name__
