@@ -9,6 +9,7 @@ import pytest
 from opencrate import CrateImageProcessor
 from opencrate._pretrained import read_config, read_image_processor
 from opencrate.analysis.whitebox import load_model
+from opencrate.cli.doctor_inputs import Case, _add_log
 from opencrate.data.tensors import ImageTransform
 
 from ..bad_values import complaint
@@ -75,3 +76,12 @@ def test_tuples_are_not_asked_for(plain_crate, tmp_path):
     path = tmp_path / "m" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "return_dict": False}))
     assert load_model(tmp_path / "m").config.return_dict
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"loss": "x"}', '{"loss": null}', '{"loss": [1]}', '{"eval_loss": {}}', "3", "null", "[1]", '{"a":' * 9999, ""],
+)
+def test_a_line_of_a_training_log(line, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.5}\n' * bool(line) + line + "\n")
+    assert "log.jsonl" in refusal(lambda: _add_log(tmp_path, Case(None)))

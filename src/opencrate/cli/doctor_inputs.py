@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from .._files import parse_json, read_bytes, shown
+from .._values import shown_value
 from ..analysis.doctor_outputs import take
 from ..analysis.language import open_language_model
 from ..analysis.whitebox import HUB_PREFIX, load_model
@@ -195,6 +196,10 @@ def _add_log(folder: Path, case: Case) -> None:
     log = [
         parse_json(line, f"{shown(path)}, line {n}", advice=advice) for n, line in enumerate(lines, 1) if line.strip()
     ]
-    if not log:
-        raise ValueError(f"{shown(path)}: damaged (empty); {advice}")
+    wrong = [
+        value for entry in log for name, value in entry.items() if "loss" in name and type(value) not in (int, float)
+    ]
+    if wrong or not log:
+        what = f"a loss is {shown_value(wrong[0])}, no number" if wrong else "empty"
+        raise ValueError(f"{shown(path)}: damaged ({what}); {advice}")
     case.inputs["log"] = log
