@@ -75,12 +75,19 @@ def _count(config: PreTrainedConfig, cls: Any) -> int:
     try:
         with torch.device("meta"):
             model = cls.from_config(config, trust_remote_code=False) if is_auto else cls(config)
-    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+    except Exception as error:  # classes check their configurations in many ways, or not at all
         if "overflow" in str(error):
             return _MANY
-        reason = f"it knows no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
-        raise ValueError(f"this network cannot be built ({reason})") from error
+        raise ValueError(f"this network cannot be built ({_reason(error)})") from error
     return sum(value.numel() for value in (*model.parameters(), *model.buffers()))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it knows no {error}"
+    if isinstance(error, (AttributeError, TypeError)):
+        return "a value of its configuration is missing or of the wrong kind"
+    return str(error).partition("\n")[0]
 
 
 def _sizes(config: PreTrainedConfig) -> Iterator[tuple[str, Any]]:

@@ -40,6 +40,8 @@ def check_output(path: str | Path, inputs: Iterable[str | Path | None] = (), wit
 
 
 def _check_writable(path: Path) -> None:
+    if "\0" in str(path):  # the one character besides / that no name has
+        raise ValueError(f"{shown(path)}: holds a NUL character; choose another output path")
     there = path
     while not os.path.lexists(there):
         there = there.parent
@@ -63,7 +65,9 @@ def _check_apart(path: Path, source: str | Path, inside_allowed: bool) -> None:
     if path == where:
         raise ValueError(f"{shown(path)}: is an input too ({shown(source)}); choose another output path")
     if where in path.parents and not inside_allowed:
-        raise ValueError(f"{shown(path)}: lies inside an input ({shown(source)}); choose an output path outside")
+        raise ValueError(
+            f"{shown(path)}: lies inside an input ({shown(source)}); choose an output path outside it (--output DIR)"
+        )
 
 
 def check_replaced(path: str | Path, inputs: Iterable[str | Path | None]) -> None:

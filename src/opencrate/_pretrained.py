@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import transformers
@@ -22,9 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from ._files import check_size, os_reason, read_json, require_file, shown
+from ._files import check_size, os_reason, path_problem, read_json, require_file, shown
 from ._memory import require_memory
 from ._suggest import suggest
+from ._values import Pixels, Positive, Within, field_error, fitted
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,20 @@ _RUNS_KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implement
 _CLEAR = (OSError, ValueError, SafetensorError, StrictDataclassError)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _LOCAL = {"local_files_only": True}
+_SIZE = Pixels | list[Pixels] | dict[str, Pixels | None]
+_PROCESSOR_FIELDS: dict[str, Any] = {
+    "size": _SIZE,
+    "crop_size": _SIZE,
+    "image_mean": float | Annotated[list[float], Within(-1e6, 1e6)],
+    "image_std": Positive | list[Positive],
+    "rescale_factor": Positive,
+    "resample": Literal[0, 1, 2, 3, 4, 5],
+    **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"), bool),
+}
+"""What the numbers of an image processor may be; transformers takes any, and fails at the first image."""
+_INCOMPLETE = "a file of it is missing or damaged; give a complete folder"
+_INNER_WORDS = re.compile(r"\w+Error\b|<class |NoneType|invalid literal")
+"""Python's own, in the messages of libraries."""
 
 
 def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
@@ -140,6 +156,7 @@ def read_model(
         if (Path(where) / GENERATION).exists():
             options = {**options, **_generation(Path(where) / GENERATION, fields)}
     config = options.get("config") or read_config(source)
+    config.return_dict = True  # callers read outputs by name
     require_memory(config, cls, f"{shown(source)}/{CONFIG}")
     options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **local, **options, "config": config}
     model, info = _open(cls, source, "a model", where, **options)
@@ -206,7 +223,12 @@ def read_image_processor(source: str | os.PathLike) -> Any:
         fields = read_json(path, advice="copy that of the model's own folder")
         if "image_processor_type" not in fields and "feature_extractor_type" not in fields and "auto_map" in fields:
             raise ValueError(f"{shown(path)}: names no image_processor_type, only code, which is never run; name one")
-    return _open(AutoImageProcessor, source, "an image processor", where, **options)
+        for name in _PROCESSOR_FIELDS.keys() & fields.keys():
+            try:
+                fitted(fields[name], _PROCESSOR_FIELDS[name] | None)
+            except ValueError as error:
+                raise field_error(f"{shown(path)}: '{name}'", fields[name], str(error)) from None
+    return _open(AutoImageProcessor, source, "an image processor (preprocessor_config.json)", where, **options)
 
 
 def read_tokenizer(cls: Any, source: str | os.PathLike, **options: Any) -> Any:
@@ -237,16 +259,24 @@ def _open(cls: Any, source: Any, what: str, where: str, **options: Any) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # a damaged folder makes the libraries trip in many ways
-        raise ValueError(f"{shown(source)}: {what} cannot be loaded: {reason(error)}") from error
+        local = "local_files_only" in options
+        why = _INCOMPLETE if local and "huggingface.co" in str(error) else reason(error)
+        raise ValueError(f"{shown(source)}: {what} cannot be loaded: {why}") from error
 
 
 def reason(error: Exception) -> str:
     """Why a library could not read a file, in a line; its inner words (KeyError: 'x') tell a user nothing."""
-    if "trust_remote_code" in str(error):
+    if isinstance(error, OSError) and error.errno:
+        return os_reason(error)
+    strict, cause = isinstance(error, StrictDataclassError), error.__cause__
+    text = " ".join(str(cause if strict and isinstance(cause, ValueError) else error).split())
+    if "trust_remote_code" in text:
         return "it is of an unknown type with its own code, which is never run"
-    if not isinstance(error, _CLEAR) or isinstance(error, UnicodeError):
+    if strict and (field := re.search(r"for field '(\w+)'", text)):
+        return f"'{field[1]}' has a value of the wrong type"
+    if not isinstance(error, _CLEAR) or isinstance(error, UnicodeError) or _INNER_WORDS.search(text):
         return "its content is not what such a file holds; it is damaged, or of another kind"
-    return shown(" ".join(str(error).split()) or type(error).__name__, 400)
+    return shown(text or type(error).__name__, 400)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -282,8 +312,8 @@ def shards_of(index: Path) -> list[str]:
     for name in shards:
         if PurePath(name).name != name or name in ("", "..") or "\\" in name or name.endswith(".json"):
             raise ValueError(f"{shown(index)}: names {shown(name)}, which is not a file beside it; replace it")
-        if not (index.parent / name).exists():
-            raise ValueError(f"{shown(index.parent / name)}: missing, but {index.name} names it; copy all of the model")
+        if problem := path_problem(index.parent / name):
+            raise ValueError(f"{shown(index)}: names {shown(name)}: {problem}; copy all of the model")
     return shards
 
 

@@ -20,11 +20,10 @@ AUTOENCODER_FIELDS = frozenset(
 
 def pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of an ``image_size`` or ``patch_size`` given as an int or as a pair."""
-    if isinstance(size, int):
-        return size, size
-    if len(size) != 2:
+    both = (size, size) if isinstance(size, int) else size
+    if not isinstance(both, (list, tuple)) or [type(side) for side in both] != [int, int]:
         raise ValueError(f"a size must be one int or a (height, width) pair, got {size!r}")
-    return int(size[0]), int(size[1])
+    return both[0], both[1]
 
 
 class CrateConfig(BackboneConfigMixin, CrateBlockConfig):

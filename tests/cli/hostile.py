@@ -102,6 +102,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "lambada": (("evaluate", "l", "--lambada", "X"),),
     "recipe": (("train", "X", "--output", "out"), ("finetune", "m", "X", "--output", "out")),
     "sweep": (("ablate", "X", "--output", "out"),),
+    "size": (
+        ("convert", "good.pth", "out", *OFFICIAL, "image_size=X"),
+        ("convert", "good.pth", "out", *OFFICIAL, "patch_size=X"),
+    ),
     "output": (
         ("train", "imagefolder", "data.path=data", *TRAIN[:-2], "--output", "X"),
         ("finetune", "m", "imagefolder", "data.path=data", *TRAIN[:-2], "--output", "X"),
@@ -191,6 +195,7 @@ PATHS: dict[str, Maker] = {
     "zeros": _named("/dev/zero"),
     "null": _named("/dev/null"),
     "below a file": _named("story.txt/x"),
+    "a file that cannot be read to its end": _link("memory", "/proc/self/mem"),
 }
 EMPTY = {"empty folder": _folder("empty"), "empty file": _file("empty.bin", b"")}
 TEXTS: dict[str, Maker] = {
@@ -461,6 +466,10 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
     "type with control characters": _json("config.json", model_type="x\x1b[31m\n"),
     "architectures of another kind": _json("config.json", architectures=3),
     "architectures of numbers": _json("config.json", architectures=[3]),
+    "architectures of another type": _json("config.json", architectures=["BertForMaskedLM"]),
+    "attention that is not there": _json("config.json", attn_implementation="flash_attention_2"),
+    "attention that is a number": _json("config.json", _attn_implementation=3),
+    "a type with fields of other kinds": _json("config.json", model_type="t5"),
     "whole numbers": _first(torch.int64),
     "bytes": _first(torch.uint8),
     "float8": _first(torch.float8_e4m3fn),
@@ -475,6 +484,7 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
     "overlapping tensors": _overlapping,
     "shard outside": _index("../outside.safetensors"),
     "shard missing": _index("model-00001-of-00002.safetensors"),
+    "shard of 5,000 characters": _index("x" * 5000),
     "shard of another type": _index(3),  # type: ignore[arg-type]
     "weights are a pipe": _special("model.safetensors", os.mkfifo),
     "weights are a folder": _special("model.safetensors", os.mkdir),
@@ -554,16 +564,23 @@ def _bad_inputs() -> Iterator[tuple[str, str, Maker]]:
         "lambada": {name: texts[name] for name in (*PATHS, *EMPTY, *TEXTS) if name not in ("latin",)},
         "recipe": {**{name: make for name, make in PATHS.items()}, **EMPTY, **RECIPES},
         "sweep": {**PATHS, **EMPTY, **RECIPES},
+        "size": {
+            value: _named(value) for value in ("0", "-1", "1e26", ".nan", "true", "[]", "[4]", "[4, x]", "{a: 1}", "x")
+        },
         "output": OUTPUTS,
     }.items():
         for bad, make in some.items():
             yield kind, bad, make
 
 
+_FINE = (("doctor", "NaN"), ("convert", "architectures of another type"))
+"""Where a bad input is none: the doctor is there to say so, and weights are converted by the model_type alone."""
+
+
 def all_cases() -> list[Case]:
     """The whole product."""
     cases = [Case(kind, bad, make, words) for kind, bad, make in _bad_inputs() for words in COMMANDS[kind]]
-    return [case for case in cases if (case.words[0], case.bad) != ("doctor", "NaN")]  # which is there to say so
+    return [case for case in cases if (case.words[0], case.bad) not in _FINE]
 
 
 def few_cases() -> list[Case]:

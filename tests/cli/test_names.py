@@ -79,10 +79,10 @@ def test_class_folders(opencrate, world, name):
     assert result.code == 2 and is_plain(result.err) and "rename it" in result.err, result
 
 
-@pytest.mark.parametrize("name", ["escape", "markup"])
-def test_a_report_of_a_model_with_such_a_name(opencrate, world, name):
-    shutil.copytree("m", NAMES[name])
-    result = opencrate("analyze", NAMES[name], "--data", "data", "--output", "out", "--num-images", "4")
+def test_a_report_of_a_model_with_such_a_name(opencrate, world):
+    name = NAMES["escape"] + NAMES["markup"]
+    shutil.copytree("m", name)
+    result = opencrate("analyze", name, "--data", "data", "--output", "out", "--num-images", "4")
     assert result.code == 0 and is_plain(result.out), result
     assert not set((world / "out" / "report.html").read_text()) & {"\x1b", "\udce9"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from opencrate.cli.main import main
 from opencrate.training import runs
 
 STEPS = ("rename", "touch", "unlink", "mkdir", "write_text")
@@ -110,6 +111,12 @@ FOREIGN = {
         (root / "run" / "config.json").write_text('{"model_type": "vit"}'),
     ),
     "a letter in the run": lambda root: (root / "run" / "letter.txt").write_text("dear"),
+    "a program in the run": lambda root: (root / "run" / "prepare.py").write_text("print('dear')"),
+    "a letter among the checkpoints": lambda root: letters(root / "run" / runs.CHECKPOINTS / "checkpoint-2"),
+    "a picture among the figures": lambda root: (
+        (root / "run" / "figures").mkdir(),
+        (root / "run" / "figures" / "me.jpg").write_text("dear"),
+    ),
     "a folder in the run": lambda root: letters(root / "run" / "letters"),
     "the run is a link": lambda root: ((root / "run").rename(root / "mine"), os.symlink("mine", root / "run")),
 }
@@ -144,3 +151,12 @@ def test_an_input_in_the_run_that_is_replaced(tmp_path):
     put(tmp_path / "run", 1)
     with pytest.raises(ValueError, match="an input lies in it"):
         runs.check_place(tmp_path / "run", overwrite=True, inputs=(str(tmp_path / "run" / runs.METRICS),))
+
+
+@pytest.mark.parametrize("words", [(), ("training.seed=x",), ("training.seed==3",)])
+def test_a_sweep_looks_at_every_place_first(tmp_path, words, capsys):
+    letters(tmp_path / "out" / "attention-only-seed0")
+    command = ("ablate", "digits-structure", "--smoke", "--arms", "attention-only", "--seeds", "0")
+    assert main([*command, *words, "--output", str(tmp_path / "out")]) == 2
+    assert ("pass --seeds" if words else "seed0: exists and is no run") in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["attention-only-seed0", "letter.txt"]

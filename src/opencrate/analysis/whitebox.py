@@ -272,7 +272,7 @@ def load_model(
         return source
     config = read_config(source)
     _require_class(source, config, only, what)
-    model, info = read_model(_class_of(config), source, finite=finite, config=config)
+    model, info = read_model(_class_of(config, source), source, finite=finite, config=config)
     wrong = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if wrong:
         raise ValueError(f"{source}: weights are missing or have another shape: {_first(wrong)}")
@@ -294,11 +294,21 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-def _class_of(config: transformers.PreTrainedConfig) -> Any:
-    """The class the model was saved from, so that every weight has its place; AutoModel where that is not known."""
+def _class_of(config: transformers.PreTrainedConfig, source: Any) -> Any:
+    """The class the model was saved from, so that every weight has its place; AutoModel where that is not known.
+
+    Raises:
+        ValueError: a class of models of another type.
+    """
     import opencrate
 
     name = (config.architectures or [""])[0]
     found = getattr(opencrate if name.startswith("Crate") else transformers, name, None)
-    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    return found if is_model else transformers.AutoModel
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        return transformers.AutoModel
+    if not isinstance(config, found.config_class or ()):
+        raise ValueError(
+            f"{shown(source)}/config.json: architectures names {name}, which is no class of the model_type "
+            f"{config.model_type}; give the config.json that belongs to the weights"
+        )
+    return found

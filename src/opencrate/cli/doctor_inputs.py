@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from .._files import parse_json, read_bytes, shown
+from .._values import shown_value
 from ..analysis.doctor_outputs import take
 from ..analysis.language import open_language_model
 from ..analysis.whitebox import HUB_PREFIX, load_model
@@ -190,8 +191,15 @@ def _add_log(folder: Path, case: Case) -> None:
     if not path.is_file():
         case.missing["log"] = f"no {runs.LOG} in the folder"
         return
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        case.inputs["log"] = [json.loads(line) for line in lines if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); remove it to check the rest") from error
+    advice = "remove the file to check the rest"
+    lines = read_bytes(path, "a training log").splitlines()
+    log = [
+        parse_json(line, f"{shown(path)}, line {n}", advice=advice) for n, line in enumerate(lines, 1) if line.strip()
+    ]
+    wrong = [
+        value for entry in log for name, value in entry.items() if "loss" in name and type(value) not in (int, float)
+    ]
+    if wrong or not log:
+        what = f"a loss is {shown_value(wrong[0])}, no number" if wrong else "empty"
+        raise ValueError(f"{shown(path)}: damaged ({what}); {advice}")
+    case.inputs["log"] = log

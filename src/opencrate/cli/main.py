@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 _OF_PATHS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
-_OF_PATHS |= {errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
+_OF_PATHS |= {errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EEXIST, errno.EINVAL, errno.EILSEQ, errno.EIO, errno.ENXIO}
 """What the system says about a path that the user gave: not there, not allowed, not of that kind."""
 
 
@@ -146,6 +146,8 @@ def _one_line(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{shown(error.filename)}: {os_reason(error)}; check the path and its permissions"
+    elif isinstance(error, OSError) and error.errno:
+        text = f"{os_reason(error)}; check the files and the disk"
     if isinstance(error, UnicodeEncodeError):
         text = f"{shown(error.object)}: holds bytes that are no UTF-8; rename it"
     if text.startswith("Caught ") and "Traceback" in text:  # from a data loading process: its last line says it

@@ -167,7 +167,7 @@ def read_checkpoint(path: str | Path) -> Any:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, KeyError) as error:  # KeyError: numbers of a type that torch does not have
+        except (SafetensorError, KeyError, OSError) as error:  # KeyError: numbers of a type that torch does not have
             raise ValueError(f"{path} is not a readable safetensors file: {reason(error)}") from error
     check_torch_file(path)
     with torch.serialization.safe_globals(_safe_globals()):

@@ -59,7 +59,7 @@ def _infer_patch(state_dict: Mapping[str, Tensor], family: str, patch_size: Any)
         return found, shape[1]
     if patch_size is not None:
         area = pair(patch_size)[0] * pair(patch_size)[1]
-        if shape[1] % area:
+        if area < 1 or shape[1] % area:
             raise ValueError(f"patch_size={patch_size} does not divide the checkpoint's {shape[1]} pixels per patch")
         return patch_size, shape[1] // area
     side = round((shape[1] / 3) ** 0.5)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from .._files import check_size, require_file, shown
+from .._files import check_size, os_reason, require_file, shown
 from ..image_processing_crate import as_grey_or_colour, read_picture
 from .files import start_of, what_it_is
 from .labelled import cells_of, label_names
@@ -48,11 +48,22 @@ class ImageTransform:
         """The transform that fits a model's configuration.
 
         Raises:
-            ValueError: the model takes neither 1 nor 3 channels.
+            ValueError: the model takes neither 1 nor 3 channels, or the processor normalises another number of them.
         """
         channels = getattr(config, "num_channels", 3)
         if channels not in (1, 3):
             raise ValueError(f"num_channels={channels}: image files give 1 (grey) or 3 (colour) channels")
+        for name in ("image_mean", "image_std"):
+            values = getattr(processor, name, None)
+            if (
+                isinstance(values, (list, tuple))
+                and len(values) != channels
+                and getattr(processor, "do_normalize", False)
+            ):
+                raise ValueError(
+                    f"preprocessor_config.json: {name} has {len(values)} numbers, but the model takes {channels} "
+                    f"channels (config.json: num_channels); give {channels}"
+                )
         patch = getattr(config, "patch_size", 1)
         return cls(processor, channels, (patch, patch) if isinstance(patch, int) else (patch[0], patch[1]))
 
@@ -210,4 +221,6 @@ def _what_it_is(cell: dict[str, Any]) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os_reason(error)
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -155,13 +155,15 @@ def run_sweep(
         num_images: test images for the layer measures, at most.
 
     Raises:
-        ValueError: a bad recipe (before anything is trained), a finished run of another recipe in the output folder,
-            or several processes.
+        ValueError: a bad recipe, a finished run of another recipe in the output folder, or something else in a run's
+            place (all before anything is trained); or several processes.
         KeyboardInterrupt, FloatingPointError, OSError: as `train`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a sweep runs in one process; start it without torchrun")
     output = Path(output).expanduser()
+    if any(word.partition("=")[0].strip() == "training.seed" for word in overrides):
+        raise ValueError("training.seed: a sweep gives every run its own seed; pass --seeds 0,1,... instead")
     recipes = {
         (arm, seed): arm_recipe(sweep, arm, seed, overrides, smoke) for seed in sweep.seeds for arm in sweep.arms
     }
@@ -171,7 +173,7 @@ def run_sweep(
     for arm in sweep.arms:
         check_model(recipes[arm, sweep.seeds[0]])
     for (arm, seed), recipe in recipes.items():
-        _check_finished(output / f"{arm}-seed{seed}", recipe)
+        _check_place(output / f"{arm}-seed{seed}", recipe)
     found = []
     for number, ((arm, seed), recipe) in enumerate(recipes.items(), start=1):
         logger.info("run %d of %d: %s, seed %d", number, len(recipes), arm, seed)
@@ -204,9 +206,10 @@ def _at_equal_compute(recipes: dict[tuple[str, int], Recipe], reference: str) ->
     }
 
 
-def _check_finished(directory: Path, recipe: Recipe) -> None:
-    """Refuse a finished run of another recipe in this place."""
+def _check_place(directory: Path, recipe: Recipe) -> None:
+    """Refuse a finished run of another recipe in this place, or what no run can be written over."""
     if not (directory / runs.METRICS).is_file():
+        runs.check_place(directory, resume=True)
         return
     changed = runs.changed_keys(runs.read_recipe(directory), recipe)
     if changed:

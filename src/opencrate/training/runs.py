@@ -48,11 +48,12 @@ _LOCK_TEXT = "An unfinished run of OpenCRATE: --resume goes on with it.\n"
 _COMPLETE, _OLD = ".complete", ".replaced"
 """Marks of a run that only has to be put in its place, and of one that another takes the place of."""
 _OUR_FILES = (
-    *("*.json", "*.jsonl", "*.yaml", "*.safetensors", "*.html", "*.csv", "*.py", "*.jinja", "vocab.txt", "merges.txt"),
+    *("*.json", "*.jsonl", "*.yaml", "*.safetensors", "*.html", "*.csv", "*.jinja", "vocab.txt", "merges.txt"),
     *(MARK, _LOCK, _COMPLETE, _OLD),
 )
 _OUR_FOLDERS = (CHECKPOINTS, "analysis", "audit", "features", "figures", "tensorboard")
-"""What a directory that is replaced may hold: what runs, converted models and their reports consist of."""
+_IN_FOLDERS = (*_OUR_FILES, "*.pt", "*.pth", "*.bin", "*.png", "*.svg", "*.md", "events.out.*")
+"""What a directory that is replaced may hold: what runs, converted models, checkpoints and reports consist of."""
 _METRICS = {"seed": int, "epochs": (int, float), "steps": int, "seconds": (int, float), "data": dict}
 """What is read of the metrics elsewhere."""
 
@@ -263,9 +264,9 @@ def check_free(final: str | Path, overwrite: bool = False) -> None:
         raise ValueError(f"{shown(final)}: exists and is no run or model directory; choose another output path")
     if not overwrite:
         raise ValueError(f"{shown(final)}: exists; choose another output path, or pass --overwrite to replace it")
-    if foreign := [path for path in sorted(final.iterdir()) if not _may_be_ours(path)]:
+    if foreign := next((path for path in sorted(final.rglob("*")) if not _may_be_ours(path, final)), None):
         raise ValueError(
-            f"{shown(foreign[0])}: no command of ours wrote it, and --overwrite would remove it; move it elsewhere"
+            f"{shown(foreign)}: no command of ours wrote it, and --overwrite would remove it; move it elsewhere"
         )
 
 
@@ -280,10 +281,13 @@ def _is_run_or_model(folder: Path) -> bool:
     return str(kind).startswith("crate") and (folder / "model.safetensors").is_file()
 
 
-def _may_be_ours(path: Path) -> bool:
+def _may_be_ours(path: Path, final: Path) -> bool:
+    at_top = path.parent == final
     if path.is_dir() and not path.is_symlink():
-        return path.name in _OUR_FOLDERS
-    return any(path.match(pattern) for pattern in _OUR_FILES)
+        return not at_top or path.name in _OUR_FOLDERS
+    if path.suffix == ".py":  # the code of a model, as save_pretrained puts it beside the weights
+        return (Path(__file__).parent.parent / path.name).is_file()
+    return any(path.match(pattern) for pattern in (_OUR_FILES if at_top else _IN_FOLDERS))
 
 
 def _replace(partial: Path, final: Path) -> None:
