@@ -190,6 +190,13 @@ def test_nested_classes_are_said(tmp_path, said):
     assert "images of its sub-folders ('large', ...) are read as class 'cat'" in said()
 
 
+def test_parts_below_classes_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"'test', 'train'\) lie in a class folder; put the class folders into the parts"
+    ):
+        read_parts(fill(tmp_path, "cat/train", "cat/test", "dog/train", "dog/test"))
+
+
 def test_links_are_followed(tmp_path):
     fill(tmp_path / "elsewhere", "cat", "more")
     root = fill(tmp_path / "data", "dog")

@@ -168,7 +168,18 @@ def _read_part(folder: _Folder, left_out: LeftOut, labelled: bool) -> Dataset:
 
 
 def _say_nested_classes(root: _Folder) -> None:
+    """Say which classes have sub-folders.
+
+    Raises:
+        ValueError: parts of the data below a class, which would be mixed.
+    """
     for name, folder in root.inside.items():
+        parts = [below for below in folder.inside if is_part(below)]
+        if len({part_of(part) for part in parts}) > 1:
+            raise ValueError(
+                f"{folder.path}: parts of the data ('{parts[0]}', '{parts[1]}') lie in a class folder; put the class "
+                f"folders into the parts, as in {parts[0]}/{name}"
+            )
         if folder.is_deep:
             below = next(iter(folder.inside))
             logger.warning("%s: images of its sub-folders ('%s', ...) are read as class '%s'", folder.path, below, name)
