@@ -330,6 +330,22 @@ def test_a_text_of_no_part_beside_parts_is_refused(names, tmp_path):
         read_texts(TextData(str(tmp_path)))
 
 
+@pytest.mark.parametrize("names", [["train.txt", "valid.txt"], ["a.txt", "b.txt"], ["train.jsonl", "test.jsonl"]])
+def test_a_readme_is_no_text_beside_others(names, tmp_path, said):
+    for name in names:
+        write(tmp_path / name, b'{"text": "one"}')
+    write(tmp_path / "README.md")
+    write(tmp_path / "License.txt")
+    documents = [text for part in read_texts(TextData(str(tmp_path))).values() for text in part]
+    assert len(documents) == 2 and "x" not in documents
+    assert "1 .md file (README.md)" in said() and "1 .txt file (License.txt)" in said()
+
+
+def test_a_readme_alone_is_a_text(tmp_path):
+    write(tmp_path / "README.md")
+    assert list(read_texts(TextData(str(tmp_path)))["all"]) == ["x"]
+
+
 def test_titles_with_such_words_are_one_text(tmp_path):
     for name in ("strength training.txt", "my notes.txt"):
         write(tmp_path / name)
