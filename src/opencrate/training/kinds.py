@@ -31,8 +31,8 @@ _COMMANDS: dict[Kind, str] = {
     "autoencoder": "reconstruct, probe, finetune, analyze, audit and doctor",
     "causal": "generate, evaluate, features, finetune, analyze, audit and doctor",
     "masked": "evaluate, features, finetune, analyze, audit and doctor",
-    "sentences": "analyze and audit",
-    "other": "analyze and audit",
+    "sentences": "analyze, audit and doctor",
+    "other": "analyze, audit and doctor",
 }
 
 
