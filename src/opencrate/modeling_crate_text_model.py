@@ -199,7 +199,7 @@ class CrateTextModel(CrateTextPreTrainedModel):
         return CrateTextModelOutput(last_hidden_state=tokens, **{CACHE: cache if use_cache else None})
 
     def _cache_to_fill(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
-        """The cache that the layers are to fill, if any.
+        """The cache that the layers are to fill, if any; an exported graph, which returns tensors only, makes none.
 
         With activation checkpointing there is none: a layer computed again in the backward pass would add to it twice,
         so transformers keeps it from the layers (before 5.24 also where no gradient is asked for).
@@ -215,7 +215,8 @@ class CrateTextModel(CrateTextPreTrainedModel):
                     "checkpointing in training: give the tokens themselves, or turn checkpointing off"
                 )
             return None
-        return SubspaceCache(self.config) if cache is None and use_cache and not self.training else cache
+        makes_one = use_cache and not self.training and not torch.compiler.is_exporting()
+        return SubspaceCache(self.config) if cache is None and makes_one else cache
 
     def _embed(
         self,

@@ -28,6 +28,9 @@ TAKES = {
     "reconstruct": ({"autoencoder"}, ["IMAGE"]),
     "generate": ({"causal"}, ["To be"]),
     "features": ({"causal", "masked"}, []),
+    "finetune digits": ({"classifier", "autoencoder", "other"}, []),
+    "finetune digits-mae": ({"autoencoder", "other"}, []),
+    "finetune text-demo": ({"causal", "masked", "other"}, []),
 }
 
 
@@ -50,7 +53,8 @@ WRONG = [(command, name) for command in TAKES for name in SAMPLES if ARCHITECTUR
 def test_wrong_kind_is_one_line(opencrate, loose_images, command, architecture, tmp_path):
     _, words = TAKES[command]
     words = [loose_images if word == "IMAGE" else word for word in words]
-    result = opencrate(command, folder_of(architecture, tmp_path), *words)
+    name, *recipe = command.split()
+    result = opencrate(name, folder_of(architecture, tmp_path), *recipe, *words)
     assert result.code == 2 and result.out == "", result
     (line,) = result.err.splitlines()
     assert f"holds {architecture}, " in line and "it can be given to" in line, line

@@ -14,6 +14,7 @@ from opencrate import (
     CrateForTokenClassification,
     CrateTextModel,
 )
+from opencrate._hf import CACHE
 
 from .text import ids_of, text_model
 
@@ -77,3 +78,13 @@ def test_exported_program_equals_the_model_at_another_size(backend, cls, causal,
         for batch, length in ((2, 7), (5, 24), (3, 4)):
             inputs = inputs_of(names, batch, length, choices)
             torch.testing.assert_close(program(*inputs), model(*inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_causal_model_is_exported_as_it_is():
+    """Without a wrapper: with the cache that it would return by default."""
+    model, free = text_model("complete", CrateForCausalLM, num_hidden_layers=1), {0: Dim("batch"), 1: Dim("length")}
+    with torch.no_grad():
+        program = export(model, (), {"input_ids": ids_of(2, 7)}, dynamic_shapes={"input_ids": free}).module()
+        found, expected = (one(input_ids=ids_of(3, 11)).logits for one in (program, model))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert model(input_ids=ids_of(2, 7))[CACHE] is not None

@@ -6,7 +6,7 @@ import torch
 
 from opencrate.data.draws import Draw, SampleGenerators
 from opencrate.data.masks import MaskedImages, MaskedTrainingImages, patch_order
-from opencrate.data.sources import load_images, read_any_parts
+from opencrate.data.sources import load_images, read_parts
 from opencrate.data.tensors import ImageTransform, to_tensors
 from opencrate.data.training_images import TrainingImages
 from opencrate.training.models import build_processor
@@ -60,7 +60,7 @@ def test_streams_share_no_numbers():
 def test_images_without_classes(tmp_path):
     for number in range(6):
         write_image(tmp_path / f"{number}.png", number % 3, number)
-    parts = read_any_parts(tmp_path)
+    parts = read_parts(tmp_path, labelled=False)
     assert list(parts) == ["all"] and len(parts["all"]) == 6
     data = DataRecipe(path=str(tmp_path), image_size=16, test_fraction=0.5)
     splits = load_images(data, labelled=False)

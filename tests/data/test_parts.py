@@ -9,7 +9,7 @@ from PIL import Image
 from opencrate.cli.images import named_files
 from opencrate.data.files import IMAGE_SUFFIXES, what_it_is
 from opencrate.data.parts import is_part, part_of, splits_by_part
-from opencrate.data.sources import load_images, read_any_parts, read_parts
+from opencrate.data.sources import load_images, read_parts
 from opencrate.data.text.options import TextData
 from opencrate.data.text.sources import read_parts as read_texts
 from opencrate.training.recipe import DataRecipe
@@ -190,6 +190,13 @@ def test_nested_classes_are_said(tmp_path, said):
     assert "images of its sub-folders ('large', ...) are read as class 'cat'" in said()
 
 
+def test_parts_below_classes_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"'test', 'train'\) lie in a class folder; put the class folders into the parts"
+    ):
+        read_parts(fill(tmp_path, "cat/train", "cat/test", "dog/train", "dog/test"))
+
+
 def test_links_are_followed(tmp_path):
     fill(tmp_path / "elsewhere", "cat", "more")
     root = fill(tmp_path / "data", "dog")
@@ -220,10 +227,53 @@ def test_a_folder_of_something_else_says_what(suffix, tmp_path):
         read_parts(tmp_path)
 
 
-def test_an_unlabelled_folder_says_what_lies_deeper(tmp_path, said):
-    fill(tmp_path, ".", "more")
-    assert len(read_any_parts(tmp_path)["all"]) == 2
-    assert "left out 2 images in folders beside the images (more/0.png, ...)" in said()
+@pytest.mark.parametrize(
+    ("places", "parts"),
+    [
+        (["."], {"all": 2}),
+        ([".", "more", "more/deep"], {"all": 6}),
+        (["2021/05", "2021/06", "2022/01/x"], {"all": 6}),
+        (["train"], {"train": 2}),
+        (["train", "Valid", "TEST"], {"train": 2, "validation": 2, "test": 2}),
+        (["photos/train/a", "photos/train", "photos/test"], {"train": 4, "test": 2}),
+        (["images/train", "images/val", "labels/train"], {"train": 2, "validation": 2}),
+        (["train/cat", "train/dog", "test"], {"train": 4, "test": 2}),
+        (["cat", "dog", "none"], {"all": 4}),
+    ],
+)
+def test_images_without_classes_are_all_read(places, parts, tmp_path, said):
+    fill(tmp_path, *places)
+    for place in {"labels/train", "none"}.intersection(places):
+        for file in (tmp_path / place).iterdir():
+            file.rename(file.with_suffix(".txt"))
+    assert {part: len(dataset) for part, dataset in read_parts(tmp_path, labelled=False).items()} == parts
+    assert "as a class" not in said() and "sub-folders" not in said()
+    splits = load_images(DataRecipe(path=str(tmp_path), test_fraction=0.5, validation_fraction=0), labelled=False)
+    assert len(splits.train) + len(splits.test) + len(splits.validation or ()) == sum(parts.values())
+
+
+@pytest.mark.parametrize("labels", [None, [-1, -1, -1], [0, None, 1], ["a", "", "b"]])
+def test_a_table_without_labels(labels, tmp_path):
+    write_parquet(tmp_path / "a.parquet", images(3), labels or [0] * 3, label="label" if labels else "size")
+    with pytest.raises(ValueError, match="label"):
+        read_parts(tmp_path)
+    assert len(read_parts(tmp_path, labelled=False)["all"]) == 3
+    assert len(load_images(DataRecipe(path=str(tmp_path), test_fraction=0.4), labelled=False).test) == 2
+
+
+def test_idx_images_without_labels(tmp_path):
+    write_idx(tmp_path / "train-images-idx3-ubyte", images(5, channels=1))
+    assert len(read_parts(tmp_path, labelled=False)["train"]) == 5
+
+
+def test_without_labels_a_folder_may_lose_all_its_images(tmp_path):
+    fill(tmp_path, "cat", "dog")
+    for file in (tmp_path / "dog").iterdir():
+        file.write_bytes(b"no image")
+    data = DataRecipe(path=str(tmp_path), test_fraction=0.5)
+    assert len(load_images(data, skip_bad=True, labelled=False).skipped) == 2
+    with pytest.raises(ValueError, match="class 'dog' has no readable image left"):
+        load_images(data, skip_bad=True)
 
 
 def test_commands_say_what_a_folder_holds_besides(tmp_path, capsys):
@@ -278,6 +328,22 @@ def test_a_text_of_no_part_beside_parts_is_refused(names, tmp_path):
         write(tmp_path / f"{name}.txt")
     with pytest.raises(ValueError, match=r"corpus\.txt: its name says neither train, validation nor test"):
         read_texts(TextData(str(tmp_path)))
+
+
+@pytest.mark.parametrize("names", [["train.txt", "valid.txt"], ["a.txt", "b.txt"], ["train.jsonl", "test.jsonl"]])
+def test_a_readme_is_no_text_beside_others(names, tmp_path, said):
+    for name in names:
+        write(tmp_path / name, b'{"text": "one"}')
+    write(tmp_path / "README.md")
+    write(tmp_path / "License.txt")
+    documents = [text for part in read_texts(TextData(str(tmp_path))).values() for text in part]
+    assert len(documents) == 2 and "x" not in documents
+    assert "1 .md file (README.md)" in said() and "1 .txt file (License.txt)" in said()
+
+
+def test_a_readme_alone_is_a_text(tmp_path):
+    write(tmp_path / "README.md")
+    assert list(read_texts(TextData(str(tmp_path)))["all"]) == ["x"]
 
 
 def test_titles_with_such_words_are_one_text(tmp_path):

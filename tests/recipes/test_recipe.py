@@ -17,6 +17,21 @@ def test_resolved_recipe_loads_back_equal(tmp_path):
     assert load_recipe(tmp_path) == recipe
 
 
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        ([], (224, 256)),
+        (["data.image_size=32"], (32, 37)),
+        (["data.image_size=[448, 224]"], ([448, 224], 512)),
+        (["data.image_size=32", "data.resize_size=40"], (32, 40)),
+        (["data.image_size=32", "data.resize_size=null"], (32, None)),
+    ],
+)
+def test_the_centre_crop_keeps_its_share_at_another_size(words, sizes):
+    data = load_recipe("imagefolder", words).data
+    assert (data.image_size, data.resize_size) == sizes
+
+
 def test_overrides_are_typed_yaml():
     recipe = load_recipe(
         "digits",

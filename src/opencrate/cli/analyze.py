@@ -119,7 +119,7 @@ def _labelled(sources: list[str], arguments: argparse.Namespace) -> list[Any]:
     saved = [open_saved(source) for source in sources]
     if all(one.knows_classes(arguments.data) for one in saved):
         return saved
-    print(f"opencrate: {arguments.data}: not of the model's classes; measured without labels", file=sys.stderr)
+    print(f"opencrate: {arguments.data}: not of the model's classes; all is measured without labels", file=sys.stderr)
     return []
 
 

@@ -22,10 +22,16 @@ import json
 from pathlib import Path
 
 from .._files import read_json, shown
+from ..training.kinds import TEXTS, Kind, require_kind
 from .common import Parser
 from .train import add_run_arguments, train_recipe
 
 HELP = "train a recipe from another model's weights"
+_IMAGES: dict[str, tuple[Kind, ...]] = {
+    "image-classification": ("classifier", "autoencoder", "other"),
+    "masked-autoencoding": ("autoencoder", "other"),
+}
+"""What a recipe of images starts from, by its task; all others start from what reads text."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -40,8 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Train from the model's weights."""
     from ..training.recipe import ENCODERS, load_recipe
 
-    kind = _model_type(arguments.model)
-    if load_recipe(arguments.recipe).task == "image-classification":
+    kind, task = _model_type(arguments.model), load_recipe(arguments.recipe).task
+    require_kind(arguments.model, _IMAGES.get(task, TEXTS))
+    if task == "image-classification":
         kind = ENCODERS.get(kind, kind)
     source = [
         f"model.init_from={json.dumps(arguments.model)}",

@@ -50,10 +50,11 @@ def refuse_pickles(root: Path) -> None:
         )
 
 
-def read_idx(root: Path) -> Parts:
+def read_idx(root: Path, labelled: bool = True) -> Parts:
     """IDX files of 8-bit images and labels, `.gz` or not; classes are named by their numbers.
 
-    A file's name gives its part (`parts.part_of`; `t10k` is MNIST's word for test).
+    A file's name gives its part (`parts.part_of`; `t10k` is MNIST's word for test). Where labels are not needed
+    (`labelled=False`), images without a file of them are of one class.
 
     Raises:
         ValueError: labels missing, a damaged file, other data types or shapes, counts that differ, or two image
@@ -64,7 +65,8 @@ def read_idx(root: Path) -> Parts:
         part = part_of(file.name) or "all"
         if part in parts:
             raise ValueError(f"{file}: a second image file for the {part} part; keep one of each part in {root}")
-        images, labels = _read_idx_array(file), _read_idx_array(_idx_labels(file))
+        images, labels_file = _read_idx_array(file), _idx_labels(file, labelled)
+        labels = np.zeros(len(images), np.uint8) if labels_file is None else _read_idx_array(labels_file)
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or labels.ndim != 1:
             raise ValueError(
                 f"{file}: images of shape {images.shape} with labels of shape {labels.shape}; need (N, height, "
@@ -171,11 +173,13 @@ def _idx_images(root: Path) -> list[Path]:
     return list(found.values())
 
 
-def _idx_labels(file: Path) -> Path:
+def _idx_labels(file: Path, needed: bool) -> Path | None:
     stem = re.sub("idx[34]", "idx1", file.name.removesuffix(".gz").replace("image", "label"))
     for candidate in (file.with_name(stem), file.with_name(f"{stem}.gz")):
         if candidate.is_file():
             return candidate
+    if not needed:
+        return None
     raise ValueError(f"{file}: its labels are missing; need {stem} or {stem}.gz beside it")
 
 

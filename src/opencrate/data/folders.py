@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from .files import IMAGE_SUFFIXES, LeftOut, visible_folders
-from .labelled import Parts, labelled_dataset
+from .labelled import Parts, images_without_labels, labelled_dataset
 from .parts import is_part, part_of
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class _Folder:
         return {name: _Folder(self.path / name, images) for name, images in below.items()}
 
 
-def read_folder(root: Path, images: list[Path], left_out: LeftOut) -> Parts:
+def read_folder(root: Path, images: list[Path], left_out: LeftOut, labelled: bool = True) -> Parts:
     """The parts of an image folder; `all` where no folder in it is named for one.
 
     Folders are parts where their names say so (`parts.part_of`) and class folders lie in them; what lies beside parts
@@ -55,6 +55,8 @@ def read_folder(root: Path, images: list[Path], left_out: LeftOut) -> Parts:
         root: the folder.
         images: the image files below it, sorted.
         left_out: gets what is not read.
+        labelled: whether classes are needed; without, images of a part that do not all lie in class folders are read
+            as one class.
 
     Raises:
         ValueError: no class folders, one without images, or names and contents that leave it open which folders are
@@ -66,13 +68,15 @@ def read_folder(root: Path, images: list[Path], left_out: LeftOut) -> Parts:
         with_images = [one for one in folder.inside.values() if one.images]
         if len(with_images) == 1 and _part_names(with_images[0]):  # a folder around the parts
             _leave_out_besides(folder, {with_images[0].path.name}, left_out)
-            return read_folder(with_images[0].path, with_images[0].images, left_out)
+            return read_folder(with_images[0].path, with_images[0].images, left_out, labelled)
         _say_classes_named_as_parts(folder)
-        return {"all": _read_classes(folder, left_out)}
+        return {"all": _read_part(folder, left_out, labelled)}
     _leave_out_besides(folder, set(names.values()), left_out)
     parts = {part: _without_repeated_name(folder.inside[name], part) for part, name in names.items()}
     return {
-        part: _read_classes(one, left_out) for part, one in parts.items() if not _is_unlabelled(part, one, left_out)
+        part: _read_part(one, left_out, labelled)
+        for part, one in parts.items()
+        if not (labelled and _is_unlabelled(part, one, left_out))
     }
 
 
@@ -152,6 +156,35 @@ def _leave_out(folder: _Folder, where: str, left_out: LeftOut) -> None:
         left_out.add("folder{s} without images", folder.path)
 
 
+def _read_part(folder: _Folder, left_out: LeftOut, labelled: bool) -> Dataset:
+    """Its classes; where those are not needed and not all images lie in class folders, all images as one class."""
+    if labelled:
+        _say_nested_classes(folder)
+    if labelled or (folder.inside and not folder.loose and all(one.images for one in folder.inside.values())):
+        return _read_classes(folder, left_out)
+    if not folder.images:
+        raise ValueError(f"{folder.path}: no images lie in it; add some or remove the folder")
+    return images_without_labels([{"path": str(file), "bytes": None} for file in folder.images], folder.path)
+
+
+def _say_nested_classes(root: _Folder) -> None:
+    """Say which classes have sub-folders.
+
+    Raises:
+        ValueError: parts of the data below a class, which would be mixed.
+    """
+    for name, folder in root.inside.items():
+        parts = [below for below in folder.inside if is_part(below)]
+        if len({part_of(part) for part in parts}) > 1:
+            raise ValueError(
+                f"{folder.path}: parts of the data ('{parts[0]}', '{parts[1]}') lie in a class folder; put the class "
+                f"folders into the parts, as in {parts[0]}/{name}"
+            )
+        if folder.is_deep:
+            below = next(iter(folder.inside))
+            logger.warning("%s: images of its sub-folders ('%s', ...) are read as class '%s'", folder.path, below, name)
+
+
 def _read_classes(root: _Folder, left_out: LeftOut) -> Dataset:
     """Every image of a folder of class folders; the sorted folder names give the label numbers."""
     folders = root.inside
@@ -159,13 +192,10 @@ def _read_classes(root: _Folder, left_out: LeftOut) -> Dataset:
         loose = "images lie directly in it" if root.images else "it is empty"
         raise ValueError(f"{root.path}: no class folders; {loose}; put the images in one sub-folder per class")
     cells, labels = [], []
-    for label, (name, folder) in enumerate(folders.items()):
+    for label, folder in enumerate(folders.values()):
         if not folder.images:
             allowed = ", ".join(sorted(IMAGE_SUFFIXES))
             raise ValueError(f"{folder.path}: class folder without images; add images ({allowed}) or remove it")
-        if folder.is_deep:
-            below = next(iter(folder.inside))
-            logger.warning("%s: images of its sub-folders ('%s', ...) are read as class '%s'", folder.path, below, name)
         cells += [{"path": str(file), "bytes": None} for file in folder.images]
         labels += [label] * len(folder.images)
     for file in root.loose:

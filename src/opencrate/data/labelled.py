@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 Parts = dict[str, Dataset]
 """What a source holds: `train`, `validation` and `test` as far as it has them, or `all` where it is not divided."""
-
-
+NO_CLASS = "image"
+"""The only class of images without labels."""
 _NO_WIDTH = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
 
 
@@ -36,6 +36,11 @@ def labelled_dataset(cells: list[dict[str, Any]], labels: Sequence[int], names: 
     names = class_names(names, where)
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"image": cells, "label": list(labels)}, features=features)
+
+
+def images_without_labels(cells: list[dict[str, Any]], where: object) -> Dataset:
+    """As `labelled_dataset`, all images of the one class `image`."""
+    return labelled_dataset(cells, [0] * len(cells), [NO_CLASS], where)
 
 
 def class_names(names: Sequence[str], where: object) -> list[str]:

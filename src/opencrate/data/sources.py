@@ -71,18 +71,17 @@ def load_images(
             that the model does not take, or smaller than `smallest`, before anything is split. Without it they are
             errors when they are read.
         smallest: (height, width) of a patch, in pixels.
-        labelled: whether the labels mean anything. Without them a folder of image files is enough, and classes are
-            used to split alike (the same images are held out as with labels), and for nothing else.
+        labelled: whether the labels mean anything. Without them any images are enough, and classes are used to split
+            alike (the same images are held out as with labels) where they are large enough, and for nothing else.
 
     Raises:
         ValueError: a source that is missing, empty or damaged, a class folder without images, test images of
             classes that the training part lacks, classes too small to split, or a class without a readable image.
     """
-    read = read_parts if labelled else read_any_parts
     skipped: list[str] | None = [] if skip_bad else None
-    parts = read(data.path, data.image_column, data.label_column, skipped)
+    parts = read_parts(data.path, data.image_column, data.label_column, skipped, labelled)
     if skipped is not None:
-        parts = _without_bad(parts, ImageTransform(None, data.num_channels, smallest), skipped)
+        parts = _without_bad(parts, ImageTransform(None, data.num_channels, smallest), skipped, labelled)
     train = parts.get("train", parts.get("all"))
     if train is None:
         raise ValueError(f"{data.path}: has no train part, only {' and '.join(parts)}; training needs one")
@@ -95,10 +94,10 @@ def load_images(
     test = held_out.pop("test", None) or held_out.pop("validation", None)
     validation = held_out.get("validation")
     if test is None:
-        train, test = split_stratified(train, data.test_fraction, data.split_seed, "data.test_fraction")
+        train, test = split_stratified(train, data.test_fraction, data.split_seed, "data.test_fraction", labelled)
     if validation is None and data.validation_fraction > 0:
         train, validation = split_stratified(
-            train, data.validation_fraction, data.split_seed, "data.validation_fraction"
+            train, data.validation_fraction, data.split_seed, "data.validation_fraction", labelled
         )
     return ImageSplits(train, validation, test, tuple(skipped or ()))
 
@@ -153,12 +152,15 @@ def read_parts(
     image_column: str | None = None,
     label_column: str | None = None,
     skipped: list[str] | None = None,
+    labelled: bool = True,
 ) -> Parts:
     """Everything a source holds, in its own parts and with its own classes.
 
     Args:
         path: as `DataRecipe.path`, as `image_column` and `label_column`.
         skipped: gets a line for each image that is left out because of its label; `None`: such a label is an error.
+        labelled: whether labels are needed. Without, images that have none are read as one class, whatever folders
+            they lie in.
 
     Raises:
         ValueError: a source that is missing, empty or damaged, or a bad label.
@@ -166,7 +168,7 @@ def read_parts(
     if str(path) == "digits":
         return {"all": load_digits()}
     if str(path).startswith(HUB_PREFIX):
-        return read_hub(str(path), image_column, label_column, skipped)
+        return read_hub(str(path), image_column, label_column, skipped, labelled)
     root = Path(path).expanduser()
     if path_problem(root):
         raise ValueError(f"{shown(root)}: no such folder or file; give {_ALLOWED}")
@@ -175,16 +177,16 @@ def read_parts(
         found = what_it_is(start_of(root))
         if not is_parquet(root) and found != "a parquet file":
             raise ValueError(f"{shown(root)}: is {found}, not a data set; give {_ALLOWED}")
-        return read_parquet(root, [root], image_column, label_column, skipped)
+        return read_parquet(root, [root], image_column, label_column, skipped, labelled)
     refuse_pickles(root)
     left_out = LeftOut(root)
     kind, files, others = _of_one_kind(root, visible_files(root, left_out))
     left_out.add_files(others)
     readers = {
-        "parquet": lambda: read_parquet(root, files, image_column, label_column, skipped),
-        "IDX": lambda: read_idx(root),
+        "parquet": lambda: read_parquet(root, files, image_column, label_column, skipped, labelled),
+        "IDX": lambda: read_idx(root, labelled),
         "CIFAR": lambda: read_cifar(root, skipped),
-        "image": lambda: read_folder(root, files, left_out),
+        "image": lambda: read_folder(root, files, left_out, labelled),
     }
     parts = readers[kind]()
     left_out.say()
@@ -218,33 +220,6 @@ def _of_one_kind(root: Path, files: list[Path]) -> tuple[str, list[Path], list[P
     return kind, used, sorted(set(files) - set(used))
 
 
-def read_any_parts(
-    path: str | Path,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    skipped: list[str] | None = None,
-) -> Parts:
-    """As `read_parts`; image files that lie directly in a folder are read too, as one class.
-
-    Raises:
-        ValueError: a source that is missing, empty or damaged.
-    """
-    folder = Path(path).expanduser()
-    left_out = LeftOut(folder)
-    files = visible_files(folder, left_out) if folder.is_dir() else []
-    loose = [file for file in files if file.parent == folder and is_image(file)]
-    if not loose:
-        return read_parts(path, image_column, label_column, skipped)
-    for file in sorted(set(files) - set(loose)):
-        if is_image(file):
-            left_out.add("image{s} in folders beside the images", file)
-        else:
-            left_out.add_files([file])
-    left_out.say()
-    cells = [{"path": str(file), "bytes": None} for file in loose]
-    return {"all": labelled_dataset(cells, [0] * len(loose), ["image"], folder)}
-
-
 def load_digits() -> Dataset:
     """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, values 0..16 scaled to 0..255."""
     from sklearn.datasets import load_digits as sklearn_digits
@@ -256,8 +231,12 @@ def load_digits() -> Dataset:
     return labelled_dataset(cells, digits.target.tolist(), [str(digit) for digit in range(10)], "digits")
 
 
-def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> tuple[Dataset, Dataset]:
+def split_stratified(
+    dataset: Dataset, fraction: float, seed: int, key: str, labelled: bool = True
+) -> tuple[Dataset, Dataset]:
     """Split off `fraction` of the images, class by class in proportion; the same for every run of a seed.
+
+    Classes that are too small for that do not count where the labels mean nothing (`labelled=False`).
 
     Raises:
         ValueError: the fraction is 0, or the classes are too small for both parts to hold each of them.
@@ -268,18 +247,20 @@ def split_stratified(dataset: Dataset, fraction: float, seed: int, key: str) -> 
         raise ValueError(f"{key} is 0 but the data has no such split of its own; give a fraction, for example 0.2")
     smallest, count = min(Counter(labels).items(), key=lambda item: item[1])
     parts = math.ceil(fraction * len(labels)), math.floor((1 - fraction) * len(labels))
-    if count < 2 or min(parts) < len(set(labels)):
+    too_small = count < 2 or min(parts) < len(set(labels))
+    if min(parts) < 1 or (labelled and too_small):
         raise ValueError(
             f"too few images to split: {len(labels)} in {len(set(labels))} classes, {count} in class "
             f"'{names[smallest]}', {key}={fraction}; add images or change the fraction"
         )
-    kept, held_out = train_test_split(np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=labels)
+    classes = None if too_small else labels
+    kept, held_out = train_test_split(np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=classes)
     return dataset.select(kept), dataset.select(held_out)
 
 
-def _without_bad(parts: Parts, transform: ImageTransform, skipped: list[str]) -> Parts:
+def _without_bad(parts: Parts, transform: ImageTransform, skipped: list[str], labelled: bool) -> Parts:
     good = {}
     for part, dataset in parts.items():
-        good[part], reasons = drop_bad(dataset, transform)
+        good[part], reasons = drop_bad(dataset, transform, labelled)
         skipped += reasons
     return good

@@ -17,10 +17,12 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from .._files import shown
 from .._pretrained import HUB_PREFIX
 from .files import start_of, what_it_is
-from .labelled import Parts, class_names, tidy
+from .labelled import NO_CLASS, Parts, class_names, tidy
 from .parts import files_by_part, splits_by_part
 
 MOST_CLASSES = 100_000
+_Labels = tuple[np.ndarray, list[str], dict[int, str]]
+"""Class number per row, the names, and what is wrong in which row."""
 
 
 def is_parquet(file: Path) -> bool:
@@ -34,6 +36,7 @@ def read_parquet(
     image_column: str | None = None,
     label_column: str | None = None,
     skipped: list[str] | None = None,
+    labelled: bool = True,
 ) -> Parts:
     """A parquet file, or some below a folder, divided by the parts that their names say.
 
@@ -43,6 +46,7 @@ def read_parquet(
         image_column: encoded images; `None`: the only column of such.
         label_column: class numbers or names; `None`: `label`, else the only column with class names.
         skipped: gets a line for each row that is left out because of its label; `None`: such a row is an error.
+        labelled: whether labels are needed; without, a table that has none, or bad ones, is of one class.
 
     Raises:
         ValueError: an unreadable file, files of no part beside files of one, columns that do not fit, or a bad label.
@@ -59,7 +63,7 @@ def read_parquet(
         except datasets.exceptions.DatasetGenerationError as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise ValueError(f"{where}: cannot be read as one table ({reason}); replace or mend the files") from error
-        parts[part] = as_labelled(table, image_column, label_column, where, skipped)
+        parts[part] = as_labelled(table, image_column, label_column, where, skipped, labelled)
     return _labelled_only(parts, str(path))
 
 
@@ -68,6 +72,7 @@ def read_hub(
     image_column: str | None = None,
     label_column: str | None = None,
     skipped: list[str] | None = None,
+    labelled: bool = True,
 ) -> Parts:
     """A data set of the Hugging Face Hub, `hf://owner/name`: the only source that uses the network.
 
@@ -87,7 +92,7 @@ def read_hub(
         ) from error
     parts = splits_by_part(loaded if isinstance(loaded, DatasetDict) else {"all": loaded}, reference)
     named = {
-        part: as_labelled(table, image_column, label_column, f"{reference} {part}", skipped)
+        part: as_labelled(table, image_column, label_column, f"{reference} {part}", skipped, labelled)
         for part, table in parts.items()
     }
     return _labelled_only(named, reference)
@@ -99,12 +104,13 @@ def as_labelled(
     label_column: str | None,
     where: str,
     skipped: list[str] | None = None,
+    labelled: bool = True,
 ) -> Dataset | None:
     """A table as the columns `image` (undecoded), `label` (with class names) and `row`.
 
     Args:
         table: the rows.
-        image_column: as for `read_parquet`, as `label_column` and `skipped`.
+        image_column: as for `read_parquet`, as `label_column`, `skipped` and `labelled`.
         where: the source, for messages.
 
     Returns:
@@ -114,8 +120,7 @@ def as_labelled(
         ValueError: a column that is missing, ambiguous, or of a type that does not fit; a bad label.
     """
     image = _image_column(table, image_column, where)
-    label = _label_column(table, label_column, where)
-    encoded = _class_numbers(table.with_format("arrow")[:][label], table.features[label], where, label)
+    encoded = _labels(table, label_column, where) if labelled else _labels_if_any(table, label_column, where)
     if encoded is None:
         return None
     numbers, names, reasons = encoded
@@ -140,9 +145,23 @@ def as_labelled(
     return table
 
 
-def _class_numbers(
-    labels: pyarrow.ChunkedArray, feature: object, where: str, column: str
-) -> tuple[np.ndarray, list[str], dict[int, str]] | None:
+def _labels_if_any(table: Dataset, label_column: str | None, where: str) -> _Labels:
+    """As `_labels`; one class for a table without labels or with bad ones."""
+    try:
+        found = _labels(table, label_column, where)
+    except ValueError:
+        if label_column is not None:
+            raise
+        found = None
+    return found if found and not found[2] else (np.zeros(len(table), np.int64), [NO_CLASS], {})
+
+
+def _labels(table: Dataset, label_column: str | None, where: str) -> _Labels | None:
+    label = _label_column(table, label_column, where)
+    return _class_numbers(table.with_format("arrow")[:][label], table.features[label], where, label)
+
+
+def _class_numbers(labels: pyarrow.ChunkedArray, feature: object, where: str, column: str) -> _Labels | None:
     """Class number per row, the names, and what is wrong in which row; `None` where every label is -1."""
     missing = labels.is_null().to_numpy()
     values = labels.to_numpy()

@@ -156,13 +156,13 @@ def to_tensors(dataset: Dataset, transform: ImageTransform, limit: int = IN_MEMO
     return CachedImages(torch.cat(chunks), torch.tensor(dataset["label"][:]))
 
 
-def drop_bad(dataset: Dataset, transform: ImageTransform) -> tuple[Dataset, list[str]]:
+def drop_bad(dataset: Dataset, transform: ImageTransform, labelled: bool = True) -> tuple[Dataset, list[str]]:
     """The images that a transform can read, and for each other one which it is and why not.
 
     Every image is decoded once.
 
     Raises:
-        ValueError: a class of which no image is left.
+        ValueError: a class of which no image is left; where labels mean nothing (`labelled=False`), no image at all.
     """
     good, reasons = [], []
     for rows in _chunks(len(dataset)):
@@ -176,7 +176,7 @@ def drop_bad(dataset: Dataset, transform: ImageTransform) -> tuple[Dataset, list
         return dataset, []
     labels = np.asarray(dataset["label"][:])
     lost = sorted(set(labels.tolist()) - set(labels[good].tolist()))
-    if lost:
+    if lost and (labelled or not good):
         raise ValueError(
             f"class '{label_names(dataset)[lost[0]]}' has no readable image left; {len(reasons)} of {len(dataset)} "
             f"images are bad, the first: {reasons[0]}"

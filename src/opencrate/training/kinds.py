@@ -11,6 +11,8 @@ from .._pretrained import HUB_PREFIX, read_config_fields, shown
 
 Kind = Literal["classifier", "autoencoder", "causal", "masked", "sentences", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+TEXTS: tuple[Kind, ...] = ("causal", "masked", "sentences", "other")
+"""Kinds that read text, or may."""
 _ARCHITECTURES: dict[Kind, re.Pattern[str]] = {
     "classifier": re.compile(r"ForImageClassification$"),
     "autoencoder": re.compile(r"MAEForPreTraining$"),
@@ -31,8 +33,8 @@ _COMMANDS: dict[Kind, str] = {
     "autoencoder": "reconstruct, probe, finetune, analyze, audit and doctor",
     "causal": "generate, evaluate, features, finetune, analyze, audit and doctor",
     "masked": "evaluate, features, finetune, analyze, audit and doctor",
-    "sentences": "analyze and audit",
-    "other": "analyze and audit",
+    "sentences": "finetune, analyze, audit and doctor",
+    "other": "finetune, analyze, audit and doctor",
 }
 
 

@@ -212,6 +212,7 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
 
     With `model.init_from`, what the weights there were trained on (mean and deviation, sizes, channels, interpolation;
     tokenizer and length) stands in the place of every default; what the recipe or an override states wins.
+    An override of `data.image_size` alone takes a `data.resize_size` of the recipe with it, in proportion.
 
     Raises:
         ValueError: unknown recipe, unreadable YAML, unknown key, wrong type or impossible value; a `base` that
@@ -224,6 +225,7 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
     for key, (value, source) in shrunk.items() if smoke else ():
         _put(values, key, value, source)
     overridden: set[str] = set()
+    size = _size(values)
     for override in overrides:
         key, value = _read_override(override)
         source = f"override {shown_value(override)}"
@@ -236,12 +238,26 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
         return values[key][1] if key in values else str(path)
 
     _typed(_nested(values), where)  # before they lead to other files
+    if "data.image_size" in overridden and "data.resize_size" not in overridden:
+        _scale_resize(values, size)
     _keep_source_settings(values, overridden)
     nested = _nested(values)
     nested.setdefault("name", path.stem)
     recipe = _typed(nested, where)
     check_values(recipe, where)
     return recipe
+
+
+def _size(values: _Values) -> Any:
+    return values.get("data.image_size", (DataRecipe.image_size, ""))[0]
+
+
+def _scale_resize(values: _Values, before: Any) -> None:
+    """Let the resize before a centre crop follow a new image size, so that the crop keeps its share of the image."""
+    resize, _ = values.get("data.resize_size", (None, ""))
+    if resize is not None:
+        longest = [max(size) if isinstance(size, list) else size for size in (before, _size(values))]
+        _put(values, "data.resize_size", round(resize * longest[1] / longest[0]), "override of data.image_size")
 
 
 def _keep_source_settings(values: _Values, overridden: set[str]) -> None:

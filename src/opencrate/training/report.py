@@ -179,7 +179,7 @@ def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
     if not 0 < options.eps < float("inf"):
         raise ValueError(f"eps={options.eps}: must be a number above 0, such as 0.5")
     if options.theory and model.config.model_type != "crate":
-        raise ValueError(f"--theory: {name} is no CRATE, so there is no derived step to check; leave it out")
+        raise ValueError(f"--theory: {name} is no CRATE of images, so no derived step is checked; leave it out")
 
 
 def _measure_saved(saved: SavedModel, batches: DataLoader, count: int, options: ReportOptions) -> WhiteBoxReport | None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ..analysis.evaluation import Evaluation, evaluate_classifier
 from ..data.class_names import ORDER, name_classes, read_class_names
 from ..data.labelled import label_names, relabelled
-from ..data.sources import ImageSplits, evaluation_part, load_images, load_labelled, read_any_parts, read_parts
+from ..data.sources import ImageSplits, evaluation_part, load_images, load_labelled, read_parts
 from ..data.tensors import ImageTransform, drop_bad, in_batches, to_tensors
 from . import runs
 from .locations import same_place
@@ -141,7 +141,7 @@ class SavedModel:
         try:
             parts = read_parts(data)
         except ValueError:
-            read_any_parts(data)
+            read_parts(data, labelled=False)
             return False
         try:
             for part in parts.values():

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from .._pretrained import read_image_processor
 from ..analysis.whitebox import load_model, name_of, untrained_copy
-from ..data.sources import load_images, read_any_parts
+from ..data.sources import load_images, read_parts
 from ..data.tensors import ImageTransform, drop_bad, in_batches, to_tensors
 from ..data.text.blocks import TokenBlocks
 from ..data.text.cache import tokenised
@@ -169,7 +169,7 @@ def image_batches(source: str, config: Any, inputs: Inputs, batch_size: int = 32
             raise ValueError(f"--split {inputs.split}: parts are known for a run's own data only; leave --split out")
         images, skipped = _images(inputs.data), []
         if inputs.skip_bad:
-            images, skipped = drop_bad(images, transform)
+            images, skipped = drop_bad(images, transform, labelled=False)
         words = f"{len(images):,} of {inputs.data}"
     elif own is None:
         raise ValueError(f"{source}: has no recipe, so it names no images; give --data IMAGES")
@@ -185,6 +185,6 @@ def image_batches(source: str, config: Any, inputs: Inputs, batch_size: int = 32
 
 
 def _images(data: str) -> Dataset:
-    """The images of any source, whatever their labels; also a folder of image files without classes."""
-    parts = read_any_parts(data)
+    """The images of any source, whatever their labels."""
+    parts = read_parts(data, labelled=False)
     return next(parts[part] for part in _PARTS if part in parts)

@@ -29,6 +29,8 @@ from .tables import JSON_SUFFIXES, hub_parts, table_documents
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".py", ".tokens")
 """Plain text files of a folder; a single file may have any suffix that is no table's."""
+DESCRIPTIONS = frozenset({"readme", "license", "licence", "citation", "changelog", "notice"})
+"""Names, without suffix and in lower case, of files that tell of the data and are data only alone."""
 TABLE_SUFFIXES = (".parquet", *JSON_SUFFIXES)
 _ALLOWED = "'stdlib', a text, .jsonl or .parquet file, a folder of them, or hf://owner/name"
 _NOT_STDLIB = frozenset(
@@ -154,9 +156,9 @@ def _of_one_kind(folder: Path) -> list[Path]:
     """The readable files below a folder, sorted by name; the others are said."""
     left_out = LeftOut(folder)
     files = visible_files(folder, left_out)
+    data = [file for file in files if file.name.lower().partition(".")[0] not in DESCRIPTIONS]
     kinds = {"text": TEXT_SUFFIXES, "parquet": (".parquet",), "json lines": JSON_SUFFIXES}
-    found = {kind: [file for file in files if _ends(file, ends)] for kind, ends in kinds.items()}
-    found = {kind: of_kind for kind, of_kind in found.items() if of_kind}
+    found = _by_kind(data, kinds) or _by_kind(files, kinds)
     if not found:
         raise ValueError(f"{folder}: holds no {', '.join(TEXT_SUFFIXES)}, .parquet or .jsonl files")
     if len(found) > 1:
@@ -167,6 +169,12 @@ def _of_one_kind(folder: Path) -> list[Path]:
     left_out.add_files(sorted(set(files) - set(used)))
     left_out.say()
     return used
+
+
+def _by_kind(files: list[Path], kinds: dict[str, tuple[str, ...]]) -> dict[str, list[Path]]:
+    """The files of each kind of which there are some."""
+    found = {kind: [file for file in files if _ends(file, ends)] for kind, ends in kinds.items()}
+    return {kind: of_kind for kind, of_kind in found.items() if of_kind}
 
 
 def _ends(file: Path, suffixes: tuple[str, ...]) -> bool:
