@@ -131,7 +131,7 @@ def test_what_is_refused(opencrate, copy, tmp_path):
     assert opencrate("doctor", tmp_path / "missing").code == 2
     (copy / "log.jsonl").write_text("{broken\n")
     result = opencrate("doctor", copy)
-    assert result.code == 2 and "log.jsonl: damaged" in result.err
+    assert result.code == 2 and "log.jsonl, line 1: damaged" in result.err
     (copy / "model.safetensors").write_bytes(b"no weights")
     assert opencrate("doctor", copy).code == 2
 
