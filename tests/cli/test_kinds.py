@@ -1,6 +1,8 @@
 """Every command says in one line, before weights are read, that a folder holds the wrong kind of model."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -58,3 +60,10 @@ def test_wrong_kind_is_one_line(opencrate, loose_images, command, architecture, 
     assert result.code == 2 and result.out == "", result
     (line,) = result.err.splitlines()
     assert f"holds {architecture}, " in line and "it can be given to" in line, line
+
+
+def test_a_fresh_process_knows_our_kinds(plain_crate):
+    """In this process other tests have registered the models long ago."""
+    words = ["finetune", str(plain_crate), "imagefolder", "--print-config"]
+    done = subprocess.run([sys.executable, "-m", "opencrate", *words], capture_output=True, text=True)
+    assert done.returncode == 0 and "model:" in done.stdout, done.stderr

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .._files import read_json, shown
 from ..training.kinds import TEXTS, Kind, require_kind
-from .common import Parser
+from .common import Parser, prepare_libraries
 from .train import add_run_arguments, train_recipe
 
 HELP = "train a recipe from another model's weights"
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.recipe import ENCODERS, load_recipe
 
     kind, task = _model_type(arguments.model), load_recipe(arguments.recipe).task
+    prepare_libraries(arguments.debug)
     require_kind(arguments.model, _IMAGES.get(task, TEXTS))
     if task == "image-classification":
         kind = ENCODERS.get(kind, kind)
