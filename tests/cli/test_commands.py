@@ -246,7 +246,7 @@ def test_full_disk_is_1_and_one_line(monkeypatch, capfd):
 
     monkeypatch.setattr(COMMANDS["recipes"], "run", failing)
     assert main(["recipes"]) == 1
-    assert capfd.readouterr().err == f"opencrate: failed: [Errno {errno.ENOSPC}] No space left on device\n"
+    assert capfd.readouterr().err == "opencrate: failed: no space left on device; check the files and the disk\n"
 
 
 def test_interruption_says_how_to_go_on(monkeypatch, capfd):

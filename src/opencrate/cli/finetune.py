@@ -22,12 +22,11 @@ import json
 from pathlib import Path
 
 from .._files import read_json, shown
-from ..training.kinds import TEXTS, Kind, require_kind
 from .common import Parser, prepare_libraries
 from .train import add_run_arguments, train_recipe
 
 HELP = "train a recipe from another model's weights"
-_IMAGES: dict[str, tuple[Kind, ...]] = {
+_IMAGES = {
     "image-classification": ("classifier", "autoencoder", "other"),
     "masked-autoencoding": ("autoencoder", "other"),
 }
@@ -44,6 +43,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train from the model's weights."""
+    from ..training.kinds import TEXTS, require_kind
     from ..training.recipe import ENCODERS, load_recipe
 
     kind, task = _model_type(arguments.model), load_recipe(arguments.recipe).task
