@@ -150,7 +150,8 @@ def test_large_vocabularies_take_four_bytes(monkeypatch):
     assert tokenised(documents_of(["abc"], "large"), train_tokenizer("bytes", [])).tokens.dtype == np.uint32
 
 
-def test_a_stopped_preparation_goes_on_where_it_was(monkeypatch):
+def test_a_stopped_preparation_goes_on_where_it_was(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENCRATE_CACHE", str(tmp_path))
     texts = [f"document {number}\n" * 20 for number in range(30)]
     tokenizer = train_tokenizer("bytes", [])
     monkeypatch.setattr(cache, "_BATCH", 1000)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 
 import pytest
 import torch
@@ -81,13 +80,13 @@ def test_a_recipe_by_folder_and_name():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    os.environ["OPENCRATE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     path = tmp_path_factory.mktemp("text") / "corpus.txt"
     lines = [f"{number} green bottles hang on the wall, and {number - 1} fall." for number in range(300)]
     letters = (chr(number) for number in range(0xC0, 0xC0 + 500))  # as many as a text of the world has
     path.write_text("\n\n".join([" ".join(letters), *lines]))
-    yield path
-    del os.environ["OPENCRATE_CACHE"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENCRATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield path
 
 
 def run_smoke_form(name, corpus, directory):
