@@ -1,4 +1,4 @@
-# make demo     train, measure and report on real digits (about 3 minutes)
+# make demo     train, measure and report on real digits (about 2 minutes)
 # make test     lint and tests      make types    the public API, by pyright      make .venv    the environment alone
 # make lock     renew requirements/*.txt: the newest and the oldest versions that pyproject.toml allows
 # make test-lowest   make test-latest       the contract, parity and command-line tests at both ends of those ranges
