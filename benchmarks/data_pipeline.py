@@ -31,19 +31,19 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from opencrate.data.draws import DrawSampler
-from opencrate.data.labelled import cells_of, labelled_dataset
-from opencrate.data.sources import load_images
-from opencrate.data.tensors import ImageTransform
-from opencrate.data.training_images import TrainingImages
-from opencrate.training.models import build_processor
-from opencrate.training.recipe import AugmentationRecipe, DataRecipe
+from opencrate.data.images.labelled import cells_of, labelled_dataset
+from opencrate.data.images.sources import load_images
+from opencrate.data.images.tensors import ImageTransform
+from opencrate.data.images.training import TrainingImages
+from opencrate.data.options import Augmentation, ImageData
+from opencrate.store.build import build_processor
 
 BATCH = 64
 MADE = {224: (375, 500), 32: (32, 32)}
 RECIPES = {
-    "paper": AugmentationRecipe(crop="resized", flip=0.5),
-    "heavy": AugmentationRecipe(crop="resized", flip=0.5, randaugment_ops=2, randaugment_magnitude=9, erasing=0.25),
-    "small": AugmentationRecipe(crop="padded", flip=0.5),
+    "paper": Augmentation(crop="resized", flip=0.5),
+    "heavy": Augmentation(crop="resized", flip=0.5, randaugment_ops=2, randaugment_magnitude=9, erasing=0.25),
+    "small": Augmentation(crop="padded", flip=0.5),
 }
 UNLIMITED = 1 << 40
 
@@ -74,7 +74,7 @@ def rate(function: Callable[[], object], count: int, repeats: int) -> float:
 
 def measure(dataset: Dataset, size: int, name: str, repeats: int) -> dict[str, float]:
     """Images/s of each stage of one recipe at one size."""
-    transform = ImageTransform(build_processor(DataRecipe(image_size=size)), 3)
+    transform = ImageTransform(build_processor(ImageData(image_size=size)), 3)
     augmentation, count = RECIPES[name], len(dataset)
     stored = TrainingImages(dataset, transform, augmentation, limit=0)
     kept = TrainingImages(dataset, transform, augmentation, limit=UNLIMITED)
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--gpu-rate", type=float, help="images/s of a training step on your GPU")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    given = load_images(DataRecipe(path=str(arguments.data))).train if arguments.data else None
+    given = load_images(ImageData(path=str(arguments.data))).train if arguments.data else None
     print(f"one process, one thread, torch {torch.__version__}; {arguments.data or 'images made here'}; images/s")
     for size, names in ((224, ("paper", "heavy")), (32, ("small", "paper", "heavy"))):
         dataset = made_images(MADE[size], arguments.images) if given is None else given

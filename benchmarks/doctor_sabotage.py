@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from opencrate.analysis.doctor_outputs import measure_score
-from opencrate.analysis.whitebox import untrained_copy
+from opencrate.analysis.doctor.outputs import measure_score
+from opencrate.store.load import untrained_copy
 
 Batches = list[dict[str, Tensor]]
 ATTENTION_OUTPUT = r"(mssa|attention)\.output\.|o_proj\."

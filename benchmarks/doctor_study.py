@@ -28,9 +28,9 @@ from types import SimpleNamespace
 import torch
 from doctor_sabotage import SABOTAGES, DoesNotApply, Patient, apply, write_score
 
-from opencrate.analysis.doctor import CHECKS, FAIL, FINDING, WARN, diagnose
-from opencrate.analysis.doctor_outputs import take
-from opencrate.cli.doctor_inputs import open_case
+from opencrate.analysis.doctor.diagnose import CHECKS, FAIL, FINDING, WARN, diagnose
+from opencrate.analysis.doctor.inputs import open_case
+from opencrate.analysis.doctor.outputs import take
 from opencrate.cli.main import main as opencrate
 
 HERE = Path(__file__).parent

@@ -534,7 +534,7 @@ def measuring():
     t = in_turns({"published, N x N": published, "ours": ours}, reps=3)
     for name, s in t.items():
         note("coding rate", name, ms=1e3 * s)
-    from opencrate.analysis.rates import layer_measures
+    from opencrate.analysis.layers.result import layer_measures
 
     m = crate().to(DEV).eval()
     count = 4 if TINY else 128

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.analysis.measures import MEASURES, RELEASED_EPS_SQUARED, SETS
-from opencrate.analysis.measuring import measure_states, plan_measures, released_coding_rate
-from opencrate.analysis.rates import layer_measures
-from opencrate.analysis.states import LayerStates, record
+from opencrate.analysis.layers.measure import measure_states, plan_measures, released_coding_rate
+from opencrate.analysis.layers.registry import MEASURES, RELEASED_EPS_SQUARED, SETS
+from opencrate.analysis.layers.result import layer_measures
+from opencrate.analysis.record.states import LayerStates, record
 
 QUANTITIES = {
     "l1 (and the check for NaN)": ("l1_per_token",),

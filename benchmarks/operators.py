@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.training.models import build_config
-from opencrate.training.recipe import load_recipe
+from opencrate.recipe.load import load_recipe
+from opencrate.store.build import build_config
 
 
 def textbook(model: CrateForImageClassification) -> CrateForImageClassification:

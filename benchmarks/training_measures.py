@@ -17,10 +17,10 @@ from collections.abc import Callable
 import torch
 
 from opencrate.configuration_crate import pair
+from opencrate.recipe.load import load_recipe
+from opencrate.store.build import build_config, initialise
 from opencrate.training.losses import cross_entropy_sum
-from opencrate.training.models import build_config, initialise
 from opencrate.training.optimizers import build_optimizer
-from opencrate.training.recipe import load_recipe
 from opencrate.training.whitebox_callback import measured_layers
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from opencrate.recipe.load import load_recipe
 from opencrate.training.allocator import keep_freed_memory
 from opencrate.training.callbacks import RunLog
-from opencrate.training.recipe import load_recipe
 from opencrate.training.tasks import task_of
 from opencrate.training.trainer import RecipeTrainer, training_arguments
 

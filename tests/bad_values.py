@@ -4,7 +4,7 @@ import re
 import typing
 
 from opencrate._values import field_hints
-from opencrate.training.recipe import SECTIONS, Recipe
+from opencrate.recipe.schema import SECTIONS, Recipe
 
 LEAKS = re.compile(
     r"Traceback|\w+Error\b|NoneType|object at 0x|Validation error|jsonargparse|yaml\.|constructor|<class|not supported "

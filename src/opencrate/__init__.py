@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers; a test compares the two
-    from .analysis.audit import audit as audit
-    from .analysis.doctor import diagnose as diagnose
-    from .analysis.foreign import BlockHooks as BlockHooks
-    from .analysis.whitebox import WhiteBoxReport as WhiteBoxReport
-    from .analysis.whitebox import analyze as analyze
+    from .analysis.audit.audit import audit as audit
+    from .analysis.doctor.diagnose import diagnose as diagnose
+    from .analysis.layers.analyze import WhiteBoxReport as WhiteBoxReport
+    from .analysis.layers.analyze import analyze as analyze
+    from .analysis.record.hooks import BlockHooks as BlockHooks
     from .configuration_crate import CRATE_SIZES as CRATE_SIZES
     from .configuration_crate import CrateConfig as CrateConfig
     from .configuration_crate_mae import CRATE_MAE_SIZES as CRATE_MAE_SIZES
@@ -74,11 +74,11 @@ _PUBLIC = {
     "CrateForTokenClassification": "modeling_crate_text_heads",
     "CrateForQuestionAnswering": "modeling_crate_text_heads",
     "CrateForMultipleChoice": "modeling_crate_text_heads",
-    "analyze": "analysis.whitebox",
-    "WhiteBoxReport": "analysis.whitebox",
-    "BlockHooks": "analysis.foreign",
-    "audit": "analysis.audit",
-    "diagnose": "analysis.doctor",
+    "analyze": "analysis.layers.analyze",
+    "WhiteBoxReport": "analysis.layers.analyze",
+    "BlockHooks": "analysis.record.hooks",
+    "audit": "analysis.audit.audit",
+    "diagnose": "analysis.doctor.diagnose",
     "load_official": "conversion",
     "to_official": "conversion",
 }

@@ -1,9 +1,10 @@
-"""Where results may be written: refused before any work, and nothing of somebody else's ever replaced."""
+"""Where results may be written, whole or not at all, and nothing of somebody else's ever replaced."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -121,3 +122,16 @@ def claim(folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(_MARK_TEXT, encoding="utf-8")
     return folder
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name in the same folder, then rename it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

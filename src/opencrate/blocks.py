@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._hf import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, one_cache, states_asked_for
+from ._hf import (
+    ALL_ATTENTION_FUNCTIONS,
+    GradientCheckpointingLayer,
+    one_cache,
+    states_asked_for,
+)
 from .operators import (
     FEW_TOKENS,
     attention_maps,

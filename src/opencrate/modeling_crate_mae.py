@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from ._hf import RECORDED_BY_FORWARD, can_return_tuple, capture_outputs, init, merge_with_config_defaults
+from ._hf import (
+    RECORDED_BY_FORWARD,
+    can_return_tuple,
+    capture_outputs,
+    init,
+    merge_with_config_defaults,
+)
 from .blocks import CrateDecoderLayer, CrateLayer, LayerList, Synthesis, read_by
 from .configuration_crate import pair
 from .configuration_crate_mae import CrateMAEConfig

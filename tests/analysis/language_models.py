@@ -4,8 +4,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from opencrate import CrateForCausalLM, CrateTextConfig
-from opencrate.analysis.language import LanguageModel
 from opencrate.data.text.tokenizers import train_tokenizer
+from opencrate.evaluation.language import LanguageModel
 
 STORY = "".join(f"The cat number {n} saw the dog and ran to tree {n * 7 % 5}.\n" for n in range(60))
 

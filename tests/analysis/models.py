@@ -2,9 +2,14 @@
 
 import torch
 
-from opencrate import CrateConfig, CrateForImageClassification, CrateMAEConfig, CrateMAEForPreTraining
-from opencrate.analysis.measures import MEASURES
-from opencrate.analysis.rates import LayerMeasures
+from opencrate import (
+    CrateConfig,
+    CrateForImageClassification,
+    CrateMAEConfig,
+    CrateMAEForPreTraining,
+)
+from opencrate.analysis.layers.registry import MEASURES
+from opencrate.analysis.layers.result import LayerMeasures
 
 NAMES = {index: f"class {index}" for index in range(7)}
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from opencrate.analysis import audit_measures, audit_tokens
-from opencrate.analysis.audit import TOKEN_MEASURES, AuditReport, LayerAudit, audit
-from opencrate.analysis.audit_findings import describe, verdicts
-from opencrate.analysis.audit_measures import FITS
-from opencrate.analysis.audit_report import _side_by_side, layer_rows, save_audit
-from opencrate.analysis.geometry import subspace_geometry
-from opencrate.analysis.states import record
+from opencrate.analysis.audit import fits as audit_measures
+from opencrate.analysis.audit import tokens as audit_tokens
+from opencrate.analysis.audit.audit import TOKEN_MEASURES, AuditReport, LayerAudit, audit
+from opencrate.analysis.audit.fits import FITS
+from opencrate.analysis.maths.geometry import subspace_geometry
+from opencrate.analysis.record.states import record
+from opencrate.reports.audit import _side_by_side, layer_rows, save_audit
+from opencrate.reports.audit_findings import describe, verdicts
 
 from .models import split, tiny_crate, tiny_images
 from .test_mixtures import planted

@@ -5,13 +5,13 @@ import torch
 from torch.nn.functional import normalize
 
 import opencrate
-from opencrate.analysis.autoencoding import AutoencoderMeasures, measure_autoencoder, require_layered
-from opencrate.analysis.autoencoding_findings import describe
-from opencrate.analysis.autoencoding_plots import plot_inverse, plot_noise, plot_rates
-from opencrate.analysis.inverse import inverse_errors, relative_error
-from opencrate.analysis.states import record
-from opencrate.analysis.whitebox import untrained_copy
+from opencrate.analysis.autoencoder import AutoencoderMeasures, measure_autoencoder, require_layered
+from opencrate.analysis.maths.inverse import inverse_errors, relative_error
+from opencrate.analysis.record.states import record
 from opencrate.objective import subspace_coding_rate
+from opencrate.reports.autoencoder_findings import describe
+from opencrate.reports.autoencoder_plots import plot_inverse, plot_noise, plot_rates
+from opencrate.store.load import untrained_copy
 
 from .models import tiny_autoencoder, tiny_crate
 

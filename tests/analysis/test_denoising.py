@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from opencrate.analysis.denoising import (
+from opencrate.analysis.maths.denoising import (
     linear_denoiser,
     mssa_denoiser,
     noise_schedule,
@@ -17,9 +17,9 @@ from opencrate.analysis.denoising import (
     score,
     sliced_wasserstein,
 )
-from opencrate.analysis.mixtures import LowRankMixture
-from opencrate.experiments.synthetic import generator, mixture_of_subspaces
+from opencrate.analysis.maths.mixtures import LowRankMixture
 from opencrate.operators import mssa, project
+from opencrate.studies.experiments.synthetic import generator, mixture_of_subspaces
 
 DOUBLE = torch.float64
 

@@ -8,11 +8,11 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.analysis.doctor import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, diagnose
-from opencrate.analysis.doctor_checks import Patient
-from opencrate.analysis.doctor_output_checks import OUTPUT_CHECKS
-from opencrate.analysis.doctor_outputs import Outputs, nearest_class_mean, shuffle_patches
-from opencrate.analysis.doctor_vitals import Accuracy, relative_gradients
+from opencrate.analysis.doctor.checks import Patient
+from opencrate.analysis.doctor.diagnose import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, diagnose
+from opencrate.analysis.doctor.output_checks import OUTPUT_CHECKS
+from opencrate.analysis.doctor.outputs import Outputs, nearest_class_mean, shuffle_patches
+from opencrate.analysis.doctor.vitals import Accuracy, relative_gradients
 from opencrate.blocks import ISTA, MSSA, Compression
 
 from .foreign_models import inputs_for, tiny

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from opencrate import diagnose
-from opencrate.analysis.doctor import CHECKS, FAIL, FINDING, NOT_CHECKED, OK
-from opencrate.analysis.doctor_outputs import take
+from opencrate.analysis.doctor.diagnose import CHECKS, FAIL, FINDING, NOT_CHECKED, OK
+from opencrate.analysis.doctor.outputs import take
 
 from .language_models import STORY, causal
 

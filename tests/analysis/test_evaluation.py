@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from transformers import ViTConfig, ViTForImageClassification
 
-from opencrate.analysis.evaluation import evaluate_classifier, wilson_interval
+from opencrate.evaluation.classifier import evaluate_classifier, wilson_interval
 
 from .models import NAMES, split, tiny_crate, tiny_images
 

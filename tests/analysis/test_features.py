@@ -9,14 +9,14 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from opencrate.analysis.code_features import code_modules, codes_kind, directions, feature_set_to, promoted_logits
-from opencrate.analysis.feature_scores import TokenTables, detection, pearson, spearman, strong_positions
-from opencrate.analysis.features import Context, difference, find_features
-from opencrate.analysis.features_report import describe, score_table, shaded, write_features
-from opencrate.analysis.generation import Sampling
-from opencrate.analysis.states import record
-from opencrate.analysis.steering import steer
+from opencrate.analysis.features.codes import code_modules, codes_kind, directions, feature_set_to, promoted_logits
+from opencrate.analysis.features.find import Context, difference, find_features
+from opencrate.analysis.features.scores import TokenTables, detection, pearson, spearman, strong_positions
+from opencrate.analysis.features.steer import steer
+from opencrate.analysis.record.states import record
 from opencrate.data.text.documents import Documents, digest
+from opencrate.evaluation.generation import Sampling
+from opencrate.reports.features import describe, score_table, shaded, write_features
 
 from .language_models import STORY, causal, masked
 

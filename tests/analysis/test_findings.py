@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from opencrate.analysis import findings
-from opencrate.analysis.evaluation import Evaluation, wilson_interval
-from opencrate.analysis.rates import LayerMeasures
+from opencrate.analysis.layers.result import LayerMeasures
+from opencrate.evaluation.classifier import Evaluation, wilson_interval
+from opencrate.reports import findings
+from opencrate.stats import words
 
 from .models import made_up_measures
 
@@ -29,7 +30,7 @@ from .models import made_up_measures
     ],
 )
 def test_trend(values, sentence):
-    assert findings.describe_trend("R", torch.tensor(values), "nats") == sentence
+    assert words.describe_trend("R", torch.tensor(values), "nats") == sentence
 
 
 @pytest.mark.parametrize(
@@ -103,4 +104,4 @@ def test_accuracy_and_duration():
     assert findings.describe_accuracy("CRATE", evaluation(98, 100), "test images") == (
         "CRATE names the right class for 98.0 % of 100 test images (98 right; 95 % interval 93.0 % to 99.4 %)."
     )
-    assert (findings.duration(31.4), findings.duration(150)) == ("31 seconds", "2.5 minutes")
+    assert (words.duration(31.4), words.duration(150)) == ("31 seconds", "2.5 minutes")

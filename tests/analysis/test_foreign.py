@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from opencrate.analysis.foreign import KNOWN_MODELS, POST_NORM, BlockHooks, blocks_of, hooks_of, principal_bases
-from opencrate.analysis.states import LEARNED, SUBSPACES, record
+from opencrate.analysis.record.hooks import KNOWN_MODELS, POST_NORM, BlockHooks, blocks_of, hooks_of, principal_bases
+from opencrate.analysis.record.states import LEARNED, SUBSPACES, record
 
 from .foreign_models import MODELS, inputs_for, tiny
 from .models import split, tiny_crate, tiny_images

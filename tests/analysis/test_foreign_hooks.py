@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from opencrate.analysis.foreign import _descend, _first, _split_part, blocks_of, hooks_of
-from opencrate.analysis.states import record
+from opencrate.analysis.record.hooks import _descend, _first, _split_part, blocks_of, hooks_of
+from opencrate.analysis.record.states import record
 
 from .foreign_models import inputs_for, tiny
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from opencrate.analysis.geometry import (
+from opencrate.analysis.maths.geometry import (
     dictionary_geometry,
     effective_rank,
     orthonormal_bases,

@@ -7,10 +7,10 @@ import torch
 from sklearn.metrics import f1_score, matthews_corrcoef
 from torch.utils.data import default_collate
 
-from opencrate.analysis.glue import glue_metrics
 from opencrate.data.draws import Draw
 from opencrate.data.text.glue import GLUE_TASKS, load_glue, read_glue, trimmed
 from opencrate.data.text.tokenizers import train_tokenizer
+from opencrate.evaluation.glue import glue_metrics
 
 HEADERS = {
     "cola": None,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from opencrate.analysis.image_quality import psnr, ssim, ssim_map
+from opencrate.evaluation.image_quality import psnr, ssim, ssim_map
 
 
 def images(*shape, seed=0):

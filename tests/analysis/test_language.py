@@ -9,11 +9,11 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.analysis.generation import Sampling, generate
-from opencrate.analysis.lambada import read_lambada, score_lambada
-from opencrate.analysis.language import kind_of, open_language_model, score_masked, score_text, windows
 from opencrate.data.text.documents import Documents, digest
 from opencrate.data.text.tokenizers import train_tokenizer
+from opencrate.evaluation.generation import Sampling, generate
+from opencrate.evaluation.lambada import read_lambada, score_lambada
+from opencrate.evaluation.language import kind_of, open_language_model, score_masked, score_text, windows
 
 from .language_models import STORY, causal, masked, saved
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 from scipy.stats import multivariate_normal
 
-from opencrate.analysis.mixtures import (
+from opencrate.analysis.maths.mixtures import (
     LowRankMixture,
     bic,
     cluster_shares,

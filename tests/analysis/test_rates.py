@@ -7,14 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from opencrate import coding_rate, load_official, sparse_rate_reduction, sparsity, subspace_coding_rate
-from opencrate.analysis import measuring, rates
-from opencrate.analysis.measures import MEASURES, SETS, SPARSITY, STATES, measure_key
-from opencrate.analysis.measuring import effective_rank, released_coding_rate, squared_singular_values, stable_rank
-from opencrate.analysis.rates import LayerMeasures, layer_measures
-from opencrate.analysis.states import LayerStates, LayerStep, record
-from opencrate.analysis.statistics import bootstrap_mean
-from opencrate.analysis.threads import single_threaded
+from opencrate import (
+    coding_rate,
+    load_official,
+    sparse_rate_reduction,
+    sparsity,
+    subspace_coding_rate,
+)
+from opencrate.analysis.layers import measure as measuring
+from opencrate.analysis.layers import result as rates
+from opencrate.analysis.layers.measure import effective_rank, released_coding_rate, squared_singular_values, stable_rank
+from opencrate.analysis.layers.registry import MEASURES, SETS, SPARSITY, STATES, measure_key
+from opencrate.analysis.layers.result import LayerMeasures, layer_measures
+from opencrate.analysis.layers.threads import single_threaded
+from opencrate.analysis.record.states import LayerStates, LayerStep, record
+from opencrate.stats.intervals import bootstrap_mean
 from tests.golden import load_golden, sub_dict
 
 from .models import split, tiny_crate, tiny_images

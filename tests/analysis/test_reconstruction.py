@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from opencrate.analysis.reconstruction import (
+from opencrate.evaluation.reconstruction import (
     load_autoencoder,
     masked_patch_errors,
     masking,

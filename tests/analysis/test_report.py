@@ -10,15 +10,16 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from opencrate.analysis import plots
-from opencrate.analysis.attention_maps import attention_maps
-from opencrate.analysis.evaluation import evaluate_classifier
-from opencrate.analysis.findings import compression_changes
-from opencrate.analysis.page import RunRecord, Subject, white_box_page
-from opencrate.analysis.report import ReportContent, ReportFigure, ReportSection, ReportTable, write_report
-from opencrate.analysis.states import SUBSPACES, record
-from opencrate.analysis.tables import TrainedModel, changes_table, comparison_table, layer_table
-from opencrate.analysis.whitebox import WhiteBoxReport, analyze, untrained_copy
+from opencrate.analysis.layers.analyze import WhiteBoxReport, analyze
+from opencrate.analysis.record.attention import attention_maps
+from opencrate.analysis.record.states import SUBSPACES, record
+from opencrate.evaluation.classifier import evaluate_classifier
+from opencrate.reports import figures as plots
+from opencrate.reports.findings import compression_changes
+from opencrate.reports.html import ReportContent, ReportFigure, ReportSection, ReportTable, write_report
+from opencrate.reports.tables import TrainedModel, changes_table, comparison_table, layer_table
+from opencrate.reports.whitebox import RunRecord, Subject, white_box_page
+from opencrate.store.load import untrained_copy
 
 from .foreign_models import inputs_for, tiny
 from .models import made_up_measures, split, tiny_crate, tiny_images

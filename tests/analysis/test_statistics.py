@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from opencrate.analysis import statistics
-from opencrate.analysis.statistics import bootstrap_mean, paired_difference, seed_interval
+from opencrate.stats import intervals as statistics
+from opencrate.stats.intervals import bootstrap_mean, paired_difference, seed_interval
 
 
 def draws(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,8 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from opencrate import CrateForCausalLM, CrateForMaskedLM, CrateForSequenceClassification, analyze, coding_rate
-from opencrate.analysis.states import LEARNED, record
+from opencrate import (
+    CrateForCausalLM,
+    CrateForMaskedLM,
+    CrateForSequenceClassification,
+    analyze,
+    coding_rate,
+)
+from opencrate.analysis.record.states import LEARNED, record
 from tests.contract.text import FORMS, ids_of, text_model
 
 

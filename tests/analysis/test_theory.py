@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opencrate import coding_rate, subspace_coding_rate
-from opencrate.analysis.statistics import bootstrap_mean
-from opencrate.analysis.theory import theory_check, verdict
-from opencrate.analysis.theory_layers import QUANTITIES, STATES, Key
-from opencrate.analysis.theory_report import theory_section
-from opencrate.analysis.theory_steps import FORMS, best_gradient_step, coherence, gradient_lipschitz, step_directions
-from opencrate.experiments.synthetic import bases_at_angle, union_of_subspaces
+from opencrate.analysis.maths.steps import FORMS, best_gradient_step, coherence, gradient_lipschitz, step_directions
+from opencrate.analysis.theory.check import theory_check, verdict
+from opencrate.analysis.theory.layers import QUANTITIES, STATES, Key
 from opencrate.operators import coding_rate_gradient, gamma, lasso_objective, mssa, project
+from opencrate.reports.theory import theory_section
+from opencrate.stats.intervals import bootstrap_mean
+from opencrate.studies.experiments.synthetic import bases_at_angle, union_of_subspaces
 
 from .models import split, tiny_crate, tiny_images
 

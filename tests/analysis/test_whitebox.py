@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 import opencrate
-from opencrate.analysis.rates import layer_measures
-from opencrate.analysis.whitebox import WhiteBoxReport, load_model, untrained_copy
+from opencrate.analysis.layers.analyze import WhiteBoxReport
+from opencrate.analysis.layers.result import layer_measures
+from opencrate.store.load import load_model, untrained_copy
 
 from .foreign_models import inputs_for, tiny
 from .models import split, tiny_crate, tiny_images

@@ -674,10 +674,10 @@ def run_apart(root: Path, words: list[str], limit: float) -> tuple[int | None, s
 def main(limit: float = 60.0) -> None:
     """Run the product and count."""
     cases = few_cases() if sys.argv[1:] == ["few"] else all_cases()
-    import opencrate.analysis.language
     import opencrate.cli.common
-    import opencrate.training.report
-    import opencrate.training.saved
+    import opencrate.evaluation.language
+    import opencrate.reports.runs
+    import opencrate.store.saved
     import opencrate.training.train
 
     opencrate.cli.common.prepare_libraries()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import opencrate as opencrate_package
-from opencrate.training.models import load_classifier
+from opencrate.store.build import load_classifier
 
 from ..recipes.folders import write_classes, write_image
 

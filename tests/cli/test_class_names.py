@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig
 
 from opencrate import CrateConfig, CrateForImageClassification, to_official
-from opencrate.data.class_names import name_classes, read_class_names
+from opencrate.data.images.class_names import name_classes, read_class_names
 
 NAMES = ["top", "bottom", "middle"]
 """Not in the order of the folders."""

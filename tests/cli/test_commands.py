@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 import opencrate as opencrate_package
 from opencrate.cli import demo as demo_module
 from opencrate.cli.main import COMMANDS, main
-from opencrate.training.models import load_classifier
-from opencrate.training.recipe import load_recipe, recipe_yaml
+from opencrate.recipe.load import load_recipe, recipe_yaml
+from opencrate.store.build import load_classifier
 
 from ..recipes.folders import CLASSES, FOLDER_OVERRIDES, VIT_OVERRIDES, write_classes, write_image
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from opencrate.training.kinds import KINDS, kind_of
+from opencrate.store.kinds import KINDS, kind_of
 
 ARCHITECTURES = {
     "CrateForImageClassification": "classifier",

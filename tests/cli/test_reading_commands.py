@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from opencrate.training.recipe import shipped_recipes
+from opencrate.recipe.load import shipped_recipes
 
 from ..recipes.folders import write_classes
 

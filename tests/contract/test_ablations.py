@@ -6,7 +6,7 @@ from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTLayer
 
 from opencrate import CrateForImageClassification, operators, to_official
-from opencrate.analysis.states import describe_states, record
+from opencrate.analysis.record.states import describe_states, record
 from opencrate.blocks import CrateLayer
 
 from .common import ALL_STATES, config_of, gradients_of, images_of, model_of

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opencrate.data.augment import Augmentation, draw_crop_box, draw_erasing, mixed, shifted
 from opencrate.data.draws import Mix
-from opencrate.data.randaugment import OPERATIONS, RandAugment
-from opencrate.data.tensors import to_array, to_image
-from opencrate.training.recipe import AugmentationRecipe
+from opencrate.data.images.augment import Augment, draw_crop_box, draw_erasing, mixed, shifted
+from opencrate.data.images.randaugment import OPERATIONS, RandAugment
+from opencrate.data.images.tensors import to_array, to_image
+from opencrate.data.options import Augmentation
 
 from .formats import images
 
 
 def augmentation(size=(12, 10), **fields):
-    return Augmentation(AugmentationRecipe(**fields), size, (120, 110, 100), Image.Resampling.BILINEAR)
+    return Augment(Augmentation(**fields), size, (120, 110, 100), Image.Resampling.BILINEAR)
 
 
 def rng(seed=0):

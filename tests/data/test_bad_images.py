@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opencrate.data.sources import load_images
-from opencrate.data.tensors import ImageTransform, drop_bad, to_tensors
-from opencrate.data.training_images import TrainingImages
-from opencrate.training.models import build_processor
-from opencrate.training.recipe import DataRecipe
+from opencrate.data.images.sources import load_images
+from opencrate.data.images.tensors import ImageTransform, drop_bad, to_tensors
+from opencrate.data.images.training import TrainingImages
+from opencrate.data.options import ImageData
+from opencrate.store.build import build_processor
 
 from ..recipes.folders import write_classes, write_image
 from .formats import images, png, write_parquet
@@ -22,7 +22,7 @@ def bad_folder(root):
     (root / "middle" / "text.png").write_text("no image")
     write_image(root / "middle" / "small.png", 1, 0, size=(3, 16))
     Image.fromarray(np.full((16, 16), -1.0, np.float32)).save(root / "bottom" / "deep.tiff")
-    return DataRecipe(path=str(root), image_size=16)
+    return ImageData(path=str(root), image_size=16)
 
 
 def test_skip_bad_leaves_out_counts_and_names(tmp_path):
@@ -37,7 +37,7 @@ def test_skip_bad_leaves_out_counts_and_names(tmp_path):
         ("deep.tiff", "from -1"),
     ):
         assert any(name in line and reason in line for line in splits.skipped), splits.skipped
-    good = load_images(DataRecipe(path=str(write_classes(tmp_path / "good", 10)), image_size=16))
+    good = load_images(ImageData(path=str(write_classes(tmp_path / "good", 10)), image_size=16))
     assert [cell["path"].split("/")[-2:] for cell in splits.train["image"][:]] == [
         cell["path"].split("/")[-2:] for cell in good.train["image"][:]
     ]
@@ -59,7 +59,7 @@ def test_without_it_the_first_bad_image_is_an_error(tmp_path, build):
 def test_images_in_a_table_are_named_by_their_row(tmp_path):
     cells = [png(cell) for cell in images(12)]
     cells[7] = cells[7][:60]
-    recipe = DataRecipe(path=str(write_parquet(tmp_path / "a.parquet", cells, [0, 1] * 6)), image_size=8)
+    recipe = ImageData(path=str(write_parquet(tmp_path / "a.parquet", cells, [0, 1] * 6)), image_size=8)
     splits = load_images(recipe, skip_bad=True)
     assert len(splits.skipped) == 1 and "a.parquet, row 7: not a readable image" in splits.skipped[0]
     turned = load_images(recipe).train.select(range(8, -1, -1))

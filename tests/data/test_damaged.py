@@ -14,13 +14,13 @@ from PIL import Image
 
 from opencrate.cli.main import main
 from opencrate.data.fingerprint import fingerprint
-from opencrate.data.labelled import tidy
-from opencrate.data.sources import load_images, load_labelled, read_parts
-from opencrate.data.tensors import ImageTransform, to_tensors
+from opencrate.data.images.labelled import tidy
+from opencrate.data.images.sources import load_images, load_labelled, read_parts
+from opencrate.data.images.tensors import ImageTransform, to_tensors
+from opencrate.data.options import ImageData
 from opencrate.data.text.options import TextData
 from opencrate.data.text.sources import read_parts as read_texts
-from opencrate.training.models import build_processor
-from opencrate.training.recipe import DataRecipe
+from opencrate.store.build import build_processor
 
 from ..recipes.folders import FOLDER_OVERRIDES
 from .formats import images, png, write_cifar, write_idx
@@ -74,7 +74,7 @@ def table(path, cells, labels, **columns):
 
 
 def recipe_of(path, **fields):
-    return DataRecipe(path=str(path), image_size=8, **fields)
+    return ImageData(path=str(path), image_size=8, **fields)
 
 
 def transform_of(recipe):

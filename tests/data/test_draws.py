@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from opencrate.data.draws import Draw, DrawSampler, SampleGenerators, draw_mix
-from opencrate.training.recipe import AugmentationRecipe
+from opencrate.data.options import Augmentation
 
-BOTH = AugmentationRecipe(mixup=0.8, cutmix=1.0)
+BOTH = Augmentation(mixup=0.8, cutmix=1.0)
 
 
 def draws_of(epoch=0, length=50, seed=3, batch=8, augmentation=BOTH):
@@ -17,7 +17,7 @@ def draws_of(epoch=0, length=50, seed=3, batch=8, augmentation=BOTH):
     return list(sampler)
 
 
-@pytest.mark.parametrize("augmentation", [None, AugmentationRecipe(flip=0.5), BOTH])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(flip=0.5), BOTH])
 def test_order_is_the_permutation_of_seed_and_epoch(augmentation):
     for seed, epoch in ((0, 0), (3, 0), (3, 7)):
         expected = torch.randperm(50, generator=torch.Generator().manual_seed(seed * 2**20 + epoch)).tolist()
@@ -33,7 +33,7 @@ def test_same_key_same_draws_and_another_key_others():
 
 
 def test_without_mixing_a_draw_is_an_index():
-    assert draws_of(augmentation=AugmentationRecipe())[0] == Draw(draws_of()[0].index, 0, 3)
+    assert draws_of(augmentation=Augmentation())[0] == Draw(draws_of()[0].index, 0, 3)
 
 
 def test_one_mix_per_global_batch_and_partners_inside_it():

@@ -6,9 +6,9 @@ import pytest
 from datasets import ClassLabel, load_dataset
 
 from opencrate.data.fingerprint import fingerprint
-from opencrate.data.sources import load_images, load_labelled, read_parts
-from opencrate.data.tensors import ImageTransform, to_array
-from opencrate.training.recipe import DataRecipe
+from opencrate.data.images.sources import load_images, load_labelled, read_parts
+from opencrate.data.images.tensors import ImageTransform, to_array
+from opencrate.data.options import ImageData
 
 from .formats import images, png, write_cifar, write_idx, write_parquet
 
@@ -31,7 +31,7 @@ def channels_first(pixels):
 
 def error_of(path, **fields):
     with pytest.raises(ValueError) as caught:
-        load_images(DataRecipe(path=str(path), **fields))
+        load_images(ImageData(path=str(path), **fields))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -42,7 +42,7 @@ def test_parquet_parts_by_name(tmp_path, layout):
     for seed, part in enumerate(("train", "validation", "test")):
         count = 9 - 3 * seed
         write_parquet(tmp_path / layout.format(part=part), images(count, seed=seed), LABELS[:count], feature)
-    splits = load_images(DataRecipe(path=str(tmp_path)))
+    splits = load_images(ImageData(path=str(tmp_path)))
     for seed, part in enumerate((splits.train, splits.validation, splits.test)):
         np.testing.assert_array_equal(pixels_of(part), channels_first(images(9 - 3 * seed, seed=seed)))
         assert part["label"][:] == LABELS[: 9 - 3 * seed]
@@ -51,7 +51,7 @@ def test_parquet_parts_by_name(tmp_path, layout):
 
 def test_one_parquet_file_is_split(tmp_path):
     file = write_parquet(tmp_path / "train.parquet", images(30), LABELS[:6] * 5, ClassLabel(names=NAMES))
-    splits = load_images(DataRecipe(path=str(file)))
+    splits = load_images(ImageData(path=str(file)))
     assert (len(splits.train), len(splits.test)) == (24, 6)
     assert fingerprint(splits.train) != fingerprint(splits.test)
 
@@ -59,7 +59,7 @@ def test_one_parquet_file_is_split(tmp_path):
 def test_validation_is_the_test_part_where_there_is_no_other(tmp_path):
     for part in ("train", "validation"):
         write_parquet(tmp_path / f"{part}.parquet", images(9), LABELS, ClassLabel(names=NAMES))
-    splits = load_images(DataRecipe(path=str(tmp_path)))
+    splits = load_images(ImageData(path=str(tmp_path)))
     assert splits.validation is None and len(splits.test) == 9
 
 
@@ -80,7 +80,7 @@ def test_labels_without_class_names(tmp_path, labels, names, numbers):
 def test_columns_found_or_named(tmp_path):
     extra = {"fine": [1, 1, 0], "thumb": [png(cell) for cell in images(3, seed=5)]}
     file = write_parquet(tmp_path / "a.parquet", images(3), ["x", "y", "x"], None, "img", "coarse", **extra)
-    recipe = DataRecipe(path=str(file), image_column="thumb", label_column="fine")
+    recipe = ImageData(path=str(file), image_column="thumb", label_column="fine")
     dataset = read_parts(recipe.path, recipe.image_column, recipe.label_column)["all"]
     np.testing.assert_array_equal(pixels_of(dataset), channels_first(images(3, seed=5)))
     assert dataset["label"][:] == [1, 1, 0]
@@ -106,7 +106,7 @@ def test_labels_are_matched_by_name_across_parts_and_models(tmp_path):
     write_parquet(tmp_path / "train.parquet", images(9), LABELS, ClassLabel(names=NAMES))
     turned = ClassLabel(names=["fox", "eel", "dog", "cat"])
     write_parquet(tmp_path / "test.parquet", images(3), [1, 2, 3], turned)
-    splits = load_images(DataRecipe(path=str(tmp_path)))
+    splits = load_images(ImageData(path=str(tmp_path)))
     assert splits.test["label"][:] == [2, 1, 0] and splits.test.features["label"].names == NAMES
     np.testing.assert_array_equal(pixels_of(splits.test), channels_first(images(3)))
     assert load_labelled(tmp_path, ["eel", "dog", "cow", "cat"])["label"][:] == [0, 1, 3]
@@ -125,7 +125,7 @@ def test_more_labels_than_the_model_has_classes(tmp_path):
 def test_split_whose_labels_are_kept_back_counts_as_absent(tmp_path):
     write_parquet(tmp_path / "train.parquet", images(30), LABELS[:6] * 5, ClassLabel(names=NAMES))
     write_parquet(tmp_path / "test.parquet", images(3), [-1] * 3, ClassLabel(names=NAMES))
-    splits = load_images(DataRecipe(path=str(tmp_path)))
+    splits = load_images(ImageData(path=str(tmp_path)))
     assert (len(splits.train), len(splits.test)) == (24, 6)
     assert "unlabelled" in error_of(tmp_path / "test.parquet")
 
@@ -159,7 +159,7 @@ def test_idx_files(tmp_path, names):
         file = names.format(part=part)
         write_idx(tmp_path / file, pixels)
         write_idx(tmp_path / file.replace("images", "labels").replace("idx3", "idx1"), np.arange(len(pixels)) % 6)
-    splits = load_images(DataRecipe(path=str(tmp_path), num_channels=1))
+    splits = load_images(ImageData(path=str(tmp_path), num_channels=1))
     for part, pixels in zip((splits.train, splits.test), parts.values()):
         np.testing.assert_array_equal(pixels_of(part, 1), channels_first(pixels))
         assert names_of(part) == [str(n % 6) for n in range(len(pixels))]
@@ -207,7 +207,7 @@ def test_cifar10_binary(tmp_path):
     write_cifar(tmp_path / "test_batch.bin", pixels[14:], labels[14:])
     assert "batches.meta.txt: missing" in error_of(tmp_path)
     (tmp_path / "batches.meta.txt").write_text("\n".join(NAMES) + "\n\n")
-    splits = load_images(DataRecipe(path=str(tmp_path)))
+    splits = load_images(ImageData(path=str(tmp_path)))
     np.testing.assert_array_equal(pixels_of(splits.train), channels_first(pixels[:14]))
     np.testing.assert_array_equal(pixels_of(splits.test), channels_first(pixels[14:]))
     assert splits.train["label"][:] + splits.test["label"][:] == labels.tolist() and splits.label_names == NAMES
@@ -222,7 +222,7 @@ def test_cifar100_binary_takes_the_fine_labels(tmp_path):
     write_cifar(tmp_path / "train.bin", pixels, np.zeros(6), fine)
     write_cifar(tmp_path / "test.bin", pixels[:3], np.zeros(3), fine[:3])
     (tmp_path / "fine_label_names.txt").write_text("\n".join(NAMES))
-    splits = load_images(DataRecipe(path=str(tmp_path)))
+    splits = load_images(ImageData(path=str(tmp_path)))
     np.testing.assert_array_equal(pixels_of(splits.train), channels_first(pixels))
     assert splits.train["label"][:] == fine.tolist() and len(splits.test) == 3
 
@@ -249,10 +249,10 @@ def test_hub_only_when_written_so(tmp_path, monkeypatch):
     assert "no such folder or file" in error_of("owner/name") and "hf://owner/name" in error_of("owner/name")
     assert "not of the form hf://owner/name" in error_of("hf://name")
     assert asked == []
-    splits = load_images(DataRecipe(path="hf://owner/name"))
+    splits = load_images(ImageData(path="hf://owner/name"))
     assert asked == ["owner/name"] and splits.label_names == NAMES
     np.testing.assert_array_equal(pixels_of(splits.train), channels_first(images(9)))
-    assert fingerprint(splits.test) == fingerprint(load_images(DataRecipe(path=str(tmp_path))).test)
+    assert fingerprint(splits.test) == fingerprint(load_images(ImageData(path=str(tmp_path))).test)
 
 
 def test_hub_failure_is_one_line(monkeypatch):

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from opencrate.data.draws import Draw, SampleGenerators
-from opencrate.data.masks import MaskedImages, MaskedTrainingImages, patch_order
-from opencrate.data.sources import load_images, read_parts
-from opencrate.data.tensors import ImageTransform, to_tensors
-from opencrate.data.training_images import TrainingImages
-from opencrate.training.models import build_processor
-from opencrate.training.recipe import AugmentationRecipe, DataRecipe
+from opencrate.data.images.masks import MaskedImages, MaskedTrainingImages, patch_order
+from opencrate.data.images.sources import load_images, read_parts
+from opencrate.data.images.tensors import ImageTransform, to_tensors
+from opencrate.data.images.training import TrainingImages
+from opencrate.data.options import Augmentation, ImageData
+from opencrate.store.build import build_processor
 
 from ..recipes.folders import write_classes, write_image
 
@@ -19,12 +19,12 @@ SIZE, PATCHES = 8, 16
 
 @pytest.fixture(scope="module")
 def digits():
-    recipe = DataRecipe(path="digits", image_size=SIZE, num_channels=1, image_mean=[0.5], image_std=[0.5])
+    recipe = ImageData(path="digits", image_size=SIZE, num_channels=1, image_mean=[0.5], image_std=[0.5])
     return load_images(recipe, labelled=False).test, ImageTransform(build_processor(recipe), 1)
 
 
 def test_training_noise_follows_from_seed_epoch_and_image(digits):
-    augmentation = AugmentationRecipe(crop="padded", crop_padding=1, flip=0.5)
+    augmentation = Augmentation(crop="padded", crop_padding=1, flip=0.5)
     plain, masked = (TrainingImages(*digits, augmentation) for _ in range(2))
     masked = MaskedTrainingImages(masked, PATCHES)
     draws = [Draw(index, epoch, seed) for seed in (0, 1) for epoch in (0, 1) for index in (5, 3, 300)]
@@ -62,7 +62,7 @@ def test_images_without_classes(tmp_path):
         write_image(tmp_path / f"{number}.png", number % 3, number)
     parts = read_parts(tmp_path, labelled=False)
     assert list(parts) == ["all"] and len(parts["all"]) == 6
-    data = DataRecipe(path=str(tmp_path), image_size=16, test_fraction=0.5)
+    data = ImageData(path=str(tmp_path), image_size=16, test_fraction=0.5)
     splits = load_images(data, labelled=False)
     assert (len(splits.train), len(splits.test)) == (3, 3)
     with pytest.raises(ValueError, match="no class folders; images lie directly in it"):
@@ -70,7 +70,7 @@ def test_images_without_classes(tmp_path):
 
 
 def test_the_same_images_are_held_out_as_with_labels(tmp_path):
-    data = DataRecipe(path=str(write_classes(tmp_path, 8)), image_size=16, validation_fraction=0.25)
+    data = ImageData(path=str(write_classes(tmp_path, 8)), image_size=16, validation_fraction=0.25)
     with_labels, without = load_images(data), load_images(data, labelled=False)
     for part in ("train", "validation", "test"):
         assert getattr(with_labels, part)["image"][:] == getattr(without, part)["image"][:]

@@ -13,9 +13,9 @@ from transformers.image_utils import load_image
 from opencrate import CrateConfig, CrateForImageClassification, CrateImageProcessor
 from opencrate.cli.images import readable
 from opencrate.data.draws import Draw
-from opencrate.data.labelled import labelled_dataset
-from opencrate.data.tensors import ImageTransform, to_tensors
-from opencrate.data.training_images import TrainingImages
+from opencrate.data.images.labelled import labelled_dataset
+from opencrate.data.images.tensors import ImageTransform, to_tensors
+from opencrate.data.images.training import TrainingImages
 from opencrate.image_processing_crate import as_grey_or_colour, eight_bits, read_picture
 
 SIDE = 16

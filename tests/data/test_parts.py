@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from opencrate.cli.images import named_files
-from opencrate.data.files import IMAGE_SUFFIXES, what_it_is
+from opencrate.data.images.files import IMAGE_SUFFIXES, what_it_is
+from opencrate.data.images.sources import load_images, read_parts
+from opencrate.data.options import ImageData
 from opencrate.data.parts import is_part, part_of, splits_by_part
-from opencrate.data.sources import load_images, read_parts
 from opencrate.data.text.options import TextData
 from opencrate.data.text.sources import read_parts as read_texts
-from opencrate.training.recipe import DataRecipe
 
 from .formats import images, write_idx, write_parquet
 
@@ -95,7 +95,7 @@ def test_a_name_among_others_is_a_part_but_not_nothing_else():
     ],
 )
 def test_two_folders_are_training_and_test(first, second, tmp_path, said):
-    splits = load_images(DataRecipe(path=str(split(tmp_path, train=first, test=second))))
+    splits = load_images(ImageData(path=str(split(tmp_path, train=first, test=second))))
     assert splits.label_names == ["cat", "dog"]
     assert (len(splits.train), splits.validation, len(splits.test)) == (6, None, 4)
     assert not said()
@@ -248,7 +248,7 @@ def test_images_without_classes_are_all_read(places, parts, tmp_path, said):
             file.rename(file.with_suffix(".txt"))
     assert {part: len(dataset) for part, dataset in read_parts(tmp_path, labelled=False).items()} == parts
     assert "as a class" not in said() and "sub-folders" not in said()
-    splits = load_images(DataRecipe(path=str(tmp_path), test_fraction=0.5, validation_fraction=0), labelled=False)
+    splits = load_images(ImageData(path=str(tmp_path), test_fraction=0.5, validation_fraction=0), labelled=False)
     assert len(splits.train) + len(splits.test) + len(splits.validation or ()) == sum(parts.values())
 
 
@@ -258,7 +258,7 @@ def test_a_table_without_labels(labels, tmp_path):
     with pytest.raises(ValueError, match="label"):
         read_parts(tmp_path)
     assert len(read_parts(tmp_path, labelled=False)["all"]) == 3
-    assert len(load_images(DataRecipe(path=str(tmp_path), test_fraction=0.4), labelled=False).test) == 2
+    assert len(load_images(ImageData(path=str(tmp_path), test_fraction=0.4), labelled=False).test) == 2
 
 
 def test_idx_images_without_labels(tmp_path):
@@ -270,7 +270,7 @@ def test_without_labels_a_folder_may_lose_all_its_images(tmp_path):
     fill(tmp_path, "cat", "dog")
     for file in (tmp_path / "dog").iterdir():
         file.write_bytes(b"no image")
-    data = DataRecipe(path=str(tmp_path), test_fraction=0.5)
+    data = ImageData(path=str(tmp_path), test_fraction=0.5)
     assert len(load_images(data, skip_bad=True, labelled=False).skipped) == 2
     with pytest.raises(ValueError, match="class 'dog' has no readable image left"):
         load_images(data, skip_bad=True)

@@ -9,10 +9,11 @@ from sklearn.model_selection import train_test_split
 
 from opencrate.configuration_crate import CrateConfig
 from opencrate.data.fingerprint import fingerprint
-from opencrate.data.sources import load_images, load_labelled
-from opencrate.data.tensors import CachedImages, ImageTransform, LazyImages, to_tensors
-from opencrate.training.models import build_processor
-from opencrate.training.recipe import DataRecipe, load_recipe
+from opencrate.data.images.sources import load_images, load_labelled
+from opencrate.data.images.tensors import CachedImages, ImageTransform, LazyImages, to_tensors
+from opencrate.data.options import ImageData
+from opencrate.recipe.load import load_recipe
+from opencrate.store.build import build_processor
 
 from ..recipes.folders import CLASSES, write_classes, write_image
 
@@ -23,7 +24,7 @@ def digits_transform(num_channels=1):
 
 
 def folder_recipe(path, **fields):
-    return DataRecipe(path=str(path), image_size=16, **fields)
+    return ImageData(path=str(path), image_size=16, **fields)
 
 
 def test_digits_split_is_scikit_learns():

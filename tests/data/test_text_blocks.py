@@ -22,14 +22,7 @@ from opencrate.data.text.documents import Documents, digest
 from opencrate.data.text.load import load_text
 from opencrate.data.text.masking import IGNORED, Masking
 from opencrate.data.text.options import TextData
-from opencrate.data.text.tokenizers import (
-    check_vocabulary,
-    encode,
-    frame_of,
-    load_tokenizer,
-    pieces,
-    train_tokenizer,
-)
+from opencrate.data.text.tokenizers import check_vocabulary, encode, frame_of, load_tokenizer, pieces, train_tokenizer
 from opencrate.training.processes import SharedBatches
 
 TEXTS = ["The café is closed.\nWho said so? <|endoftext|> [MASK] 123\n", "unbelievable closedness, closed  café\n"] * 3

@@ -7,19 +7,19 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, DataLoader
 
 from opencrate.data.draws import Draw, DrawSampler, Mix
-from opencrate.data.sources import load_images
-from opencrate.data.tensors import ImageTransform, to_tensors
-from opencrate.data.training_images import TrainingImages
-from opencrate.training.models import build_processor
-from opencrate.training.recipe import AugmentationRecipe, DataRecipe
+from opencrate.data.images.sources import load_images
+from opencrate.data.images.tensors import ImageTransform, to_tensors
+from opencrate.data.images.training import TrainingImages
+from opencrate.data.options import Augmentation, ImageData
+from opencrate.store.build import build_processor
 
 from .formats import images, write_parquet
 
 AUGMENTATIONS = {
-    "none": AugmentationRecipe(),
-    "small": AugmentationRecipe(crop="padded", flip=0.5),
-    "large": AugmentationRecipe(crop="resized", flip=0.5, randaugment_ops=2, erasing=0.25, mixup=0.8, cutmix=1.0),
-    "all": AugmentationRecipe(crop="padded", flip=0.5, randaugment_ops=2, erasing=0.5, mixup=0.8, cutmix=1.0),
+    "none": Augmentation(),
+    "small": Augmentation(crop="padded", flip=0.5),
+    "large": Augmentation(crop="resized", flip=0.5, randaugment_ops=2, erasing=0.25, mixup=0.8, cutmix=1.0),
+    "all": Augmentation(crop="padded", flip=0.5, randaugment_ops=2, erasing=0.5, mixup=0.8, cutmix=1.0),
 }
 
 
@@ -27,7 +27,7 @@ AUGMENTATIONS = {
 def data(tmp_path_factory):
     """24 images of 20x18 pixels in three classes, and the transform to 16x16."""
     file = tmp_path_factory.mktemp("data") / "a.parquet"
-    recipe = DataRecipe(path=str(write_parquet(file, images(30, (20, 18)), ["a", "b", "c"] * 10)), image_size=16)
+    recipe = ImageData(path=str(write_parquet(file, images(30, (20, 18)), ["a", "b", "c"] * 10)), image_size=16)
     return load_images(recipe).train, ImageTransform(build_processor(recipe), 3)
 
 
@@ -89,7 +89,7 @@ def test_without_augmentation_it_is_the_evaluation_transform(data):
 @pytest.mark.parametrize("resize_size", [None, 20])
 def test_grey_images_and_centre_crops(tmp_path, resize_size):
     file = write_parquet(tmp_path / "a.parquet", images(10, (20, 18), channels=1), [0, 1] * 5)
-    recipe = DataRecipe(
+    recipe = ImageData(
         path=str(file), image_size=[16, 12], resize_size=resize_size, num_channels=1, image_mean=[0.5], image_std=[0.2]
     )
     dataset, transform = load_images(recipe).train, ImageTransform(build_processor(recipe), 1)
@@ -127,7 +127,7 @@ def test_soft_labels_sum_to_one_and_follow_the_box(data):
 
 def test_erased_share_of_images(data):
     plain = TrainingImages(*data)
-    train = TrainingImages(*data, AugmentationRecipe(erasing=0.25))
+    train = TrainingImages(*data, Augmentation(erasing=0.25))
     changed = [
         not torch.equal(train[Draw(n, epoch, 0)]["pixel_values"], plain[Draw(n, epoch, 0)]["pixel_values"])
         for n in range(24)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from opencrate.analysis.autoencoding import measure_autoencoder
-from opencrate.experiments.autoencoder import AutoencoderSettings, run, with_untrained
+from opencrate.analysis.autoencoder import measure_autoencoder
+from opencrate.studies.experiments.autoencoder import AutoencoderSettings, run, with_untrained
 
 from ..analysis.models import tiny_autoencoder
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 
 from opencrate import subspace_coding_rate
-from opencrate.analysis.theory_steps import gradient_lipschitz
-from opencrate.experiments.compress import CompressSettings, one_step, quick, run, trajectory
-from opencrate.experiments.synthetic import union_of_subspaces
+from opencrate.analysis.maths.steps import gradient_lipschitz
 from opencrate.operators import coding_rate_gradient
+from opencrate.studies.experiments.compress import CompressSettings, one_step, quick, run, trajectory
+from opencrate.studies.experiments.synthetic import union_of_subspaces
 
 
 @given(

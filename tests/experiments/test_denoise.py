@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from opencrate.analysis.denoising import posterior_mean
-from opencrate.experiments.denoise import FORMS, MEASURES, SAMPLERS, DenoiseSettings, draw, run
+from opencrate.analysis.maths.denoising import posterior_mean
+from opencrate.studies.experiments.denoise import FORMS, MEASURES, SAMPLERS, DenoiseSettings, draw, run
 
 
 @pytest.fixture(scope="module")

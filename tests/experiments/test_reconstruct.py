@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from opencrate.analysis.inverse import inverse_errors
-from opencrate.experiments.inverse_bound import MatchedLayer, attention_lipschitz, layer_bound, network_bounds
-from opencrate.experiments.reconstruct import CASES, ReconstructSettings, matched_layers, quick, run
-from opencrate.experiments.synthetic import dictionary_with_condition, random_orthonormal
+from opencrate.analysis.maths.inverse import inverse_errors
 from opencrate.operators import subspace_attention
+from opencrate.studies.experiments.inverse_bound import MatchedLayer, attention_lipschitz, layer_bound, network_bounds
+from opencrate.studies.experiments.reconstruct import CASES, ReconstructSettings, matched_layers, quick, run
+from opencrate.studies.experiments.synthetic import dictionary_with_condition, random_orthonormal
 
 DOUBLE = torch.float64
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from opencrate.analysis.lasso import duality_gap, fista, token_objective
-from opencrate.experiments.sparsify import (
+from opencrate.analysis.maths.lasso import duality_gap, fista, token_objective
+from opencrate.operators import ista, lasso_objective
+from opencrate.studies.experiments.sparsify import (
     SparsifySettings,
     objective_rises,
     outcome,
@@ -16,8 +17,7 @@ from opencrate.experiments.sparsify import (
     run,
     scikit_learn_objective,
 )
-from opencrate.experiments.synthetic import sparse_signals
-from opencrate.operators import ista, lasso_objective
+from opencrate.studies.experiments.synthetic import sparse_signals
 
 
 def problem(seed=0, atoms=12, noise=0.2):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from opencrate.experiments.synthetic import (
+from opencrate.studies.experiments.synthetic import (
     bases_at_angle,
     dictionary_with_condition,
     sparse_signals,

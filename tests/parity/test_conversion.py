@@ -12,7 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from opencrate import CRATE_SIZES, CrateConfig, CrateForImageClassification, CrateModel, load_official, to_official
+from opencrate import (
+    CRATE_SIZES,
+    CrateConfig,
+    CrateForImageClassification,
+    CrateModel,
+    load_official,
+    to_official,
+)
 from opencrate.conversion import read_checkpoint, source_state_dict
 from tests.golden import load_golden, sub_dict
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from opencrate.training.ablation import arm_recipe, choose, load_sweep, longer, shipped_sweeps
-from opencrate.training.ablation_measures import forward_operations
-from opencrate.training.models import build_config
-from opencrate.training.recipe import load_recipe, shipped_recipes, stated_parameters
+from opencrate.recipe.load import load_recipe, shipped_recipes, stated_parameters
+from opencrate.store.build import build_config
+from opencrate.studies.sweep import arm_recipe, choose, load_sweep, longer, shipped_sweeps
+from opencrate.studies.sweep_measures import forward_operations
 
 SWEEPS = sorted(shipped_sweeps())
 CHANGED = {

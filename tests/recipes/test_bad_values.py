@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from opencrate.training.recipe import load_recipe, recipe_yaml
-from opencrate.training.strict_yaml import LARGEST_FILE, read_mapping
+from opencrate.recipe.load import load_recipe, recipe_yaml
+from opencrate.recipe.strict_yaml import LARGEST_FILE, read_mapping
 
 from ..bad_values import complaint, recipe_cases, thinned
 

@@ -19,10 +19,10 @@ from opencrate import (
     CrateModel,
 )
 from opencrate.configuration_crate import AUTOENCODER_FIELDS
-from opencrate.training.initialisation import start_model
-from opencrate.training.models import build_config, initialise, load_classifier, load_saved
-from opencrate.training.recipe import load_recipe
-from opencrate.training.saved import open_saved
+from opencrate.recipe.load import load_recipe
+from opencrate.store.build import build_config, initialise, load_classifier, load_saved
+from opencrate.store.saved import open_saved
+from opencrate.store.start import start_model
 from opencrate.training.train import train
 
 from .folders import FOLDER_OVERRIDES, write_classes

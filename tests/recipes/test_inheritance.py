@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from opencrate.training.recipe import load_recipe, recipe_yaml, stated_parameters
+from opencrate.recipe.load import load_recipe, recipe_yaml, stated_parameters
 
 
 @pytest.fixture

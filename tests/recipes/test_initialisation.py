@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from opencrate import CrateConfig, CrateForImageClassification, CrateModel
-from opencrate.training.initialisation import load_weights, resize_positions, start_model
-from opencrate.training.models import build_config, initialise
-from opencrate.training.recipe import load_recipe
+from opencrate.recipe.load import load_recipe
+from opencrate.store.build import build_config, initialise
+from opencrate.store.start import load_weights, resize_positions, start_model
 from opencrate.training.train import train
 
 from .folders import FOLDER_OVERRIDES, write_classes

@@ -6,9 +6,8 @@ import torch
 from transformers import ViTMAEConfig
 
 from opencrate import CrateConfig, CrateForImageClassification, CrateMAEConfig
-from opencrate.analysis.evaluation import wilson_interval
-from opencrate.training.models import initialise
-from opencrate.training.probe import (
+from opencrate.evaluation.classifier import wilson_interval
+from opencrate.evaluation.probe import (
     NEIGHBOURS,
     REGULARISATIONS,
     Features,
@@ -17,6 +16,7 @@ from opencrate.training.probe import (
     last_layer,
     probe,
 )
+from opencrate.store.build import initialise
 
 
 @pytest.fixture(scope="module")

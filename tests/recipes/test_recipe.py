@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from opencrate.training.models import build_config, build_processor
-from opencrate.training.recipe import load_recipe, recipe_yaml
+from opencrate.recipe.load import load_recipe, recipe_yaml
+from opencrate.store.build import build_config, build_processor
 
 
 def test_resolved_recipe_loads_back_equal(tmp_path):
@@ -190,7 +190,7 @@ def test_crop_larger_than_resize_is_refused():
 def test_training_fields_are_transformers_own():
     from transformers import TrainingArguments
 
-    from opencrate.training.recipe import TrainingRecipe
+    from opencrate.recipe.schema import TrainingRecipe
 
     theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
     ours = {"ema_decay", "tensorboard", "min_learning_rate", "measure_images", "measure_every_epochs"}
@@ -201,7 +201,7 @@ def test_training_fields_are_transformers_own():
 def test_schema_imports_neither_torch_nor_transformers():
     code = (
         "import sys; sys.argv = ['opencrate']\n"  # as the command does
-        "import opencrate.cli.main, opencrate.training.recipe\n"
+        "import opencrate.cli.main, opencrate.recipe.load\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'numpy') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from opencrate.training.ablation import load_sweep, shipped_sweeps
-from opencrate.training.models import build_config, build_processor, initialise
-from opencrate.training.recipe import find_recipe, load_recipe, recipe_yaml, shipped_recipes, stated_parameters
+from opencrate.recipe.load import find_recipe, load_recipe, recipe_yaml, shipped_recipes, stated_parameters
+from opencrate.store.build import build_config, build_processor, initialise
+from opencrate.studies.sweep import load_sweep, shipped_sweeps
 from opencrate.training.train import train
 
 from .folders import write_classes

@@ -10,18 +10,24 @@ import yaml
 from PIL import Image
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from opencrate import CrateConfig, CrateForImageClassification, CrateMAEConfig, CrateMAEForPreTraining
-from opencrate.training.initialisation import start_model
-from opencrate.training.models import build_config, build_processor
-from opencrate.training.recipe import DataRecipe, load_recipe, recipe_yaml
-from opencrate.training.source_settings import source_settings
+from opencrate import (
+    CrateConfig,
+    CrateForImageClassification,
+    CrateMAEConfig,
+    CrateMAEForPreTraining,
+)
+from opencrate.data.options import ImageData
+from opencrate.recipe.load import load_recipe, recipe_yaml
+from opencrate.recipe.source_settings import source_settings
+from opencrate.store.build import build_config, build_processor
+from opencrate.store.start import start_model
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "patch_size": 4}
 VIT = ViTConfig(**SMALL, intermediate_size=48, image_size=16)
 OWN = {
-    "plain": DataRecipe(image_size=16, image_mean=[0.2, 0.4, 0.7], image_std=[0.1, 0.2, 0.3]),
-    "cropped": DataRecipe(image_size=16, resize_size=20, interpolation="bicubic"),
-    "grey": DataRecipe(image_size=[8, 16], num_channels=1, image_mean=[0.5], image_std=[0.25], interpolation="nearest"),
+    "plain": ImageData(image_size=16, image_mean=[0.2, 0.4, 0.7], image_std=[0.1, 0.2, 0.3]),
+    "cropped": ImageData(image_size=16, resize_size=20, interpolation="bicubic"),
+    "grey": ImageData(image_size=[8, 16], num_channels=1, image_mean=[0.5], image_std=[0.25], interpolation="nearest"),
 }
 OTHERS = {
     "vit": {"size": {"height": 16, "width": 16}, "resample": 3},

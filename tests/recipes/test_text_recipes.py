@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from opencrate.training.models import build_text_config, initialise
-from opencrate.training.recipe import find_recipe, load_recipe, shipped_recipes, stated_parameters
+from opencrate.recipe.load import find_recipe, load_recipe, shipped_recipes, stated_parameters
+from opencrate.store.build import build_text_config, initialise
 from opencrate.training.train import train
 
 TEXT = [name for name in sorted(shipped_recipes()) if load_recipe(name).task in ("causal-lm", "masked-lm")]

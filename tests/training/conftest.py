@@ -2,7 +2,7 @@
 
 import pytest
 
-from opencrate.training.recipe import load_recipe
+from opencrate.recipe.load import load_recipe
 
 from ..recipes.folders import FOLDER_OVERRIDES, write_classes
 
@@ -21,4 +21,4 @@ def small(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch):
     """Killing a process loses nothing that was handed to the system; only a power cut would need the flush."""
-    monkeypatch.setattr("opencrate.training.checkpoints._flush", lambda path: None)
+    monkeypatch.setattr("opencrate.store.checkpoints._flush", lambda path: None)

@@ -33,7 +33,7 @@ def kill_at(event: int, folder: str) -> None:
 
 def child(job: dict) -> None:
     """Train, with the output thrown away; the process ends with 0 if the run is finished."""
-    from opencrate.training.recipe import load_recipe
+    from opencrate.recipe.load import load_recipe
     from opencrate.training.train import train
 
     code = 1

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from opencrate.cli.main import main
-from opencrate.training import runs
-from opencrate.training.ablation import ArmRun, Sweep
-from opencrate.training.ablation_measures import MEASURES, attention_entropy, class_selectivity
-from opencrate.training.ablation_report import sentences, summarise
+from opencrate.reports.sweep import sentences, summarise
+from opencrate.store import runs
+from opencrate.studies.sweep import ArmRun, Sweep
+from opencrate.studies.sweep_measures import MEASURES, attention_entropy, class_selectivity
 
 COMMAND = ("ablate", "digits-structure", "--smoke", "--arms", "attention-only")
 WORDS = ("training.max_steps=2", "--images", "8")

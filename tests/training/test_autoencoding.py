@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from opencrate.analysis.reconstruction import masked_patch_errors
-from opencrate.training.models import build_config, initialise
+from opencrate.evaluation.reconstruction import masked_patch_errors
+from opencrate.recipe.load import load_recipe
+from opencrate.store.build import build_config, initialise
 from opencrate.training.optimizers import muon_groups
-from opencrate.training.recipe import load_recipe
 from opencrate.training.tasks import task_of
 from opencrate.training.train import train
 
@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_one_clear_error(small, overrides, words, tmp_path)
 
 def test_the_model_gives_what_the_metrics_say(digits_run):
     """The saved weights, read back, have the recorded error on the same masks."""
-    from opencrate.training.saved import open_saved
+    from opencrate.store.saved import open_saved
 
     saved = open_saved(digits_run.directory, autoencoders=True)
     parts = task_of("masked-autoencoding").build(saved.recipe, skip_bad=False)

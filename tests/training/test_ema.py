@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from opencrate.store.build import build_config, initialise
 from opencrate.training.ema import WeightAverage, decay_at
-from opencrate.training.models import build_config, initialise
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from opencrate.cli.main import main
-from opencrate.training import checkpoints
+from opencrate.store import checkpoints
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
 
@@ -73,7 +73,7 @@ PLACES = {
     "model": ("transformers.modeling_utils.safe_save_file", "checkpoint-4"),
     "optimizer": ("torch.save", "checkpoint-4"),
     "average": ("opencrate.training.ema.save_file", "checkpoint-4"),
-    "flush": ("opencrate.training.checkpoints._flush", "checkpoint-4"),
+    "flush": ("opencrate.store.checkpoints._flush", "checkpoint-4"),
 }
 
 

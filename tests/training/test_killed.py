@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from opencrate.training import checkpoints
+from opencrate.store import checkpoints
 
 from .common import RANDOM, assert_same_run
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from opencrate.analysis.rates import layer_measures
-from opencrate.training.models import build_text_config
-from opencrate.training.recipe import load_recipe
+from opencrate.analysis.layers.result import layer_measures
+from opencrate.recipe.load import load_recipe
+from opencrate.store.build import build_text_config
 from opencrate.training.tasks import task_of
 from opencrate.training.train import train
 

@@ -7,9 +7,9 @@ import stat
 import pytest
 
 from opencrate.cli.main import main
-from opencrate.training import runs
-from opencrate.training.locations import located
-from opencrate.training.recipe import load_recipe
+from opencrate.recipe.load import load_recipe
+from opencrate.recipe.locations import located
+from opencrate.store import runs
 from opencrate.training.train import train
 
 from ..recipes.folders import FOLDER_OVERRIDES, write_classes
@@ -54,7 +54,7 @@ def test_a_run_is_read_by_every_command_after_a_move(words, moved):
 
 
 def test_the_runs_own_data_is_known_by_any_name(places, monkeypatch):
-    from opencrate.training.saved import open_saved
+    from opencrate.store.saved import open_saved
 
     here, there = places
     saved = open_saved(train(recipe(), "run").directory)

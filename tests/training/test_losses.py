@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from opencrate.blocks import orthogonality_loss
+from opencrate.store.build import build_config, initialise
 from opencrate.training.losses import cross_entropy_sum, penalty
-from opencrate.training.models import build_config, initialise
 from opencrate.training.processes import SharedBatches, share_of
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer

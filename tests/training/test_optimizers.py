@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from opencrate.training.models import build_config, initialise
+from opencrate.recipe.schema import TrainingRecipe
+from opencrate.store.build import build_config, initialise
 from opencrate.training.muon import MOMENTUM, near_orthogonal
 from opencrate.training.optimizers import LION_BETAS, build_optimizer, muon_groups, parameter_groups
-from opencrate.training.recipe import TrainingRecipe
 
 from ..recipes.folders import VIT_OVERRIDES
 

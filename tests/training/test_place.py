@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opencrate.cli.main import main
-from opencrate.training import runs
+from opencrate.store import runs
 
 STEPS = ("rename", "touch", "unlink", "mkdir", "write_text")
 

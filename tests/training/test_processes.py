@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from opencrate.training.recipe import load_recipe
+from opencrate.recipe.load import load_recipe
 
 from .heads import PENALTIES, gradient
 from .two import HEADS, record

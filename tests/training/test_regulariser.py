@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from opencrate.objective import coding_rate, subspace_coding_rate
-from opencrate.training.models import build_config, initialise
-from opencrate.training.recipe import TrainingRecipe, load_recipe
+from opencrate.recipe.load import load_recipe
+from opencrate.recipe.schema import TrainingRecipe
+from opencrate.store.build import build_config, initialise
 from opencrate.training.regulariser import (
     OUTPUTS,
     check_regulariser,

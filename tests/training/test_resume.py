@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from opencrate.training import checkpoints, runs
+from opencrate.store import checkpoints, runs
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 from transformers import AutoTokenizer
 
-from opencrate.training.recipe import load_recipe
+from opencrate.recipe.load import load_recipe
 from opencrate.training.tasks import task_of
 from opencrate.training.train import train
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from opencrate.training import runs
-from opencrate.training.models import build_config, initialise, load_classifier
+from opencrate.store import runs
+from opencrate.store.build import build_config, initialise, load_classifier
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
 

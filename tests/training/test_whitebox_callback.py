@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from opencrate.analysis.rates import layer_measures
-from opencrate.training.saved import open_saved
+from opencrate.analysis.layers.result import layer_measures
+from opencrate.reports.training import plot_training_measures
+from opencrate.store.saved import open_saved
 from opencrate.training.train import train
 from opencrate.training.whitebox_callback import MEASURES
-from opencrate.training.whitebox_plot import plot_training_measures
 
 from ..recipes.folders import VIT_OVERRIDES
 from .common import RANDOM, assert_same_run, weights

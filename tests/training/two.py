@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from opencrate.training.recipe import Recipe, load_recipe
+from opencrate.recipe.load import load_recipe
+from opencrate.recipe.schema import Recipe
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
 

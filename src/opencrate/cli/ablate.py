@@ -40,13 +40,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, measure, write the table and say where it is."""
-    from ..training.ablation import choose, load_sweep
+    from ..studies.sweep import choose, load_sweep
 
     sweep = choose(load_sweep(arguments.sweep), arguments.arms, arguments.seeds)
     prepare_libraries(arguments.debug)
-    from ..training.ablation import run_sweep
-    from ..training.ablation_measures import MEASURES
-    from ..training.ablation_report import FILES, headline, write_ablation
+    from ..reports.sweep import FILES, headline, write_ablation
+    from ..studies.sweep import run_sweep
+    from ..studies.sweep_measures import MEASURES
 
     suffix = "" if arguments.match == "parameters" else f"-{arguments.match}"
     output = Path(arguments.output or f"ablations/{sweep.name}{suffix}").expanduser()

@@ -76,8 +76,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the report, say where it is."""
     prepare_libraries(arguments.debug)
-    from ..training.report import ReportOptions, report_models, report_runs
-    from ..training.unlabelled import open_plain
+    from ..reports.runs import ReportOptions, report_models, report_runs
+    from ..store.unlabelled import open_plain
 
     sources = [arguments.model, *arguments.compare]
     output = output_folder(arguments, "analysis")
@@ -111,8 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _labelled(sources: list[str], arguments: argparse.Namespace) -> list[Any]:
     """The models as classifiers of labelled images; none where one is no classifier or the images have other labels."""
-    from ..training.kinds import kind_of
-    from ..training.saved import open_saved
+    from ..store.kinds import kind_of
+    from ..store.saved import open_saved
 
     if arguments.text is not None or any(kind_of(source) != "classifier" for source in sources):
         return []

@@ -56,8 +56,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Audit, write the report, print a table per model."""
     prepare_libraries(arguments.debug)
-    from ..analysis.audit_report import LAYER_NOTE, check_free, layer_rows, save_audit
-    from ..training.unlabelled import open_plain
+    from ..reports.audit import LAYER_NOTE, check_free, layer_rows, save_audit
+    from ..store.unlabelled import open_plain
 
     output = output_folder(arguments, "audit")
     sources = (arguments.model, *arguments.compare)
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _audit(model: Any, batches: Any, num_images: int, arguments: argparse.Namespace) -> Any:
     """One model's audit, with the same model untrained as a control."""
-    from ..analysis.audit import audit
+    from ..analysis.audit.audit import audit
 
     return audit(
         model.model,

@@ -129,7 +129,7 @@ def add_inputs(parser: Parser) -> None:
 
 def inputs_of(arguments: argparse.Namespace) -> Any:
     """What the options of `add_inputs` name, as `training.unlabelled.Inputs`."""
-    from ..training.unlabelled import Inputs
+    from ..store.unlabelled import Inputs
 
     names = ("data", "split", "skip_bad", "text", "tokenizer", "block_size")
     return Inputs(**{name: getattr(arguments, name) for name in names})

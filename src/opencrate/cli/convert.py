@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _from_official(arguments: argparse.Namespace) -> None:
     from ..conversion import load_official
-    from ..training.runs import check_place, new_directory
+    from ..store.runs import check_place, new_directory
 
     check_place(arguments.output, arguments.overwrite, inputs=(arguments.source, arguments.tokenizer))
     options = {
@@ -93,7 +93,7 @@ def _from_official(arguments: argparse.Namespace) -> None:
 
 
 def _name_classes(model: Any, source: str) -> None:
-    from ..data.class_names import ORDER, name_classes, read_class_names
+    from ..data.images.class_names import ORDER, name_classes, read_class_names
 
     if model.config.model_type != "crate":
         raise ValueError(f"--class-names {source}: a {model.config.model_type} model has no classes")
@@ -159,7 +159,7 @@ def _saved_model(source: str) -> Any:
     """A CRATE of a saved folder: a classifier, an autoencoder or a causal language model, as its configuration says."""
     from .._pretrained import read_model
     from ..modeling_crate_text import CrateForCausalLM
-    from ..training.models import load_weights, require_exact, saved_config
+    from ..store.build import load_weights, require_exact, saved_config
 
     kind = saved_config(source).model_type
     if kind == "crate_text":
@@ -189,7 +189,7 @@ def _save(tensors: dict[str, Any], path: Path, suffix: str) -> None:
 
 def _fields(overrides: list[str]) -> dict[str, Any]:
     """`field=value` words, values in YAML."""
-    from ..training.strict_yaml import parse_value
+    from ..recipe.strict_yaml import parse_value
 
     words = (word.partition("=") for word in overrides)
     return {name: parse_value(value, name) for name, _, value in words}

@@ -43,15 +43,15 @@ def one_thread() -> Iterator[None]:
 def run(arguments: argparse.Namespace) -> int:
     """Train both, report, print the table."""
     start = time.perf_counter()
-    from ..training.recipe import load_recipe
+    from ..recipe.load import load_recipe
 
     output = Path(arguments.output)
     check_output(output)
     check_results(output, ("report.html", "layers.csv", "layers.json", "figures"), "report.html")
     recipes = [load_recipe(name, arguments.overrides) for name in RECIPES]
     prepare_libraries(arguments.debug)
-    from ..training.report import report_runs
-    from ..training.saved import open_saved
+    from ..reports.runs import report_runs
+    from ..store.saved import open_saved
     from ..training.train import train
 
     runs = []

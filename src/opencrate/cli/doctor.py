@@ -45,8 +45,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check, print, and say by the exit code."""
     prepare_libraries(arguments.debug)
-    from ..analysis.doctor import diagnose
-    from .doctor_inputs import open_case
+    from ..analysis.doctor.diagnose import diagnose
+    from ..analysis.doctor.inputs import open_case
 
     case = open_case(arguments)
     name = str(arguments.model)
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(found: Any) -> None:
-    from ..analysis.doctor import FAIL, FINDING, NOT_CHECKED, OK, WARN
+    from ..analysis.doctor.diagnose import FAIL, FINDING, NOT_CHECKED, OK, WARN
 
     print_table(("check", "verdict", "evidence"), [(one.check, one.verdict, one.evidence) for one in found.findings])
     for one in found.findings:

@@ -23,7 +23,15 @@ import argparse
 import json
 
 from . import language
-from .common import Parser, add_model_and_images, add_split, batch_size, positive_int, prepare_libraries, print_table
+from .common import (
+    Parser,
+    add_model_and_images,
+    add_split,
+    batch_size,
+    positive_int,
+    prepare_libraries,
+    print_table,
+)
 
 HELP = "accuracy and loss on labelled images, or loss on text"
 
@@ -52,8 +60,9 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
     prepare_libraries(arguments.debug)
-    from ..training.kinds import require_kind
-    from ..training.saved import open_saved
+    from ..evaluation.classifier import evaluate_classifier
+    from ..store.kinds import require_kind
+    from ..store.saved import open_saved
 
     kind = require_kind(arguments.model, ["classifier", "causal", "masked"])
     if kind != "classifier":
@@ -65,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.class_names is not None:
         saved.name_classes(arguments.class_names, arguments.data)
     images = saved.images(arguments.data, arguments.split, arguments.skip_bad)
-    found = saved.evaluate(saved.batches(images, arguments.batch_size or 256))
+    found = evaluate_classifier(saved.model, saved.batches(images, arguments.batch_size or 256))
     if arguments.format == "json":
         print(json.dumps({"model": arguments.model, "parameters": saved.num_parameters, **found.to_dict()}))
         return 0

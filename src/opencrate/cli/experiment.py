@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.name not in NAMES:
         raise ValueError(f"unknown experiment '{arguments.name}'; {suggest(arguments.name, NAMES)}")
     _check_options(arguments)
-    from ..experiments import autoencoder, compress, denoise, reconstruct, results, sparsify
+    from ..studies.experiments import autoencoder, compress, denoise, reconstruct, sparsify
+    from ..studies.experiments import base as results
 
     known = {"compress": compress, "sparsify": sparsify, "reconstruct": reconstruct, "denoise": denoise}
     module: Any = autoencoder if arguments.model else known[arguments.name]
@@ -92,11 +93,11 @@ def _of_models(arguments: argparse.Namespace, settings: Any) -> Any:
     prepare_libraries(arguments.debug)
     from dataclasses import replace
 
-    from ..analysis.autoencoding import require_layered
-    from ..analysis.reconstruction import load_autoencoder
-    from ..analysis.whitebox import name_of
-    from ..experiments import autoencoder
-    from ..training.unlabelled import Inputs, image_batches
+    from ..analysis.autoencoder import require_layered
+    from ..evaluation.reconstruction import load_autoencoder
+    from ..store.load import name_of
+    from ..store.unlabelled import Inputs, image_batches
+    from ..studies.experiments import autoencoder
 
     models = {}
     for source in arguments.model:

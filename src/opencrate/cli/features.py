@@ -60,10 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(folder, [*sources, arguments.text, arguments.tokenizer], within=arguments.model)
     check_results(folder, ("features.html", "features.json"), "features.html")
     prepare_libraries(arguments.debug)
-    from ..analysis.features import find_features
-    from ..analysis.features_report import describe, write_features
-    from ..analysis.language import open_language_model
-    from ..training.kinds import require_kind
+    from ..analysis.features.find import find_features
+    from ..evaluation.language import open_language_model
+    from ..reports.features import describe, write_features
+    from ..store.kinds import require_kind
 
     for source in sources:
         require_kind(source, ["causal", "masked"])
@@ -110,10 +110,10 @@ def _steered(model: Any, report: Any, documents: Any, arguments: argparse.Namesp
     """The features asked for, else in each layer the first drawn one that fires, set to ten times its largest value."""
     import torch
 
-    from ..analysis.features import text_blocks
-    from ..analysis.generation import Sampling
-    from ..analysis.language import progress
-    from ..analysis.steering import steer
+    from ..analysis.features.find import text_blocks
+    from ..analysis.features.steer import steer
+    from ..evaluation.generation import Sampling
+    from ..evaluation.language import progress
 
     chosen = arguments.steer
     if chosen is None:

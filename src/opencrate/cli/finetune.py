@@ -43,8 +43,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train from the model's weights."""
-    from ..training.kinds import TEXTS, require_kind
-    from ..training.recipe import ENCODERS, load_recipe
+    from ..recipe.load import load_recipe
+    from ..recipe.schema import ENCODERS
+    from ..store.kinds import TEXTS, require_kind
 
     kind, task = _model_type(arguments.model), load_recipe(arguments.recipe).task
     prepare_libraries(arguments.debug)

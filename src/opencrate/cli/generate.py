@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_libraries(arguments.debug)
     from .._files import read_standard_input
     from .._pretrained import read_generation
-    from ..analysis.generation import Sampling, generate
-    from ..analysis.language import open_language_model
-    from ..training.kinds import require_kind
+    from ..evaluation.generation import Sampling, generate
+    from ..evaluation.language import open_language_model
+    from ..store.kinds import require_kind
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "num_beams", "seed", "crop")
     sampling = Sampling(**{name: getattr(arguments, name) for name in names})

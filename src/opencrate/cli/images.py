@@ -22,7 +22,7 @@ def named_files(inputs: list[str], skip_missing: bool) -> list[Path]:
     Raises:
         ValueError: a path that does not exist, a folder without images, or standard input that names nothing.
     """
-    from ..data.files import LeftOut, image_files
+    from ..data.images.files import LeftOut, image_files
 
     files: list[Path] = []
     for name in _names(inputs):

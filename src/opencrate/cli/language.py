@@ -26,7 +26,7 @@ def add_text(parser: Parser) -> None:
 def documents_of(arguments: argparse.Namespace) -> Any:
     """The text that --text names, or what the run held out; see `training.texts`."""
     from ..data.text.options import TextData
-    from ..training import texts
+    from ..store import texts
 
     named = arguments.text and TextData(arguments.text, arguments.text_column, arguments.document)
     return texts.documents_of(arguments.model, named)
@@ -34,7 +34,7 @@ def documents_of(arguments: argparse.Namespace) -> Any:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Score a language model on --text or --lambada, and print."""
-    from ..analysis import lambada, language
+    from ..evaluation import lambada, language
 
     if arguments.data is not None:
         raise ValueError("--data: names images; a language model is evaluated on --text or --lambada")
@@ -58,7 +58,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _score(opened: Any, arguments: argparse.Namespace) -> Any:
-    from ..analysis.language import score_masked, score_text
+    from ..evaluation.language import score_masked, score_text
 
     documents = documents_of(arguments)
     if opened.kind == "masked":

@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict and print."""
     files = named_files(arguments.inputs, arguments.skip_bad)
     prepare_libraries(arguments.debug)
-    from ..training.kinds import require_kind
-    from ..training.saved import open_saved
+    from ..store.kinds import require_kind
+    from ..store.saved import open_saved
 
     require_kind(arguments.model, ["classifier"])
     saved = open_saved(arguments.model)

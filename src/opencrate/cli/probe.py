@@ -17,7 +17,14 @@ import argparse
 import json
 from typing import Any
 
-from .common import Parser, add_model_and_images, batch_size, non_negative_int, prepare_libraries, print_table
+from .common import (
+    Parser,
+    add_model_and_images,
+    batch_size,
+    non_negative_int,
+    prepare_libraries,
+    print_table,
+)
 
 HELP = "linear or nearest-neighbour probe of a layer's tokens"
 
@@ -36,9 +43,9 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Probe and print."""
     prepare_libraries(arguments.debug)
-    from ..training.kinds import require_kind
-    from ..training.probe import features, last_layer, probe
-    from ..training.saved import open_saved
+    from ..evaluation.probe import features, last_layer, probe
+    from ..store.kinds import require_kind
+    from ..store.saved import open_saved
 
     require_kind(arguments.model, ["classifier", "autoencoder"])
     saved = open_saved(arguments.model, autoencoders=True)

@@ -24,8 +24,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
-    from ..training.recipe import load_recipe, recipe_keys, shipped_recipes, stated_parameters
-    from ..training.recipe_checks import READ_BY, recipe_value
+    from ..recipe.load import load_recipe, recipe_keys, shipped_recipes, stated_parameters
+    from ..recipe.schema import READ_BY, recipe_value
 
     if arguments.keys:
         rows = [(key, words, shown_value(default)) for key, words, default in recipe_keys()]

@@ -48,13 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Reconstruct, write, print the means."""
     files = named_files(arguments.inputs, arguments.skip_bad)
     prepare_libraries(arguments.debug)
-    from ..analysis.reconstruction import QUALITY, load_autoencoder
-    from ..analysis.reconstruction_files import ERRORS, MOMENTS_NOTE, NAME, mean_numbers, write_reconstruction
-    from ..analysis.whitebox import name_of
-    from ..data.tensors import ImageTransform
-    from ..experiments.results import check_free
-    from ..training.kinds import require_kind
-    from ..training.unlabelled import load_processor
+    from ..data.images.tensors import ImageTransform
+    from ..evaluation.reconstruction import QUALITY, load_autoencoder
+    from ..reports.reconstruction import ERRORS, MOMENTS_NOTE, NAME, mean_numbers, write_reconstruction
+    from ..store.kinds import require_kind
+    from ..store.load import name_of
+    from ..store.unlabelled import load_processor
+    from ..studies.experiments.base import check_free
 
     name = name_of(arguments.model)
     output = Path(arguments.output or f"reconstructions/{name}")
@@ -94,8 +94,8 @@ def _reconstruct_all(
     """Every readable image with its numbers, and the reasons for the others."""
     import torch
 
-    from ..analysis.reconstruction import grid_of, patch_noise, reconstruct
-    from ..analysis.reconstruction_files import images_of
+    from ..evaluation.reconstruction import grid_of, patch_noise, reconstruct
+    from ..reports.reconstruction import images_of
 
     images: list[Any] = []
     skipped: list[str] = []

@@ -51,11 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Train what the arguments name, with these overrides, and print the outcome."""
-    from ..training.recipe import load_recipe, recipe_yaml
+    from ..recipe.load import load_recipe, recipe_yaml
 
     recipe = load_recipe(arguments.recipe, overrides, smoke=arguments.smoke)
     prepare_libraries(arguments.debug)
-    from ..training.models import check_model
+    from ..store.build import check_model
     from ..training.train import train
 
     if arguments.print_config:
@@ -74,18 +74,18 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _write_report(recipe: Any, trained: Any, command: str) -> bool:
     """Of a classifier, a CRATE autoencoder (a ViTMAE has no white box), or a language model with held-out text."""
-    from ..training.texts import LANGUAGE_TASKS
+    from ..store.texts import LANGUAGE_TASKS
 
     directory, path = trained.directory, trained.directory / "report.html"
     held_out_text = recipe.task in LANGUAGE_TASKS and "loss" in trained.metrics
     if recipe.task == "image-classification":
-        from ..training.report import report_runs
-        from ..training.saved import open_saved
+        from ..reports.runs import report_runs
+        from ..store.saved import open_saved
 
         report_runs([open_saved(directory)], path, command=command)
     elif recipe.model.type == "crate_mae" or held_out_text:
-        from ..training.report import report_models
-        from ..training.unlabelled import open_plain
+        from ..reports.runs import report_models
+        from ..store.unlabelled import open_plain
 
         report_models([open_plain(str(directory))], path, command=command)
     else:

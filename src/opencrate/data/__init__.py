@@ -1,1 +1,1 @@
-"""Image data: from a name or a path to labelled `datasets.Dataset` splits and model-ready tensors."""
+"""From a path to labelled images or blocks of tokens."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from ..training.recipe import AugmentationRecipe
+from .options import Augmentation
 
 _BATCH_STREAM, _SAMPLE_STREAM, _EPOCH_STREAM = 1, 2, 3  # first words of the keys: they never share numbers
 MASK_STREAM, FIXED_MASK_STREAM = 4, 5  # likewise: which patches are hidden, in training and where images are fixed
@@ -75,7 +75,7 @@ class DrawSampler(Sampler[Draw]):
     """
 
     def __init__(
-        self, length: int, seed: int, global_batch_size: int = 1, augmentation: AugmentationRecipe | None = None
+        self, length: int, seed: int, global_batch_size: int = 1, augmentation: Augmentation | None = None
     ) -> None:
         if global_batch_size < 1:
             raise ValueError(f"global_batch_size must be at least 1; got {global_batch_size}")

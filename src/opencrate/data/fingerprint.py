@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from .._files import read_bytes
-from .labelled import cells_of
+from .images.labelled import cells_of
 
 CONTENT_LIMIT = 2 << 30
 """Above this many bytes of image files, names and sizes are hashed instead of the content."""

@@ -1,1 +1,1 @@
-"""Recipes, training runs and what they leave on disk."""
+"""Training: one trainer, its tasks, optimizers and callbacks."""

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from transformers import TrainerCallback
 
-from . import checkpoints
+from ..store import checkpoints
 from .processes import Processes
 
 

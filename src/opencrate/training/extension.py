@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from . import checkpoints, runs
-from .recipe import Recipe, TrainingRecipe
+from ..recipe.schema import Recipe, TrainingRecipe
+from ..store import checkpoints, runs
 
 _LENGTH = ("training.num_train_epochs", "training.max_steps")
 _KEPT = (runs.LOG, "tensorboard")

@@ -7,8 +7,8 @@ import re
 import torch
 from torch import nn
 
+from ..recipe.schema import TrainingRecipe
 from .muon import MuonAdamW
-from .recipe import TrainingRecipe
 
 UNDECAYED_NAMES = frozenset(
     {"cls_token", "mask_token", "distillation_token", "register_tokens", "position_embeddings", "pos_embed"}

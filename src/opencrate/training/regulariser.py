@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from ..blocks import MSSA
 from ..modeling_crate import CrateImageClassifierOutput
 from ..objective import coding_rate, subspace_coding_rate
-from .recipe import TrainingRecipe
+from ..recipe.schema import TrainingRecipe
 
 OUTPUTS = {"output_hidden_states": True, "output_compressed_states": True}
 """What the model's forward has to record."""

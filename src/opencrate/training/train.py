@@ -12,14 +12,15 @@ from typing import Any
 from safetensors.torch import save_model
 from transformers import TrainingArguments
 
-from . import runs
+from ..recipe.load import recipe_yaml
+from ..recipe.locations import located
+from ..recipe.schema import Recipe
+from ..store import runs
+from ..store.build import check_model
+from ..store.checkpoints import check_readable, disk_errors, newest, step_of
 from .allocator import keep_freed_memory
 from .callbacks import RunLog
-from .checkpoints import check_readable, disk_errors, newest, step_of
 from .extension import check_extendable, is_finished, take_up
-from .locations import located
-from .models import check_model
-from .recipe import Recipe, recipe_yaml
 from .tasks import Parts, task_of
 from .trainer import RecipeTrainer, training_arguments
 from .whitening import starts_whitened

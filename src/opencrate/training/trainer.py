@@ -21,17 +21,18 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .._files import read_json, shown
 from .._pretrained import read_model
-from ..analysis.inputs import evaluating
 from ..data.draws import DrawSampler
-from ..data.tensors import in_batches
+from ..data.images.tensors import in_batches
+from ..evaluation.inputs import evaluating
 from ..modeling_crate import CratePreTrainedModel
-from . import checkpoints, regulariser
+from ..recipe.schema import Recipe, TrainingRecipe
+from ..store import checkpoints
+from . import regulariser
 from .callbacks import FiniteWatch, ProgressBar, RunLog, StopSignals
 from .ema import WeightAverage
 from .losses import penalty
 from .optimizers import build_optimizer
 from .processes import Processes, SharedBatches, share_of
-from .recipe import Recipe, TrainingRecipe
 from .tasks import Parts, task_of
 from .tasks.base import add_up
 from .trainer_members import OpenTrainer

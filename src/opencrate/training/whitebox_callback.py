@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
-from ..analysis.inputs import num_inputs_of, read_batches
-from ..analysis.rates import layer_measures
-from ..data.labelled import cells_of
-from ..data.sources import ImageSplits
-from ..data.tensors import ImageTransform
+from ..analysis.layers.result import layer_measures
+from ..data.images.labelled import cells_of
+from ..data.images.sources import ImageSplits
+from ..data.images.tensors import ImageTransform
 from ..data.text.load import TextSplits
+from ..evaluation.inputs import num_inputs_of, read_batches
+from ..recipe.schema import TrainingRecipe
 from .callbacks import RunLog
 from .ema import WeightAverage
-from .recipe import TrainingRecipe
 
 EPS = 0.5
 """ε of the coding rates."""

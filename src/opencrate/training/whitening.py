@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import unfold
 from transformers import PreTrainedModel
 
-from .recipe import ModelRecipe
+from ..recipe.schema import ModelRecipe
 
 NUM_IMAGES = 2000
 """Training images that a recipe's whitening is measured on, evenly spaced."""

@@ -19,13 +19,7 @@ from .documents import Documents, digest, held_out_by_position
 from .masking import Masking
 from .options import TRAINED, TextData, check_text_data
 from .sources import read_parts
-from .tokenizers import (
-    Objective,
-    check_objective,
-    frame_of,
-    load_tokenizer,
-    train_tokenizer,
-)
+from .tokenizers import Objective, check_objective, frame_of, load_tokenizer, train_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from ..._files import path_problem, read_bytes, require_file, shown
 from ..._pretrained import HUB_PREFIX
-from ..files import LeftOut, visible_files, what_it_is
 from ..fingerprint import CONTENT_LIMIT
+from ..images.files import LeftOut, visible_files, what_it_is
 from ..parts import files_by_part, is_part
 from .documents import Documents, TextParts, digest
 from .options import TextData

@@ -17,8 +17,8 @@ from huggingface_hub import HfApi
 
 from ..._files import parse_json, read_limited, require_file, shown
 from ..._pretrained import HUB_PREFIX, reason
+from ..images.tables import check_readable, no_progress_bars
 from ..parts import splits_by_part
-from ..tables import check_readable, no_progress_bars
 from .documents import Documents, TextParts, digest
 from .options import TextData
 

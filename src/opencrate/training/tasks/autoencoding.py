@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ...analysis.inputs import evaluating, place
-from ...analysis.masked_evaluation import evaluate_autoencoder
 from ...configuration_crate import pair
-from ...data.labelled import cells_of
-from ...data.masks import MaskedImages, MaskedTrainingImages
-from ...data.sources import load_images
-from ...data.tensors import ImageTransform, in_batches, to_tensors
-from ...data.training_images import TrainingImages
-from ..initialisation import start_model
+from ...data.images.labelled import cells_of
+from ...data.images.masks import MaskedImages, MaskedTrainingImages
+from ...data.images.sources import load_images
+from ...data.images.tensors import ImageTransform, in_batches, to_tensors
+from ...data.images.training import TrainingImages
+from ...evaluation.inputs import evaluating, place
+from ...evaluation.masked import evaluate_autoencoder
+from ...recipe.schema import ENCODERS, Recipe
+from ...store.build import build_config, build_processor
+from ...store.saved import log_skipped
+from ...store.start import start_model
 from ..losses import penalty
-from ..models import build_config, build_processor
-from ..recipe import ENCODERS, Recipe
-from ..saved import log_skipped
 from ..whitebox_callback import measured_images
 from ..whitening import NUM_IMAGES, starts_whitened, whiten_patches
 from .base import Parts, Task, add_up

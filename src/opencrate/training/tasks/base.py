@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from ..initialisation import Initialisation
-from ..recipe import Recipe
+from ...recipe.schema import Recipe
+from ...store.start import Initialisation
 from ..whitebox_callback import MeasuredInputs
 
 

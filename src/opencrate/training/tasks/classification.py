@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from ...analysis.evaluation import Evaluation, evaluate_classifier
 from ...configuration_crate import pair
 from ...data.fingerprint import fingerprint
-from ...data.labelled import cells_of
-from ...data.sources import ImageSplits, load_images
-from ...data.tensors import ImageTransform, in_batches, to_tensors
-from ...data.training_images import TrainingImages
-from ..initialisation import start_model
+from ...data.images.labelled import cells_of
+from ...data.images.sources import ImageSplits, load_images
+from ...data.images.tensors import ImageTransform, in_batches, to_tensors
+from ...data.images.training import TrainingImages
+from ...evaluation.classifier import Evaluation, evaluate_classifier
+from ...recipe.schema import Recipe
+from ...store.build import build_config, build_processor
+from ...store.saved import log_skipped
+from ...store.start import start_model
 from ..losses import cross_entropy_sum
-from ..models import build_config, build_processor
-from ..recipe import Recipe
 from ..regulariser import check_regulariser
-from ..saved import log_skipped
 from ..whitebox_callback import measured_images
 from ..whitening import NUM_IMAGES, starts_whitened, whiten_patches
 from .base import Parts, Task

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from ...analysis.inputs import evaluating
-from ...data.tensors import in_batches
+from ...data.images.tensors import in_batches
 from ...data.text.load import Objective, load_text
 from ...data.text.masking import IGNORED
-from ..initialisation import start_model
+from ...evaluation.inputs import evaluating
+from ...recipe.schema import Recipe
+from ...store.build import build_text_config
+from ...store.start import start_model
 from ..losses import cross_entropy_sum
-from ..models import build_text_config
-from ..recipe import Recipe
 from ..whitebox_callback import measured_texts
 from .base import Parts, Task, add_up
 

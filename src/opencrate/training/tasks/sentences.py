@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...analysis.glue import glue_metrics
-from ...analysis.inputs import evaluating
-from ...data.tensors import in_batches
+from ...data.images.tensors import in_batches
 from ...data.text.glue import GlueDataset, load_glue, read_glue, trimmed
 from ...data.text.options import TRAINED
 from ...data.text.tokenizers import load_tokenizer, train_tokenizer
-from ..initialisation import start_model
+from ...evaluation.glue import glue_metrics
+from ...evaluation.inputs import evaluating
+from ...recipe.schema import Recipe
+from ...store.build import build_text_config
+from ...store.start import start_model
 from ..losses import cross_entropy_sum
-from ..models import build_text_config
-from ..recipe import Recipe
 from .base import Parts, Task
 
 

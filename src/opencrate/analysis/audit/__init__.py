@@ -1,0 +1,1 @@
+"""Do a model's tokens lie near low-dimensional, incoherent subspaces?"""

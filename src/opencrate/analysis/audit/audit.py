@@ -1,0 +1,298 @@
+"""Subspace audit: how far real tokens fit the signal model that CRATE's layers are derived from.
+
+The derivation takes tokens as samples of a mixture of K low-dimensional Gaussians on incoherent subspaces U_k
+[2306.01129, Sec. 2.2 and Approximation 4]. Per layer, this measures the geometry of the learned U and D, where the
+tokens lie relative to the subspaces, and how likely held-out tokens are under such mixtures, against models that
+assume no subspaces and tokens that have none. Images are split: even-numbered ones are fitted, odd ones held out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...blocks import ISTA
+from ...evaluation.inputs import Batch
+from ...stats.intervals import Interval, bootstrap_mean
+from ..maths.geometry import DictionaryGeometry, SubspaceGeometry, dictionary_geometry, subspace_geometry
+from .fits import FITS, Fit, Sample, fit_all, random_bases, random_measures, shuffled
+from .tokens import TOKEN_KINDS, LayerTokens, TokenKind, collect
+
+CONDITIONS = {
+    "trained": "the model's tokens",
+    "shuffled": "each coordinate permuted over the tokens",
+    "untrained": "tokens of the untrained model",
+}
+TOKEN_MEASURES = {
+    "outside_nearest": ("energy outside the nearest subspace", "fraction of ‖z‖²"),
+    "outside_nearest_random": ("energy outside the nearest of as many random subspaces", "fraction of ‖z‖²"),
+    "outside_joint": ("energy outside the joint span of all subspaces", "fraction of ‖z‖²"),
+    "membership_entropy": ("entropy of ‖U_k^T z‖² over k, divided by log K", "fraction"),
+    "membership_entropy_random": ("the same for random subspaces", "fraction"),
+    "mean_cosine": ("mean cosine between tokens of an image", "cosine"),
+    "uniformity": ("log of the mean of exp(−2 |z_i − z_j|²), unit-norm tokens of an image", "nats"),
+    "effective_rank": ("effective rank of an image's tokens", "dimensions"),
+}
+OUTSIDE = ("outside_nearest", "outside_nearest_random")
+"""The token measures that set the model's subspaces beside random ones."""
+
+
+@dataclass(frozen=True)
+class LayerAudit:
+    """One layer.
+
+    Attributes:
+        layer: from 1.
+        subspaces: the geometry of U.
+        dictionary: the geometry of D; `None` for a model without one.
+        tokens: values by key of `TOKEN_MEASURES`, one per image, or of random subspaces one per draw.
+        fits: by key of `CONDITIONS`, then of `FITS`.
+        dimensions: in which the fitted tokens vary, by key of `CONDITIONS`; densities live there.
+    """
+
+    layer: int
+    subspaces: SubspaceGeometry
+    dictionary: DictionaryGeometry | None
+    tokens: Mapping[str, Tensor]
+    fits: Mapping[str, Mapping[str, Fit]]
+    dimensions: Mapping[str, int]
+
+    def gain(self, model: str, against: str = "gaussian", condition: str = "trained") -> Interval:
+        """Held-out log-likelihood of one fit above another's, nats per token, with its interval over images."""
+        fits = self.fits[condition]
+        return bootstrap_mean(fits[model].held_out - fits[against].held_out)
+
+    def token(self, measure: str) -> Interval:
+        """Mean of a token measure over images (of random subspaces over draws)."""
+        return bootstrap_mean(self.tokens[measure])
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """The audit of one model on one data set.
+
+    Attributes:
+        layers: the audited layers.
+        name: of the model, for readers.
+        data: of the images, for readers.
+        subspace_kind: what the subspaces are ("learned U", "value projections per head", ...).
+        token_words: what tokens were audited.
+        num_images: fitted and held out together; texts where `inputs` says so.
+        fit_tokens, held_out_tokens: in the mixture fits, per layer.
+        seed: of token choice, shuffling, random subspaces and starts.
+        inputs: "images" or "texts".
+    """
+
+    layers: tuple[LayerAudit, ...]
+    name: str
+    data: str
+    subspace_kind: str
+    token_words: str
+    num_images: int
+    fit_tokens: int
+    held_out_tokens: int
+    seed: int = 0
+    inputs: str = "images"
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict per layer and quantity; `low` and `high` bound the 95 % interval where there is one."""
+        return [row for layer in self.layers for row in self._layer_rows(layer)]
+
+    def to_frame(self) -> Any:
+        """The rows as a `pandas.DataFrame`."""
+        import pandas
+
+        return pandas.DataFrame(self.to_rows())
+
+    def summary(self) -> tuple[str, ...]:
+        """What was found, in words computed from the numbers."""
+        from ...reports.audit_findings import describe
+
+        return describe(self)
+
+    def save(self, directory: Any, **options: Any) -> Any:
+        """Write audit.csv, audit.json, figures and audit.html; see `audit_report.save_audit`."""
+        from ...reports.audit import save_audit
+
+        return save_audit([self], directory, **options)
+
+    def _layer_rows(self, layer: LayerAudit) -> Iterator[dict[str, Any]]:
+        def row(group: str, measure: str, quantity: str, unit: str, value: float, found: Interval | None = None):
+            low, high = (found.low, found.high) if found else (None, None)
+            values = {"value": value, "low": low, "high": high}
+            finite = {key: None if v is None or math.isnan(v) else float(v) for key, v in values.items()}
+            words = {"layer": layer.layer, "group": group, "measure": measure, "quantity": quantity}
+            about = {"subspaces": self.subspace_kind, "tokens": self.token_words if group != "geometry" else None}
+            return {**words, **finite, "unit": unit, **about}
+
+        for measure, (quantity, unit, value) in geometry_values(layer).items():
+            yield row("geometry", measure, quantity, unit, value)
+        for measure in TOKEN_MEASURES:
+            found = layer.token(measure)
+            yield row("tokens", measure, *TOKEN_MEASURES[measure], found.mean, found)
+        for condition, fits in layer.fits.items():
+            on = CONDITIONS[condition]
+            for name, fit in fits.items():
+                key, words = f"{condition}.{name}", f"{FITS[name]}, on {on}"
+                found = fit.log_likelihood
+                held_out = f"held-out log-likelihood: {words}"
+                yield row("mixture", f"log_likelihood.{key}", held_out, "nats per token", found.mean, found)
+                yield row("mixture", f"bic.{key}", f"BIC: {words}", "nats", fit.bic)
+                yield row("mixture", f"parameters.{key}", f"parameters: {words}", "count", fit.num_parameters)
+                if name not in ("gaussian", "isotropic"):
+                    gain = layer.gain(name, condition=condition)
+                    above = f"held-out gain over one full Gaussian: {words}"
+                    yield row("mixture", f"gain.{key}", above, "nats per token", gain.mean, gain)
+            yield row("mixture", f"dimensions.{condition}", f"dimensions: {on}", "count", layer.dimensions[condition])
+
+
+def geometry_values(layer: LayerAudit) -> dict[str, tuple[str, str, float]]:
+    """(quantity, unit, value) of U's and D's geometry, one number each."""
+    U, D = layer.subspaces, layer.dictionary
+    p = float(U.ranks.max())
+    degrees, pairs = "degrees", U.pairs
+    several = len(U.ranks) > 1
+    nan = math.nan
+    values = {
+        "smallest_rank": ("smallest rank of a U_k", "count", float(U.ranks.min())),
+        "smallest_effective_rank": ("smallest effective rank of a U_k", "dimensions", float(U.effective_ranks.min())),
+        "joint_rank": ("rank of [U_1 … U_K]", "count", float(U.joint_rank)),
+        "orthonormality": ("mean over k of ‖U_k^T U_k / c − I‖ / ‖I‖", "ratio", float(U.orthonormality.mean())),
+        "smallest_angle": ("smallest principal angle of two subspaces", degrees, _least(pairs(U.smallest_angles))),
+        "mean_angle": (
+            "mean principal angle over all pairs",
+            degrees,
+            float(pairs(U.mean_angles).mean()) if several else nan,
+        ),
+        "mean_overlap": (
+            "mean overlap over all pairs (squared cosine)",
+            "fraction",
+            float(pairs(U.overlaps).mean()) if several else nan,
+        ),
+        "largest_overlap": ("largest overlap of two subspaces", "fraction", -_least(-pairs(U.overlaps))),
+        "random_overlap": ("overlap expected of random subspaces, p/d", "fraction", p / U.width if several else nan),
+        "coherence": ("largest |cosine| between columns of two bases", "cosine", U.coherence),
+    }
+    if D is None:
+        return values
+    gram = "‖D D^T / c − I‖ / ‖I‖" if D.overcomplete else "‖D^T D − I‖ / ‖I‖"
+    return values | {
+        "dictionary_gram_error": (gram, "ratio", D.gram_error),
+        "dictionary_scaled_gram_error": ("the same against c I, any scale c", "ratio", D.scaled_gram_error),
+        "dictionary_coherence": ("largest |cosine| between two atoms", "cosine", D.coherence),
+        "dictionary_condition": ("condition number of D", "ratio", D.condition),
+        "dictionary_step": ("η ‖D‖², stable below 2", "ratio", D.step),
+    }
+
+
+def audit(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    num_images: int = 256,
+    layers: Sequence[int] | None = None,
+    tokens: TokenKind = "normalised",
+    num_tokens: int = 4096,
+    untrained: nn.Module | None = None,
+    name: str = "",
+    data: str = "",
+    random_draws: int = 9,
+    iterations: int = 30,
+    seed: int = 0,
+) -> AuditReport:
+    """Audit the subspaces of a model on images, one batch at a time.
+
+    Args:
+        model: any model that `states.record` takes.
+        batches: a list or DataLoader (read once per model) of what the model takes.
+        num_images: use this many, at least 4; half of them are held out.
+        layers: numbers from 1; all where not given.
+        tokens: "normalised" is LN(Z^ℓ), what U^T is applied to; "raw" is Z^ℓ. A model without a LayerNorm in
+            front of its subspaces has its tokens taken as they are.
+        num_tokens: tokens in a fit, about (the same number from every image, chosen at random); as many held out.
+        untrained: the same architecture before training, as a control; left out where not given.
+        name, data: of model and images, for readers.
+        random_draws: how many sets of random subspaces stand for chance, at least 2.
+        iterations: of EM, at most.
+        seed: of everything random.
+
+    Raises:
+        ValueError: a layer that does not exist; an unknown token kind; fewer images than asked for, or so few tokens
+            that a covariance is not determined; a state that is not finite (names its layer); `batches` can be read
+            only once where it must be read twice.
+    """
+    _check_choice(tokens, num_images, num_tokens, random_draws)
+    if untrained is not None and iter(batches) is batches:
+        raise ValueError("batches: can be read only once (a generator); pass a list or a DataLoader")
+    options = {"num_images": num_images, "layers": layers, "kind": tokens, "num_tokens": num_tokens, "seed": seed}
+    found = collect(model, batches, **options)
+    control = collect(untrained, batches, **options) if untrained is not None else None
+    dictionaries = [module for module in model.modules() if isinstance(module, ISTA)]
+    audits = []
+    for number, layer in found.layers.items():
+        conditions = {"trained": layer.sample, "shuffled": shuffled(layer.sample, seed + number)}
+        if control is not None:
+            conditions["untrained"] = control.layers[number].sample
+        draws = [random_bases(layer.sample.subspaces, seed + 1000 * draw + number) for draw in range(random_draws)]
+        dictionary = dictionaries[number - 1] if len(dictionaries) >= number else None
+        audits.append(_audit_layer(number, layer, dictionary, conditions, draws, iterations, seed))
+    first = next(iter(found.layers.values())).sample
+    return AuditReport(
+        layers=tuple(audits),
+        name=name or type(model).__name__,
+        data=data,
+        subspace_kind=found.subspace_kind,
+        token_words=found.token_words,
+        num_images=num_images,
+        fit_tokens=int((first.images % 2 == 0).sum()),
+        held_out_tokens=int((first.images % 2 == 1).sum()),
+        seed=seed,
+        inputs="texts" if getattr(model, "main_input_name", "") == "input_ids" else "images",
+    )
+
+
+def _audit_layer(
+    number: int,
+    layer: LayerTokens,
+    dictionary: ISTA | None,
+    conditions: Mapping[str, Sample],
+    draws: Sequence[Tensor],
+    iterations: int,
+    seed: int,
+) -> LayerAudit:
+    """One layer's geometry, token measures, and fits to the tokens of every condition; random subspaces `draws`."""
+    fits, dimensions = {}, {}
+    for condition, sample in conditions.items():
+        random = draws if condition == "trained" else []
+        fits[condition], dimensions[condition] = fit_all(sample, random, iterations, seed)
+    return LayerAudit(
+        layer=number,
+        subspaces=subspace_geometry(layer.sample.subspaces),
+        dictionary=None if dictionary is None else _dictionary(dictionary),
+        tokens=layer.measures | random_measures(layer.sample.tokens, draws),
+        fits=fits,
+        dimensions=dimensions,
+    )
+
+
+def _check_choice(tokens: str, num_images: int, num_tokens: int, random_draws: int) -> None:
+    if tokens not in TOKEN_KINDS:
+        raise ValueError(f"tokens={tokens!r}: must be one of {', '.join(TOKEN_KINDS)}")
+    if num_images < 4:
+        raise ValueError(f"num_images={num_images}: must be at least 4, half of them to fit and half held out")
+    if num_tokens < 2:
+        raise ValueError(f"num_tokens={num_tokens}: must be at least 2")
+    if random_draws < 2:
+        raise ValueError(f"random_draws={random_draws}: must be at least 2")
+
+
+def _dictionary(module: ISTA) -> DictionaryGeometry:
+    return dictionary_geometry(module.effective_dictionary(), module.config.ista_step_size)
+
+
+def _least(values: Tensor) -> float:
+    return float(values.min()) if len(values) else math.nan

@@ -1,0 +1,1 @@
+"""Failure signatures of a run or a model."""

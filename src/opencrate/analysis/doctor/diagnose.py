@@ -1,0 +1,170 @@
+"""Signs of a failed training, or of damage after it, as checks: what was measured, from where on it speaks, what to do.
+
+The signs and their thresholds are in `doctor_signatures`. What is measured is in `doctor_weights`, `doctor_vitals`
+(layers) and `doctor_outputs`; how each is judged in `doctor_checks` and `doctor_output_checks`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...blocks import ISTA, MSSA
+from ...evaluation.inputs import Batch
+from ..maths.geometry import DictionaryGeometry, dictionary_geometry, subspace_geometry
+from .checks import STATE_CHECKS, Finding, Patient, check_finite, skip
+from .output_checks import OUTPUT_CHECKS
+from .outputs import measure_outputs, measure_score, take
+from .signatures import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, Check
+from .vitals import (
+    accuracy_of,
+    labels_of,
+    logits_of,
+    measure_vitals,
+    modules_of,
+    relative_gradients,
+)
+
+__all__ = ["CHECKS", "FAIL", "FINDING", "NOT_CHECKED", "OK", "WARN", "Check", "Diagnosis", "Finding", "diagnose"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings for one model, in the order of `CHECKS`."""
+
+    model: str
+    findings: tuple[Finding, ...]
+
+    def count(self, verdict: str) -> int:
+        """How many checks came to this verdict."""
+        return sum(finding.verdict == verdict for finding in self.findings)
+
+    def healthy(self, strict: bool = False) -> bool:
+        """No check failed; with `strict` none warned either. Findings, and checks not made, do not count."""
+        return not self.count(FAIL) and not (strict and self.count(WARN))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; what is infinite or NaN becomes a word."""
+        rows = [
+            {**asdict(CHECKS[finding.check]), **asdict(finding), "advice": finding.advice or None}
+            for finding in self.findings
+        ]
+        return {"model": self.model, "healthy": self.healthy(), "findings": [_plain(row) for row in rows]}
+
+
+def diagnose(
+    model: nn.Module,
+    batches: Iterable[Batch] | None = None,
+    *,
+    train_batches: Iterable[Batch] | None = None,
+    scored: Iterable[Batch] | None = None,
+    stored: Mapping[str, float] | None = None,
+    log: Sequence[Mapping[str, Any]] | None = None,
+    num_images: int | None = None,
+    name: str = "",
+    missing: Mapping[str, str] | None = None,
+) -> Diagnosis:
+    """Check a model for the signs of a failed training, or of damage after it.
+
+    Args:
+        model: any transformer, with or without a head; a type that `states.record` does not take is checked by its
+            weights and outputs alone, and what needs a learned U or D only on a CRATE.
+        batches: held-out images, perhaps with `labels`, or texts (`input_ids`, of a language model with `labels`), a
+            list or DataLoader; without them only weights are checked.
+        train_batches: training images with `labels`, for the generalisation gap.
+        scored: what `stored` was measured on; `batches` where not given.
+        stored: "loss" (nats, or squared error of an autoencoder) and perhaps "accuracy", as written down after the
+            training.
+        log: of the training, one mapping per entry with `loss`.
+        num_images: use at most this many of `batches` and of `train_batches`; `None` uses all.
+        name: of the model, for readers.
+        missing: why "images", "texts", "labels", "training images", "stored score" or "log" are not given, for the
+            evidence.
+
+    Raises:
+        ValueError: no inputs in a given `batches`.
+    """
+    reasons = dict(missing or {})
+    patient = Patient(model=model, is_crate=bool(modules_of(model, MSSA)), log=log, stored=stored, missing=reasons)
+    weights_finite = all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
+    if weights_finite:
+        patient = _with_geometry(patient)
+        if batches is not None:
+            kept, _ = take(batches, num_images)
+            patient = _with_states(patient, kept)
+            if not patient.broken:
+                patient = _with_outputs(patient, kept, train_batches, num_images)
+                patient = _with_score(patient, batches if scored is None else scored)
+    broken = not weights_finite or patient.broken
+    findings = [check_finite(patient, weights_finite)]
+    for check in list(CHECKS)[1:]:
+        readable = not broken or check == "loss-curve"
+        findings.append(_CHECKED[check](patient) if readable else skip(check, "weights or states are not finite"))
+    return Diagnosis(name or type(model).__name__, tuple(findings))
+
+
+_CHECKED = STATE_CHECKS | OUTPUT_CHECKS
+
+_NUM_SCORED = 1024
+"""At most this many held-out images or texts are scored against what the run wrote down."""
+
+
+def _with_geometry(patient: Patient) -> Patient:
+    model = patient.model
+    return replace(
+        patient,
+        subspaces=tuple(subspace_geometry(module.bases()) for module in modules_of(model, MSSA)),
+        dictionaries=tuple(_dictionary(module) for module in modules_of(model, ISTA)),
+    )
+
+
+def _with_states(patient: Patient, batches: Sequence[dict[str, Tensor]]) -> Patient:
+    """What one pass and one backward pass show; a model of an unknown type keeps its states to itself."""
+    try:
+        vitals = measure_vitals(patient.model, batches)
+    except ValueError as error:
+        if patient.is_crate:
+            raise
+        return replace(patient, missing={**patient.missing, "states": f"{error}"})
+    gradients = None if vitals.broken is not None else relative_gradients(patient.model, batches[0])
+    return replace(patient, vitals=vitals, gradients=gradients)
+
+
+def _with_outputs(
+    patient: Patient,
+    batches: Sequence[dict[str, Tensor]],
+    train_batches: Iterable[Batch] | None,
+    num_images: int | None,
+) -> Patient:
+    training = None
+    if train_batches is not None:
+        kept, _ = take(train_batches, num_images)
+        training = accuracy_of(logits_of(patient.model, kept), labels_of(kept))
+    return replace(patient, outputs=measure_outputs(patient.model, batches), training_accuracy=training)
+
+
+def _with_score(patient: Patient, batches: Iterable[Batch]) -> Patient:
+    if patient.stored is None:
+        return patient
+    score, whole = measure_score(patient.model, batches, _NUM_SCORED)
+    return replace(patient, score=score, whole=whole)
+
+
+def _dictionary(module: nn.Module) -> DictionaryGeometry:
+    return dictionary_geometry(module.effective_dictionary(), module.config.ista_step_size)
+
+
+def _plain(value: Any) -> Any:
+    """The value with numbers that JSON lacks as words."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,1 @@
+"""What single features of a language model stand for."""

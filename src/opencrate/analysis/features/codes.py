@@ -1,0 +1,123 @@
+"""Where a model's code is made and read: the directions that features write, and features set by hand.
+
+A feature is one entry of a layer's code: of a CRATE what its ISTA step gives after the ReLU, of another model its MLP's
+hidden activation. What one unit of it adds to the layer's output is its column of the decoding dictionary (of another
+model of the MLP's second matrix); where the code is not decoded, the feature is a coordinate of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ...blocks import ISTA, MLP
+from ..record import hooks as foreign
+
+_NORMS = ("norm", "final_norm", "ln_f")
+
+
+def codes_kind(model: nn.Module) -> str:
+    """What the features of a model are, in words."""
+    return "sparse codes" if any(isinstance(module, ISTA) for module in model.modules()) else "MLP neurons"
+
+
+def code_modules(model: nn.Module) -> list[nn.Module]:
+    """Per layer the module that makes the code (ISTA), or of an MLP the linear map that reads it.
+
+    Raises:
+        ValueError: a model of an unknown type.
+    """
+    own = [
+        module if isinstance(module, ISTA) else module.down
+        for module in model.modules()
+        if isinstance(module, (ISTA, MLP))
+    ]
+    if own:
+        return own
+    hooks = foreign.hooks_of(model)
+    return [foreign.codes_reader(block, hooks) for block in foreign.blocks_of(model, hooks)]
+
+
+def directions(model: nn.Module, layer: int, features: Tensor | None = None) -> Tensor:
+    """What one unit of each feature adds to the layer's output, `(d, features)`.
+
+    Args:
+        layer: from 1.
+        features: their numbers; all by default.
+    """
+    module = code_modules(model)[layer - 1]
+    if isinstance(module, ISTA):
+        decode = module.config.dictionary_decode
+        if decode == "none":
+            D = torch.eye(module.dictionary.shape[1], device=module.dictionary.device)
+        else:
+            D = module.effective_dictionary() if decode == "tied" else module.decoder_dictionary
+    else:
+        D = foreign.affine_in_use(module)[0].mT
+    return (D if features is None else D[:, features]).detach()
+
+
+def promoted_logits(model: PreTrainedModel, written: Tensor) -> Tensor:
+    """What directions `(d, n)` do to the logits through the final norm and the unembedding alone: `(vocabulary, n)`.
+
+    The norm is linear but for its division by the token's standard deviation, which is left out: `W (g (v - mean v))`,
+    g the norm's weights. Later layers are passed over, so that this is exact for the last layer only, up to that
+    factor.
+
+    Raises:
+        ValueError: a model without an unembedding.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"{type(model).__name__}: has no unembedding")
+    base = model.base_model
+    norm = next((module for name in _NORMS if (module := getattr(base, name, None)) is not None), None)
+    if isinstance(norm, nn.LayerNorm):
+        written = written - written.mean(0)
+    if norm is not None:
+        written = norm.weight.detach()[:, None] * written
+    return foreign.affine_in_use(head)[0].mT @ written
+
+
+@contextmanager
+def feature_set_to(model: nn.Module, layer: int, feature: int, value: float) -> Iterator[None]:
+    """While inside, one feature of a layer has this value at every token.
+
+    Args:
+        layer: from 1.
+        feature: its number, from 0.
+        value: of the code.
+
+    Raises:
+        ValueError: a layer or feature that the model does not have.
+    """
+    modules = code_modules(model)
+    if not 1 <= layer <= len(modules):
+        raise ValueError(f"layer={layer}: the model has layers 1 to {len(modules)}")
+    module, every = modules[layer - 1], directions(model, layer)
+    if not 0 <= feature < every.shape[1]:
+        raise ValueError(f"feature={feature}: layer {layer} has features 0 to {every.shape[1] - 1}")
+    direction = every[:, feature]
+
+    def change_output(_, arguments: tuple, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        out, code = output
+        out = out + (value - code[..., feature : feature + 1]) * direction
+        changed = code.clone()
+        changed[..., feature] = value
+        return out, changed
+
+    def change_input(_, arguments: tuple) -> tuple:
+        changed = arguments[0].clone()
+        changed[..., feature] = value
+        return (changed, *arguments[1:])
+
+    makes = isinstance(module, ISTA)
+    handle = module.register_forward_hook(change_output) if makes else module.register_forward_pre_hook(change_input)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,1 @@
+"""Rates, rate reduction and sparsity, layer by layer."""

@@ -1,0 +1,294 @@
+"""The states of a model, layer by layer, recorded from its own forward: nothing here computes a layer again.
+
+CRATE models say what their states are; other transformers are read by hooks (`foreign`). What the rates are taken
+against is named with every state (`subspace_kind`), because only CRATE learns subspaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+
+from ...blocks import MSSA, Attention
+from ...evaluation.inputs import Batch, evaluating, masking, num_inputs_of, place, read_batches
+from ...modeling_crate_mae import CrateMAEForPreTraining, CrateMAEPreTrainedModel
+from . import hooks as foreign
+from .hooks import BlockHooks
+
+LEARNED = "learned U"
+SUBSPACES = {
+    "values": "value projections per head",
+    "keys": "key projections per head",
+    "pca": "PCA of tokens",
+}
+"""What a model without U is measured against, by the word that asks for it."""
+
+MAX_BATCH = 32
+"""Larger batches are cut, so that the states of one batch stay a few hundred MB at ViT-B's size."""
+
+CRATE_HALF_STEP = "Z + MSSA(LN(Z))"
+
+
+@dataclass(frozen=True)
+class LayerStep:
+    """What goes in and out of one layer, for a batch of B inputs.
+
+    Attributes:
+        before: Z^ℓ `(B, N, d)`.
+        projected: U^ᵀ LN(Z^ℓ) `(B, K, N, p)`: what attention reads, times the subspaces.
+        subspaces: U^ℓ `(K, d, p)`, as they are (not made orthonormal); what they are says `LayerStates.subspace_kind`.
+        compressed: Z^{ℓ+½} `(B, N, d)`.
+        after: Z^{ℓ+1} `(B, N, d)`.
+        codes: the sparse code `(B, N, m)`: of a CRATE what its ISTA step gives (`after` itself for a complete
+            dictionary), of another model its MLP's hidden activation; `None` where that cannot be read.
+        mask: `(B, N)` bool, true for real tokens; `None` where all are.
+        layer: its number, from 1.
+    """
+
+    before: Tensor
+    projected: Tensor | None
+    subspaces: Tensor
+    compressed: Tensor
+    after: Tensor
+    codes: Tensor | None = None
+    mask: Tensor | None = None
+    layer: int = 1
+
+
+@dataclass(frozen=True)
+class LayerStates:
+    """The states of the recorded layers for one batch of B inputs; tokens are rows.
+
+    Attributes:
+        layers: one `LayerStep` per recorded layer, first to last.
+        subspace_kind: what `LayerStep.subspaces` are: "learned U" of a CRATE, else a value of `SUBSPACES`.
+        half_step: what Z^{ℓ+½} is, in symbols.
+        mask: `(B, N)` bool, true for real tokens; `None` where all are.
+        attentions: one tensor `(B, K, N, N)` per recorded layer, or `None` where they were not asked for.
+        logits: `(B, C)`, or `None` for a model without a classifier.
+    """
+
+    layers: tuple[LayerStep, ...]
+    subspace_kind: str = LEARNED
+    half_step: str = CRATE_HALF_STEP
+    mask: Tensor | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    logits: Tensor | None = None
+
+    @property
+    def num_images(self) -> int:
+        """B, the inputs in this batch."""
+        return self.layers[0].before.shape[0]
+
+    def steps(self) -> Iterator[LayerStep]:
+        """The layers one by one, first to last."""
+        return iter(self.layers)
+
+
+def record(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    num_images: int | None = None,
+    layers: Sequence[int] | None = None,
+    subspaces: str = "values",
+    hooks: BlockHooks | None = None,
+    attentions: bool = False,
+    batch_size: int = MAX_BATCH,
+) -> Iterator[LayerStates]:
+    """Run the model once per batch and yield its states; only one batch is held at a time.
+
+    The model runs in evaluation mode without gradients and gets its mode back before each yield. Of a CRATE autoencoder
+    the encoder is recorded, on whole images (nothing masked).
+
+    Args:
+        model: a CRATE model, or any transformer whose type is in `foreign.KNOWN_MODELS` or whose `hooks` are given;
+            with or without a head.
+        batches: pixel values `(B, C, H, W)`, token ids `(B, N)`, or mappings with `pixel_values` or `input_ids` (and
+            `attention_mask`).
+        num_images: use this many inputs; `None` uses all.
+        layers: layer numbers from 1; `None` records all.
+        subspaces: for a model without U, "values" or "keys" (per-head projections). "pca" takes, for every model, the
+            principal directions of Z^ℓ over all inputs in K groups of p, which needs a first pass over `batches`.
+        hooks: where the blocks of a model of an unknown type keep their states.
+        attentions: record the attention maps too (N x N numbers per head and layer); CRATE models only.
+        batch_size: larger batches are cut into pieces of this many inputs.
+
+    Raises:
+        ValueError: a model of an unknown type and no hooks; layers that the model does not have; an unknown kind of
+            subspaces; no inputs; fewer inputs than asked for.
+    """
+    if subspaces not in SUBSPACES:
+        raise ValueError(f"subspaces='{subspaces}': must be one of {', '.join(SUBSPACES)}")
+    model = unwrapped(model)
+    run = _recorder(model, layers, subspaces, hooks, attentions)
+    estimated = None
+    if subspaces == "pca":
+        if iter(batches) is batches:
+            raise ValueError("batches: can be read only once (a generator); subspaces='pca' needs a list or DataLoader")
+        estimated = _estimate(_run(model, run, batches, num_images, batch_size))
+    for states in _run(model, run, batches, num_images, batch_size):
+        yield states if estimated is None else _against(states, estimated)
+        del states  # so that the next batch does not stand beside it
+
+
+def describe_states(model: nn.Module, subspaces: str = "values", hooks: BlockHooks | None = None) -> tuple[str, str]:
+    """What `record` takes as subspaces and as Z^{ℓ+½} of this model: (`subspace_kind`, `half_step`).
+
+    A CRATE with ordinary attention, an ablation, has value projections in the place of U.
+    """
+    model = unwrapped(model)
+    if not _is_crate(model, hooks):
+        return SUBSPACES[subspaces], foreign.hooks_of(model, hooks).half_step
+    plain = any(isinstance(module, Attention) for module in model.modules())
+    kind = SUBSPACES["pca" if subspaces == "pca" else "values"] if plain or subspaces == "pca" else LEARNED
+    return kind, foreign.PRE_NORM if plain else CRATE_HALF_STEP
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside what DistributedDataParallel, torch.compile or peft put around it; adapters in it stay."""
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _is_crate(model: nn.Module, hooks: BlockHooks | None) -> bool:
+    return hooks is None and any(isinstance(module, MSSA) for module in model.modules())
+
+
+Recorder = Callable[[Mapping[str, Tensor]], LayerStates]
+
+
+def _recorder(
+    model: nn.Module, layers: Sequence[int] | None, subspaces: str, hooks: BlockHooks | None, attentions: bool
+) -> Recorder:
+    """How this kind of model is recorded, with everything that can be refused refused."""
+    if _is_crate(model, hooks):
+        encoder = model.crate if isinstance(model, CrateMAEForPreTraining) else model
+        chosen = _chosen(layers, sum(isinstance(module, MSSA) for module in encoder.modules()))
+        return lambda inputs: _crate_states(encoder, inputs, chosen, attentions)
+    if attentions:
+        raise ValueError(f"attentions=True: recorded for CRATE models only, not for {type(model).__name__}")
+    hooks = foreign.hooks_of(model, hooks)
+    blocks = foreign.blocks_of(model, hooks)
+    chosen = _chosen(layers, len(blocks))
+    which = "values" if subspaces == "pca" else subspaces
+    bases = {layer: foreign.projection_bases(model, blocks[layer - 1], hooks, which) for layer in chosen}
+    return lambda inputs: _foreign_states(model, inputs, blocks, bases, hooks, which)
+
+
+def _run(
+    model: nn.Module, run: Recorder, batches: Iterable[Batch], num_images: int | None, batch_size: int
+) -> Iterator[LayerStates]:
+    """The states of every batch."""
+    for fields in read_batches(batches, num_images, batch_size):
+        inputs = {name: place(value, model) for name, value in fields.items() if name != "labels"}
+        with evaluating(model):
+            states = run(inputs)
+        assert states.num_images == num_inputs_of(fields)
+        yield states
+        del states
+
+
+def _crate_states(
+    model: nn.Module, inputs: Mapping[str, Tensor], layers: Sequence[int], attentions: bool
+) -> LayerStates:
+    """What a CRATE model reports of itself."""
+    bases = [module.bases().detach() for module in model.modules() if isinstance(module, MSSA)]
+    run = model.base_model if hasattr(model, "lm_head") else model  # logits of every token are no one's answer here
+    with masking(model, 0.0) if isinstance(model, CrateMAEPreTrainedModel) else nullcontext():
+        outputs = run(
+            **inputs,
+            output_hidden_states=True,
+            output_compressed_states=True,
+            output_projected_states=True,
+            output_sparse_codes=True,
+            output_attentions=attentions,
+        )
+    mask = _mask(inputs)
+    kind, half_step = describe_states(model)
+    steps = tuple(
+        LayerStep(
+            before=outputs.hidden_states[layer - 1],
+            projected=outputs.projected_states[layer - 1],
+            subspaces=bases[layer - 1],
+            compressed=outputs.compressed_states[layer - 1],
+            after=outputs.hidden_states[layer],
+            codes=outputs.sparse_codes[layer - 1] if outputs.sparse_codes else None,
+            mask=mask,
+            layer=layer,
+        )
+        for layer in layers
+    )
+    maps = tuple(outputs.attentions[layer - 1] for layer in layers) if attentions else None
+    return LayerStates(steps, kind, half_step, mask, maps, getattr(outputs, "logits", None))
+
+
+def _foreign_states(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    blocks: Sequence[nn.Module],
+    bases: Mapping[int, Tensor],
+    hooks: BlockHooks,
+    which: str,
+) -> LayerStates:
+    """What hooks on the blocks of another transformer read."""
+    found = foreign.run_and_capture(model, inputs, [blocks[layer - 1] for layer in bases], hooks, which)
+    mask = _mask(inputs)
+    steps = tuple(
+        LayerStep(
+            before=states["before"],
+            projected=states["projected"],
+            subspaces=bases[layer],
+            compressed=states["compressed"],
+            after=states["after"],
+            codes=states.get("codes"),
+            mask=mask,
+            layer=layer,
+        )
+        for layer, states in zip(bases, found)
+    )
+    return LayerStates(steps, subspace_kind=SUBSPACES[which], half_step=hooks.half_step, mask=mask)
+
+
+def _mask(inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """True for real tokens; `None` where all are."""
+    if "input_ids" not in inputs or "attention_mask" not in inputs or inputs["attention_mask"].bool().all():
+        return None
+    return inputs["attention_mask"].bool()
+
+
+def _chosen(layers: Sequence[int] | None, total: int) -> tuple[int, ...]:
+    """The layers to record, in order."""
+    chosen = tuple(sorted(set(range(1, total + 1) if layers is None else layers)))
+    if not chosen:
+        raise ValueError(f"layers={layers}: empty; choose from 1 to {total}, or None for all")
+    wrong = [layer for layer in chosen if not 1 <= layer <= total]
+    if wrong:
+        raise ValueError(f"layers={list(layers)}: the model has layers 1 to {total}, not {wrong[0]}")
+    return chosen
+
+
+def _estimate(passes: Iterable[LayerStates]) -> dict[int, Tensor]:
+    """Principal directions of the tokens Z^ℓ of each layer over all batches."""
+    moments: dict[int, Tensor] = {}
+    shapes: dict[int, tuple[int, int]] = {}
+    for states in passes:
+        for step in states.steps():
+            tokens = (step.before if step.mask is None else step.before[step.mask]).flatten(0, -2).double()
+            moments[step.layer] = moments.get(step.layer, 0) + tokens.mT @ tokens
+            shapes[step.layer] = step.subspaces.shape[0], step.subspaces.shape[2]
+    return {layer: foreign.principal_bases(moment, *shapes[layer]) for layer, moment in moments.items()}
+
+
+def _against(states: LayerStates, bases: Mapping[int, Tensor]) -> LayerStates:
+    """The same states with other subspaces."""
+    steps = []
+    for step in states.steps():
+        U = bases[step.layer].to(step.before.dtype)
+        steps.append(replace(step, subspaces=U, projected=torch.einsum("bnd,kdp->bknp", step.before, U)))
+    return replace(states, layers=tuple(steps), subspace_kind=SUBSPACES["pca"])

@@ -1,0 +1,1 @@
+"""Which of the theory's predictions hold in a model."""

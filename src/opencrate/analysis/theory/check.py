@@ -1,0 +1,207 @@
+"""Theory against practice: what the two steps of every layer of a trained CRATE do to their own objectives.
+
+Compression claims to step down R^c(· | U^ℓ), sparsification down a LASSO over D^ℓ. Each form that the derivation
+passes through, and the step that the model takes, is applied to the same recorded state, and the change is counted.
+
+Tokens are rows, U as learned (not made orthonormal), rates in nats per image. Equations: [N] = arXiv 2306.01129.
+The derivations, and what the words "descends", "ascends" and "cannot tell" mean, are in docs/theory.md.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ...blocks import Compression, Sparsification
+from ...evaluation.inputs import Batch
+from ...stats.intervals import Interval, bootstrap_mean
+from ..maths.steps import FORMS
+from ..record.states import LayerStep, record
+from .layers import QUANTITIES, Key, Layer, MeasureOptions, measure_layer, measure_weights
+
+STEP_SIZES = (0.1, 0.5, 1.0)
+"""κL of the forms that have a step size; L bounds the curvature of R^c."""
+
+DESCENDS, ASCENDS, CANNOT_TELL = "descends", "ascends", "cannot tell"
+
+
+@dataclass(frozen=True)
+class TheoryReport:
+    """Theory against practice for n images at L layers.
+
+    Attributes:
+        eps: ε of the rates.
+        per_image: float64 `(n, L)` by key, on the CPU.
+        per_layer: float64 `(L)` by key, what depends on the weights alone.
+        unconverged: layers (from 1) at which the LASSO solver ran out of steps, so that its numbers are bounds.
+        signed: whether the codes may be negative.
+    """
+
+    eps: float
+    per_image: Mapping[Key, Tensor]
+    per_layer: Mapping[Key, Tensor]
+    unconverged: tuple[int, ...]
+    signed: bool
+
+    @property
+    def num_images(self) -> int:
+        """n, the images measured."""
+        return next(iter(self.per_image.values())).shape[0]
+
+    @property
+    def num_layers(self) -> int:
+        """L, the layers of the model."""
+        return next(iter(self.per_image.values())).shape[1]
+
+    @cached_property
+    def intervals(self) -> dict[Key, Interval]:
+        """Mean over images and its 95 % bootstrap interval, each `(L)`, of every key of `per_image`."""
+        return {key: bootstrap_mean(values) for key, values in self.per_image.items()}
+
+    def mean(self, quantity: str, state: str = "", form: str = "", step: str = "") -> Tensor:
+        """Mean over images (or the layer's own value), float64 `(L)`."""
+        key = Key(quantity, state, form, step)
+        return self.per_layer[key] if key in self.per_layer else self.intervals[key].mean
+
+    def verdicts(self, quantity: str, state: str = "", form: str = "", step: str = "") -> list[str]:
+        """ "descends", "ascends" or "cannot tell" per layer."""
+        interval = self.intervals[Key(quantity, state, form, step)]
+        return [verdict(low, high) for low, high in zip(interval.low.tolist(), interval.high.tolist())]
+
+    def to_rows(self) -> list[dict[str, object]]:
+        """One dict per layer (from 1) and number; an undefined bound is `None`, and so is a verdict on no change."""
+        rows = []
+        for layer in range(self.num_layers):
+            for key, interval in self.intervals.items():
+                bounds = [float(bound[layer]) for bound in (interval.mean, interval.low, interval.high)]
+                judged = verdict(*bounds[1:]) if QUANTITIES[key.quantity].judged else None
+                rows.append(self._row(layer, key, *bounds, judged, self.num_images))
+            for key, values in self.per_layer.items():
+                rows.append(self._row(layer, key, float(values[layer]), math.nan, math.nan, None, None))
+        return rows
+
+    def _row(self, layer: int, key: Key, mean: float, low: float, high: float, judged: str | None, n: int | None):
+        return {
+            "layer": layer + 1,
+            **key._asdict(),
+            "what": QUANTITIES[key.quantity].words,
+            "formula": FORMS[key.form].formula if key.form else "",
+            "unit": QUANTITIES[key.quantity].unit,
+            "mean": None if math.isnan(mean) else mean,
+            "low": None if math.isnan(low) else low,
+            "high": None if math.isnan(high) else high,
+            "verdict": judged,
+            "num_images": n,
+            "eps": self.eps,
+        }
+
+
+def verdict(low: float, high: float) -> str:
+    """What a 95 % interval of a change allows to be said: all below 0, all above 0, or neither (NaN included)."""
+    if high < 0:
+        return DESCENDS
+    return ASCENDS if low > 0 else CANNOT_TELL
+
+
+def theory_check(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    eps: float = 0.5,
+    num_images: int | None = None,
+    step_sizes: Iterable[float] = STEP_SIZES,
+    tokens_per_image: int = 2,
+    solver_tolerance: float = 1e-6,
+    solver_steps: int = 5000,
+    chunk_images: int = 32,
+    seed: int = 0,
+) -> TheoryReport:
+    """Apply every form of both steps to every layer's recorded state and count what it does, in float64.
+
+    Args:
+        model: a CRATE model, with or without a head.
+        batches: as :func:`opencrate.analysis.record.states.record` takes them; without padding.
+        eps: ε of the coding rates, > 0.
+        num_images: use this many images; `None` uses all.
+        step_sizes: κL of the forms with a step size, each > 0.
+        tokens_per_image: tokens, drawn anew for every image, whose LASSO is solved to convergence.
+        solver_tolerance: duality gap at which that counts as solved, relative to ½‖x‖².
+        solver_steps: steps after which it is given up.
+        chunk_images: images worked on at a time; bounds the memory.
+        seed: of the drawn tokens.
+
+    Raises:
+        ValueError: ε, a step size or another number out of range; a model whose layers are not CRATE's; padded
+            inputs; a state that is not finite (names its layer); what `record` raises.
+    """
+    steps = tuple(float(step) for step in step_sizes)
+    _check_positive(eps=eps, tokens_per_image=tokens_per_image, solver_steps=solver_steps, chunk_images=chunk_images)
+    for step in steps:
+        _check_positive(step_sizes=step)
+    layers = _layers(model)
+    draw = random.Random(seed)
+    options = MeasureOptions(eps, steps, solver_tolerance, solver_steps)
+    parts: list[dict[Key, Tensor]] = []
+    unconverged: set[int] = set()
+    for states in record(model, batches, num_images=num_images):
+        recorded = list(states.steps())
+        _check_steps(recorded, len(layers))
+        num_tokens = recorded[0].before.shape[1]
+        chosen = [[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(states.num_images)]
+        for start in range(0, states.num_images, chunk_images):
+            images = slice(start, start + chunk_images)
+            found = []
+            for number, (layer, step) in enumerate(zip(layers, recorded), start=1):
+                values, converged = measure_layer(layer, step, images, torch.tensor(chosen[images]), options)
+                found.append(values)
+                unconverged |= set() if converged else {number}
+            parts.append({key: torch.stack([values[key] for values in found], dim=1) for key in found[0]})
+    per_layer = [measure_weights(*layer) for layer in layers]
+    return TheoryReport(
+        eps=float(eps),
+        per_image={key: torch.cat([part[key] for part in parts]) for key in parts[0]},
+        per_layer={key: torch.tensor([one[key] for one in per_layer], dtype=torch.float64) for key in per_layer[0]},
+        unconverged=tuple(sorted(unconverged)),
+        signed=layers[0][1].ista.config.ista_threshold == "soft",
+    )
+
+
+def _layers(model: nn.Module) -> list[Layer]:
+    """The two steps of every layer, which must be MSSA and ISTA."""
+    compressions = [module for module in model.modules() if isinstance(module, Compression)]
+    sparsifications = [module for module in model.modules() if isinstance(module, Sparsification)]
+    crate = all(hasattr(module, "mssa") for module in compressions)
+    crate &= all(hasattr(module, "ista") for module in sparsifications)
+    if not compressions or not crate:
+        raise ValueError(
+            f"model={type(model).__name__}: its layers are not MSSA and ISTA steps, and the theory is about no other; "
+            "pass a CRATE model without replaced parts"
+        )
+    return list(zip(compressions, sparsifications, strict=True))
+
+
+def _check_steps(steps: list[LayerStep], num_layers: int) -> None:
+    """The recorded steps are those of the CRATE layers, unpadded and finite."""
+    assert len(steps) == num_layers
+    mask = steps[0].mask
+    if mask is not None and not mask.all():
+        raise ValueError("batches: some inputs are padded; the theory check needs inputs of one length, unpadded")
+    for layer, step in enumerate(steps, start=1):
+        for name in ("before", "compressed", "after"):
+            if not torch.isfinite(getattr(step, name)).all():
+                raise ValueError(
+                    f"layer {layer}: the state '{name}' holds NaN or infinite values; "
+                    "the model's weights or its input are damaged, or training diverged"
+                )
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r}: must be a finite number > 0")

@@ -1,0 +1,227 @@
+"""One layer of a trained CRATE, measured: every number of the theory check, and the words for it.
+
+Tokens are rows, U as learned (not made orthonormal), rates in nats per image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ...blocks import Compression, Sparsification
+from ...objective import coding_rate
+from ...operators import lasso_objective, orthonormalize, project
+from ..maths.lasso import fista, token_objective
+from ..maths.steps import (
+    FORMS,
+    approximation_errors,
+    best_gradient_step,
+    coherence,
+    cosine,
+    gradient_lipschitz,
+    projected_rate,
+    relative_error,
+    scaled_to_unit,
+    step_directions,
+)
+from ..record.states import LayerStep
+
+STATES: dict[str, str] = {
+    "raw": "Z^ℓ as it is between layers",
+    "layernorm": "LN(Z^ℓ), what MSSA sees",
+    "unit": "LN(Z^ℓ), every token scaled to length 1, as the derivation assumes",
+}
+"""The states that the forms are applied to; for the last two the model's own step is taken without its LayerNorm."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What one kind of row is.
+
+    Attributes:
+        words: as in a table's head.
+        unit: of the value.
+        judged: whether its sign says that something descends or ascends.
+    """
+
+    words: str
+    unit: str
+    judged: bool = False
+
+
+_NATS = "nats per image"
+_RATIO = "relative to the norm of what it stands for"
+QUANTITIES: dict[str, Quantity] = {
+    "rate": Quantity("R^c(Z | U) before the step", _NATS),
+    "change": Quantity("change of R^c(· | U)", _NATS, judged=True),
+    "change_unit": Quantity("change of R^c(· | U), tokens scaled to length 1 before and after", _NATS, judged=True),
+    "cosine": Quantity("cosine of the update to −∇R^c", "1"),
+    "best_step": Quantity("κL of the largest decrease along −∇R^c", "1"),
+    "neumann_radius": Quantity("max_k γ‖V_k‖²; the Neumann series needs < 1", "1"),
+    "neumann_error": Quantity("Neumann form against the exact gradient", _RATIO),
+    "softmax_error": Quantity("softmax form against the Neumann form", _RATIO),
+    "identity_error": Quantity("Σ Z U_k U_kᵀ against Z", _RATIO),
+    "paper_error": Quantity("γ(Z − MSSA(Z)) against the exact gradient", _RATIO),
+    "coherence": Quantity("max_{i≠j} ‖U_iᵀU_j‖, U as learned", "1"),
+    "coherence_orthonormal": Quantity("max_{i≠j} ‖U_iᵀU_j‖, each U_k made orthonormal: cosine of an angle", "1"),
+    "basis_defect": Quantity("max_k ‖U_kᵀU_k − I‖", "1"),
+    "bases_norm_squared": Quantity("‖[U_1 … U_K]‖²", "1"),
+    "lasso_start": Quantity("LASSO objective at the start, |a| for its negative entries", "per image"),
+    "lasso_allowed": Quantity("LASSO objective at the nearest code that the problem allows", "per image"),
+    "lasso_after": Quantity("LASSO objective after the layer's steps", "per image"),
+    "lasso_change": Quantity("change of the LASSO objective from the start", "per image", judged=True),
+    "lasso_change_allowed": Quantity(
+        "change of the LASSO objective from the nearest allowed code", "per image", judged=True
+    ),
+    "lasso_gap": Quantity("objective above the optimum, relative to the optimum (sample of tokens)", "1"),
+    "lasso_distance": Quantity("‖A − A*‖ / ‖A*‖ to the converged code (sample of tokens)", "1"),
+    "lasso_nonzero": Quantity("non-zero fraction of the code (sample of tokens)", "fraction"),
+    "lasso_nonzero_converged": Quantity("non-zero fraction of the converged code (sample of tokens)", "fraction"),
+    "code_rate": Quantity("R(A) of the code", _NATS),
+    "decoded_rate": Quantity("R(A Dᵀ) of the decoded code", _NATS),
+    "input_rate": Quantity("R(X) of the ISTA step's input", _NATS),
+    "step_size": Quantity("η‖D‖²; descent is guaranteed up to 1, convergence below 2", "1"),
+    "condition": Quantity("condition number of D", "1"),
+    "dictionary_defect": Quantity("‖DᵀD − I‖ (‖DDᵀ − I‖ when overcomplete)", "1"),
+}
+"""Every kind of row by its key."""
+
+
+class Key(NamedTuple):
+    """Which number: the quantity and, where it has them, state, form and step size (κL, or "best")."""
+
+    quantity: str
+    state: str = ""
+    form: str = ""
+    step: str = ""
+
+
+class MeasureOptions(NamedTuple):
+    """What the measures of a layer depend on, as `theory.theory_check` takes it."""
+
+    eps: float
+    step_sizes: tuple[float, ...]
+    solver_tolerance: float
+    solver_steps: int
+
+
+Layer = tuple[Compression, Sparsification]
+"""The two steps of a layer."""
+
+
+@torch.no_grad()
+def measure_layer(
+    layer: Layer, step: LayerStep, images: slice, chosen: Tensor, options: MeasureOptions
+) -> tuple[dict[Key, Tensor], bool]:
+    """All per-image numbers of one layer for some images, each float64 `(b)` on the CPU, and whether all converged."""
+    compression, sparsification = layer
+    before, compressed = step.before[images], step.compressed[images]
+    normed = compression.norm(before)
+    unit = normalize(normed, dim=-1)
+    with _bypassed(compression.norm):
+        own = {
+            "raw": compressed - before,
+            "layernorm": compression(normed) - normed,
+            "unit": compression(unit) - unit,
+        }
+    values: dict[Key, Tensor] = {}
+    for state, tokens in (("raw", before), ("layernorm", normed), ("unit", unit)):
+        values |= _compression(state, tokens.double(), own[state].double(), step.subspaces.double(), options)
+    found, converged = _sparsification(sparsification, compressed, step.codes[images], chosen, options)
+    return {key: value.cpu() for key, value in (values | found).items()}, converged
+
+
+@contextmanager
+def _bypassed(norm: nn.Module) -> Iterator[None]:
+    """The module hands its input through, for tokens that are normalised already."""
+    handle = norm.register_forward_hook(lambda module, inputs, output: inputs[0])
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _compression(state: str, X: Tensor, own: Tensor, U: Tensor, options: MeasureOptions) -> dict[Key, Tensor]:
+    """What every form does to R^c from one state; `X` and `own` `(b, N, d)`, `U (K, d, p)`, float64."""
+    eps = options.eps
+    lipschitz = gradient_lipschitz(U, X.shape[-2], eps)
+    directions = {**step_directions(X, U, eps), "model": own, "model_minus": -own}
+    V, length = project(X, U), X.norm(dim=-1)
+    start, start_unit = projected_rate(V, eps), projected_rate(scaled_to_unit(V, length), eps)
+    values = {Key("rate", state): start}
+    descent = directions["exact"]
+    for form, direction in directions.items():
+        values[Key("cosine", state, form)] = cosine(direction, descent)
+        H = project(direction, U)
+        sizes = {f"{t:g}": t / lipschitz for t in options.step_sizes} if FORMS[form].sized else {"": 1.0}
+        for name, size in sizes.items():
+            key = Key("change", state, form, name)
+            moved = V + size * H
+            values[key] = projected_rate(moved, eps) - start
+            rescaled = scaled_to_unit(moved, (X + size * direction).norm(dim=-1))
+            values[key._replace(quantity="change_unit")] = projected_rate(rescaled, eps) - start_unit
+        if form == "exact":
+            best, change = best_gradient_step(V, H, eps, lipschitz)
+            values[Key("best_step", state)], values[Key("change", state, form, "best")] = best, change
+    errors = approximation_errors(X, U, eps)
+    return values | {Key(name, state): error for name, error in errors.items()}
+
+
+def _sparsification(
+    module: Sparsification, compressed: Tensor, codes: Tensor, chosen: Tensor, options: MeasureOptions
+) -> tuple[dict[Key, Tensor], bool]:
+    """What the ISTA step does to its LASSO; `compressed (b, N, d)`, `codes (b, N, m)`, tokens `chosen (b, s)`."""
+    block, config = module.ista, module.ista.config
+    X, A = module.norm(compressed).double(), codes.double()
+    D, lam, signed = block.effective_dictionary().double(), config.ista_lambda, config.ista_threshold == "soft"
+    start = X if config.ista_start == "input" else torch.zeros_like(A)
+    allowed = start if signed else start.clamp_min(0)
+    at = {name: lasso_objective(code, X, D, lam) for name, code in (("start", start), ("allowed", allowed))}
+    after = lasso_objective(A, X, D, lam)
+    values = {f"lasso_{name}": value for name, value in at.items()}
+    values |= {"lasso_after": after, "lasso_change": after - at["start"], "lasso_change_allowed": after - at["allowed"]}
+    values |= {
+        "code_rate": coding_rate(A, options.eps),
+        "decoded_rate": coding_rate(A @ D.mT, options.eps),
+        "input_rate": coding_rate(X, options.eps),
+    }
+    converged = True
+    if lam > 0:
+        rows = chosen.to(X.device).unsqueeze(-1)
+        some, code = X.take_along_dim(rows, 1), A.take_along_dim(rows, 1)
+        best = fista(some, D, lam, signed=signed, tol=options.solver_tolerance, max_steps=options.solver_steps)
+        converged = best.converged
+        optimum = best.objective.sum(-1)
+        values |= {
+            "lasso_gap": token_objective(code, some, D, lam).sum(-1) / optimum - 1,
+            "lasso_distance": relative_error(code, best.code),
+            "lasso_nonzero": (code != 0).double().mean((-2, -1)),
+            "lasso_nonzero_converged": (best.code != 0).double().mean((-2, -1)),
+        }
+    return {Key(name): value for name, value in values.items()}, converged
+
+
+def measure_weights(compression: Compression, sparsification: Sparsification) -> dict[Key, float]:
+    """What depends on U and D alone."""
+    U = compression.mssa.bases().detach().double()
+    D = sparsification.ista.effective_dictionary().detach().double()
+    joined = U.movedim(0, 1).flatten(1)
+    inner = U.mT @ U
+    gram = D.mT @ D if D.shape[0] >= D.shape[1] else D @ D.mT
+    singular = torch.linalg.svdvals(D)
+    values = {
+        "coherence": coherence(U),
+        "coherence_orthonormal": coherence(orthonormalize(U)),
+        "basis_defect": torch.linalg.matrix_norm(inner - torch.eye(inner.shape[-1]).to(inner), 2).max().item(),
+        "bases_norm_squared": torch.linalg.matrix_norm(joined, 2).square().item(),
+        "step_size": sparsification.ista.config.ista_step_size * singular[0].square().item(),
+        "condition": (singular[0] / singular[-1]).item(),
+        "dictionary_defect": torch.linalg.matrix_norm(gram - torch.eye(len(gram)).to(gram), 2).item(),
+    }
+    return {Key(name): value for name, value in values.items()}

@@ -1,0 +1,1 @@
+"""How well a model does: classification, reconstruction, language, probes."""

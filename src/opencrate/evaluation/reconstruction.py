@@ -1,0 +1,271 @@
+"""What a masked autoencoder gives back of an image, and how much of it copying what is visible would give.
+
+Reads `CrateMAEForPreTraining` and transformers' `ViTMAEForPreTraining` through the interface they share. Where a
+model predicts patches standardised by their own mean and deviation (`norm_pix_loss`), its predictions are put back
+with the mean and deviation of the *original* patch, which no reconstruction could know: such pictures and errors are
+those of the patch's structure alone, and the baselines get the same help.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..store.load import load_model
+from .image_quality import psnr, ssim
+from .inputs import evaluating, masking, place
+
+AUTOENCODERS = ("CrateMAEForPreTraining", "ViTMAEForPreTraining")
+
+_STANDARDISED_FLOOR = 1e-6
+"""Added to a patch's variance by both models' `norm_pix_loss`."""
+
+
+@dataclass(frozen=True)
+class MaskedPatchErrors:
+    """Mean squared error on the masked patches, per image, in squared units of `pixel_values`; `(B)` float64 each.
+
+    Attributes:
+        model: of the model's prediction.
+        mean_colour: of the visible patches' mean, per channel, everywhere.
+        nearest_visible: of a copy of the visible patch nearest on the grid (the mean of several equally near).
+        mask: `(B, n)` bool, true where a patch was masked.
+    """
+
+    model: Tensor
+    mean_colour: Tensor
+    nearest_visible: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Images in [0, 1], `(B, C, H, W)` float64 on the CPU.
+
+    Attributes:
+        original: what the model read, before normalisation.
+        masked: visible patches, the others grey (0.5).
+        predicted: the model's output for every patch, clipped to [0, 1].
+        pasted: visible patches of the original, masked patches of the output.
+        mask: `(B, n)` bool, true where a patch was masked.
+        where: `(B, 1, H, W)` bool, the same for every pixel.
+        errors: on the masked patches; `None` where nothing is masked or nothing is visible.
+        mean_std_known: the prediction was put back with the original patch's mean and deviation.
+    """
+
+    original: Tensor
+    masked: Tensor
+    predicted: Tensor
+    pasted: Tensor
+    mask: Tensor
+    where: Tensor
+    errors: MaskedPatchErrors | None
+    mean_std_known: bool
+
+    def quality(self) -> dict[str, Tensor]:
+        """PSNR (dB) and SSIM by name, `(B)` each; see :data:`QUALITY`."""
+        pairs = {"psnr": psnr, "ssim": ssim}
+        return {
+            **{name: measure(self.predicted, self.original) for name, measure in pairs.items()},
+            **{f"{name}_pasted": measure(self.pasted, self.original) for name, measure in pairs.items()},
+            **{f"{name}_masked": measure(self.pasted, self.original, self.where) for name, measure in pairs.items()},
+        }
+
+
+QUALITY = {
+    "psnr": "PSNR (dB) of the model's output, whole image",
+    "ssim": "SSIM of the model's output, whole image",
+    "psnr_pasted": "PSNR (dB) with the visible patches pasted in, whole image",
+    "ssim_pasted": "SSIM with the visible patches pasted in, whole image",
+    "psnr_masked": "PSNR (dB) of the masked patches only",
+    "ssim_masked": "SSIM with the visible patches pasted in, mean over the pixels of masked patches",
+}
+"""What `Reconstruction.quality` gives; NaN (or infinite) for masked patches where nothing is masked."""
+
+
+def load_autoencoder(source: str | os.PathLike) -> PreTrainedModel:
+    """A masked autoencoder from a folder or `hf://owner/name`, with exactly the weights its configuration names.
+
+    Raises:
+        ValueError: no such folder, another kind of model, or weights that are missing, extra or of another shape.
+    """
+    return load_model(source, only=AUTOENCODERS, what="a masked autoencoder with its decoder")
+
+
+def grid_of(model: PreTrainedModel, pixel_values: Tensor) -> tuple[int, int]:
+    """Rows and columns of patches of images `(B, C, H, W)`."""
+    size = model.config.patch_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
+
+
+def patch_noise(num_images: int, num_patches: int, seed: int) -> Tensor:
+    """The noise `(num_images, num_patches)` that decides what is masked; image i's is the same however many follow."""
+    return torch.rand(num_images, num_patches, generator=torch.Generator().manual_seed(seed))
+
+
+def masked_patch_errors(
+    model: PreTrainedModel, pixel_values: Tensor, noise: Tensor, mask_ratio: float | None = None
+) -> MaskedPatchErrors:
+    """Squared error on the masked patches of the model and of two baselines, per image.
+
+    Args:
+        model: `CrateMAEForPreTraining` or `ViTMAEForPreTraining`; runs in evaluation mode without gradients.
+        pixel_values: `(B, C, H, W)`, as the model reads them.
+        noise: `(B, n)`; the patches of the largest noise are masked.
+        mask_ratio: instead of the model's own.
+
+    Raises:
+        ValueError: noise of the wrong shape; a ratio outside [0, 1), or one that masks no patch or every patch;
+            predictions that are not finite.
+    """
+    target, predicted, mask = _predict(model, pixel_values, noise, mask_ratio)
+    errors = _errors(model, target, predicted, mask, grid_of(model, pixel_values))
+    if errors is None:
+        masked, total = int(mask[0].sum()), mask.shape[1]
+        raise ValueError(
+            f"mask_ratio masks {masked} of {total} patches; masked-patch errors need masked and visible patches"
+        )
+    return errors
+
+
+def reconstruct(
+    model: PreTrainedModel,
+    pixel_values: Tensor,
+    noise: Tensor,
+    image_mean: Sequence[float],
+    image_std: Sequence[float],
+    mask_ratio: float | None = None,
+) -> Reconstruction:
+    """Run the model once and put everything back into pictures.
+
+    Args:
+        model, pixel_values, noise, mask_ratio: as `masked_patch_errors`; a ratio of 0 masks nothing.
+        image_mean, image_std: per channel, what the processor subtracted and divided by.
+
+    Raises:
+        ValueError: as `masked_patch_errors`, but nothing masked or nothing visible is allowed.
+    """
+    target, predicted, mask = _predict(model, pixel_values, noise, mask_ratio)
+    grid = grid_of(model, pixel_values)
+    size = tuple(pixel_values.shape[-2:])
+    mean, std = (torch.tensor(list(v), dtype=torch.float64).view(1, -1, 1, 1) for v in (image_mean, image_std))
+    original, output = ((model.unpatchify(patches, size) * std + mean).clamp(0, 1) for patches in (target, predicted))
+    where = _pixels(mask, grid, size)
+    return Reconstruction(
+        original=original,
+        masked=torch.where(where, 0.5, original),
+        predicted=output,
+        pasted=torch.where(where, output, original),
+        mask=mask,
+        where=where,
+        errors=_errors(model, target, predicted, mask, grid),
+        mean_std_known=bool(model.config.norm_pix_loss),
+    )
+
+
+# --- Baselines ----------------------------------------------------------------------------------------------------
+
+
+def mean_colour(patches: Tensor, mask: Tensor, num_channels: int) -> Tensor:
+    """Every patch in the visible patches' mean colour.
+
+    Args:
+        patches: `(B, n, P)` in the order (row, column, channel).
+        mask: `(B, n)` bool, true where masked; every image has a visible patch.
+        num_channels: C.
+
+    Returns:
+        `(B, n, P)`.
+    """
+    colours = patches.unflatten(-1, (-1, num_channels)).mean(2)
+    visible = (~mask).to(patches)[..., None]
+    mean = (colours * visible).sum(1) / visible.sum(1)
+    return mean.repeat(1, patches.shape[-1] // num_channels)[:, None].expand_as(patches)
+
+
+def nearest_visible(patches: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Every patch as the visible patch nearest to it on the grid (Euclidean, in patches), the mean of several.
+
+    Args:
+        patches: `(B, n, P)`.
+        mask: `(B, n)` bool, true where masked; every image has a visible patch.
+        grid: rows and columns, n in all.
+
+    Returns:
+        `(B, n, P)`; visible patches are themselves.
+    """
+    rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
+    places = torch.stack((rows.flatten(), columns.flatten()), dim=1)
+    distance = (places[:, None] - places[None]).square().sum(-1)  # whole numbers: ties are exact
+    reachable = torch.where(mask[:, None], distance.max() + 1, distance[None])
+    weights = (reachable == reachable.amin(-1, keepdim=True)).to(patches)
+    return weights @ patches / weights.sum(-1, keepdim=True)
+
+
+# --- One forward --------------------------------------------------------------------------------------------------
+
+
+def _predict(
+    model: PreTrainedModel, pixel_values: Tensor, noise: Tensor, mask_ratio: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Original patches and predicted ones in the same units, `(B, n, P)` float64, and the mask `(B, n)`, on the CPU."""
+    rows, columns = grid_of(model, pixel_values)
+    if noise.shape != (len(pixel_values), rows * columns):
+        raise ValueError(
+            f"noise has shape {tuple(noise.shape)}; these images need {(len(pixel_values), rows * columns)} (images, "
+            "patches)"
+        )
+    pixels = place(pixel_values, model)
+    with masking(model, mask_ratio), evaluating(model):
+        outputs = model(pixel_values=pixels, noise=noise.to(pixels.device))
+    target = model.patchify(pixel_values.detach().to("cpu", torch.float64))
+    predicted = outputs.logits.to("cpu", torch.float64)
+    if not predicted.isfinite().all():
+        raise ValueError("model: gives pixels that are not finite; its weights are damaged or training diverged")
+    if model.config.norm_pix_loss:
+        predicted = _give_moments(predicted, target)
+    return target, predicted, outputs.mask.cpu().bool()
+
+
+def _give_moments(standardised: Tensor, patches: Tensor) -> Tensor:
+    """Standardised patches with the (unbiased) deviation and the mean of others, the inverse of `norm_pix_loss`."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return standardised * (variance + _STANDARDISED_FLOOR).sqrt() + mean
+
+
+def _standardise(patches: Tensor) -> Tensor:
+    """Patches as `norm_pix_loss` compares them."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return (patches - mean) / (variance + _STANDARDISED_FLOOR).sqrt()
+
+
+def _errors(
+    model: PreTrainedModel, target: Tensor, predicted: Tensor, mask: Tensor, grid: tuple[int, int]
+) -> MaskedPatchErrors | None:
+    if not mask.any(1).all() or mask.all(1).any():
+        return None
+    colour, nearest = mean_colour(target, mask, model.config.num_channels), nearest_visible(target, mask, grid)
+    if model.config.norm_pix_loss:  # with the model's help: a flat patch of the true mean; a copy's structure
+        colour = target.mean(-1, keepdim=True).expand_as(target)
+        nearest = _give_moments(_standardise(nearest), target)
+    found = [_masked_error(patches, target, mask) for patches in (predicted, colour, nearest)]
+    return MaskedPatchErrors(*found, mask)
+
+
+def _masked_error(patches: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean over an image's masked patches, `(B)`."""
+    each = (patches - target).square().mean(-1)
+    return (each * mask).sum(1) / mask.sum(1)
+
+
+def _pixels(mask: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """The mask of patches `(B, n)` for every pixel, `(B, 1, H, W)`."""
+    per_patch = mask.unflatten(1, grid)[:, None]
+    height, width = size[0] // grid[0], size[1] // grid[1]
+    return per_patch.repeat_interleave(height, 2).repeat_interleave(width, 3)

@@ -1,0 +1,1 @@
+"""The recipe: one strict YAML file that states a whole run; no torch."""

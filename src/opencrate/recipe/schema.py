@@ -1,0 +1,160 @@
+"""The sections of a recipe: every key with its type, range and default, and what the values must be to each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from .._values import Amount, BatchSize, Count, Natural, Positive, Seed, Share, Within, field_error
+from ..data.options import Augmentation, GlueData, ImageData, TextData, check_text_data
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Which network. `config` holds fields of the model type's own configuration class."""
+
+    type: str = "crate"  # "crate" or any transformers model_type with the task's head; "crate_mae" or "vit_mae"
+    size: str | None = None  # a named CRATE size
+    config: dict[str, Any] = field(default_factory=dict)
+    init_from: str | None = None  # run directory or saved folder whose weights are the start (fine-tuning)
+    init_fresh: list[str] = field(default_factory=list)  # with init_from: parts of names of weights that start anew
+    whiten_patches: bool = False  # from scratch: the patch embedding (a convolution) starts by whitening patches
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How to train: the names, meanings and units of transformers' `TrainingArguments`."""
+
+    seed: Seed = 0
+    num_train_epochs: Positive = 10
+    max_steps: Literal[-1] | Count = -1  # > 0 replaces num_train_epochs
+    per_device_train_batch_size: BatchSize = 64
+    per_device_eval_batch_size: BatchSize = 256
+    gradient_accumulation_steps: BatchSize = 1
+    learning_rate: Amount = 1e-3
+    weight_decay: Amount = 0.05
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.999
+    warmup_steps: Amount = 0.1  # below 1: a share of all steps
+    lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup"] = "cosine"
+    min_learning_rate: Amount = 0.0  # where cosine_with_min_lr ends
+    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch"
+    max_grad_norm: Amount = 1.0
+    ema_decay: Share = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
+    label_smoothing_factor: Share = 0.0
+    srr_weight: Amount = 0.0  # of the negative sparse rate reduction per token in the loss (CRATE only); 0 is off
+    srr_parts: list[Literal["subspace_rate", "rate", "l1"]] = field(
+        default_factory=lambda: ["subspace_rate", "rate", "l1"]
+    )  # R^c - R + srr_lambda |Z|_1, or some of it
+    srr_layers: Literal["all", "random"] | list[Count] = "random"  # random: one, drawn anew in every step; or from 1
+    srr_lambda: Amount = 0.1
+    srr_eps: Positive = 0.5  # of the rates
+    bf16: bool = False
+    torch_compile: bool = False
+    dataloader_num_workers: Annotated[int, Within(0, 64)] = 0
+    save_strategy: Literal["no", "epoch", "steps"] = "no"
+    save_steps: Count = 500
+    save_total_limit: Count | None = 2
+    measure_images: Natural = 64  # or blocks of text, on which a CRATE's rates and sparsity are logged; 0 is off
+    measure_every_epochs: Count = 1
+    tensorboard: bool = False  # event files in the run directory; needs the tensorboard package
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. `name` defaults to the file's name without suffix."""
+
+    name: str = ""
+    description: str = ""
+    task: Literal[
+        "image-classification", "masked-autoencoding", "causal-lm", "masked-lm", "sentence-classification"
+    ] = "image-classification"
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    data: ImageData = field(default_factory=ImageData)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    text: TextData = field(default_factory=TextData)
+    glue: GlueData = field(default_factory=GlueData)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+
+
+SECTIONS: dict[str, type] = {
+    "model": ModelRecipe,
+    "data": ImageData,
+    "augmentation": Augmentation,
+    "text": TextData,
+    "glue": GlueData,
+    "training": TrainingRecipe,
+}
+ENCODERS = {"crate_mae": "crate", "vit_mae": "vit"}
+"""Model types of masked autoencoders -> the type that their encoder is without them."""
+
+READ_BY = {"causal-lm": ("text",), "masked-lm": ("text",), "sentence-classification": ("glue",)}
+"""Sections that a task of text reads; those of images read `data` and `augmentation`."""
+
+Where = Callable[[str], str]
+
+
+def check_values(recipe: Recipe, where: Where) -> None:
+    """Refuse a value that does not fit the others.
+
+    Args:
+        recipe: each value of its type and in its range already.
+        where: the file or override that set a dotted key.
+
+    Raises:
+        ValueError: the first such value.
+    """
+    _check_sections(recipe, where)
+    _check_regulariser(recipe, where)
+    _check_images(recipe, where)
+
+
+def _check_sections(recipe: Recipe, where: Where) -> None:
+    """Refuse settings that the task does not read, which would be an error of thought."""
+    read = READ_BY.get(recipe.task, ("data", "augmentation"))
+    unread = [section for section in ("data", "augmentation", "text", "glue") if section not in read]
+    for section in unread:
+        given = getattr(recipe, section)
+        for name, value in dataclasses.asdict(given).items():
+            if value != getattr(type(given)(), name):
+                raise ValueError(
+                    f"{where(f'{section}.{name}')}: '{section}.{name}' is set, but task {recipe.task} reads nothing "
+                    f"of '{section}'; remove it, or change the task"
+                )
+    if "text" in read:
+        check_text_data(recipe.text)
+
+
+def _check_regulariser(recipe: Recipe, where: Where) -> None:
+    training = recipe.training
+    fits = 0 < len(training.srr_parts) == len(set(training.srr_parts))
+    _require(fits, "training.srr_parts", "one or more of subspace_rate, rate, l1, each once", recipe, where)
+    layers = training.srr_layers
+    _require(len(layers) > 0, "training.srr_layers", "all, random, or a list of layers from 1", recipe, where)
+
+
+def _check_images(recipe: Recipe, where: Where) -> None:
+    size = recipe.data.image_size
+    fits = isinstance(size, int) or len(size) == 2
+    _require(fits, "data.image_size", "pixels or [height, width]", recipe, where)
+    channels = recipe.data.num_channels
+    for key in ("data.image_mean", "data.image_std"):
+        what = f"a list of one value per channel (data.num_channels is {channels})"
+        _require(len(recipe_value(recipe, key)) == channels, key, what, recipe, where)
+    for key in ("augmentation.crop_scale", "augmentation.crop_ratio"):
+        limits = recipe_value(recipe, key)
+        fits = len(limits) == 2 and limits[0] <= limits[1]
+        _require(fits, key, "[least, most] with least <= most", recipe, where)
+
+
+def recipe_value(recipe: Recipe, key: str) -> Any:
+    """The value of a key `section.name`."""
+    section, name = key.split(".")
+    return getattr(getattr(recipe, section), name)
+
+
+def _require(fits: bool, key: str, allowed: str, recipe: Recipe, where: Where) -> None:
+    if not fits:
+        raise field_error(f"{where(key)}: '{key}'", recipe_value(recipe, key), allowed)

@@ -1,0 +1,153 @@
+"""The picture, table and record of a reconstruction, written beside one another."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .._files import encoded
+from .._outputs import claim, write_whole
+from ..evaluation.reconstruction import QUALITY, Reconstruction
+
+NAME = "reconstruction"
+COLUMNS = ("original", "masked", "reconstruction", "visible pasted in")
+ERRORS = {
+    "model_error": "mean squared error on masked patches, pixel values as the model reads them",
+    "mean_colour_error": "the same of the visible patches' mean colour",
+    "nearest_visible_error": "the same of a copy of the nearest visible patch",
+}
+MOMENTS_NOTE = (
+    "the model predicts patches standardised by their own mean and deviation (norm_pix_loss): pictures and numbers "
+    "use those of the original patch, which the model does not predict, and so do the baselines"
+)
+_CELL, _DPI = 1.15, 150
+
+
+@dataclass(frozen=True)
+class ReconstructedImage:
+    """One image and its numbers.
+
+    Attributes:
+        file: it was read from.
+        pictures: `(4, C, H, W)` in [0, 1], in the order of `COLUMNS`; `None` where the grid has no place for it.
+        numbers: by the keys of `QUALITY` and `ERRORS`, and `masked_patches`; NaN where undefined.
+    """
+
+    file: str
+    pictures: Tensor | None
+    numbers: dict[str, float]
+
+
+def images_of(found: Reconstruction, files: Sequence[str], keep: int) -> list[ReconstructedImage]:
+    """The images of a batch one by one, the first `keep` with their pictures."""
+    quality = found.quality()
+    pictures = torch.stack((found.original, found.masked, found.predicted, found.pasted), dim=1).float()
+    errors = found.errors
+    values = dict.fromkeys(ERRORS) if errors is None else dict(zip(ERRORS, _error_columns(errors)))
+    images = []
+    for index, file in enumerate(files):
+        numbers = {name: float(column[index]) for name, column in quality.items()}
+        numbers |= {name: math.nan if column is None else float(column[index]) for name, column in values.items()}
+        numbers["masked_patches"] = int(found.mask[index].sum())
+        images.append(ReconstructedImage(file, pictures[index] if index < keep else None, numbers))
+    return images
+
+
+def _error_columns(errors: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return errors.model, errors.mean_colour, errors.nearest_visible
+
+
+def mean_numbers(images: Sequence[ReconstructedImage]) -> dict[str, float]:
+    """Mean over the images of every number that all of them have, by name."""
+    return {
+        name: math.fsum(one.numbers[name] for one in images) / len(images)
+        for name in images[0].numbers
+        if all(math.isfinite(one.numbers[name]) for one in images)
+    }
+
+
+def plot_grid(images: Sequence[ReconstructedImage], title: str = "") -> Figure:
+    """One row per image that has pictures: original, masked, reconstruction, visible pasted in."""
+    shown = [one for one in images if one.pictures is not None]
+    aspect = shown[0].pictures.shape[-2] / shown[0].pictures.shape[-1]
+    size = (len(COLUMNS) * _CELL + 0.1, len(shown) * (_CELL * aspect + 0.06) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01)
+    if title:
+        figure.suptitle(title, fontsize=7)
+    grid = figure.subplots(len(shown), len(COLUMNS), squeeze=False)
+    for row, one in zip(grid, shown):
+        for axes, picture in zip(row, one.pictures):
+            _show(axes, picture)
+        psnr = one.numbers["psnr_masked"]
+        words = Path(one.file).name[-28:] + (f"\nmasked: {psnr:.1f} dB" if math.isfinite(psnr) else "")
+        row[0].set_ylabel(words, fontsize=5.5, labelpad=2)
+    for axes, column in zip(grid[0], COLUMNS):
+        axes.set_title(column, fontsize=7, pad=3)
+    return figure
+
+
+def _show(axes: Axes, picture: Tensor) -> None:
+    """One picture `(C, H, W)` in a thin frame."""
+    if len(picture) == 1:
+        axes.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    else:
+        axes.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color("#bbbbbb")
+
+
+def write_reconstruction(
+    folder: Path, images: Sequence[ReconstructedImage], facts: Mapping[str, Any], title: str = ""
+) -> list[Path]:
+    """Write `reconstruction.png`, `.csv` and, last, `.json`; each whole or not at all.
+
+    Args:
+        folder: made where it does not exist.
+        images: at least one with pictures.
+        facts: of the run, for the record.
+        title: of the picture.
+
+    Returns:
+        The paths written.
+    """
+    claim(folder)
+    picture = io.BytesIO()
+    plot_grid(images, title).savefig(picture, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+    rows = [{"file": one.file, **{k: _finite(v) for k, v in one.numbers.items()}} for one in images]
+    record = {**facts, "columns": {**QUALITY, **ERRORS}, "mean": mean_numbers(images), "images": rows}
+    files = {
+        f"{NAME}.png": picture.getvalue(),
+        f"{NAME}.csv": encoded(_csv(rows)),
+        f"{NAME}.json": json.dumps(record, allow_nan=False, indent=1).encode(),
+    }
+    for name, data in files.items():
+        write_whole(folder / name, data)
+    return [folder / name for name in files]
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _finite(value: float) -> float | str | None:
+    """JSON has no NaN and no infinity: the first is null, the second its name."""
+    if math.isfinite(value):
+        return value
+    return None if math.isnan(value) else str(value)

@@ -1,0 +1,1 @@
+"""Intervals of means, trends, and how both are put in words."""

@@ -1,0 +1,1 @@
+"""Models and runs on disk: built from a recipe, written as a whole, opened again."""

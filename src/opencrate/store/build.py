@@ -1,0 +1,388 @@
+"""From a recipe to a configuration, a seeded model and its image processor."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ViTMAEForPreTraining,
+    set_seed,
+)
+from transformers.image_utils import PILImageResampling
+
+from .._memory import require_memory
+from .._pretrained import read_config, read_image_processor, read_model
+from .._suggest import suggest
+from .._values import field_error, fitted
+from ..configuration_crate import CRATE_SIZES, pair
+from ..configuration_crate_mae import CRATE_MAE_SIZES
+from ..configuration_crate_text import CRATE_TEXT_SIZES
+from ..data.options import ImageData
+from ..data.text.options import TRAINED
+from ..data.text.tokenizers import vocabulary_size
+from ..image_processing_crate import CrateImageProcessor
+from ..modeling_crate_mae import sincos_positions
+from ..recipe.schema import ENCODERS, READ_BY, Recipe
+
+_FROM_DATA = ("image_size", "num_channels")
+AUTO_MODELS = {
+    "image-classification": AutoModelForImageClassification,
+    "masked-autoencoding": AutoModelForPreTraining,
+    "causal-lm": AutoModelForCausalLM,
+    "masked-lm": AutoModelForMaskedLM,
+    "sentence-classification": AutoModelForSequenceClassification,
+}
+"""A recipe's task -> the transformers Auto class that builds its models."""
+_SIZES = {"crate": CRATE_SIZES, "crate_mae": CRATE_MAE_SIZES, "crate_text": CRATE_TEXT_SIZES}
+"""The named sizes of each model type of ours."""
+_AVERAGES = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0, "lion": 1, "muon": 1}
+"""Numbers that an optimizer keeps for each weight, at least."""
+_CONTEXT = ("max_position_embeddings", "n_positions")
+"""What configurations call the number of positions."""
+
+
+def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTrainedConfig:
+    """The model configuration of a recipe, with image size, channels and classes (if any) taken from its data.
+
+    With `model.init_from`, the other fields are those of the source; `model.size` and `model.config` over them.
+
+    Raises:
+        ValueError: unknown model type, size or field; a wrong type; a field that contradicts the data; an
+            image size that the patches do not tile.
+    """
+    cls, given = _given_fields(recipe)
+    known = own_fields(cls)
+    given = {**_source_fields(recipe, cls, given), **given}
+    for name in _FROM_DATA:
+        if name not in known:
+            continue
+        value = getattr(recipe.data, name)
+        if given.setdefault(name, value) != value:
+            raise ValueError(
+                f"model.config.{name}={given[name]} but data.{name}={value}: "
+                f"the model takes what the data gives; set data.{name} only"
+            )
+    if label_names is not None:
+        given.update(
+            num_labels=len(label_names),
+            id2label=dict(enumerate(label_names)),
+            label2id={name: number for number, name in enumerate(label_names)},
+        )
+    config = _construct(cls, recipe.model.size, given)
+    _check_patches(config)
+    return config
+
+
+def build_text_config(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    num_tokens: int | None = None,
+    labels: dict[str, Any] | None = None,
+) -> PreTrainedConfig:
+    """The model configuration of a text recipe: vocabulary, special tokens and context are those of its text.
+
+    Args:
+        recipe: with the model's own settings.
+        tokenizer: of the text.
+        num_tokens: tokens that a sequence may have; `text.block_size` by default.
+        labels: `num_labels` or `id2label` of a classifier.
+
+    Raises:
+        ValueError: unknown model type, size or field; a wrong type; a field that contradicts the text.
+    """
+    cls, given = _given_fields(recipe)
+    known = own_fields(cls)
+    context = next((name for name in _CONTEXT if name in known), None)
+    from_text = {"vocab_size": vocabulary_size(tokenizer)}  # unless more is given, as by a padded vocabulary
+    if context is not None:
+        from_text[context] = recipe.text.block_size if num_tokens is None else num_tokens
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    given = {**_source_fields(recipe, cls, given), **given}
+    config = _construct(cls, recipe.model.size, {**from_text, **given, **special, **(labels or {})})
+    for name, value in from_text.items():
+        if getattr(config, name) < value:
+            _refuse_text(recipe, name, getattr(config, name), value)
+    return config
+
+
+def _refuse_text(recipe: Recipe, name: str, has: int, needs: int) -> NoReturn:
+    """Say what to do about a model that is too small for its text."""
+    source, sentences = recipe.model.init_from, recipe.task == "sentence-classification"
+    if name not in _CONTEXT:
+        remedy = "raise it" if source is None else "use the tokenizer that the weights of model.init_from belong to"
+    else:
+        remedy = f"lower {'glue.max_length' if sentences else 'text.block_size'} to {has}" + (
+            ", or raise it" if source is None else f": the weights of {source} have no more positions"
+        )
+    raise ValueError(f"model.config.{name}={has} but the text needs {needs}; {remedy}")
+
+
+def _source_fields(recipe: Recipe, cls: type[PreTrainedConfig], given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `model.init_from`'s configuration that neither recipe, nor size, nor data give."""
+    if recipe.model.init_from is None:
+        return {}
+    source = saved_config(recipe.model.init_from, recipe.model.type, recipe.task)
+    asked = {*given, *_SIZES.get(cls.model_type, {}).get(recipe.model.size, ())}
+    taken = own_fields(cls) - {*asked, *_FROM_DATA, *(["head_dim"] if "num_attention_heads" in asked else [])}
+    return {name: getattr(source, name) for name in taken if hasattr(source, name)}
+
+
+def check_model(recipe: Recipe) -> None:
+    """Refuse, before any data is read, a network that cannot be built, or for which there is no memory.
+
+    What follows from the data (classes, the tokenizer's vocabulary) is left to `build_config` and `build_text_config`,
+    as is `model.init_from` where no model lies there yet.
+
+    Raises:
+        ValueError: as these, or a network that is too large: the weights, and when there is no GPU also gradients and
+            the optimizer's averages, need more memory than is free.
+    """
+    source = recipe.model.init_from
+    if source is not None and not (Path(source).expanduser() / "config.json").is_file():
+        return
+    config = _outline(recipe) if recipe.task in READ_BY else build_config(recipe)
+    averages = _AVERAGES[recipe.training.optim] + (recipe.training.ema_decay > 0)
+    copies = 1 if torch.cuda.is_available() else 2 + averages
+    require_memory(config, AUTO_MODELS[recipe.task], "model", copies)
+
+
+def _outline(recipe: Recipe) -> PreTrainedConfig:
+    """The configuration of a text recipe before its text is known."""
+    cls, given = _given_fields(recipe)
+    sentences = recipe.task == "sentence-classification"
+    stated = {name: recipe.glue.max_length if sentences else recipe.text.block_size for name in _CONTEXT}
+    if not sentences and recipe.text.tokenizer in TRAINED:
+        stated["vocab_size"] = recipe.text.vocab_size
+    stated = {name: value for name, value in stated.items() if name in own_fields(cls)}
+    return _construct(cls, recipe.model.size, {**stated, **_source_fields(recipe, cls, given), **given})
+
+
+def _given_fields(recipe: Recipe) -> tuple[type[PreTrainedConfig], dict[str, Any]]:
+    """The configuration class of a recipe, and the fields that it gives, all of them known."""
+    cls = _config_class(recipe.model.type, recipe.task)
+    known = own_fields(cls)
+    for name in recipe.model.config:
+        if name not in known:
+            raise ValueError(
+                f"unknown key 'model.config.{name}' for model.type {recipe.model.type}; {suggest(name, known)}"
+            )
+    return cls, dict(recipe.model.config)
+
+
+def initialise(config: PreTrainedConfig, seed: int, task: str = "image-classification") -> PreTrainedModel:
+    """An untrained model of a task; the same configuration and seed give the same weights, bit for bit."""
+    set_seed(seed)
+    model = AUTO_MODELS[task].from_config(config, trust_remote_code=False)
+    if isinstance(model, ViTMAEForPreTraining):
+        _start_vit_mae(model)
+    return model
+
+
+@torch.no_grad()
+def _start_vit_mae(model: ViTMAEForPreTraining) -> None:
+    """The published start of a ViTMAE's embedding: transformers' own leaves tokens and both position tables at 0.
+
+    Sine-cosine positions, tokens of standard deviation 0.02, Xavier-uniform patch embedding [2111.06377]. Without
+    positions neither encoder nor decoder could tell one patch's place from another's.
+    """
+    embeddings, decoder = model.vit.embeddings, model.decoder
+    (height, width), (rows, columns) = pair(model.config.image_size), pair(model.config.patch_size)
+    grid = height // rows, width // columns
+    embeddings.position_embeddings.copy_(sincos_positions(grid, model.config.hidden_size))
+    decoder.decoder_pos_embed.copy_(sincos_positions(grid, model.config.decoder_hidden_size))
+    torch.nn.init.xavier_uniform_(embeddings.patch_embeddings.projection.weight.flatten(1))
+    for token in (embeddings.cls_token, decoder.mask_token):
+        torch.nn.init.normal_(token, std=0.02)
+
+
+def auto_class_of(config: PreTrainedConfig) -> type:
+    """The Auto class of the model that a saved configuration is of; that of classifiers where it does not say."""
+    for auto_class in AUTO_MODELS.values():
+        found = auto_class._model_mapping.get(type(config), ())
+        names = {cls.__name__ for cls in (found if isinstance(found, tuple) else (found,))}
+        if names & set(config.architectures or ()):
+            return auto_class
+    return AutoModelForImageClassification
+
+
+def saved_config(
+    path: str | Path, model_type: str | None = None, task: str = "image-classification"
+) -> PreTrainedConfig:
+    """The configuration in a run directory or any saved folder.
+
+    Args:
+        path: the folder.
+        model_type: what it must be; `None` for any. For a classifier, the autoencoder of that type will do too.
+        task: of the model that starts from it.
+
+    Raises:
+        ValueError: no such folder, no readable configuration, or one of another type.
+    """
+    config = read_config(path)
+    found = config.model_type
+    encoder = ENCODERS.get(found, found) if task == "image-classification" else found
+    if model_type not in (None, found, encoder):
+        fits = encoder in {cls.model_type for cls in AUTO_MODELS[task]._model_mapping}
+        advice = f"set model.type={encoder} (and model.size=null), or " if fits else ""
+        raise ValueError(
+            f"{path}: holds a {found} model, but model.type is {model_type}; {advice}start from another model"
+        )
+    return config
+
+
+def build_processor(data: ImageData) -> CrateImageProcessor:
+    """The image processor that a recipe's `data` section describes, for every model type.
+
+    Raises:
+        ValueError: `resize_size` below `image_size`.
+    """
+    size = data.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    target = {"height": height, "width": width}
+    crop = data.resize_size is not None
+    if crop and data.resize_size < max(height, width):
+        raise ValueError(
+            f"data.resize_size={data.resize_size} is below data.image_size={size}: the crop would leave the "
+            "image; give a larger resize_size, or null to resize straight to image_size"
+        )
+    return CrateImageProcessor(
+        size={"shortest_edge": data.resize_size} if crop else target,
+        crop_size=target,
+        do_center_crop=crop,
+        image_mean=list(data.image_mean),
+        image_std=list(data.image_std),
+        resample=PILImageResampling[data.interpolation.upper()],
+    )
+
+
+def load_classifier(path: str | Path, finite: bool = True) -> tuple[PreTrainedModel, Any]:
+    """A classifier and its image processor from a run directory or any saved transformers folder.
+
+    Args:
+        path: the folder.
+        finite: refuse weights that are NaN or infinite.
+
+    Raises:
+        ValueError: no such folder, no configuration, a model that names no classes, or weights that are missing,
+            extra or of another shape.
+    """
+    kind = saved_config(path).model_type
+    if kind in ENCODERS:
+        raise ValueError(
+            f"{path}: holds a {kind} model, a masked autoencoder, which names no classes; `opencrate finetune` makes a "
+            "classifier of it, `opencrate probe` and `opencrate reconstruct` take it as it is"
+        )
+    return load_saved(path, finite)
+
+
+def load_saved(path: str | Path, finite: bool = True) -> tuple[PreTrainedModel, Any]:
+    """A classifier or a masked autoencoder, whichever the folder holds, and its image processor.
+
+    Raises:
+        ValueError: as `load_classifier`, but for the kind of model.
+    """
+    return load_weights(path, finite), read_image_processor(path)
+
+
+def load_weights(path: str | Path, finite: bool = True) -> PreTrainedModel:
+    """The model alone, as `load_saved`.
+
+    Raises:
+        ValueError: as `load_saved`.
+    """
+    autoencoder = saved_config(path).model_type in ENCODERS
+    auto_class = AUTO_MODELS["masked-autoencoding" if autoencoder else "image-classification"]
+    model, info = read_model(auto_class, path, finite)
+    require_exact(info, path)
+    return model
+
+
+def require_exact(info: dict[str, Any], path: str | Path) -> None:
+    """Refuse weights that are not those of the configuration; `info` is from `read_model`.
+
+    Raises:
+        ValueError: weights that are missing, unexpected or of another shape.
+    """
+    for problem in ("missing", "unexpected", "mismatched"):
+        keys = sorted(map(str, info[f"{problem}_keys"]))
+        if keys:
+            meaning = {
+                "missing": "weights are missing",
+                "unexpected": "there are weights that the model lacks",
+                "mismatched": "weights have another shape than config.json says",
+            }[problem]
+            raise ValueError(
+                f"{path}: {meaning}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''} ({len(keys)} "
+                "in all); config.json and model.safetensors must come from the same model"
+            )
+
+
+def _config_class(model_type: str, task: str) -> type[PreTrainedConfig]:
+    classes = {cls.model_type: cls for cls in AUTO_MODELS[task]._model_mapping}
+    if model_type not in classes:
+        raise ValueError(f"unknown model.type '{model_type}' for task {task}; {suggest(model_type, classes)}")
+    return classes[model_type]
+
+
+def own_fields(cls: type[PreTrainedConfig]) -> set[str]:
+    """Fields that a model's own configuration class declares: what a recipe may set."""
+    base = {item.name for item in dataclasses.fields(PreTrainedConfig)}
+    return {item.name for item in dataclasses.fields(cls) if item.name not in base and item.name[0] != "_"}
+
+
+def _construct(cls: type[PreTrainedConfig], size: str | None, fields: dict[str, Any]) -> PreTrainedConfig:
+    if size is not None and not hasattr(cls, "from_size"):
+        raise ValueError(
+            f"model.size='{size}' names a CRATE size, but model.type is {cls.model_type}; "
+            "remove it and give model.config fields"
+        )
+    types = {item.name: item.type for item in dataclasses.fields(cls)}
+    for name, value in fields.items():
+        _check_type(f"model.config.{name}", value, types.get(name, Any))
+    try:
+        return cls.from_size(size, **fields) if size is not None else cls(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(f"model.config: {error.__cause__}") from error
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value of a wrong type, or NaN or infinity, for a field of any configuration class."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise field_error(name, value, "a finite number")
+    try:
+        fitted(value, hint)
+    except ValueError as error:
+        raise field_error(name, value, str(error)) from None
+    except TypeError:  # a type that is no value's, such as a forward reference: the class itself checks it
+        return
+
+
+def _check_patches(config: PreTrainedConfig) -> None:
+    """Refuse an image size that the patches do not tile (transformers' own configurations do not check)."""
+    if not (hasattr(config, "image_size") and hasattr(config, "patch_size")):
+        return
+    image, patch = pair(config.image_size), pair(config.patch_size)
+    for size, step in zip(image, patch):
+        if step < 1 or size < step or size % step:
+            raise ValueError(
+                f"data.image_size={config.image_size} is not a multiple of patch_size={config.patch_size}; "
+                "change data.image_size or model.config.patch_size"
+            )
+    if config.model_type == "vit_mae" and (image[0] != image[1] or not isinstance(config.patch_size, int)):
+        raise ValueError(
+            f"data.image_size={config.image_size}, patch_size={config.patch_size}: transformers' ViTMAE takes square "
+            "images and patches only; give one number for each"
+        )

@@ -1,0 +1,415 @@
+"""The run directory: written under another name, renamed when it is complete, read back by every command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from .. import __version__
+from .._files import encoded, read_json, shown
+from .._outputs import MARK, check_output, check_replaced, claim, write_whole
+from .._pretrained import read_config, read_tensors
+from ..recipe.load import load_recipe
+from ..recipe.locations import located
+from ..recipe.schema import Recipe
+from . import checkpoints
+from .build import initialise
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nothing keeps two processes apart there
+    fcntl = None
+
+METRICS = "metrics.json"
+RECIPE = "recipe.yaml"
+ENVIRONMENT = "environment.json"
+LOG = "log.jsonl"
+LAST_WEIGHTS = "last.safetensors"
+START = "start.safetensors"
+REPORT = "report.html"
+CHECKPOINTS = "checkpoints"
+_LOCK = ".lock"
+_LOCK_TEXT = "An unfinished run of OpenCRATE: --resume goes on with it.\n"
+"""In the lock file: the mark by which an unfinished directory is known to be ours."""
+_COMPLETE, _OLD = ".complete", ".replaced"
+"""Marks of a run that only has to be put in its place, and of one that another takes the place of."""
+_OUR_FILES = (
+    *("*.json", "*.jsonl", "*.yaml", "*.safetensors", "*.html", "*.csv", "*.jinja", "vocab.txt", "merges.txt"),
+    *(MARK, _LOCK, _COMPLETE, _OLD),
+)
+_OUR_FOLDERS = (CHECKPOINTS, "analysis", "audit", "features", "figures", "tensorboard")
+_IN_FOLDERS = (*_OUR_FILES, "*.pt", "*.pth", "*.bin", "*.png", "*.svg", "*.md", "events.out.*")
+"""What a directory that is replaced may hold: what runs, converted models, checkpoints and reports consist of."""
+_METRICS = {"seed": int, "epochs": (int, float), "steps": int, "seconds": (int, float), "data": dict}
+"""What is read of the metrics elsewhere."""
+
+
+def partial_directory(final: str | Path) -> Path:
+    """Where a run is while it is not complete: `<final>.partial`."""
+    final = Path(final).expanduser().absolute()
+    return final.with_name(final.name + ".partial")
+
+
+@contextmanager
+def new_directory(final: str | Path, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+    """Yield `<final>.partial`; rename it to `final` when the block ends well.
+
+    When the block fails, the partial directory stays only if it holds checkpoints. Nothing is touched that is not
+    known to be ours.
+
+    Args:
+        final: the directory to be.
+        overwrite: replace a finished or unfinished one.
+        resume: go on in an unfinished one; start where there is none.
+
+    Raises:
+        ValueError: `final` exists and is not to be overwritten, or is not ours; an unfinished run lies there and
+            neither `overwrite` nor `resume` is given; or another process works in it.
+    """
+    final, partial = Path(final).expanduser().absolute(), partial_directory(final)
+    check_place(final, overwrite, resume)
+    if overwrite:
+        recover(final)
+    made = _missing_parents(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial):
+        if not resume:
+            _empty(partial)
+        claim(partial)
+        checkpoints.clean(partial / CHECKPOINTS)
+        try:
+            yield partial
+        except BaseException:
+            if checkpoints.newest(partial / CHECKPOINTS) is None:
+                shutil.rmtree(partial, ignore_errors=True)
+                _remove_empty(made)
+            raise
+        _share(partial)
+        (partial / _COMPLETE).touch()
+        _replace(partial, final)
+
+
+def check_place(
+    final: str | Path, overwrite: bool = False, resume: bool = False, inputs: Sequence[str | None] = ()
+) -> None:
+    """Refuse a place that a run or model cannot be written to, before any work.
+
+    Args:
+        final: the directory to be.
+        overwrite: it is to be replaced.
+        resume: an unfinished one is to be gone on with.
+        inputs: what is read.
+
+    Raises:
+        ValueError: as `check_free` and `check_output`; an unfinished run lies there and neither `overwrite` nor
+            `resume` is given; or something that is not ours has the name of an unfinished or a replaced run.
+    """
+    final, partial = Path(final).expanduser().absolute(), partial_directory(final)
+    check_output(final, inputs)
+    check_output(partial)
+    check_replaced(final, inputs)
+    check_free(final, overwrite)
+    if final.is_symlink():
+        raise ValueError(f"{shown(final)}: is a link; give the folder that it leads to")
+    if os.path.lexists(partial) and not _is_ours(partial):
+        raise _in_the_way(partial)
+    old = _old_directory(final)
+    if os.path.lexists(old) and not (old / _OLD).is_file():
+        raise _in_the_way(old)
+    if overwrite or resume or not partial.exists():
+        return
+    if (partial / _COMPLETE).is_file():
+        raise ValueError(
+            f"{shown(partial)}: a finished run that was not put in its place; --resume puts it there, --overwrite "
+            "starts again"
+        )
+    raise ValueError(
+        f"{shown(partial)}: an unfinished run lies there (still running, or killed); wait for it, go on with it by "
+        "--resume, or pass --overwrite to start again"
+    )
+
+
+def _in_the_way(path: Path) -> ValueError:
+    return ValueError(
+        f"{shown(path)}: is in the way, and no unfinished run of ours; rename it, or choose another output path"
+    )
+
+
+def _is_ours(partial: Path) -> bool:
+    """Whether a directory has our mark of an unfinished run, or nothing yet."""
+    if partial.is_symlink() or not partial.is_dir():
+        return False
+    lock = partial / _LOCK
+    marked = lock.is_file() and lock.stat().st_size < 1000 and lock.read_bytes() == _LOCK_TEXT.encode()
+    return marked or all(path == lock and path.stat().st_size == 0 for path in partial.iterdir())
+
+
+def recover(final: str | Path) -> bool:
+    """Put a complete run in its place, where a process was killed before it could.
+
+    Returns:
+        Whether there was one.
+    """
+    final, partial = Path(final).expanduser().absolute(), partial_directory(final)
+    if not (partial / _COMPLETE).is_file() or not _is_ours(partial):
+        return False
+    with _locked(partial):
+        _replace(partial, final)
+    return True
+
+
+def _missing_parents(path: Path) -> list[Path]:
+    return [parent for parent in path.parents if not parent.exists()]
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, innermost first, as far as they are empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Keep other processes out of a directory; the system frees it when this process ends, however it ends."""
+    with (partial / _LOCK).open("a", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not passed on to loader processes
+            except OSError as error:
+                raise ValueError(f"{partial}: another process is training there; wait for it or end it") from error
+        if file.tell() == 0:
+            file.write(_LOCK_TEXT)
+            file.flush()
+        yield
+
+
+def _share(partial: Path) -> None:
+    """Give every file the permissions of an ordinary one: safetensors' own are for its owner alone."""
+    mode = (partial / _LOCK).stat().st_mode
+    for path in partial.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+
+
+def _empty(partial: Path) -> None:
+    for path in partial.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+
+
+def check_same_recipe(partial: Path, recipe: Recipe) -> None:
+    """Refuse to go on with a run under another recipe than the one it was started with.
+
+    Raises:
+        ValueError: names each key that differs, with both values.
+    """
+    if not (partial / RECIPE).is_file():
+        return
+    changed = in_words(changed_keys(read_recipe(partial), recipe))
+    if changed:
+        raise ValueError(
+            f"{partial}: cannot resume with another recipe: {changed}; resume with `opencrate train {partial} --resume "
+            f"--output {partial.with_name(partial.name.removesuffix('.partial'))}`, or pass --overwrite to start again"
+        )
+
+
+def changed_keys(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Each dotted key in which two recipes differ, with both its values; a place is the same however it is named."""
+    old, new = (_flat(asdict(located(recipe))) for recipe in (before, now))
+    return {
+        key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+    }
+
+
+def in_words(changed: dict[str, tuple[Any, Any]]) -> str:
+    """The same for readers."""
+    return ", ".join(f"{key} was {before!r}, now {now!r}" for key, (before, now) in changed.items())
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict) and value
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value})
+    return flat
+
+
+def check_free(final: str | Path, overwrite: bool = False) -> None:
+    """Refuse a target that exists, unless it is empty, or is ours and is to be overwritten.
+
+    Raises:
+        ValueError: as said.
+    """
+    final = Path(final).expanduser()
+    if not final.exists() or (final.is_dir() and not any(final.iterdir())):
+        return
+    if not final.is_dir() or not _is_run_or_model(final):
+        raise ValueError(f"{shown(final)}: exists and is no run or model directory; choose another output path")
+    if not overwrite:
+        raise ValueError(f"{shown(final)}: exists; choose another output path, or pass --overwrite to replace it")
+    if foreign := next((path for path in sorted(final.rglob("*")) if not _may_be_ours(path, final)), None):
+        raise ValueError(
+            f"{shown(foreign)}: no command of ours wrote it, and --overwrite would remove it; move it elsewhere"
+        )
+
+
+def _is_run_or_model(folder: Path) -> bool:
+    """Whether this package wrote a directory: it has our mark, or (of older versions) what every run or model has."""
+    if (folder / MARK).is_file() or ((folder / METRICS).is_file() and (folder / RECIPE).is_file()):
+        return True
+    try:
+        kind = read_json(folder / "config.json").get("model_type")
+    except ValueError:
+        return False
+    return str(kind).startswith("crate") and (folder / "model.safetensors").is_file()
+
+
+def _may_be_ours(path: Path, final: Path) -> bool:
+    at_top = path.parent == final
+    if path.is_dir() and not path.is_symlink():
+        return not at_top or path.name in _OUR_FOLDERS
+    if path.suffix == ".py":  # the code of a model, as save_pretrained puts it beside the weights
+        return (Path(__file__).parent.parent / path.name).is_file()
+    return any(path.match(pattern) for pattern in (_OUR_FILES if at_top else _IN_FOLDERS))
+
+
+def _replace(partial: Path, final: Path) -> None:
+    """Put `partial` in the place of `final`; the old directory goes only after the new one stands.
+
+    Wherever this is interrupted, `recover` or the next run in this place goes on from there.
+    """
+    old = _old_directory(final)
+    if final.exists() and any(final.iterdir()):
+        if old.exists():  # marked: of an earlier run that was killed here
+            shutil.rmtree(old)
+        (final / _OLD).touch()
+        final.rename(old)
+    partial.rename(final)
+    for mark in (_COMPLETE, _LOCK):
+        (final / mark).unlink()
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _old_directory(final: Path) -> Path:
+    return final.with_name(final.name + ".replaced")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    write_whole(path, encoded(text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_recipe(run: str | Path) -> Recipe:
+    """The resolved recipe of a run directory.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    path = Path(run).expanduser() / RECIPE
+    if not path.is_file():
+        raise ValueError(f"{run}: no {RECIPE} there; give a directory written by `opencrate train`")
+    return load_recipe(path)
+
+
+def read_metrics(run: str | Path) -> dict[str, Any]:
+    """The metrics of a run directory.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    path = Path(run).expanduser() / METRICS
+    if not path.is_file():
+        raise ValueError(f"{run}: no {METRICS} there; give a directory written by `opencrate train`")
+    metrics = read_json(path, advice="train again")
+    wrong = [name for name, kind in _METRICS.items() if not isinstance(metrics.get(name), kind)]
+    if wrong:
+        raise ValueError(f"{shown(path)}: damaged ('{wrong[0]}' is missing or of the wrong kind); train again")
+    return metrics
+
+
+def left_out_bad(run: str | Path) -> bool:
+    """Whether a run was trained without the unreadable images of its data, so that its parts are those without them."""
+    metrics = Path(run).expanduser() / METRICS
+    return metrics.is_file() and bool(read_metrics(run)["data"].get("skipped"))
+
+
+def initial_model(run: str | Path) -> PreTrainedModel:
+    """The model of a run as it was before the first step, rebuilt from its configuration, seed and whitening."""
+    recipe = read_recipe(run)
+    model = initialise(read_config(run), recipe.training.seed, recipe.task)
+    if (Path(run) / START).is_file():
+        tensors = read_tensors(Path(run) / START)
+        wrong = [name for name, value in tensors.items() if model.state_dict().get(name, value).shape != value.shape]
+        if wrong:
+            raise ValueError(f"{run}/{START}: damaged ('{shown(wrong[0])}' has another shape); train again")
+        model.load_state_dict(tensors, strict=False)
+    return model
+
+
+def save_start(run: Path, model: PreTrainedModel) -> None:
+    """Keep the patch embedding of a model that has not been trained yet, for `initial_model`."""
+    state = {name: value for name, value in model.state_dict().items() if "patch_embeddings.projection" in name}
+    assert state
+    save_file(state, run / START)
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with: versions, processor and threads; no host or user names."""
+    packages = ("torch", "transformers", "accelerate", "datasets")
+    return {
+        "opencrate": __version__,  # also where it runs from its source, without an installation
+        **{name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "commit": _commit(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _commit() -> str | None:
+    """The commit of this package's own source tree, with `+changes` where it differs; `None` if installed."""
+    source = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", source.name)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""Many runs or known truths: sweeps over seeds, and experiments."""

@@ -1,0 +1,137 @@
+"""How well the layers of trained autoencoders undo one another: errors, R^c on the way, noise, on given images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from torch import Tensor
+
+from ..._values import Positive, Seed, Within, check_fields
+from ...analysis.autoencoder import AutoencoderMeasures, measure_autoencoder
+from ...evaluation.inputs import Batch
+from ...modeling_crate_mae import CrateMAEForPreTraining
+from ...reports.autoencoder_findings import describe, percent
+from ...reports.autoencoder_plots import plot_inverse, plot_noise, plot_rates
+from ...reports.figures import UNTRAINED
+from ...stats.intervals import bootstrap_mean
+from ...store.load import untrained_copy
+from .base import Amounts, Experiment, Row
+
+NAME = "autoencoder"
+_SIZES = ("num_hidden_layers", "num_attention_heads")
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """Settings of `opencrate experiment reconstruct --model`.
+
+    Attributes:
+        images: measured, at least 2; fewer where there are not so many.
+        eps: ε of R^c.
+        noise: length of the noise on tokens relative to theirs.
+        seed: of untrained copies, masks and noise.
+    """
+
+    images: Annotated[int, Within(2, 10**9)] = 64
+    eps: Positive = 0.5
+    noise: Amounts = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+SETTINGS = AutoencoderSettings
+
+
+def quick(settings: AutoencoderSettings) -> AutoencoderSettings:
+    """The same in seconds."""
+    return replace(settings, images=16, noise=settings.noise[::3])
+
+
+def with_untrained(models: Mapping[str, CrateMAEForPreTraining], seed: int) -> dict[str, CrateMAEForPreTraining]:
+    """The models and, for each configuration once, fresh copies; of the first also a tied one if it is not tied."""
+    found = dict(models)
+    seen: list[dict] = []
+    for name, model in models.items():
+        if model.config.to_dict() not in seen:
+            seen.append(model.config.to_dict())
+            found[name + UNTRAINED] = untrained_copy(model, seed)
+    name, first = next(iter(models.items()))
+    tied = any(model.config.tie_decoder for model in models.values())
+    mirrors = all(getattr(first.config, f"decoder_{key}") == getattr(first.config, key) for key in _SIZES)
+    if not tied and mirrors:
+        found[f"{name}{UNTRAINED}, tied"] = untrained_copy(first, seed, tie_decoder=True)
+    return found
+
+
+def run(
+    models: Mapping[str, CrateMAEForPreTraining], batches: Iterable[Batch], settings: AutoencoderSettings, data: str
+) -> Experiment:
+    """Measure every model on the same images.
+
+    Args:
+        models: by name; the first is compared with each other one.
+        batches: of pixel values, read once per model.
+        settings: what is measured.
+        data: what the images are, in words.
+    """
+    subjects = {
+        name: measure_autoencoder(model, batches, settings.eps, settings.noise, settings.images, settings.seed)
+        for name, model in models.items()
+    }
+    return Experiment(
+        name=NAME,
+        title="How well do the decoder's layers undo the encoder's, in trained autoencoders?",
+        settings=settings,
+        rows=tuple(row for name, found in subjects.items() for row in _rows(name, found)),
+        summary=(f"Images: {data}.", *describe(subjects)),
+        columns=(
+            "model",
+            "one layer",
+            "directions",
+            "all layers",
+            "directions",
+            "plain autoencoding",
+            "masked patches",
+        ),
+        shown=tuple(_shown(name, found) for name, found in subjects.items()),
+        figures={
+            f"{NAME}_inverse": plot_inverse(subjects),
+            f"{NAME}_rates": plot_rates(subjects),
+            f"{NAME}_noise": plot_noise(subjects),
+        },
+    )
+
+
+def _rows(name: str, found: AutoencoderMeasures) -> list[Row]:
+    """One row per quantity and layer (or noise level; empty for one number per image)."""
+    rows = []
+    for quantity, values in found.values.items():
+        interval = bootstrap_mean(values if values.ndim == 2 else values[:, None])
+        places = found.noise_levels if quantity.startswith("noise") else range(1, values.shape[-1] + 1)
+        places = found.layers if quantity.startswith(("layer", "network")) else places
+        numbers = zip(interval.mean.tolist(), interval.low.tolist(), interval.high.tolist())
+        for place, (mean, low, high) in zip(places if values.ndim == 2 else ("",), numbers):
+            one = {"model": name, "quantity": quantity, "layer_or_level": place, "mean": mean, "low": low, "high": high}
+            rows.append({**one, "images": found.num_images})
+    return rows
+
+
+def _shown(name: str, found: AutoencoderMeasures) -> tuple[str, ...]:
+    def of(key: str, last: bool = False) -> str:
+        values: Tensor = found.values[key]
+        return percent(values[:, -1] if last else values.mean(1))
+
+    masked = found.values.get("masked")
+    return (
+        name,
+        of("layer_error"),
+        of("layer_direction_error"),
+        of("network_error", last=True),
+        of("network_direction_error", last=True),
+        percent(found.values["whole_image"]),
+        "–" if masked is None else f"{float(masked.mean()):.3g}",
+    )

@@ -1,0 +1,242 @@
+"""What attention takes out of noisy tokens of a known mixture, against the best any denoiser can; and sampling."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from ..._values import Positive, Within
+from ...analysis.maths.denoising import (
+    Denoiser,
+    linear_denoiser,
+    mssa_denoiser,
+    noise_schedule,
+    one_token_attention,
+    posterior_mean,
+    sample,
+    sample_quality,
+)
+from ...analysis.maths.mixtures import LowRankMixture
+from ...operators import coding_rate_gradient, mssa
+from ...reports.denoise_plots import plot_errors, plot_samples
+from ...stats.intervals import seed_interval
+from .base import (
+    Angle,
+    Experiment,
+    Positives,
+    Row,
+    Settings,
+    Steps,
+    Track,
+    Width,
+    over_seeds,
+    select,
+)
+from .synthetic import generator, mixture_of_subspaces
+
+FORMS = {
+    "noisy": "noisy tokens as they are",
+    "exact": "posterior mean (exact)",
+    "linear": "best linear map",
+    "one_token": "one-token attention over subspaces",
+    "mssa": "MSSA, scale 1/σ²",
+    "mssa_lengths": "MSSA, scale 1/σ², with key lengths",
+    "mssa_fitted": "a X + b MSSA(X), scale 1/σ², fitted",
+    "published_fitted": "a X + b MSSA(LN X), scale 1/√p, fitted",
+    "gradient_fitted": "a X + b ∇R^c(X), fitted",
+}
+"""Denoisers by key; `fitted` ones choose a and b at every noise level by least squares on other tokens."""
+
+SAMPLERS = ("exact", "linear", "one_token", "mssa", "mssa_lengths", "published_fitted")
+
+MEASURES = {
+    "in_subspace": "energy in the nearest subspace",
+    "energy": "energy, relative to the mixture's",
+    "chi_square": "χ² of the subspaces' counts, per degree of freedom",
+    "distance": "sliced Wasserstein distance, relative to that of true draws",
+}
+_EPS = 0.5  # of ∇R^c
+
+
+@dataclass(frozen=True)
+class DenoiseSettings(Settings):
+    """Settings of `opencrate experiment denoise`.
+
+    Attributes:
+        subspaces, dim, ambient, tokens: K, p, d, N; E‖z‖² = 1.
+        angle: between every two subspaces, in degrees.
+        noise: (E‖σw‖²)^½ relative to the tokens', σ√d.
+        steps: of the sampler, from noise `largest` to `smallest` and then to 0.
+        largest, smallest: as `noise`.
+    """
+
+    subspaces: Annotated[int, Within(2, 256)] = 4
+    dim: Width = 4
+    ambient: Width = 32
+    tokens: Annotated[int, Within(2, 16_384)] = 512
+    angle: Angle = 90.0
+    noise: Positives = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    steps: Steps = 30
+    largest: Positive = 10.0
+    smallest: Positive = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        noise_schedule(self.largest, self.smallest, self.steps)
+        mixture_of_subspaces(self.subspaces, self.dim, self.ambient, self.angle)
+
+
+SETTINGS = DenoiseSettings
+
+
+def quick(settings: DenoiseSettings) -> DenoiseSettings:
+    """The same in seconds."""
+    return replace(settings, seeds=3, tokens=128, noise=settings.noise[1::3], steps=10)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One seed's mixture, the tokens to denoise, and other tokens to fit weights on; each with its noise.
+
+    Attributes:
+        mixture: of the tokens.
+        clean, noise: `(N, d)`.
+        fit_clean, fit_noise: `(N, d)`.
+    """
+
+    mixture: LowRankMixture
+    clean: Tensor
+    noise: Tensor
+    fit_clean: Tensor
+    fit_noise: Tensor
+
+    def denoisers(self) -> dict[str, Denoiser]:
+        """Every form of `FORMS`."""
+        mixture, U = self.mixture, self.mixture.bases
+        return {
+            "noisy": lambda X, sigma: X,
+            "exact": lambda X, sigma: posterior_mean(mixture, X, sigma),
+            "linear": lambda X, sigma: linear_denoiser(mixture, X, sigma),
+            "one_token": lambda X, sigma: one_token_attention(X, U, sigma),
+            "mssa": lambda X, sigma: mssa_denoiser(X, U, sigma),
+            "mssa_lengths": lambda X, sigma: mssa_denoiser(X, U, sigma, key_lengths=True),
+            "mssa_fitted": self._fitted(lambda X, sigma: mssa_denoiser(X, U, sigma)),
+            "published_fitted": self._fitted(lambda X, sigma: mssa(layer_norm(X, X.shape[-1:]), U)),
+            "gradient_fitted": self._fitted(lambda X, sigma: coding_rate_gradient(X, U, _EPS)),
+        }
+
+    def _fitted(self, update: Callable[[Tensor, float], Tensor]) -> Denoiser:
+        """a X + b update(X), the weights least squares on the other tokens at the same noise level."""
+
+        def denoise(X: Tensor, sigma: float) -> Tensor:
+            noisy = self.fit_clean + sigma * self.fit_noise
+            columns = torch.stack((noisy.flatten(), update(noisy, sigma).flatten()), dim=1)
+            a, b = torch.linalg.lstsq(columns, self.fit_clean.flatten()[:, None]).solution.flatten()
+            return a * X + b * update(X, sigma)
+
+        return denoise
+
+
+def draw(settings: DenoiseSettings, seed: int) -> Draw:
+    """The mixture and tokens of one seed."""
+    mixture = mixture_of_subspaces(settings.subspaces, settings.dim, settings.ambient, settings.angle, seed)
+    source = generator(seed + 1_000_003)
+    clean, other = (mixture.sample(settings.tokens, source)[0] for _ in range(2))
+    noise, other_noise = (torch.randn(clean.shape, generator=source, dtype=torch.float64) for _ in range(2))
+    return Draw(mixture, clean, noise, other, other_noise)
+
+
+def run(settings: DenoiseSettings, track: Track = iter) -> Experiment:
+    """Error of every form at every noise level, and what every sampler makes of noise."""
+    errors: dict[tuple, list[float]] = defaultdict(list)
+    samples: dict[tuple, list[float]] = defaultdict(list)
+    unit = settings.ambient**-0.5
+    for seed in track(range(settings.seeds)):
+        tokens = draw(settings, seed)
+        denoisers = tokens.denoisers()
+        for level in settings.noise:
+            noisy = tokens.clean + level * unit * tokens.noise
+            for form, denoise in denoisers.items():
+                wrong = (denoise(noisy, level * unit) - tokens.clean).square().sum() / tokens.clean.square().sum()
+                errors[(form, level)].append(float(wrong))
+        sigmas = noise_schedule(settings.largest * unit, settings.smallest * unit, settings.steps)
+        for form in SAMPLERS:
+            made = sample(denoisers[form], sigmas[0] * tokens.noise, sigmas)
+            for name, value in asdict(sample_quality(made, tokens.mixture, generator(seed))).items():
+                samples[(form, name)].append(value)
+    rows = [_row("denoising", form, "relative error", level, found) for (form, level), found in errors.items()]
+    rows += [_row("sampling", form, name, "", found) for (form, name), found in samples.items()]
+    return Experiment(
+        name="denoise",
+        title="What does attention take out of noisy tokens, against the best any denoiser can?",
+        settings=settings,
+        rows=tuple(rows),
+        summary=tuple(_summary(settings, errors, samples)),
+        columns=("denoiser", *(f"noise {level:g}" for level in settings.noise)),
+        shown=tuple(
+            (words, *(_percent(select(rows, form=form, noise=level)[0]) for level in settings.noise))
+            for form, words in FORMS.items()
+        ),
+        figures={
+            "denoise": plot_errors(select(rows, what="denoising"), FORMS),
+            "denoise_samples": plot_samples(select(rows, what="sampling"), {f: FORMS[f] for f in SAMPLERS}, MEASURES),
+        },
+    )
+
+
+def _row(what: str, form: str, measure: str, level: float | str, values: list[float]) -> Row:
+    return {"what": what, "form": form, "measure": measure, "noise": level, **over_seeds(values)}
+
+
+def _percent(row: Row) -> str:
+    return f"{100 * row['mean']:.3g} %"
+
+
+def _summary(settings: DenoiseSettings, errors: dict, samples: dict) -> list[str]:
+    least = ", ".join(f"{level:g}: {100 * _mean(errors['exact', level]):.3g} %" for level in settings.noise)
+    sentences = [
+        f"{settings.seeds} seeds; {settings.tokens} tokens of {settings.subspaces} Gaussians in subspaces of dimension "
+        f"{settings.dim} in {settings.ambient} dimensions, at {settings.angle:g} degrees; errors are squared, relative "
+        "to the tokens' energy.",
+        f"The least error that any denoiser can have (the posterior mean's), by noise level: {least}.",
+    ]
+    sentences += [_error_sentence(form, settings.noise, errors) for form in FORMS if form not in ("noisy", "exact")]
+    return sentences + [_sample_sentence(form, samples) for form in SAMPLERS]
+
+
+def _error_sentence(form: str, levels: tuple[float, ...], errors: dict) -> str:
+    """How many times the least error, and where it is better than doing nothing and than the best linear map."""
+    times = ", ".join(f"{_mean(errors[form, level]) / _mean(errors['exact', level]):.3g}" for level in levels)
+    parts = [f"{FORMS[form]}: {times} times the least error"]
+    for other in ("noisy", "linear"):
+        if form != other:
+            better = sum(_below(errors[form, level], errors[other, level]) for level in levels)
+            parts.append(f"better than {'doing nothing' if other == 'noisy' else FORMS[other]} at {better}")
+    return f"{', '.join(parts)} of {len(levels)} noise levels."
+
+
+def _sample_sentence(form: str, samples: dict) -> str:
+    inside, energy, chi, distance = (_mean(samples[form, name]) for name in MEASURES)
+    p_values = samples[form, "p_value"]
+    refused = f"{sum(value < 0.05 for value in p_values)} of {len(p_values)} seeds"
+    return (
+        f"Sampling by {FORMS[form]}: {100 * inside:.1f} % of the energy in the nearest subspace, {energy:.3g} times "
+        f"the mixture's energy, counts of subspaces refused (p < 0.05) on {refused}, χ² per degree of freedom "
+        f"{chi:.3g}, {distance:.3g} times the distance between true draws."
+    )
+
+
+def _below(first: list[float], second: list[float]) -> bool:
+    """Whether the first is smaller, by the interval of the paired difference over seeds."""
+    return float(seed_interval([a - b for a, b in zip(first, second)]).high) < 0
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
