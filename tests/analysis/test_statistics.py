@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from opencrate.stats import intervals as statistics
+from opencrate.stats import words
 from opencrate.stats.intervals import bootstrap_mean, paired_difference, seed_interval
 
 
@@ -104,3 +105,53 @@ def test_pairing_removes_what_both_share():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def of(mean: float, low: float, high: float) -> statistics.Interval:
+    """An interval of one number."""
+    return statistics.Interval(*(torch.tensor(value) for value in (mean, low, high, 1.0)), 5, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign"),
+    [(-2, -1, "below"), (1, 2, "above"), (-1, 1, "undecided"), (0, 1, "undecided"), (math.nan, math.nan, "undecided")],
+)
+def test_the_sign_of_an_interval_is_the_side_of_zero_on_which_it_lies(low, high, sign):
+    assert of((low + high) / 2, low, high).sign == sign
+
+
+def test_the_signs_of_several_intervals_are_those_of_each():
+    found = bootstrap_mean(torch.tensor([[-1.0, 1.0, -1.0], [-2.0, 2.0, 1.0]]).repeat(20, 1))
+    assert found.signs == ["below", "above", "undecided"] == [found[index].sign for index in range(3)]
+    assert bootstrap_mean([[3.0, -3.0]]).signs == ["undecided", "undecided"]
+
+
+def test_an_interval_in_words():
+    assert words.interval(of(1.234, 1.1, 1.35), 2) == "1.23 (1.10 to 1.35)"
+    assert words.interval(of(1.234, -1.1, 1.35), 1, signed=True) == "+1.2 (-1.1 to +1.4)"
+    assert words.interval(of(0.12345, 0.1, 0.2), 3, percent=True, significant=True) == "12.3 % (10 to 20)"
+    assert words.interval(of(2.0, math.nan, math.nan), 0) == "2"
+
+
+def test_a_span_in_words():
+    assert words.span([3, 1, 2], 0) == "1 to 3" and words.span(torch.tensor([0.51, 0.52]), 1) == "0.5"
+    assert words.span([-0.1, 0.2], 1, signed=True, percent=True) == "-10.0 to +20.0 %"
+    assert words.number(math.nan, 2) == "–"
+
+
+def test_lists_in_words():
+    assert [words.listing(names) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+    assert words.layers([3]) == "layer 3" and words.layers([3, 5]) == "layers 3 and 5"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([2.0], "R is 2.0 at the only layer."),
+        ([2.0, 1.0], "R falls from 2.0 to 1.0, at the only step from layer to layer."),
+        ([1.0, 2.0], "R does not fall at the only step from layer to layer: it goes from 1.0 to 2.0."),
+        ([3.0, 2.0, 1.0], "R falls from 3.0 to 1.0, at all 2 steps from layer to layer."),
+    ],
+)
+def test_a_trend_in_words_counts_its_steps(values, text):
+    assert words.describe_trend("R", torch.tensor(values)) == text

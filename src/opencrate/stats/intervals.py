@@ -14,6 +14,14 @@ from torch import Tensor
 # Draws held at a time: the resampling weights of one slice stay below 64 MB.
 _DRAWS = 1 << 23
 FALLS, RISES, UNKNOWN = "falls", "rises", "cannot tell"
+BELOW, ABOVE, UNDECIDED = "below", "above", "undecided"
+
+
+def sign(low: float, high: float) -> str:
+    """On which side of 0 an interval lies: `BELOW`, `ABOVE`, or `UNDECIDED` where it contains 0 or a bound is NaN."""
+    if high < 0:
+        return BELOW
+    return ABOVE if low > 0 else UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,16 @@ class Interval:
         """The interval of a part of the trailing shape."""
         parts = (part[index] for part in (self.mean, self.low, self.high, self.std))
         return Interval(*parts, self.count, self.level)
+
+    @property
+    def sign(self) -> str:
+        """On which side of 0 an interval of a single number lies: "below", "above" or "undecided"."""
+        return sign(float(self.low), float(self.high))
+
+    @property
+    def signs(self) -> list[str]:
+        """`sign` of every entry, such as every layer, of an interval of shape `(n)`."""
+        return [sign(low, high) for low, high in zip(self.low.tolist(), self.high.tolist())]
 
 
 def bootstrap_mean(values: Tensor | Sequence, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:

@@ -2,11 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
 from .intervals import trend
+
+
+class Bounded(Protocol):
+    """A number with its interval, such as an `Interval` of shape `()`."""
+
+    @property
+    def mean(self) -> Tensor | float:
+        """The number."""
+
+    @property
+    def low(self) -> Tensor | float | None:
+        """Lower bound; NaN or `None` where there is none."""
+
+    @property
+    def high(self) -> Tensor | float | None:
+        """Upper bound; NaN or `None` where there is none."""
+
+
+def number(
+    value: Tensor | float, digits: int, signed: bool = False, percent: bool = False, significant: bool = False
+) -> str:
+    """A number in words, "–" for NaN.
+
+    Args:
+        value: the number.
+        digits: after the decimal point, or significant ones.
+        signed: with a plus in front of positive numbers.
+        percent: times 100; the sign "%" is left to the caller.
+        significant: whether `digits` counts significant digits.
+    """
+    value = float(value) * (100 if percent else 1)
+    if math.isnan(value):
+        return "–"
+    return f"{value:{'+' if signed else ''}.{digits}{'g' if significant else 'f'}}"
+
+
+def interval(
+    found: Bounded, digits: int, signed: bool = False, percent: bool = False, significant: bool = False
+) -> str:
+    """'1.20 (1.10 to 1.30)', the mean and its bounds, without them where they are unknown; arguments as `number`."""
+    low, high = (math.nan if bound is None else float(bound) for bound in (found.low, found.high))
+    style = {"digits": digits, "signed": signed, "percent": percent, "significant": significant}
+    text = number(found.mean, **style) + (" %" if percent else "")
+    return text if math.isnan(low) else f"{text} ({number(low, **style)} to {number(high, **style)})"
+
+
+def span(values: Iterable[Tensor | float], digits: int, signed: bool = False, percent: bool = False) -> str:
+    """'1.0 to 2.0', the smallest and the largest of some numbers, or one number where both read the same."""
+    values = [float(value) for value in values]
+    low, high = (number(value, digits, signed, percent) for value in (min(values), max(values)))
+    return (low if low == high else f"{low} to {high}") + (" %" if percent else "")
+
+
+def listing(names: Iterable[object]) -> str:
+    """'3', '3 and 5' or '3, 5 and 6'."""
+    *rest, last = map(str, names)
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def describe_trend(name: str, values: Tensor, unit: str = "", digits: int = 1) -> str:
@@ -23,7 +82,10 @@ def describe_trend(name: str, values: Tensor, unit: str = "", digits: int = 1) -
     if found.steps == 0:
         return f"{name} is {last} at the only layer."
     if found.falls == found.steps:
-        return f"{name} falls from {first} to {last}, at all {found.steps} steps from layer to layer."
+        every = f"all {found.steps} steps" if found.steps > 1 else "the only step"
+        return f"{name} falls from {first} to {last}, at {every} from layer to layer."
+    if found.steps == 1:
+        return f"{name} does not fall at the only step from layer to layer: it goes from {first} to {last}."
     where = f"at {found.falls} of {found.steps} steps from layer to layer, not at {layers(found.rises_at)}"
     if found.last < found.first:
         return f"{name} falls from {first} to {last} overall, {where}."
@@ -42,6 +104,4 @@ def duration(seconds: float) -> str:
 
 def layers(numbers: Sequence[int]) -> str:
     """'layer 3' or 'layers 3, 5 and 6'."""
-    if len(numbers) == 1:
-        return f"layer {numbers[0]}"
-    return f"layers {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    return f"layer{'s' * (len(numbers) > 1)} {listing(numbers)}"
