@@ -12,10 +12,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from .._outputs import claim, write_whole
+from ..analysis.layers.registry import Measure
 from ..stats.intervals import paired_difference, seed_interval
 from ..store import runs
 from ..studies.sweep import ArmRun, Match, Sweep
-from ..studies.sweep_measures import HEADLINES, MEASURES, Measure
+from ..studies.sweep_measures import HEADLINES, MEASURES
 from .figures import COLOURS
 
 FILES = {"csv": "ablation.csv", "json": "ablation.json", "markdown": "ablation.md", "figure": "ablation.png"}
@@ -111,7 +112,10 @@ def write_ablation(
         "match": match,
         "sweep": asdict(sweep),
         "environment": runs.environment(),
-        "measures": {key: asdict(measure) for key, measure in MEASURES.items()},
+        "measures": {
+            key: {name: getattr(one, name) for name in ("title", "unit", "how", "scale", "digits")}
+            for key, one in MEASURES.items()
+        },
         "runs": [asdict(run) for run in found],
         "table": [{**asdict(cell), "verdict": cell.verdict} for cell in cells],
     }
@@ -129,7 +133,7 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
     lines += ["Mean ± standard deviation over the seeds, and the 95 % t-interval of the mean.", ""]
     lines += _rows(
         sweep,
-        ["rates against", *(_heading(MEASURES[key]) for key in measured)],
+        ["rates against", *(MEASURES[key].heading for key in measured)],
         lambda arm: [against[arm], *(_value(table.get((arm, key)), MEASURES[key]) for key in measured)],
     )
     lines += [
@@ -140,11 +144,11 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
     lines += [f"reference's (other projections, width d or dimension p) are not compared: {_sizes(sweep, found)}.", ""]
     lines += _rows(
         sweep,
-        [_heading(MEASURES[key]) for key in compared],
+        [MEASURES[key].heading for key in compared],
         lambda arm: [_difference(table.get((arm, key)), MEASURES[key]) for key in compared],
     )
     lines += ["", *(sentences(sweep, cells)), ""]
-    lines += [f"- {_heading(MEASURES[key])}: {MEASURES[key].how}." for key in measured]
+    lines += [f"- {MEASURES[key].heading}: {MEASURES[key].how}." for key in measured]
     return "\n".join(lines) + "\n"
 
 
@@ -233,12 +237,8 @@ def _rows(sweep: Sweep, columns: Sequence[str], cells_of) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _heading(measure: Measure) -> str:
-    return f"{measure.title} ({measure.unit})" if measure.unit else measure.title
-
-
 def _math_heading(measure: Measure) -> str:
-    text = _heading(measure)
+    text = measure.heading
     return text.replace("R^c(Z^{ℓ+½}) − R^c(Z^ℓ)", r"$R^c(Z^{\ell+1/2}) - R^c(Z^\ell)$").replace("R^c,", "$R^c$,")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..analysis.layers.registry import Measure
 from ..analysis.layers.result import layer_measures
 from ..analysis.record.states import describe_states, record
 from ..configuration_crate import pair
@@ -32,19 +32,8 @@ PROBE_IMAGES = 5000
 _BATCH = 64
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One column of the table: `scale` times the value is shown, with `digits` decimals and the unit."""
-
-    title: str
-    unit: str
-    how: str
-    scale: float = 1.0
-    digits: int = 2
-
-
 MEASURES: dict[str, Measure] = {
-    "accuracy": Measure("accuracy", "%", "on all test images", 100),
+    "accuracy": Measure("accuracy", "%", "on all test images", scale=100),
     "error": Measure("masked-patch error", "", "squared error on the masked patches of the test images", digits=4),
     "psnr": Measure("PSNR", "dB", "of whole reconstructed test images"),
     "loss": Measure("loss", "", "the task's own on the test images: cross-entropy in nats, or squared error", digits=3),
@@ -54,7 +43,7 @@ MEASURES: dict[str, Measure] = {
     "subspace_rate": Measure("R^c, last layer", "nats", "R^c(Z^{ℓ+½} | U^ℓ) of the last layer; per image"),
     "rate_reduction": Measure("ΔR, last layer", "nats", "R − R^c of Z^{ℓ+½} in the last layer; per image"),
     "nonzero": Measure(
-        "non-zero", "%", "‖Z^{ℓ+1}‖_0 / (d N), entries exactly zero count as zero; mean over layers", 100
+        "non-zero", "%", "‖Z^{ℓ+1}‖_0 / (d N), entries exactly zero count as zero; mean over layers", scale=100
     ),
     "hoyer": Measure(
         "Hoyer of codes",
@@ -75,9 +64,12 @@ MEASURES: dict[str, Measure] = {
         digits=3,
     ),
     "probe": Measure(
-        "linear probe", "%", f"on the mean token of the last layer; fitted on at most {PROBE_IMAGES:,} images", 100
+        "linear probe",
+        "%",
+        f"on the mean token of the last layer; fitted on at most {PROBE_IMAGES:,} images",
+        scale=100,
     ),
-    "operations": Measure("operations", "MFLOP", "of a forward in training, per image", 1e-6, 1),
+    "operations": Measure("operations", "MFLOP", "of a forward in training, per image", scale=1e-6, digits=1),
     "parameters": Measure("parameters", "", "all", digits=0),
     "seconds": Measure("training", "s", "wall-clock; comparable only if nothing else ran", digits=0),
 }

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...blocks import ISTA
 from ...evaluation.inputs import Batch
 from ...stats.intervals import Interval, bootstrap_mean
+from ..layers.registry import Measure
 from ..maths.geometry import DictionaryGeometry, SubspaceGeometry, dictionary_geometry, subspace_geometry
 from .fits import FITS, Fit, Sample, fit_all, random_bases, random_measures, shuffled
 from .tokens import TOKEN_KINDS, LayerTokens, TokenKind, collect
@@ -27,15 +28,15 @@ CONDITIONS = {
     "shuffled": "each coordinate permuted over the tokens",
     "untrained": "tokens of the untrained model",
 }
-TOKEN_MEASURES = {
-    "outside_nearest": ("energy outside the nearest subspace", "fraction of ‖z‖²"),
-    "outside_nearest_random": ("energy outside the nearest of as many random subspaces", "fraction of ‖z‖²"),
-    "outside_joint": ("energy outside the joint span of all subspaces", "fraction of ‖z‖²"),
-    "membership_entropy": ("entropy of ‖U_k^T z‖² over k, divided by log K", "fraction"),
-    "membership_entropy_random": ("the same for random subspaces", "fraction"),
-    "mean_cosine": ("mean cosine between tokens of an image", "cosine"),
-    "uniformity": ("log of the mean of exp(−2 |z_i − z_j|²), unit-norm tokens of an image", "nats"),
-    "effective_rank": ("effective rank of an image's tokens", "dimensions"),
+TOKEN_MEASURES: dict[str, Measure] = {
+    "outside_nearest": Measure("energy outside the nearest subspace", "fraction of ‖z‖²"),
+    "outside_nearest_random": Measure("energy outside the nearest of as many random subspaces", "fraction of ‖z‖²"),
+    "outside_joint": Measure("energy outside the joint span of all subspaces", "fraction of ‖z‖²"),
+    "membership_entropy": Measure("entropy of ‖U_k^T z‖² over k, divided by log K", "fraction"),
+    "membership_entropy_random": Measure("the same for random subspaces", "fraction"),
+    "mean_cosine": Measure("mean cosine between tokens of an image", "cosine"),
+    "uniformity": Measure("log of the mean of exp(−2 |z_i − z_j|²), unit-norm tokens of an image", "nats"),
+    "effective_rank": Measure("effective rank of an image's tokens", "dimensions"),
 }
 OUTSIDE = ("outside_nearest", "outside_nearest_random")
 """The token measures that set the model's subspaces beside random ones."""
@@ -131,9 +132,9 @@ class AuditReport:
 
         for measure, (quantity, unit, value) in geometry_values(layer).items():
             yield row("geometry", measure, quantity, unit, value)
-        for measure in TOKEN_MEASURES:
-            found = layer.token(measure)
-            yield row("tokens", measure, *TOKEN_MEASURES[measure], found.mean, found)
+        for key, measure in TOKEN_MEASURES.items():
+            found = layer.token(key)
+            yield row("tokens", key, measure.title, measure.unit, found.mean, found)
         for condition, fits in layer.fits.items():
             on = CONDITIONS[condition]
             for name, fit in fits.items():

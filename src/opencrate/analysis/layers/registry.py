@@ -18,22 +18,27 @@ STATES = {"before": "Z^ℓ", "compressed": "Z^{ℓ+½}", "after": "Z^{ℓ+1}"}
 
 @dataclass(frozen=True)
 class Measure:
-    """What one row of a layer table is.
+    """What a measured number is: every analysis and study names its numbers by a table of these.
 
     Attributes:
-        symbol: as in the paper; `^` raises one character or a `{group}`, `_` lowers.
-        unit: of the value.
-        tokens: which tokens it is taken on, and how they are scaled.
+        symbol: as in the paper, or its name; `^` raises one character or a `{group}`, `_` lowers.
+        unit: of the value; empty for a plain number.
+        how: what it is taken on and how, such as which tokens, and how they are scaled.
         words: what sets it apart from another measure of the same symbol.
+        scale, digits: tables show `scale` times the value with so many decimals.
+        judged: whether its sign says that something falls or rises.
         population_std: spread over images divides by n instead of n - 1 (the published code, for sparsity).
         quantity: what is measured, whatever the state.
         state: of the layer, a key of `STATES`; "code" for the sparse code.
     """
 
     symbol: str
-    unit: str
-    tokens: str
+    unit: str = ""
+    how: str = ""
     words: str = ""
+    scale: float = 1.0
+    digits: int = 2
+    judged: bool = False
     population_std: bool = False
     quantity: str = ""
     state: str = ""
@@ -42,6 +47,11 @@ class Measure:
     def title(self) -> str:
         """Symbol and words."""
         return f"{self.symbol}, {self.words}" if self.words else self.symbol
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
 _RAW = "all tokens, class token included, no LayerNorm"

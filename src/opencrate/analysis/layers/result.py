@@ -123,7 +123,7 @@ class LayerMeasures:
             "num_images": self.num_images,
             "eps": self.eps_of(key),
             "lam": self.lam if measure.quantity == "sparse_rate_reduction" else None,
-            "tokens": measure.tokens,
+            "tokens": measure.how,
         }
 
     def eps_of(self, key: str) -> float | None:

@@ -90,7 +90,7 @@ class TheoryReport:
         return {
             "layer": layer + 1,
             **key._asdict(),
-            "what": QUANTITIES[key.quantity].words,
+            "what": QUANTITIES[key.quantity].title,
             "formula": FORMS[key.form].formula if key.form else "",
             "unit": QUANTITIES[key.quantity].unit,
             "mean": None if math.isnan(mean) else mean,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn.functional import normalize
 from ...blocks import Compression, Sparsification
 from ...objective import coding_rate
 from ...operators import lasso_objective, orthonormalize, project
+from ..layers.registry import NATS, Measure
 from ..maths.lasso import fista, token_objective
 from ..maths.steps import (
     FORMS,
@@ -40,55 +40,39 @@ STATES: dict[str, str] = {
 """The states that the forms are applied to; for the last two the model's own step is taken without its LayerNorm."""
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """What one kind of row is.
-
-    Attributes:
-        words: as in a table's head.
-        unit: of the value.
-        judged: whether its sign says that something descends or ascends.
-    """
-
-    words: str
-    unit: str
-    judged: bool = False
-
-
-_NATS = "nats per image"
 _RATIO = "relative to the norm of what it stands for"
-QUANTITIES: dict[str, Quantity] = {
-    "rate": Quantity("R^c(Z | U) before the step", _NATS),
-    "change": Quantity("change of R^c(· | U)", _NATS, judged=True),
-    "change_unit": Quantity("change of R^c(· | U), tokens scaled to length 1 before and after", _NATS, judged=True),
-    "cosine": Quantity("cosine of the update to −∇R^c", "1"),
-    "best_step": Quantity("κL of the largest decrease along −∇R^c", "1"),
-    "neumann_radius": Quantity("max_k γ‖V_k‖²; the Neumann series needs < 1", "1"),
-    "neumann_error": Quantity("Neumann form against the exact gradient", _RATIO),
-    "softmax_error": Quantity("softmax form against the Neumann form", _RATIO),
-    "identity_error": Quantity("Σ Z U_k U_kᵀ against Z", _RATIO),
-    "paper_error": Quantity("γ(Z − MSSA(Z)) against the exact gradient", _RATIO),
-    "coherence": Quantity("max_{i≠j} ‖U_iᵀU_j‖, U as learned", "1"),
-    "coherence_orthonormal": Quantity("max_{i≠j} ‖U_iᵀU_j‖, each U_k made orthonormal: cosine of an angle", "1"),
-    "basis_defect": Quantity("max_k ‖U_kᵀU_k − I‖", "1"),
-    "bases_norm_squared": Quantity("‖[U_1 … U_K]‖²", "1"),
-    "lasso_start": Quantity("LASSO objective at the start, |a| for its negative entries", "per image"),
-    "lasso_allowed": Quantity("LASSO objective at the nearest code that the problem allows", "per image"),
-    "lasso_after": Quantity("LASSO objective after the layer's steps", "per image"),
-    "lasso_change": Quantity("change of the LASSO objective from the start", "per image", judged=True),
-    "lasso_change_allowed": Quantity(
+QUANTITIES: dict[str, Measure] = {
+    "rate": Measure("R^c(Z | U) before the step", NATS),
+    "change": Measure("change of R^c(· | U)", NATS, judged=True),
+    "change_unit": Measure("change of R^c(· | U), tokens scaled to length 1 before and after", NATS, judged=True),
+    "cosine": Measure("cosine of the update to −∇R^c", "1"),
+    "best_step": Measure("κL of the largest decrease along −∇R^c", "1"),
+    "neumann_radius": Measure("max_k γ‖V_k‖²; the Neumann series needs < 1", "1"),
+    "neumann_error": Measure("Neumann form against the exact gradient", _RATIO),
+    "softmax_error": Measure("softmax form against the Neumann form", _RATIO),
+    "identity_error": Measure("Σ Z U_k U_kᵀ against Z", _RATIO),
+    "paper_error": Measure("γ(Z − MSSA(Z)) against the exact gradient", _RATIO),
+    "coherence": Measure("max_{i≠j} ‖U_iᵀU_j‖, U as learned", "1"),
+    "coherence_orthonormal": Measure("max_{i≠j} ‖U_iᵀU_j‖, each U_k made orthonormal: cosine of an angle", "1"),
+    "basis_defect": Measure("max_k ‖U_kᵀU_k − I‖", "1"),
+    "bases_norm_squared": Measure("‖[U_1 … U_K]‖²", "1"),
+    "lasso_start": Measure("LASSO objective at the start, |a| for its negative entries", "per image"),
+    "lasso_allowed": Measure("LASSO objective at the nearest code that the problem allows", "per image"),
+    "lasso_after": Measure("LASSO objective after the layer's steps", "per image"),
+    "lasso_change": Measure("change of the LASSO objective from the start", "per image", judged=True),
+    "lasso_change_allowed": Measure(
         "change of the LASSO objective from the nearest allowed code", "per image", judged=True
     ),
-    "lasso_gap": Quantity("objective above the optimum, relative to the optimum (sample of tokens)", "1"),
-    "lasso_distance": Quantity("‖A − A*‖ / ‖A*‖ to the converged code (sample of tokens)", "1"),
-    "lasso_nonzero": Quantity("non-zero fraction of the code (sample of tokens)", "fraction"),
-    "lasso_nonzero_converged": Quantity("non-zero fraction of the converged code (sample of tokens)", "fraction"),
-    "code_rate": Quantity("R(A) of the code", _NATS),
-    "decoded_rate": Quantity("R(A Dᵀ) of the decoded code", _NATS),
-    "input_rate": Quantity("R(X) of the ISTA step's input", _NATS),
-    "step_size": Quantity("η‖D‖²; descent is guaranteed up to 1, convergence below 2", "1"),
-    "condition": Quantity("condition number of D", "1"),
-    "dictionary_defect": Quantity("‖DᵀD − I‖ (‖DDᵀ − I‖ when overcomplete)", "1"),
+    "lasso_gap": Measure("objective above the optimum, relative to the optimum (sample of tokens)", "1"),
+    "lasso_distance": Measure("‖A − A*‖ / ‖A*‖ to the converged code (sample of tokens)", "1"),
+    "lasso_nonzero": Measure("non-zero fraction of the code (sample of tokens)", "fraction"),
+    "lasso_nonzero_converged": Measure("non-zero fraction of the converged code (sample of tokens)", "fraction"),
+    "code_rate": Measure("R(A) of the code", NATS),
+    "decoded_rate": Measure("R(A Dᵀ) of the decoded code", NATS),
+    "input_rate": Measure("R(X) of the ISTA step's input", NATS),
+    "step_size": Measure("η‖D‖²; descent is guaranteed up to 1, convergence below 2", "1"),
+    "condition": Measure("condition number of D", "1"),
+    "dictionary_defect": Measure("‖DᵀD − I‖ (‖DDᵀ − I‖ when overcomplete)", "1"),
 }
 """Every kind of row by its key."""
 
