@@ -1,15 +1,16 @@
-"""Figures of the analysis dataclasses: pure functions, no global drawing state.
+"""Drawing: the colours, the line with its interval, the panels and the legend of every figure; no global state.
 
-All figures are 3.9 inches wide, so that their text stays legible when a phone shows them across its width.
+Figures of a page are 3.9 inches wide, so that their text stays legible when a phone shows them across its width.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,15 +25,167 @@ from .findings import Change, against, mean_and_bounds
 
 WIDTH = 3.9
 UNTRAINED = ", untrained"
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-)  # Okabe-Ito: safe for colour-blind eyes
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+"""How the names of untrained models end."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito: safe for colour-blind eyes
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_GREY = "#555555"
+
+
+def panels(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: float = WIDTH,
+    height: float | None = None,
+    sharex: bool = True,
+    sharey: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """A figure and its axes, row by row.
+
+    Args:
+        width, height: of the whole figure, in inches; by default 3 high, and 2.5 per row where there are several.
+        sharex, sharey: as matplotlib's `subplots`.
+    """
+    height = height or (3.0 if rows == 1 else 0.4 + 2.5 * rows)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
+
+
+def band(
+    axes: Axes,
+    x: Sequence[float],
+    interval: Any,
+    label: str | None,
+    index: int,
+    line: str = "-",
+    *,
+    marker: bool = True,
+    floor: float | None = None,
+) -> None:
+    """A mean over `x` with its interval as a band.
+
+    Args:
+        interval: an `Interval` over x; one `Interval`, or mapping with `mean`, `low`, `high`, per x; NaN bounds draw
+            no band.
+        index: of the colour and the marker.
+        line: matplotlib's style; the markers of any other than "-" are open.
+        floor: lowest bound drawn, for logarithmic axes.
+    """
+    mean, low, high = _bounds(interval)
+    colour = COLOURS[index % len(COLOURS)]
+    style: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 1.4, "label": label}
+    if marker:
+        style |= {"marker": MARKERS[index % len(MARKERS)], "markersize": 4}
+        style["markerfacecolor"] = colour if line == "-" else "white"
+    axes.plot(x, mean, **style)
+    axes.fill_between(x, low if floor is None else np.maximum(low, floor), high, color=colour, alpha=0.2, linewidth=0)
+
+
+def bars(axes: Axes, x: Sequence[float], interval: Any, label: str | None, index: int, **style: Any) -> None:
+    """Means with their intervals as bars; `interval` and `index` as in `band`, `style` as in matplotlib's `errorbar`.
+
+    With `horizontal=True` the values run to the right and `x` upwards.
+    """
+    mean, low, high = _bounds(interval)
+    spread = None if np.isnan([low, high]).any() else np.stack([mean - low, high - mean])
+    look = {"fmt": MARKERS[index % len(MARKERS)], "color": COLOURS[index % len(COLOURS)], "markersize": 4, "capsize": 3}
+    if style.pop("horizontal", False):
+        axes.errorbar(mean, x, xerr=spread, label=label, **look | style)
+    else:
+        axes.errorbar(x, mean, yerr=spread, label=label, **look | style)
+
+
+def _bounds(interval: Any) -> list[np.ndarray]:
+    """Mean, lower and upper bound, one value per x."""
+    names = ("mean", "low", "high")
+    if hasattr(interval, "mean"):
+        return [np.asarray(getattr(interval, name), dtype=float) for name in names]
+    read = (lambda one, name: one[name]) if isinstance(interval[0], dict) else getattr
+    return [np.asarray([float(read(one, name)) for one in interval]) for name in names]
+
+
+def rule(axes: Axes, y: float | None = None, x: float | None = None, line: str = "-", label: str | None = None) -> None:
+    """A thin grey line across the axes: a zero, a limit, a chance level."""
+    style: dict[str, Any] = {"color": _GREY, "linewidth": 0.8, "linestyle": line, "label": label, "zorder": 1}
+    if y is not None:
+        axes.axhline(y, **style)
+    if x is not None:
+        axes.axvline(x, **style)
+
+
+def finish(
+    drawn: Axes | Sequence[Axes],
+    xlabel: str = "layer ℓ",
+    ylabel: str = "",
+    *,
+    columns: int | None = None,
+    whole: bool = True,
+    together: bool = False,
+    note: str = "",
+) -> None:
+    """Labels, grid and legend of all axes of a figure.
+
+    Args:
+        drawn: the axes, all of one figure.
+        xlabel, ylabel: where not empty, of the lowest axes and of all axes.
+        columns: of the legend; by default 1 where the names are long, else 3.
+        whole: ticks of x at whole numbers only, as for layers.
+        together: one legend above all axes instead of one above each.
+        note: a line above that legend.
+    """
+    drawn = [drawn] if isinstance(drawn, Axes) else list(drawn)
+    for axes in drawn:
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+        if ylabel:
+            axes.set_ylabel(ylabel, fontsize=9)
+        if xlabel and axes.get_subplotspec().is_last_row():
+            axes.set_xlabel(xlabel, fontsize=9)
+        if whole:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if not together:
+            _legend(axes, axes, columns, loc="lower left", bbox_to_anchor=(0, 1))
+    if together:
+        _legend(drawn[0].figure, drawn[0], columns, loc="outside upper left", title=note or None, title_fontsize=8)
+
+
+def _legend(owner: Any, named: Axes, columns: int | None, **place: Any) -> None:
+    """A legend of everything in `named` that has a name."""
+    handles, names = named.get_legend_handles_labels()
+    if names:
+        columns = columns or (1 if sum(len(name) + 6 for name in names) > 44 else 3)
+        spacing = {"handlelength": 1.5, "columnspacing": 1.0, "borderpad": 0.1}
+        owner.legend(handles, names, ncols=columns, fontsize=8.5, frameon=False, **spacing, **place)
+
+
+def show_image(axes: Axes, image: Any, title: str = "", **style: Any) -> None:
+    """One picture `(C, H, W)` in [0, 1] without ticks; anything but three channels is shown in grey (their mean)."""
+    if image.shape[0] == 3:
+        axes.imshow(image.permute(1, 2, 0).numpy(), **style)
+    else:
+        axes.imshow(image.mean(0).numpy(), cmap="gray", vmin=0, vmax=1, **style)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if title:
+        axes.set_title(title, fontsize=8, pad=2)
+
+
+def short(text: str, limit: int) -> str:
+    """The text, cut where it would not fit."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def math(symbol: str) -> str:
+    """A measure's symbol in matplotlib's math notation: words upright, plain spaces kept."""
+    symbol = re.sub(r"[A-Za-z]{3,}(?: [A-Za-z]+)*", lambda words: rf"\mathrm{{{words[0]}}}", symbol)
+    return "$" + symbol.replace(" | ", r"\,|\,").replace(" ", r"\ ").replace("½", "1/2") + "$"
+
+
+# --- Figures that move to their pages ---
+
+
 _HEADS_PER_ROW = 6
 _LEGEND = {"handlelength": 1.5, "columnspacing": 1.0, "borderpad": 0.1}
 
@@ -129,8 +282,8 @@ def plot_changes(changes: Mapping[str, Sequence[Change]], kinds: Mapping[str, st
         together = [other for other in changes if panels[other] is panels[name]]
         offset = 0.16 * (together.index(name) - (len(together) - 1) / 2)
         bars = [[c.mean - c.low for c in found], [c.high - c.mean for c in found]]
-        style = {"fmt": _MARKERS[index % len(_MARKERS)], "color": COLOURS[index % len(COLOURS)], "markersize": 4}
-        known = not any(math.isnan(c.low) for c in found)
+        style = {"fmt": MARKERS[index % len(MARKERS)], "color": COLOURS[index % len(COLOURS)], "markersize": 4}
+        known = not any(np.isnan(c.low) for c in found)
         panels[name].errorbar(
             [c.layer + offset for c in found],
             [c.mean for c in found],
@@ -151,7 +304,7 @@ def plot_rates(measures: LayerMeasures, subspace_kind: str = LEARNED) -> Figure:
     figure, axes = _figure()
     for index, key in enumerate(("rate", "subspace_rate", "rate_reduction")):
         symbol = against(MEASURES[key].symbol.split(" = ")[0], subspace_kind)
-        _layer_line(axes, measures, key, _math(symbol), index)
+        _layer_line(axes, measures, key, math(symbol), index)
     _finish_layers(axes, "coding rate (nats)", columns=1 if _long(axes) else 3)
     return figure
 
@@ -167,7 +320,7 @@ def plot_attention(attention: AttentionMaps, layer: int = -1) -> Figure:
     cell = WIDTH / (columns + 1)
     figure = Figure(figsize=(WIDTH, images * (lines * (cell + 0.12) + 0.24)), layout="constrained")
     for row, block in enumerate(_blocks(figure, images)):
-        block.suptitle(_short(attention.titles[row], 60), fontsize=9, x=0.01, ha="left")
+        block.suptitle(short(attention.titles[row], 60), fontsize=9, x=0.01, ha="left")
         grid = block.subplots(lines, columns + 1, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -193,7 +346,7 @@ def plot_confusion(evaluation: Evaluation) -> Figure:
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if classes <= 20:
-        names = [_short(label, 16) for label in evaluation.labels]
+        names = [short(label, 16) for label in evaluation.labels]
         axes.set_xticks(range(classes), names, fontsize=8, rotation=90 if max(map(len, names)) > 2 else 0)
         axes.set_yticks(range(classes), names, fontsize=8)
     if classes <= 12:
@@ -254,7 +407,7 @@ def _line(
     """A mean over `x` with its interval as a band."""
     colour = COLOURS[index % len(COLOURS)]
     style = {"linestyle": "--" if dashed else "-", "markersize": 4, "markerfacecolor": "white" if dashed else colour}
-    axes.plot(x, mean, color=colour, marker=_MARKERS[index % len(_MARKERS)], label=name, **style)
+    axes.plot(x, mean, color=colour, marker=MARKERS[index % len(MARKERS)], label=name, **style)
     axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
 
 
@@ -267,7 +420,7 @@ def _curve(axes: Axes, points: Sequence[tuple[float, float]], name: str, index: 
             "linestyle": "--" if dashed else "-",
             "linewidth": 1.4,
         }
-        marker = None if dashed else _MARKERS[index % len(_MARKERS)]
+        marker = None if dashed else MARKERS[index % len(MARKERS)]
         axes.plot(epochs, values, label=name, marker=marker, markersize=3, **style)
 
 
@@ -312,7 +465,7 @@ def _finish_panels(
     """Labels and look of `_panels_by_kind`; the lowest panel alone names the layers."""
     last = None
     for name, axes in panels.items():
-        words = _math(against(symbol, (kinds or {}).get(name, LEARNED)))
+        words = math(against(symbol, (kinds or {}).get(name, LEARNED)))
         _finish_layers(axes, f"{before}{words}{after}", columns=1 if _long(axes) else 3)
         axes.set_xlabel("")
         last = axes
@@ -349,14 +502,3 @@ def _show_image(axes: Axes, image: torch.Tensor) -> None:
     else:
         axes.imshow(image.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set_title("image", fontsize=8, pad=2)
-
-
-def _short(text: str, limit: int) -> str:
-    """The text, cut where it would not fit."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _math(symbol: str) -> str:
-    """A measure's symbol in matplotlib's math notation: words upright, plain spaces kept."""
-    symbol = re.sub(r"[A-Za-z]{3,}(?: [A-Za-z]+)*", lambda words: rf"\mathrm{{{words[0]}}}", symbol)
-    return "$" + symbol.replace(" | ", r"\,|\,").replace(" ", r"\ ").replace("½", "1/2") + "$"

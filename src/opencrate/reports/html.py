@@ -1,7 +1,7 @@
-"""One self-contained HTML file out of words, figures and tables; it knows nothing of what they mean.
+"""Reports: words, figures and tables on one self-contained HTML page, with the data files beside it.
 
-Texts may use `^x`, `^{words}` for a raised part, and `‖_0` or `V_k` for one lowered character; everything else is
-shown as it is.
+Nothing here knows what the numbers mean. Texts may use `^x`, `^{words}` for a raised part, and `‖_0` or `V_k` for one
+lowered character; everything else is shown as it is.
 """
 
 from __future__ import annotations
@@ -10,19 +10,247 @@ import base64
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import matplotlib
+import matplotlib.figure
+import pandas
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from .._files import encoded
-from .._outputs import write_whole
+from .._outputs import claim, write_whole
+from .tables import ReportTable, as_bytes
 
 DPI = 200
+PREDICTED, MEASURED, HOW = "Theory predicts", "Measured", "How"
+"""Heads of the notes under a figure."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and the notes under it.
+
+    Attributes:
+        name: file name without ending, unique in the report.
+        alt: what there is to see, for readers who cannot.
+        notes: text by its head, such as `MEASURED`; empty texts are left out.
+        folded: further figures, shown when asked for.
+    """
+
+    name: str
+    title: str
+    figure: matplotlib.figure.Figure
+    alt: str
+    notes: Mapping[str, str] = field(default_factory=dict)
+    folded: tuple[Figure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column names the rows. Cells are texts or numbers; NaN and `None` are shown as a dash."""
+
+    title: str
+    frame: pandas.DataFrame
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a report with a heading.
+
+    Attributes:
+        sentences: what was found, in words.
+        items: figures, tables, and HTML of a page's own, in this order; neighbouring figures share a grid.
+        folded: shown when asked for.
+    """
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    items: tuple[Figure | Table | Markup, ...] = ()
+    folded: bool = False
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures among the items."""
+        return tuple(item for item in self.items if isinstance(item, Figure))
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables among the items."""
+        return tuple(item for item in self.items if isinstance(item, Table))
+
+    @property
+    def blocks(self) -> tuple[tuple[Any, ...], ...]:
+        """The items, neighbouring figures together."""
+        blocks: list[list[Any]] = []
+        for item in self.items:
+            if blocks and isinstance(item, Figure) and isinstance(blocks[-1][0], Figure):
+                blocks[-1].append(item)
+            else:
+                blocks.append([item])
+        return tuple(map(tuple, blocks))
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page, in the order it is shown.
+
+    Attributes:
+        subtitle: what was run on what, one line.
+        summary: three sentences for a reader who does not know the theory.
+        record: (name, text) of what was run, short texts.
+        listings: (name, text) of what was run, long texts; shown folded, spacing kept.
+        files: written beside the page and named in it, by file name: a frame (CSV), a mapping or list (JSON), a text.
+        page: file name of the page.
+        template: that shows it, an extension of `base.html.j2`.
+        values: what that template needs besides.
+    """
+
+    title: str
+    subtitle: str
+    summary: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+    record: tuple[tuple[str, str], ...] = ()
+    listings: tuple[tuple[str, str], ...] = ()
+    files: Mapping[str, pandas.DataFrame | Mapping | list | str] = field(default_factory=dict)
+    page: str = "report.html"
+    template: str = "base.html.j2"
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures of all parts, without those folded under another."""
+        return tuple(figure for part in self.parts for figure in part.figures)
+
+
+def write(report: Report, folder: str | Path, overwrite: bool = False) -> Path:
+    """Write the page, its figures as `figures/<name>.png` (those not folded also as `.svg`), and the data files.
+
+    Every file is whole or not there. The page comes last and needs no other file.
+
+    Args:
+        report: what to write.
+        folder: made where it does not exist.
+        overwrite: replace a report that lies there.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: there is one already and it is not to be replaced.
+    """
+    folder = Path(folder).expanduser()
+    path = folder / report.page
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path}: exists; choose another folder, or pass overwrite=True")
+    pictures = {one.name: picture(one.figure, "png") for one in _with_folded(report.figures)}
+    page = render(report, pictures)
+    claim(folder)
+    if pictures:
+        (folder / "figures").mkdir(exist_ok=True)
+    write_files(folder / "figures", {f"{name}.png": png for name, png in pictures.items()})
+    for one in report.figures:
+        one.figure.set_layout_engine("none")  # the layout is done and would take most of the time again
+        write_files(folder / "figures", {f"{one.name}.svg": picture(one.figure, "svg")})
+    write_files(folder, {**report.files, report.page: page})
+    return path
+
+
+def write_files(folder: Path, files: Mapping[str, Any]) -> list[Path]:
+    """Write each file (see `tables.as_bytes`) under a temporary name and rename it; returns the paths."""
+    for name, value in files.items():
+        write_whole(folder / name, as_bytes(value))
+    return [folder / name for name in files]
+
+
+def render(report: Report, pictures: Mapping[str, bytes]) -> str:
+    """The page's HTML.
+
+    Args:
+        report: what it shows.
+        pictures: PNG by the names of its figures, folded ones included.
+    """
+    sizes = {
+        one.name: [round(side * DPI) for side in one.figure.get_size_inches()] for one in _with_folded(report.figures)
+    }
+    images = {name: data_url(png) for name, png in pictures.items()}
+    template = environment().get_template(report.template)
+    return template.render(report=report, images=images, sizes=sizes, **report.values)
+
+
+def environment() -> jinja2.Environment:
+    """The templates' environment: texts are escaped, unknown names are errors."""
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("opencrate.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(formula=formula, cell=cell, anchor=anchor)
+    found.tests.update(
+        used_in=used_in, figure=lambda item: isinstance(item, Figure), table=lambda item: isinstance(item, Table)
+    )
+    return found
+
+
+def picture(figure: matplotlib.figure.Figure, kind: str = "png", dpi: int = DPI) -> bytes:
+    """The figure as PNG or SVG, without a date or version in it: the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    with matplotlib.rc_context({"svg.hashsalt": "opencrate"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=metadata)
+    return buffer.getvalue()
+
+
+def data_url(png: bytes) -> str:
+    """A PNG as the address of an image, so that the page needs no file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def formula(text: str) -> Markup:
+    """Escaped text with `^x`, `^{words}` raised, `‖_0` lowered, and no line break before a per cent sign."""
+    safe = str(escape(text)).replace(" %", "&nbsp;%")
+    safe = re.sub(r"\^\{([^}]*)\}|\^(\S)", lambda match: f"<sup>{match[1] or match[2]}</sup>", safe)
+    return Markup(re.sub(r"(?<=[A-Z‖])_([0-9a-z])(?![0-9a-z_])", r"<sub>\1</sub>", safe))
+
+
+def cell(value: Any) -> Markup:
+    """A table's cell: text as a formula, numbers with at most four digits that count, a dash for what is not there."""
+    if value is None or value != value:
+        return Markup("–")
+    if isinstance(value, float):
+        value = f"{value:.4g}"
+    return formula(value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else str(value))
+
+
+def anchor(title: str) -> str:
+    """A heading's address in its page."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
+def link(words: str, title: str) -> Markup:
+    """Words that lead to the part of a page with this title."""
+    return Markup('<a href="#{}">{}</a>').format(anchor(title), formula(words))
+
+
+def used_in(term: tuple[str, str, str], page: str) -> bool:
+    """Whether a page's text uses a term: (name, pattern, meaning)."""
+    return re.search(term[1], re.sub(r"<[^>]*>", "", page).replace("&nbsp;", " ")) is not None
+
+
+def _with_folded(figures: tuple[Figure, ...]) -> Iterator[Figure]:
+    """The figures, each followed by those folded under it."""
+    for one in figures:
+        yield one
+        yield from _with_folded(one.folded)
+
+
+# --- The former dataclasses, until every page has moved ---
 
 
 @dataclass(frozen=True)
@@ -37,22 +265,12 @@ class ReportFigure:
 
     name: str
     title: str
-    figure: Figure
+    figure: matplotlib.figure.Figure
     alt: str
     theory: str = ""
     measured: str = ""
     how: str = ""
-    variants: tuple[tuple[str, str, Figure], ...] = ()
-
-
-@dataclass(frozen=True)
-class ReportTable:
-    """A table of texts; the first column holds the row names."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
+    variants: tuple[tuple[str, str, matplotlib.figure.Figure], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,39 +358,15 @@ def _shown_figures(content: ReportContent) -> list[ReportFigure]:
     return [*content.figures, *(figure for section in content.sections for figure in section.figures)]
 
 
-def _all_figures(content: ReportContent) -> list[tuple[str, Figure]]:
+def _all_figures(content: ReportContent) -> list[tuple[str, matplotlib.figure.Figure]]:
     """(file name, figure) of every figure, variants included."""
     figures = _shown_figures(content)
     shown = [(figure.name, figure.figure) for figure in figures]
     return shown + [(name, extra) for figure in figures for name, _, extra in figure.variants]
 
 
-def picture(figure: Figure, kind: str) -> bytes:
-    """The figure as PNG or SVG, without a date or version in it: the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-    with matplotlib.rc_context({"svg.hashsalt": "opencrate"}):
-        figure.savefig(buffer, format=kind, dpi=DPI, facecolor="white", metadata=metadata)
-    return buffer.getvalue()
-
-
 def _render(content: ReportContent, pictures: Mapping[str, bytes]) -> str:
     """The HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("opencrate.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["formula"] = formula
     images = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
     sizes = {name: [round(i * DPI) for i in f.get_size_inches()] for name, f in _all_figures(content)}
-    return environment.get_template("report.html.j2").render(content=content, images=images, sizes=sizes)
-
-
-def formula(text: str) -> Markup:
-    """Escaped text with `^x`, `^{words}` raised, `‖_0` lowered, and no line break before a per cent sign."""
-    safe = str(escape(text)).replace(" %", "&nbsp;%")
-    safe = re.sub(r"\^\{([^}]*)\}|\^(\S)", lambda match: f"<sup>{match[1] or match[2]}</sup>", safe)
-    return Markup(re.sub(r"(?<=[A-Z‖])_([0-9a-z])(?![0-9a-z_])", r"<sub>\1</sub>", safe))
+    return environment().get_template("report.html.j2").render(content=content, images=images, sizes=sizes)

@@ -1,4 +1,4 @@
-"""The tables of a report and the data files beside it, made from the measures' dataclasses."""
+"""Data as CSV and JSON: the one form in which results are written, on pandas frames and plain values."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
+import pandas
+
+from .._files import encoded
 from ..analysis.layers.analyze import WhiteBoxReport
 from ..analysis.layers.registry import MEASURES
 from ..analysis.layers.result import LayerMeasures
@@ -17,7 +21,60 @@ from ..evaluation.classifier import Evaluation
 from ..stats.words import percent
 from .figures import TrainingHistory
 from .findings import Change, against, mean_and_bounds
-from .html import ReportTable
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
+    """One row per mapping. Values stay as they are: a count beside a `None` stays a whole number."""
+    return pandas.DataFrame(list(rows), dtype=object)
+
+
+def to_csv(table: pandas.DataFrame) -> str:
+    """The table with one header line and no index; what is undefined is empty."""
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Frames (a list of rows), dataclasses, tensors, mappings, lists and numbers as JSON.
+
+    JSON has no NaN and no infinity: the first becomes null, the second its name.
+    """
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def as_bytes(value: pandas.DataFrame | Mapping | list | str | bytes) -> bytes:
+    """The content of a file: CSV of a frame, JSON of a mapping or list, text and bytes as they are."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, pandas.DataFrame):
+        return encoded(to_csv(value))
+    return encoded(value if isinstance(value, str) else to_json(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, pandas.DataFrame):
+        return _plain(value.to_dict("records"))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+# --- Tables that move to their pages ---
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of texts; the first column holds the row names."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,7 +93,7 @@ class TrainedModel:
     history: TrainingHistory | None = None
 
 
-def comparison_table(models: Sequence[TrainedModel]) -> ReportTable:
+def comparison_table(models: Sequence[TrainedModel]) -> Any:
     """One row per model; the first is what the others' parameter counts are set against."""
     top5 = any(model.evaluation.top5 is not None for model in models)
     columns = ["model", "parameters", "accuracy", "95 % interval", *(["top-5"] if top5 else [])]
@@ -54,7 +111,7 @@ def comparison_table(models: Sequence[TrainedModel]) -> ReportTable:
     return ReportTable("Accuracy, size and speed", tuple(columns), tuple(rows))
 
 
-def layer_table(title: str, measures: LayerMeasures, subspace_kind: str = LEARNED) -> ReportTable:
+def layer_table(title: str, measures: LayerMeasures, subspace_kind: str = LEARNED) -> Any:
     """One row per layer, one column per measure, the mean over inputs with its 95 % bootstrap interval."""
     columns, cells = ["layer"], []
     for key in [*measures.values, *measures.totals]:
@@ -75,7 +132,7 @@ def _cell(mean: float, low: float, high: float, digits: int) -> str:
     return f"{mean:.{digits}f}" + ("" if math.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})")
 
 
-def changes_table(changes: Mapping[str, Sequence[Change]]) -> ReportTable:
+def changes_table(changes: Mapping[str, Sequence[Change]]) -> Any:
     """One row per layer, one column per model: what the half-step does to R^c, with its interval and a verdict."""
     layers = sorted({change.layer for found in changes.values() for change in found})
     by_layer = {name: {change.layer: change for change in found} for name, found in changes.items()}

@@ -398,7 +398,7 @@ def _how(boxes: Mapping[str, WhiteBoxReport], key: str) -> str:
             if "U^ℓ" in MEASURES[key].symbol or "R^c" in MEASURES[key].symbol
             else (f"; ε = {eps:g}")
         )
-    tokens = MEASURES[key].tokens
+    tokens = MEASURES[key].how
     if first.inputs == "texts":
         tokens = tokens.replace(", class token included", ", padding left out").replace("images", "texts")
     return f"{first.measures.num_images} {first.inputs}, mean and its 95 % bootstrap interval (band); {tokens}{rate}."
