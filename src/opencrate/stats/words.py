@@ -102,6 +102,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
+def plural(count: int, name: str) -> str:
+    """'1 layer' or '3 layers'."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
 def layers(numbers: Sequence[int]) -> str:
     """'layer 3' or 'layers 3, 5 and 6'."""
     return f"layer{'s' * (len(numbers) > 1)} {listing(numbers)}"
