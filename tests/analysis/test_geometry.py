@@ -5,13 +5,9 @@ import math
 import pytest
 import torch
 
-from opencrate.analysis.maths.geometry import (
-    dictionary_geometry,
-    effective_rank,
-    orthonormal_bases,
-    subspace_geometry,
-    token_singular_values,
-)
+from opencrate.analysis.maths.geometry import dictionary_geometry, orthonormal_bases, subspace_geometry
+from opencrate.analysis.maths.inverse import relative_error
+from opencrate.analysis.maths.spectra import effective_rank, gram_eigenvalues
 
 
 def columns(*indices, d=6):
@@ -82,9 +78,14 @@ def test_tight_frame_and_singular_dictionary():
     assert dictionary_geometry(torch.zeros(2, 2), 0.1).scaled_gram_error == math.inf
 
 
-def test_effective_rank_and_token_values():
-    assert effective_rank(torch.tensor([[1.0, 1, 1], [1, 0, 0], [0, 0, 0]])).tolist() == pytest.approx([3, 1, 0])
-    tokens = torch.randn(2, 5, 9)
-    torch.testing.assert_close(
-        token_singular_values(tokens).flip(-1), torch.linalg.svdvals(tokens.double()), atol=1e-6, rtol=1e-6
-    )
+def test_effective_rank_and_gram_eigenvalues():
+    assert effective_rank(torch.tensor([[1.0, 1, 1], [1, -1e-20, 0], [0, 0, 0]])).tolist() == pytest.approx([3, 1, 0])
+    for tokens in (torch.randn(2, 5, 9), torch.randn(2, 9, 5)):
+        found, expected = gram_eigenvalues(tokens).flip(-1), torch.linalg.svdvals(tokens.double()).square()
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_relative_error_is_finite_at_zero():
+    zero, one = torch.zeros(2, 3), torch.ones(2, 3)
+    assert float(relative_error(zero, zero)) == 0 and float(relative_error(2 * one, one)) == pytest.approx(1)
+    assert float(relative_error(one + 1, one, directions=True)) == pytest.approx(0, abs=1e-6)

@@ -16,10 +16,11 @@ from opencrate import (
 )
 from opencrate.analysis.layers import measure as measuring
 from opencrate.analysis.layers import result as rates
-from opencrate.analysis.layers.measure import effective_rank, released_coding_rate, squared_singular_values, stable_rank
+from opencrate.analysis.layers.measure import released_coding_rate
 from opencrate.analysis.layers.registry import MEASURES, SETS, SPARSITY, STATES, measure_key
 from opencrate.analysis.layers.result import LayerMeasures, layer_measures
 from opencrate.analysis.layers.threads import single_threaded
+from opencrate.analysis.maths.spectra import effective_rank, squared_singular_values, stable_rank
 from opencrate.analysis.record.states import LayerStates, LayerStep, record
 from opencrate.stats.intervals import bootstrap_mean
 from tests.golden import load_golden, sub_dict

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ...stats.intervals import Interval, bootstrap_mean
-from ..maths.geometry import effective_rank, orthonormal_bases, token_singular_values
+from ..maths.geometry import orthonormal_bases
 from ..maths.mixtures import bic, cluster_shares, fit_gaussian, fit_isotropic, fit_mixture, fit_on_subspaces
+from ..maths.spectra import effective_rank, gram_eigenvalues
 
 FITS = {
     "learned": "mixture on the learned subspaces",
@@ -92,7 +93,7 @@ def token_measures(tokens: Tensor, mask: Tensor, learned: Tensor) -> dict[str, T
         "outside_joint": mean(torch.zeros_like(inside) if spans_all else (1 - inside).clamp_min(0)),
         "membership_entropy": mean(_entropy(shares)),
         **_dispersion(unit, mask.sum(1)),
-        "effective_rank": effective_rank(token_singular_values(tokens * mask[..., None])),
+        "effective_rank": effective_rank(gram_eigenvalues(tokens * mask[..., None])),
     }
 
 

@@ -14,7 +14,7 @@ from ...blocks import MSSA, CrateLayer
 from ...evaluation.classifier import wilson_interval
 from ...evaluation.inputs import Batch, evaluating, place, read_batches
 from ...objective import sparsity, subspace_coding_rate
-from ..maths.geometry import effective_rank, token_singular_values
+from ..maths.spectra import effective_rank, gram_eigenvalues
 from ..record.hooks import POST_NORM, blocks_of, hooks_of
 from ..record.states import LayerStates, record
 from .signatures import SATURATED_WEIGHT
@@ -188,7 +188,7 @@ def _batch_vitals(states: LayerStates, crate: bool) -> tuple[dict[str, Tensor], 
     sums: dict[str, list[Tensor]] = {}
     used, peaks = [], []
     for index, step in enumerate(states.steps()):
-        found = {"token_rank": effective_rank(token_singular_values(step.after))}
+        found = {"token_rank": effective_rank(gram_eigenvalues(step.after))}
         if states.half_step != POST_NORM:
             effect = _deviation(step.compressed - step.before) / _deviation(step.before).clamp_min(1e-30)
             found["attention_effect"] = effect.expand(states.num_inputs)

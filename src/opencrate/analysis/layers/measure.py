@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ...objective import coding_rate, sparsity
+from ..maths.spectra import effective_rank, squared_singular_values, stable_rank
 from ..record.states import LayerStates, LayerStep
 from .registry import (
     MAIN_STATE,
@@ -40,46 +41,6 @@ def released_coding_rate(projected: Tensor, eps_squared: float = RELEASED_EPS_SQ
         `(B)`, nats per image.
     """
     return coding_rate(normalize(projected, dim=-1), eps_squared**0.5).sum(-1)
-
-
-def squared_singular_values(Z: Tensor) -> Tensor:
-    """Squared singular values of each (N, d) matrix of Z (..., N, d), ascending, float64 (..., min(N, d)).
-
-    They are the eigenvalues of the smaller Gram matrix, summed in float64; what its rounding leaves of a zero is zero.
-    """
-    Z = Z.to(torch.float64)
-    gram = Z @ Z.mT if Z.shape[-2] < Z.shape[-1] else Z.mT @ Z
-    values = torch.linalg.eigvalsh(gram)
-    noise = gram.shape[-1] * torch.finfo(torch.float64).eps * values[..., -1:]
-    return torch.where(values > noise, values, 0)
-
-
-def effective_rank(squared: Tensor) -> Tensor:
-    """exp(−Σ_i p_i log p_i) with p_i = σ_i / Σ_j σ_j [Roy & Vetterli, EUSIPCO 2007]; between 1 and the rank.
-
-    Args:
-        squared: σ_i², `(..., n)`, from `squared_singular_values`.
-
-    Returns:
-        `(...)`; 0 where all are zero.
-    """
-    sigma = squared.sqrt()
-    total = sigma.sum(-1, keepdim=True)
-    share = sigma / torch.where(total == 0, 1, total)
-    return torch.where(total[..., 0] == 0, 0, torch.special.entr(share).sum(-1).exp())
-
-
-def stable_rank(squared: Tensor) -> Tensor:
-    """Σ_i σ_i² / max_i σ_i², between 1 and the rank.
-
-    Args:
-        squared: σ_i², `(..., n)`.
-
-    Returns:
-        `(...)`; 0 where all are zero.
-    """
-    largest = squared.amax(-1)
-    return squared.sum(-1) / torch.where(largest == 0, 1, largest)
 
 
 EACH = "each subspace: "

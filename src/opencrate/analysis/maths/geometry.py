@@ -14,6 +14,8 @@ import torch
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
+from .spectra import effective_rank
+
 
 @dataclass(frozen=True)
 class SubspaceGeometry:
@@ -88,23 +90,6 @@ def orthonormal_bases(U: Tensor) -> Tensor:
     return left * _above_noise(values, U)[:, None, :]
 
 
-def effective_rank(singular_values: Tensor) -> Tensor:
-    """exp of the entropy of the normalised singular values, over the last axis [Roy & Vetterli 2007].
-
-    Between 1 and their number; 0 where all are zero.
-    """
-    total = singular_values.sum(-1, keepdim=True)
-    shares = singular_values / torch.where(total == 0, 1, total)
-    return torch.where(total.squeeze(-1) == 0, 0, torch.special.entr(shares).sum(-1).exp())
-
-
-def token_singular_values(tokens: Tensor) -> Tensor:
-    """Of each image's tokens `(B, N, d)`, float64 `(B, min(N, d))`, by the smaller Gram matrix; rows of 0 add none."""
-    tokens = tokens.double()
-    gram = tokens @ tokens.mT if tokens.shape[1] < tokens.shape[2] else tokens.mT @ tokens
-    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-
-
 def subspace_geometry(U: Tensor) -> SubspaceGeometry:
     """Ranks, angles and overlaps of the subspaces of one layer.
 
@@ -133,7 +118,7 @@ def subspace_geometry(U: Tensor) -> SubspaceGeometry:
             table[j, i] = table[i, j]
     return SubspaceGeometry(
         ranks=ranks,
-        effective_ranks=effective_rank(values),
+        effective_ranks=effective_rank(values.square()),
         joint_rank=int(_above_noise(torch.linalg.svdvals(joint), U).sum()),
         orthonormality=(gram - torch.eye(U.shape[2])).square().sum((1, 2)).sqrt() / math.sqrt(U.shape[2]),
         scale=energy.sqrt(),

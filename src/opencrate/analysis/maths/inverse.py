@@ -64,7 +64,7 @@ def inverse_errors(
 
 
 def relative_error(a: Tensor, b: Tensor, directions: bool = False) -> Tensor:
-    """‖a − b‖ / ‖b‖ over the last two axes, `(...)`; of tokens scaled to length 1 with `directions`."""
+    """‖a − b‖ / ‖b‖ over the last two axes, `(...)`, 0 where both are zero; of tokens of length 1 with `directions`."""
     if directions:
         a, b = normalize(a, dim=-1), normalize(b, dim=-1)
     size = torch.linalg.vector_norm(b, dim=(-2, -1)).clamp_min(torch.finfo(b.dtype).tiny)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...objective import coding_rate
 from ...operators import coding_rate_gradient, gamma, mssa, neumann_coding_rate_gradient, project
+from .inverse import relative_error
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,3 @@ def _reprojected(X: Tensor, U: Tensor) -> Tensor:
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine over the last two axes; NaN where one is zero."""
     return (a * b).sum((-2, -1)) / (a.norm(dim=(-2, -1)) * b.norm(dim=(-2, -1)))
-
-
-def relative_error(a: Tensor, b: Tensor) -> Tensor:
-    """‖a − b‖ / ‖b‖ over the last two axes."""
-    return (a - b).norm(dim=(-2, -1)) / b.norm(dim=(-2, -1))

@@ -17,6 +17,7 @@ from ...blocks import Compression, Sparsification
 from ...objective import coding_rate
 from ...operators import lasso_objective, orthonormalize, project
 from ..layers.registry import NATS, Measure
+from ..maths.inverse import relative_error
 from ..maths.lasso import fista, token_objective
 from ..maths.steps import (
     FORMS,
@@ -26,7 +27,6 @@ from ..maths.steps import (
     cosine,
     gradient_lipschitz,
     projected_rate,
-    relative_error,
     scaled_to_unit,
     step_directions,
 )
