@@ -138,7 +138,7 @@ def show_memory(model: CrateForImageClassification, a: argparse.Namespace) -> No
     found = layer_measures(model, random_images(a, a.images), measures=a.measures)
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{found.num_images} images, {found.num_layers} layers, measures={a.measures}, batches of {a.batch}: peak "
+        f"{found.num_inputs} images, {found.num_layers} layers, measures={a.measures}, batches of {a.batch}: peak "
         f"{(peak - before) / 2**30:.2f} GiB above the loaded model ({before / 2**30:.2f} GiB), "
         f"{time.perf_counter() - start:.0f} s"
     )

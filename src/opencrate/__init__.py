@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers; a test compares the two
     from .analysis.audit.audit import audit as audit
     from .analysis.doctor.diagnose import diagnose as diagnose
-    from .analysis.layers.analyze import WhiteBoxReport as WhiteBoxReport
+    from .analysis.layers.analyze import LayerAnalysis as LayerAnalysis
     from .analysis.layers.analyze import analyze as analyze
     from .analysis.record.hooks import BlockHooks as BlockHooks
     from .configuration_crate import CRATE_SIZES as CRATE_SIZES
@@ -75,7 +75,7 @@ _PUBLIC = {
     "CrateForQuestionAnswering": "modeling_crate_text_heads",
     "CrateForMultipleChoice": "modeling_crate_text_heads",
     "analyze": "analysis.layers.analyze",
-    "WhiteBoxReport": "analysis.layers.analyze",
+    "LayerAnalysis": "analysis.layers.analyze",
     "BlockHooks": "analysis.record.hooks",
     "audit": "analysis.audit.audit",
     "diagnose": "analysis.doctor.diagnose",

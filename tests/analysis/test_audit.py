@@ -197,7 +197,7 @@ def test_side_by_side(report):
     ("options", "message"),
     [
         ({"num_images": 2}, "num_images=2: must be at least 4"),
-        ({"num_images": 31}, "num_images=31: only 30 images there"),
+        ({"num_images": 31}, "num_inputs=31: only 30 images there"),
         ({"num_tokens": 1}, "num_tokens=1: must be at least 2"),
         ({"num_tokens": 15}, "15 tokens to fit in 12 dimensions.*num_images.*num_tokens"),
         ({"random_draws": 1}, "random_draws=1: must be at least 2"),

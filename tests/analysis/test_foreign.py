@@ -100,7 +100,7 @@ def test_padding_is_masked_and_does_not_reach_real_tokens():
 def test_large_batches_are_cut_and_layers_chosen():
     inputs = inputs_for("vit", 7)
     parts = list(record(tiny("vit"), [inputs], layers=[3, 1, 3], batch_size=3))
-    assert [part.num_images for part in parts] == [3, 3, 1]
+    assert [part.num_inputs for part in parts] == [3, 3, 1]
     assert [step.layer for step in parts[0].steps()] == [1, 3]
     (whole,) = record(tiny("vit"), [inputs])
     joined = torch.cat([part.layers[1].after for part in parts])
@@ -213,7 +213,7 @@ def test_an_unknown_type_says_what_to_pass():
         ({"layers": [0]}, "layers 1 to 3, not 0"),
         ({"layers": []}, "empty"),
         ({"subspaces": "queries"}, "subspaces='queries': must be one of values, keys, pca"),
-        ({"num_images": 9}, "num_images=9: only 3 images there"),
+        ({"num_inputs": 9}, "num_inputs=9: only 3 images there"),
     ],
 )
 @pytest.mark.parametrize("build", [lambda: (tiny_crate(), tiny_images(3)), lambda: (tiny("vit"), inputs_for("vit"))])
@@ -230,6 +230,6 @@ def test_bad_batches_are_refused():
     with pytest.raises(ValueError, match="a text has no tokens"):
         next(record(model, [{"input_ids": torch.ones(1, 2).long(), "attention_mask": torch.zeros(1, 2)}]))
     with pytest.raises(ValueError, match="only 3 texts there"):
-        list(record(model, [inputs_for("bert")], num_images=4))
+        list(record(model, [inputs_for("bert")], num_inputs=4))
     with pytest.raises(ValueError, match="CRATE models only"):
         next(record(model, [inputs_for("bert")], attentions=True))

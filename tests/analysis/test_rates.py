@@ -99,7 +99,7 @@ def test_batches_do_not_matter():
     model, images = tiny_crate(), tiny_images(7)
     whole = layer_measures(model, [images], released_tool=True)
     parts = layer_measures(model, split(images, 3), released_tool=True)
-    assert whole.num_images == 7 and whole.num_layers == 3 and len(whole.values) == 16
+    assert whole.num_inputs == 7 and whole.num_layers == 3 and len(whole.values) == 16
     for key, value in whole.values.items():
         assert value.dtype == torch.float64 and value.shape == (7, 3)
         torch.testing.assert_close(parts.values[key], value, rtol=1e-5, atol=1e-6)
@@ -107,7 +107,7 @@ def test_batches_do_not_matter():
 
 def test_first_images_only_and_bare_tensors():
     model, images = tiny_crate(), tiny_images(7)
-    some = layer_measures(model, split(images, 3), num_images=4)
+    some = layer_measures(model, split(images, 3), num_inputs=4)
     bare = layer_measures(model, [images["pixel_values"][:4]])
     torch.testing.assert_close(some.values["rate"], bare.values["rate"], rtol=1e-5, atol=1e-6)
 
@@ -131,7 +131,7 @@ def test_recording_is_lazy_and_leaves_the_model_as_it_was():
     assert len(first.layers) == 3 and first.layers[0].before.shape == (2, 7, 12)
     for step in first.steps():
         assert step.subspaces.shape == (2, 12, 6) and step.projected.shape == (2, 2, 7, 6)
-    assert sum(part.num_images for part in states) == 4
+    assert sum(part.num_inputs for part in states) == 4
 
 
 def test_rows_and_json_keep_the_numbers():
@@ -285,7 +285,7 @@ def test_an_atom_is_dead_only_if_it_never_fires_in_any_batch(monkeypatch):
     ]
     assert measured(monkeypatch, batches[:1]).totals["dead_atoms"].tolist() == [0.75, 0.75]
     found = measured(monkeypatch, batches)
-    assert found.totals["dead_atoms"].tolist() == [0.5, 0.5] and found.num_images == 4
+    assert found.totals["dead_atoms"].tolist() == [0.5, 0.5] and found.num_inputs == 4
     rows = [row for row in found.to_rows() if row["measure"] == "dead_atoms"]
     assert [(row["layer"], row["mean"], row["std"], row["low"]) for row in rows] == [
         (1, 0.5, None, None),
@@ -372,7 +372,7 @@ def test_only_one_batch_of_states_is_held(monkeypatch):
             yield part
 
     monkeypatch.setattr(rates, "measure_states", spy)
-    assert layer_measures(tiny_crate(), batches()).num_images == 6 and len(held) == 3
+    assert layer_measures(tiny_crate(), batches()).num_inputs == 6 and len(held) == 3
 
 
 def test_ranks_by_hand():
@@ -431,8 +431,8 @@ def test_eps_must_be_positive(eps):
         ([], {}, "no images"),
         ([torch.empty(0, 1, 4, 6)], {}, r"\(0, 1, 4, 6\)"),
         ([{"labels": torch.zeros(1)}], {}, "pixel_values"),
-        ([tiny_images(3)], {"num_images": 5}, "only 3 images"),
-        ([tiny_images(3)], {"num_images": 0}, "num_images=0"),
+        ([tiny_images(3)], {"num_inputs": 5}, "only 3 images"),
+        ([tiny_images(3)], {"num_inputs": 0}, "num_inputs=0"),
     ],
 )
 def test_bad_batches_are_named(batches, options, message):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from opencrate.analysis.layers.analyze import WhiteBoxReport, analyze
+from opencrate.analysis.layers.analyze import LayerAnalysis, analyze
 from opencrate.analysis.record.attention import attention_maps
 from opencrate.analysis.record.states import SUBSPACES, record
 from opencrate.evaluation.classifier import evaluate_classifier
@@ -108,7 +108,7 @@ def test_files_beside_the_report_hold_the_numbers(written, analysis):
     assert len(rows) == 2 * (len(KEYS) + 2) * 3 and {row["subspaces"] for row in rows} == {"learned U"}
     last = next(row for row in rows if (row["state"], row["measure"], row["layer"]) == ("trained", "rate", "3"))
     assert float(last["mean"]) == pytest.approx(analysis.measures.mean("rate")[2].item(), rel=1e-12)
-    (again,) = map(WhiteBoxReport.from_dict, json.loads((written.parent / "layers.json").read_text()))
+    (again,) = map(LayerAnalysis.from_dict, json.loads((written.parent / "layers.json").read_text()))
     assert again.series.keys() == {"trained", "initialisation"}
     assert all(torch.equal(again.initial.values[key], value) for key, value in analysis.initial.values.items())
 
@@ -166,9 +166,9 @@ def test_texts_are_escaped_and_formulas_raised(tmp_path):
     assert "<i>" not in page and "<title>&lt;t&gt;</title>" in page
 
 
-def box(name: str = "CRATE", kind: str = "learned U", model_type: str = "crate", **means) -> WhiteBoxReport:
+def box(name: str = "CRATE", kind: str = "learned U", model_type: str = "crate", **means) -> LayerAnalysis:
     """A report of made-up numbers."""
-    return WhiteBoxReport(name, model_type, {"trained": made_up_measures(**means)}, kind)
+    return LayerAnalysis(name, model_type, {"trained": made_up_measures(**means)}, kind)
 
 
 def test_a_rising_rate_is_reported_as_rising(evaluation):

@@ -23,7 +23,7 @@ def test_states_are_the_models(variant, cls):
     mask[0, 4:] = 0
     batch = {"input_ids": ids_of(3, 6), "attention_mask": mask}
     (states,) = record(model, [batch], attentions=True)
-    assert (states.subspace_kind, states.num_images, len(states.layers)) == (LEARNED, 3, 2)
+    assert (states.subspace_kind, states.num_inputs, len(states.layers)) == (LEARNED, 3, 2)
     assert torch.equal(states.mask, mask.bool())
     with torch.no_grad():
         for step, layer in zip(states.steps(), model.crate.layers):
@@ -41,7 +41,7 @@ def test_analyze_takes_token_ids(cls):
     ids = ids_of(6, 8)
     report = analyze(model, [ids[:4], ids[4:]], eps=0.5, initial="untrained")
     assert (report.inputs, report.model_type, report.subspace_kind) == ("texts", "crate_text", LEARNED)
-    assert (report.measures.num_images, report.measures.num_layers) == (6, 2)
+    assert (report.measures.num_inputs, report.measures.num_layers) == (6, 2)
     (states,) = record(model, [ids])
     projected = torch.einsum("bnd,kdp->bknp", states.layers[0].compressed, states.layers[0].subspaces)
     expected = coding_rate(projected.double(), eps=0.5).sum(-1)

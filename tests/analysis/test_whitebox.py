@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import opencrate
-from opencrate.analysis.layers.analyze import WhiteBoxReport
+from opencrate.analysis.layers.analyze import LayerAnalysis
 from opencrate.analysis.layers.result import layer_measures
 from opencrate.store.load import load_model, untrained_copy
 
@@ -27,7 +27,7 @@ def test_numbers_are_those_of_layer_measures():
     report = opencrate.analyze(model, batches, eps=0.3, num_inputs=4, layers=[3, 1], initial="untrained")
     assert list(report.series) == ["trained", "initialisation"] and report.measures.layers == (1, 3)
     for one, found in zip((model, untrained_copy(model, 0)), report.series.values()):
-        expected = layer_measures(one, batches, 0.3, num_images=4, layers=[1, 3])
+        expected = layer_measures(one, batches, 0.3, num_inputs=4, layers=[1, 3])
         assert all(torch.equal(found.values[key], value) for key, value in expected.values.items())
     assert (report.model, report.model_type, report.inputs) == ("CrateForImageClassification", "crate", "images")
     assert report.subspace_kind == "learned U" and report.half_step == "Z + MSSA(LN(Z))"
@@ -85,7 +85,7 @@ def test_rows_frame_and_files(tmp_path):
     assert report.save(tmp_path / "out") == tmp_path / "out"
     table = pandas.read_csv(tmp_path / "out" / "layers.csv")
     assert len(table) == len(frame) and table["mean"].to_numpy() == pytest.approx(frame["mean"].to_numpy())
-    again = WhiteBoxReport.load(tmp_path / "out")
+    again = LayerAnalysis.load(tmp_path / "out")
     assert again.measures.lam == 0.2 and (again.model, again.half_step) == (report.model, report.half_step)
     for name, found in report.series.items():
         assert all(torch.equal(again.series[name].values[key], value) for key, value in found.values.items())
@@ -95,9 +95,9 @@ def test_rows_frame_and_files(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["layers.csv", "white_box.json"]
     (tmp_path / "out" / "white_box.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
-        WhiteBoxReport.load(tmp_path / "out")
+        LayerAnalysis.load(tmp_path / "out")
     with pytest.raises(ValueError, match="no such file"):
-        WhiteBoxReport.load(tmp_path / "nowhere")
+        LayerAnalysis.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

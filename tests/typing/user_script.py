@@ -29,7 +29,7 @@ from opencrate import (
     CrateModel,
     CrateTextConfig,
     CrateTextModel,
-    WhiteBoxReport,
+    LayerAnalysis,
     analyze,
     audit,
     coding_rate,
@@ -128,9 +128,9 @@ published.save_pretrained("published")
 # Analysis
 batches = [{"pixel_values": torch.randn(4, 3, 32, 32), "labels": torch.tensor([0, 1, 0, 1])}]
 report = analyze(model, batches, eps=0.5, measures="basic")
-assert_type(report, WhiteBoxReport)
+assert_type(report, LayerAnalysis)
 report.save(Path("report"))
-rows = WhiteBoxReport.load("report").to_rows()
+rows = LayerAnalysis.load("report").to_rows()
 print(report.measures, report.to_frame(), rows[0])
 print(audit(model, batches, num_images=4).to_rows(), diagnose(model, batches).healthy())
 hooks = BlockHooks(layers="blocks", compressed="norm2", value="qkv[3/3]", key="qkv[2/3]", codes="down")

@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         models = [open_plain(source) for source in sources]
         for box in report_models(models, output / "report.html", inputs=inputs_of(arguments), **common):
-            count = f"{box.measures.num_layers} layers on {box.measures.num_images:,} {box.inputs}"
+            count = f"{box.measures.num_layers} layers on {box.measures.num_inputs:,} {box.inputs}"
             say(f"{box.model}: {count}, against {box.subspace_kind}")
     say(f"report: {output / 'report.html'}")
     return 0

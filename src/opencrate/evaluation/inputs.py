@@ -17,38 +17,38 @@ _SHAPES = {"pixel_values": (4, "(B, C, H, W)"), "input_ids": (2, "(B, N)")}
 
 
 def read_batches(
-    batches: Iterable[Batch], num_images: int | None = None, batch_size: int | None = None
+    batches: Iterable[Batch], num_inputs: int | None = None, batch_size: int | None = None
 ) -> Iterator[dict[str, Tensor]]:
     """Yield each batch as a dict of its known fields (`pixel_values` or `input_ids`, `labels`, ...), in order.
 
     Args:
         batches: a DataLoader, a list, or anything else that yields batches.
-        num_images: stop after this many inputs, cutting the last batch; `None` reads everything.
+        num_inputs: stop after this many inputs, cutting the last batch; `None` reads everything.
         batch_size: cut larger batches into pieces of at most this many inputs; `None` leaves them whole.
 
     Raises:
         ValueError: no inputs at all, a batch without inputs or with a text of no tokens, or fewer inputs than
-            `num_images`.
+            `num_inputs`.
     """
-    if num_images is not None and num_images < 1:
-        raise ValueError(f"num_images={num_images}: must be at least 1, or None for all images")
+    if num_inputs is not None and num_inputs < 1:
+        raise ValueError(f"num_inputs={num_inputs}: must be at least 1, or None for all images")
     seen, fields = 0, {}
     for index, batch in enumerate(batches):
         fields = _fields(batch, index)
-        if num_images is not None:
-            fields = {name: value[: num_images - seen] for name, value in fields.items()}
+        if num_inputs is not None:
+            fields = {name: value[: num_inputs - seen] for name, value in fields.items()}
         count = num_inputs_of(fields)
         seen += count
         size = batch_size or count
         for start in range(0, count, size):
             yield {name: value[start : start + size] for name, value in fields.items()}
-        if seen == num_images:
+        if seen == num_inputs:
             return
     if seen == 0:
         raise ValueError("batches: no images in it; pass at least one batch of pixel values or token ids")
-    if num_images is not None:
+    if num_inputs is not None:
         kind = "texts" if "input_ids" in fields else "images"
-        raise ValueError(f"num_images={num_images}: only {seen} {kind} there; ask for at most {seen}")
+        raise ValueError(f"num_inputs={num_inputs}: only {seen} {kind} there; ask for at most {seen}")
 
 
 def num_inputs_of(fields: Mapping[str, Tensor]) -> int:

@@ -67,7 +67,7 @@ def describe_compression(measures: LayerMeasures, subspace_kind: str = LEARNED) 
     sizes = f"mean changes from {min(means):{style}} to {max(means):{style}} nats"
     what = against("R^c( · | U^ℓ)", subspace_kind)
     head = f"Inside a layer, the step Z^ℓ → Z^{{ℓ+½}} lowers {what}"
-    if measures.num_images == 1:
+    if measures.num_inputs == 1:
         return f"{head} by the mean alone in {sum(m < 0 for m in means)} of {len(means)} layers ({sizes}); one input."
     groups = {word: [c.layer for c in changes if c.verdict == word] for word in (FALLS, RISES, UNKNOWN)}
     if len(groups[FALLS]) == len(changes):
@@ -98,7 +98,7 @@ def claims(series: Mapping[str, LayerMeasures]) -> list[Claim]:
     """The predictions for a trained CRATE, each checked on the means over inputs, the first on its intervals.
 
     Args:
-        series: as `WhiteBoxReport.series`, "trained" first.
+        series: as `LayerAnalysis.series`, "trained" first.
     """
     measures = next(iter(series.values()))
     verdicts = {change.verdict for change in compression_changes(measures)}

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from .._files import printable, read_bytes, read_json, shown
 from .._outputs import claim
 from ..analysis.autoencoder import measure_autoencoder, require_layered
-from ..analysis.layers.analyze import WhiteBoxReport, analyze
+from ..analysis.layers.analyze import LayerAnalysis, analyze
 from ..analysis.layers.registry import MEASURES
 from ..analysis.record.attention import attention_maps
 from ..analysis.record.hooks import KNOWN_MODELS
@@ -142,7 +142,7 @@ def report_models(
     command: str,
     inputs: Inputs = HELD_OUT,
     options: ReportOptions = ReportOptions(),
-) -> list[WhiteBoxReport]:
+) -> list[LayerAnalysis]:
     """Measure any transformers models, without labels, and write the report.
 
     Args:
@@ -183,7 +183,7 @@ def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
         raise ValueError(f"--theory: {name} is no CRATE of images, so no derived step is checked; leave it out")
 
 
-def _measure_saved(saved: SavedModel, batches: DataLoader, count: int, options: ReportOptions) -> WhiteBoxReport | None:
+def _measure_saved(saved: SavedModel, batches: DataLoader, count: int, options: ReportOptions) -> LayerAnalysis | None:
     """The white box of a run, against the weights it started from; `None` for a type without hooks."""
     if saved.model.config.model_type not in ("crate", *KNOWN_MODELS):
         logger.warning("%s: no white box of model type '%s'", saved.name, saved.model.config.model_type)
@@ -200,7 +200,7 @@ def _measure(
     options: ReportOptions,
     initial: nn.Module | str,
     found: Mapping[str, Path],
-) -> WhiteBoxReport:
+) -> LayerAnalysis:
     return analyze(
         model,
         batches,

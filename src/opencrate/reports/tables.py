@@ -13,7 +13,7 @@ from typing import Any
 import pandas
 
 from .._files import encoded
-from ..analysis.layers.analyze import WhiteBoxReport
+from ..analysis.layers.analyze import LayerAnalysis
 from ..analysis.layers.registry import MEASURES
 from ..analysis.layers.result import LayerMeasures
 from ..analysis.record.states import LEARNED
@@ -121,7 +121,7 @@ def layer_table(title: str, measures: LayerMeasures, subspace_kind: str = LEARNE
         cells.append([_cell(*numbers, digits) for numbers in zip(*mean_and_bounds(measures, key))])
     rows = tuple((str(layer), *values) for layer, values in zip(measures.layer_numbers, zip(*cells)))
     note = (
-        f"Mean over {measures.num_images} inputs and its 95 % bootstrap interval; ε = {measures.eps:g} unless said; "
+        f"Mean over {measures.num_inputs} inputs and its 95 % bootstrap interval; ε = {measures.eps:g} unless said; "
         f"R^c against {subspace_kind}."
     )
     return ReportTable(title, tuple(columns), rows, note)
@@ -152,7 +152,7 @@ def _change_cell(change: Change | None) -> str:
     )
 
 
-def layers_csv(reports: Sequence[WhiteBoxReport]) -> str:
+def layers_csv(reports: Sequence[LayerAnalysis]) -> str:
     """One line per model, state of training, measure and layer."""
     return _csv([row for report in reports for row in report.to_rows()])
 
@@ -170,6 +170,6 @@ def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     return text.getvalue()
 
 
-def layers_json(reports: Sequence[WhiteBoxReport]) -> str:
-    """A list with every model's report, which `WhiteBoxReport.from_dict` reads."""
+def layers_json(reports: Sequence[LayerAnalysis]) -> str:
+    """A list with every model's report, which `LayerAnalysis.from_dict` reads."""
     return json.dumps([report.to_dict() for report in reports], ensure_ascii=False, allow_nan=False)

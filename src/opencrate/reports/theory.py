@@ -13,7 +13,7 @@ from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from ..analysis.maths.steps import FORMS
-from ..analysis.theory.check import ASCENDS, CANNOT_TELL, DESCENDS, TheoryReport
+from ..analysis.theory.check import ASCENDS, CANNOT_TELL, DESCENDS, TheoryCheck
 from ..analysis.theory.layers import QUANTITIES, STATES, Key
 from .figures import COLOURS, WIDTH, _figure, _finish_layers, _style
 from .html import ReportFigure
@@ -38,13 +38,13 @@ _ERRORS = {
 }
 
 
-def theory_section(report: TheoryReport) -> tuple[tuple[str, ...], list[ReportFigure]]:
+def theory_section(report: TheoryCheck) -> tuple[tuple[str, ...], list[ReportFigure]]:
     """Sentences for a report's summary, and its figures with what theory predicts and what was measured."""
     sentences = (*describe_compression_step(report), *describe_approximations(report), *describe_ista_step(report))
     return sentences, [*_compression_figures(report), *_ista_figures(report)]
 
 
-def _compression_figures(report: TheoryReport) -> list[ReportFigure]:
+def _compression_figures(report: TheoryCheck) -> list[ReportFigure]:
     """What the forms of the compression step do to R^c, where they point, and what each approximation costs."""
     step = _largest_step(report)
     how = (
@@ -85,7 +85,7 @@ def _compression_figures(report: TheoryReport) -> list[ReportFigure]:
     ]
 
 
-def _ista_figures(report: TheoryReport) -> list[ReportFigure]:
+def _ista_figures(report: TheoryCheck) -> list[ReportFigure]:
     """What the ISTA step does to its LASSO, and what D does to the rate."""
     return [
         ReportFigure(
@@ -112,7 +112,7 @@ def _ista_figures(report: TheoryReport) -> list[ReportFigure]:
 # --- Words --------------------------------------------------------------------------------------------------------
 
 
-def describe_compression_step(report: TheoryReport) -> tuple[str, ...]:
+def describe_compression_step(report: TheoryCheck) -> tuple[str, ...]:
     """What the exact gradient, the paper's step and the model's own step do to R^c, one sentence each."""
     step = _largest_step(report)
     sentences = []
@@ -135,7 +135,7 @@ def describe_compression_step(report: TheoryReport) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def describe_approximations(report: TheoryReport) -> tuple[str, ...]:
+def describe_approximations(report: TheoryCheck) -> tuple[str, ...]:
     """How good each approximation is on tokens of length 1."""
     radius = report.mean("neumann_radius", "unit")
     inside = int((radius < 1).sum())
@@ -151,7 +151,7 @@ def describe_approximations(report: TheoryReport) -> tuple[str, ...]:
     )
 
 
-def describe_ista_step(report: TheoryReport) -> tuple[str, ...]:
+def describe_ista_step(report: TheoryCheck) -> tuple[str, ...]:
     """What the ISTA step does to its LASSO, how far the converged solution is, and what D does to the rate."""
     sizes = report.mean("step_size")
     guaranteed = int((sizes <= 1).sum())
@@ -178,7 +178,7 @@ def describe_ista_step(report: TheoryReport) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _describe_cosine(report: TheoryReport) -> str:
+def _describe_cosine(report: TheoryCheck) -> str:
     own = report.mean("cosine", "raw", "model")
     return (
         f"The model's own update has a cosine of {_span(own, '+.3f')} to the direction of steepest descent of R^c "
@@ -206,7 +206,7 @@ def _span(values: Tensor, style: str = ".3g") -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _largest_step(report: TheoryReport) -> str:
+def _largest_step(report: TheoryCheck) -> str:
     """The largest κL that was tried."""
     steps = {key.step for key in report.per_image if key.step not in ("", "best")}
     return max(steps, key=float)
@@ -215,7 +215,7 @@ def _largest_step(report: TheoryReport) -> str:
 # --- Figures ------------------------------------------------------------------------------------------------------
 
 
-def plot_changes(report: TheoryReport, state: str = "raw") -> Figure:
+def plot_changes(report: TheoryCheck, state: str = "raw") -> Figure:
     """Forms by layers: the mean change of R^c, coloured by its verdict, for one of `theory_layers.STATES`."""
     step = _largest_step(report)
     rows = [(_SHORT[form], form, step if FORMS[form].sized else "") for form in FORMS]
@@ -239,7 +239,7 @@ def plot_changes(report: TheoryReport, state: str = "raw") -> Figure:
     return figure
 
 
-def plot_cosines(report: TheoryReport, state: str = "raw") -> Figure:
+def plot_cosines(report: TheoryCheck, state: str = "raw") -> Figure:
     """Cosine of each form's update to −∇R^c over the layers, with 95 % intervals."""
     figure, axes = _figure()
     for index, form in enumerate(("neumann", "softmax", "paper", "plus", "model")):
@@ -251,7 +251,7 @@ def plot_cosines(report: TheoryReport, state: str = "raw") -> Figure:
     return figure
 
 
-def plot_errors(report: TheoryReport, state: str = "unit") -> Figure:
+def plot_errors(report: TheoryCheck, state: str = "unit") -> Figure:
     """Relative error of each approximation against the coherence of the layer's subspaces, one point per layer."""
     figure, axes = _figure()
     figure.set_figheight(3.5)
@@ -270,7 +270,7 @@ def plot_errors(report: TheoryReport, state: str = "unit") -> Figure:
     return figure
 
 
-def plot_lasso(report: TheoryReport) -> Figure:
+def plot_lasso(report: TheoryCheck) -> Figure:
     """The LASSO objective at the nearest allowed start and after the layer's steps, with 95 % intervals."""
     figure, axes = _figure()
     for index, (name, words) in enumerate((("lasso_allowed", "before the step"), ("lasso_after", "after it"))):
@@ -280,7 +280,7 @@ def plot_lasso(report: TheoryReport) -> Figure:
     return figure
 
 
-def plot_code_rates(report: TheoryReport) -> Figure:
+def plot_code_rates(report: TheoryCheck) -> Figure:
     """R(X), R(A) and R(A Dᵀ) over the layers, with 95 % intervals."""
     figure, axes = _figure()
     names = {"input_rate": "R(X), input", "code_rate": "R(A), code", "decoded_rate": "R(ADᵀ), decoded"}
@@ -290,7 +290,7 @@ def plot_code_rates(report: TheoryReport) -> Figure:
     return figure
 
 
-def _interval_line(axes: Axes, report: TheoryReport, key: Key, name: str, index: int) -> None:
+def _interval_line(axes: Axes, report: TheoryCheck, key: Key, name: str, index: int) -> None:
     """Mean over the layers with its 95 % interval as a band."""
     found, layers = report.intervals[key], range(1, report.num_layers + 1)
     axes.plot(layers, found.mean, color=COLOURS[index], marker=_MARKERS[index], markersize=4, label=name)

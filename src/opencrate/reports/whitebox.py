@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..analysis.layers.analyze import WhiteBoxReport
+from ..analysis.layers.analyze import LayerAnalysis
 from ..analysis.layers.registry import MEASURES, STATES, measure_key
 from ..analysis.layers.result import LayerMeasures
 from ..analysis.record.attention import AttentionMaps
@@ -51,7 +51,7 @@ class Subject:
     """
 
     name: str
-    report: WhiteBoxReport | None
+    report: LayerAnalysis | None
     trained: TrainedModel | None = None
     attention: AttentionMaps | None = None
 
@@ -116,10 +116,10 @@ def white_box_page(
 
 def _num_inputs(subject: Subject) -> int:
     """Inputs of a classifier's accuracy, else those of the measures."""
-    return subject.trained.evaluation.num_images if subject.trained else subject.report.measures.num_images
+    return subject.trained.evaluation.num_images if subject.trained else subject.report.measures.num_inputs
 
 
-def _summary(subjects: Sequence[Subject], boxes: Mapping[str, WhiteBoxReport], run: RunRecord) -> list[str]:
+def _summary(subjects: Sequence[Subject], boxes: Mapping[str, LayerAnalysis], run: RunRecord) -> list[str]:
     """The sentences on top: accuracy, what held and what did not, then each model's numbers."""
     lines = _accuracy_lines([subject.trained for subject in subjects if subject.trained is not None], run)
     for name, box in boxes.items():
@@ -148,7 +148,7 @@ def _accuracy_lines(trained: Sequence[TrainedModel], run: RunRecord) -> list[str
     return lines
 
 
-def _box_lines(name: str, box: WhiteBoxReport, prefix: str) -> list[str]:
+def _box_lines(name: str, box: LayerAnalysis, prefix: str) -> list[str]:
     """What one model's layers do, the verdict on the theory first."""
     found = [findings.describe_compression(box.measures, box.subspace_kind), _rate_sentence(box)]
     if box.subspace_kind == LEARNED:
@@ -164,12 +164,12 @@ def _box_lines(name: str, box: WhiteBoxReport, prefix: str) -> list[str]:
     ]
 
 
-def _rate_sentence(box: WhiteBoxReport) -> str:
+def _rate_sentence(box: LayerAnalysis) -> str:
     name = against("R^c(Z^{ℓ+½} | U^ℓ)", box.subspace_kind)
     return words.describe_trend(name, box.measures.mean("subspace_rate"), "nats")
 
 
-def _objective_sentence(box: WhiteBoxReport) -> str:
+def _objective_sentence(box: LayerAnalysis) -> str:
     rate, gain = (intervals.trend(box.measures.mean(key)) for key in ("rate", "rate_reduction"))
     return (
         f"From the first layer to the last, R(Z^{{ℓ+½}}) goes from {rate.first:.1f} to {rate.last:.1f} nats and ΔR "
@@ -182,7 +182,7 @@ def _sparsity_sentence(measures: LayerMeasures) -> str:
     return words.describe_trend(name, measures.mean("nonzero_fraction"), digits=3)
 
 
-def _curves(boxes: Mapping[str, WhiteBoxReport]) -> dict[str, LayerMeasures]:
+def _curves(boxes: Mapping[str, LayerAnalysis]) -> dict[str, LayerMeasures]:
     """What a figure shows: of one model all states of training, of several the trained and the untrained ones."""
     if len(boxes) == 1:
         return dict(next(iter(boxes.values())).series)
@@ -194,7 +194,7 @@ def _curves(boxes: Mapping[str, WhiteBoxReport]) -> dict[str, LayerMeasures]:
     return curves
 
 
-def _figures(subjects: Sequence[Subject], boxes: Mapping[str, WhiteBoxReport]) -> list[ReportFigure]:
+def _figures(subjects: Sequence[Subject], boxes: Mapping[str, LayerAnalysis]) -> list[ReportFigure]:
     """All figures in reading order."""
     figures = _box_figures(boxes) if boxes else []
     looking = [subject for subject in subjects if subject.attention is not None]
@@ -206,7 +206,7 @@ def _figures(subjects: Sequence[Subject], boxes: Mapping[str, WhiteBoxReport]) -
     return [*figures, training_figure(histories)] if histories else figures
 
 
-def _box_figures(boxes: Mapping[str, WhiteBoxReport]) -> list[ReportFigure]:
+def _box_figures(boxes: Mapping[str, LayerAnalysis]) -> list[ReportFigure]:
     figures = [_change_figure(boxes), _rate_figure(boxes), _objective_figure(boxes), _sparsity_figure(boxes)]
     figures.append(_unit_norm_figure(boxes))
     if all("released_subspace_rate" in box.measures.values for box in boxes.values()):
@@ -214,7 +214,7 @@ def _box_figures(boxes: Mapping[str, WhiteBoxReport]) -> list[ReportFigure]:
     return figures
 
 
-def _change_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
+def _change_figure(boxes: Mapping[str, LayerAnalysis]) -> ReportFigure:
     return ReportFigure(
         name="compression",
         title="Does attention lower R^c?",
@@ -236,7 +236,7 @@ def _change_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
     )
 
 
-def _rate_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
+def _rate_figure(boxes: Mapping[str, LayerAnalysis]) -> ReportFigure:
     return _measure_figure(
         boxes,
         "subspace_rate",
@@ -246,7 +246,7 @@ def _rate_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
     )
 
 
-def _objective_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
+def _objective_figure(boxes: Mapping[str, LayerAnalysis]) -> ReportFigure:
     (name, first), *others = boxes.items()
     variants = tuple(
         (f"rate_reduction_{index}", other, plots.plot_rates(box.measures, box.subspace_kind))
@@ -265,7 +265,7 @@ def _objective_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
     )
 
 
-def _sparsity_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
+def _sparsity_figure(boxes: Mapping[str, LayerAnalysis]) -> ReportFigure:
     others = [name for name, box in boxes.items() if box.subspace_kind != LEARNED]
     dense = f" {' and '.join(others)}: not sparse by design, every entry is non-zero unless rounding says so."
     return _measure_figure(
@@ -280,10 +280,10 @@ def _sparsity_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
     )
 
 
-def _unit_norm_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
+def _unit_norm_figure(boxes: Mapping[str, LayerAnalysis]) -> ReportFigure:
     key = "subspace_rate_unit_norm"
 
-    def sentence(box: WhiteBoxReport) -> str:
+    def sentence(box: LayerAnalysis) -> str:
         return words.describe_trend("R^c of Z^{ℓ+½} on unit-norm tokens", box.measures.mean(key), "nats")
 
     return _measure_figure(
@@ -295,10 +295,10 @@ def _unit_norm_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
     )
 
 
-def _released_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
+def _released_figure(boxes: Mapping[str, LayerAnalysis]) -> ReportFigure:
     key = "released_subspace_rate"
 
-    def sentence(box: WhiteBoxReport) -> str:
+    def sentence(box: LayerAnalysis) -> str:
         name = f"The released tool's {against('R^c(LN(Z^ℓ) | U^ℓ)', box.subspace_kind)}"
         return words.describe_trend(name, box.measures.mean(key), "nats")
 
@@ -311,7 +311,7 @@ def _released_figure(boxes: Mapping[str, WhiteBoxReport]) -> ReportFigure:
     )
 
 
-def _further_section(boxes: Mapping[str, WhiteBoxReport]) -> list[ReportSection]:
+def _further_section(boxes: Mapping[str, LayerAnalysis]) -> list[ReportSection]:
     """Quantities at every half-step, and the measures without a figure above; those that all models have."""
     if not boxes:
         return []
@@ -330,7 +330,7 @@ def _further_section(boxes: Mapping[str, WhiteBoxReport]) -> list[ReportSection]
     return [ReportSection("Every half-step, and further measures", figures=figures)] if figures else []
 
 
-def _further_figure(boxes: Mapping[str, WhiteBoxReport], key: str, half_steps: bool) -> ReportFigure:
+def _further_figure(boxes: Mapping[str, LayerAnalysis], key: str, half_steps: bool) -> ReportFigure:
     """One measure over the layers, or with `half_steps` one quantity at every half-step."""
     symbol = MEASURES[measure_key(key, "before")].symbol.replace("Z^ℓ", "Z") if half_steps else MEASURES[key].title
     words = f", {MEASURES[key].words}" if half_steps and MEASURES[key].words else ""
@@ -344,7 +344,7 @@ def _further_figure(boxes: Mapping[str, WhiteBoxReport], key: str, half_steps: b
 
 
 def _measure_figure(
-    boxes: Mapping[str, WhiteBoxReport], key: str, *, title: str, theory: str, measured: str
+    boxes: Mapping[str, LayerAnalysis], key: str, *, title: str, theory: str, measured: str
 ) -> ReportFigure:
     """One measure over the layers, set against the initialisation where one model is shown and that was measured."""
     how = _how(boxes, key)
@@ -367,7 +367,7 @@ def _measure_figure(
     )
 
 
-def _kinds(boxes: Mapping[str, WhiteBoxReport]) -> dict[str, str]:
+def _kinds(boxes: Mapping[str, LayerAnalysis]) -> dict[str, str]:
     """What the subspaces are, by the curves' names."""
     if len(boxes) == 1:
         (box,) = boxes.values()
@@ -375,18 +375,18 @@ def _kinds(boxes: Mapping[str, WhiteBoxReport]) -> dict[str, str]:
     return {name + end: box.subspace_kind for name, box in boxes.items() for end in ("", plots.UNTRAINED)}
 
 
-def _common_kind(boxes: Mapping[str, WhiteBoxReport]) -> str:
+def _common_kind(boxes: Mapping[str, LayerAnalysis]) -> str:
     """What the subspaces are, or that they differ."""
     kinds = {box.subspace_kind for box in boxes.values()}
     return kinds.pop() if len(kinds) == 1 else "its own subspaces"
 
 
-def _each(boxes: Mapping[str, WhiteBoxReport], sentence: Callable[[WhiteBoxReport], str]) -> list[str]:
+def _each(boxes: Mapping[str, LayerAnalysis], sentence: Callable[[LayerAnalysis], str]) -> list[str]:
     """A sentence per model, with its name where there are several."""
     return [(f"{name}: " if len(boxes) > 1 else "") + sentence(box) for name, box in boxes.items()]
 
 
-def _how(boxes: Mapping[str, WhiteBoxReport], key: str) -> str:
+def _how(boxes: Mapping[str, LayerAnalysis], key: str) -> str:
     """How one measure was taken."""
     first = next(iter(boxes.values()))
     eps = first.measures.eps_of(key)
@@ -401,10 +401,10 @@ def _how(boxes: Mapping[str, WhiteBoxReport], key: str) -> str:
     tokens = MEASURES[key].how
     if first.inputs == "texts":
         tokens = tokens.replace(", class token included", ", padding left out").replace("images", "texts")
-    return f"{first.measures.num_images} {first.inputs}, mean and its 95 % bootstrap interval (band); {tokens}{rate}."
+    return f"{first.measures.num_inputs} {first.inputs}, mean and its 95 % bootstrap interval (band); {tokens}{rate}."
 
 
-def _theory(boxes: Mapping[str, WhiteBoxReport], text: str) -> str:
+def _theory(boxes: Mapping[str, LayerAnalysis], text: str) -> str:
     """What the theory predicts, or that it predicts nothing where no model is a CRATE."""
     crates = any(box.model_type in CRATES for box in boxes.values())
     return text if crates else f"Nothing for this model. Of a CRATE: {text}"

@@ -54,7 +54,7 @@ def collect(
     images: list[Tensor] = []
     first_image, normalised, subspace_kind = 0, True, ""
     with _watched_norms(model) as norms:
-        for states in record(model, batches, num_images=num_images, layers=layers):
+        for states in record(model, batches, num_inputs=num_images, layers=layers):
             steps = list(states.steps())
             subspace_kind = states.subspace_kind
             mask = _token_mask(steps[0])

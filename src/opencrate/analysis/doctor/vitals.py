@@ -86,7 +86,7 @@ def measure_vitals(model: nn.Module, batches: Iterable[Batch]) -> Vitals:
         totals = {key: value + totals.get(key, 0) for key, value in sums.items()}
         used = [now | before for now, before in zip(active, used)] if used else active
         peak = torch.maximum(highest, peak) if len(peak) else highest
-        num_images += states.num_images
+        num_images += states.num_inputs
     means = {key: value / num_images for key, value in totals.items()}
     return Vitals(
         num_images=num_images,
@@ -191,7 +191,7 @@ def _batch_vitals(states: LayerStates, crate: bool) -> tuple[dict[str, Tensor], 
         found = {"token_rank": effective_rank(gram_eigenvalues(step.after))}
         if states.half_step != POST_NORM:
             effect = _deviation(step.compressed - step.before) / _deviation(step.before).clamp_min(1e-30)
-            found["attention_effect"] = effect.expand(states.num_images)
+            found["attention_effect"] = effect.expand(states.num_inputs)
         if crate:
             found["subspace_rate"] = subspace_coding_rate(step.compressed, step.subspaces, EPS)
             if step.codes is not None:

@@ -27,7 +27,7 @@ REPORT_FILE = "white_box.json"
 
 
 @dataclass(frozen=True)
-class WhiteBoxReport:
+class LayerAnalysis:
     """The measures of one model's layers, and what they were taken against.
 
     Attributes:
@@ -83,7 +83,7 @@ class WhiteBoxReport:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> WhiteBoxReport:
+    def from_dict(cls, data: Mapping[str, Any]) -> LayerAnalysis:
         """The report that `to_dict` wrote."""
         series = {name: LayerMeasures.from_dict(measures) for name, measures in data["series"].items()}
         return cls(**{**data, "series": series})
@@ -111,7 +111,7 @@ class WhiteBoxReport:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> WhiteBoxReport:
+    def load(cls, folder: str | Path) -> LayerAnalysis:
         """The report that `save` wrote.
 
         Raises:
@@ -119,7 +119,7 @@ class WhiteBoxReport:
         """
         path = Path(folder).expanduser() / REPORT_FILE
         if not path.is_file():
-            raise ValueError(f"{path}: no such file; give a folder that WhiteBoxReport.save wrote")
+            raise ValueError(f"{path}: no such file; give a folder that LayerAnalysis.save wrote")
         try:
             return cls.from_dict(read_json(path, advice="measure again"))
         except (AttributeError, KeyError, TypeError) as error:
@@ -140,7 +140,7 @@ def analyze(
     hooks: BlockHooks | None = None,
     name: str | None = None,
     **options: Any,
-) -> WhiteBoxReport:
+) -> LayerAnalysis:
     """Measure every layer of a model on every input: coding rates, rate reduction and sparsity, step by step.
 
     A CRATE is measured against its learned subspaces U. Any other transformer has none: it is measured against its
@@ -184,7 +184,7 @@ def analyze(
             one,
             batches,
             eps,
-            num_images=num_inputs,
+            num_inputs=num_inputs,
             layers=layers,
             measures=measures,
             subspaces=subspaces,
@@ -192,7 +192,7 @@ def analyze(
             **options,
         )
     kind, half_step = describe_states(module, subspaces, hooks)
-    return WhiteBoxReport(
+    return LayerAnalysis(
         model=name,
         model_type=getattr(getattr(module, "config", None), "model_type", type(module).__name__),
         series=found,

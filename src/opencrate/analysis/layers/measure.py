@@ -108,7 +108,7 @@ def measure_states(states: LayerStates, plan: Plan) -> tuple[dict[str, Tensor], 
         measured, now = _measure_in_threads(steps, plan)
         fired = now if fired is None or now is None else [old | new for old, new in zip(fired, now)]
         for key, found in measured.items():
-            values.setdefault(key, found.new_empty(states.num_images, *found.shape[1:]))[rows.cpu()] = found
+            values.setdefault(key, found.new_empty(states.num_inputs, *found.shape[1:]))[rows.cpu()] = found
     return values, fired
 
 
@@ -116,7 +116,7 @@ def _without_padding(states: LayerStates) -> Iterator[tuple[Tensor, tuple[LayerS
     """Groups of images with equally many real tokens: their rows in the batch, and their steps without the others."""
     steps = tuple(states.steps())
     if states.mask is None:
-        yield torch.arange(states.num_images), steps
+        yield torch.arange(states.num_inputs), steps
         return
     lengths = states.mask.sum(1)
     for length in lengths.unique().tolist():

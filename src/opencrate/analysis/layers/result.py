@@ -44,7 +44,7 @@ class LayerMeasures:
     norm: str = "l0"
 
     @property
-    def num_images(self) -> int:
+    def num_inputs(self) -> int:
         """n, the images measured."""
         return next(iter(self.values.values())).shape[0]
 
@@ -66,7 +66,7 @@ class LayerMeasures:
         """Standard deviation over images, float64 `(L)`; NaN for one image unless it divides by n."""
         if MEASURES[key].population_std:
             return self.values[key].std(0, correction=0)
-        if key in self.totals or self.num_images == 1:
+        if key in self.totals or self.num_inputs == 1:
             return torch.full((self.num_layers,), math.nan, dtype=torch.float64)
         return self.values[key].std(0)
 
@@ -120,7 +120,7 @@ class LayerMeasures:
             "std": None if math.isnan(std) else std,
             "low": None if math.isnan(low) else low,
             "high": None if math.isnan(high) else high,
-            "num_images": self.num_images,
+            "num_images": self.num_inputs,
             "eps": self.eps_of(key),
             "lam": self.lam if measure.quantity == "sparse_rate_reduction" else None,
             "tokens": measure.how,
@@ -159,7 +159,7 @@ def layer_measures(
     eps: float = 0.5,
     *,
     measures: str | Sequence[str] = "basic",
-    num_images: int | None = None,
+    num_inputs: int | None = None,
     layers: Sequence[int] | None = None,
     lam: float = 0.1,
     norm: str = "l0",
@@ -179,7 +179,7 @@ def layer_measures(
         eps: ε > 0 of the coding rates.
         measures: "basic", "full" (see `SETS`; "full" keeps every subspace's R^c too), or keys of `MEASURES` and names
             of sets in any mix.
-        num_images: use this many images; `None` uses all.
+        num_inputs: use this many images; `None` uses all.
         layers: layer numbers from 1; `None` measures all.
         lam: λ >= 0 of the sparse rate reduction.
         norm: its sparsity term, "l0" (entries above `tol`) or "l1".
@@ -193,7 +193,7 @@ def layer_measures(
             cannot be read; and whatever `states.record` refuses.
     """
     plan = plan_measures(measures, eps, lam, norm, tol, released_tool)
-    recorded = record(model, batches, num_images=num_images, layers=layers, subspaces=subspaces, hooks=hooks)
+    recorded = record(model, batches, num_inputs=num_inputs, layers=layers, subspaces=subspaces, hooks=hooks)
     parts: list[dict[str, Tensor]] = []
     fired: list[Tensor] | None = None
     numbers: tuple[int, ...] = ()

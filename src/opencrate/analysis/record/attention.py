@@ -53,7 +53,7 @@ def attention_maps(
     rows = [torch.stack([a[:, :, 0, 1:] for a in s.attentions or ()], dim=1) for s in states]
     maps = torch.cat(rows).float().cpu().unflatten(-1, grid)
     pixels = torch.cat([fields["pixel_values"] for fields in chosen]).float().cpu()
-    titles = [_title(model, f.get("labels"), s.logits, i) for f, s in zip(chosen, states) for i in range(s.num_images)]
+    titles = [_title(model, f.get("labels"), s.logits, i) for f, s in zip(chosen, states) for i in range(s.num_inputs)]
     return AttentionMaps(_displayable(pixels, image_mean, image_std), maps, tuple(titles))
 
 

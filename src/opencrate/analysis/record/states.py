@@ -81,7 +81,7 @@ class LayerStates:
     logits: Tensor | None = None
 
     @property
-    def num_images(self) -> int:
+    def num_inputs(self) -> int:
         """B, the inputs in this batch."""
         return self.layers[0].before.shape[0]
 
@@ -94,7 +94,7 @@ def record(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    num_images: int | None = None,
+    num_inputs: int | None = None,
     layers: Sequence[int] | None = None,
     subspaces: str = "values",
     hooks: BlockHooks | None = None,
@@ -111,7 +111,7 @@ def record(
             with or without a head.
         batches: pixel values `(B, C, H, W)`, token ids `(B, N)`, or mappings with `pixel_values` or `input_ids` (and
             `attention_mask`).
-        num_images: use this many inputs; `None` uses all.
+        num_inputs: use this many inputs; `None` uses all.
         layers: layer numbers from 1; `None` records all.
         subspaces: for a model without U, "values" or "keys" (per-head projections). "pca" takes, for every model, the
             principal directions of Z^ℓ over all inputs in K groups of p, which needs a first pass over `batches`.
@@ -131,8 +131,8 @@ def record(
     if subspaces == "pca":
         if iter(batches) is batches:
             raise ValueError("batches: can be read only once (a generator); subspaces='pca' needs a list or DataLoader")
-        estimated = _estimate(_run(model, run, batches, num_images, batch_size))
-    for states in _run(model, run, batches, num_images, batch_size):
+        estimated = _estimate(_run(model, run, batches, num_inputs, batch_size))
+    for states in _run(model, run, batches, num_inputs, batch_size):
         yield states if estimated is None else _against(states, estimated)
         del states  # so that the next batch does not stand beside it
 
@@ -182,14 +182,14 @@ def _recorder(
 
 
 def _run(
-    model: nn.Module, run: Recorder, batches: Iterable[Batch], num_images: int | None, batch_size: int
+    model: nn.Module, run: Recorder, batches: Iterable[Batch], num_inputs: int | None, batch_size: int
 ) -> Iterator[LayerStates]:
     """The states of every batch."""
-    for fields in read_batches(batches, num_images, batch_size):
+    for fields in read_batches(batches, num_inputs, batch_size):
         inputs = {name: place(value, model) for name, value in fields.items() if name != "labels"}
         with evaluating(model):
             states = run(inputs)
-        assert states.num_images == num_inputs_of(fields)
+        assert states.num_inputs == num_inputs_of(fields)
         yield states
         del states
 

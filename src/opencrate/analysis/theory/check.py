@@ -32,7 +32,7 @@ DESCENDS, ASCENDS, CANNOT_TELL = "descends", "ascends", "cannot tell"
 
 
 @dataclass(frozen=True)
-class TheoryReport:
+class TheoryCheck:
     """Theory against practice for n images at L layers.
 
     Attributes:
@@ -121,7 +121,7 @@ def theory_check(
     solver_steps: int = 5000,
     chunk_images: int = 32,
     seed: int = 0,
-) -> TheoryReport:
+) -> TheoryCheck:
     """Apply every form of both steps to every layer's recorded state and count what it does, in float64.
 
     Args:
@@ -149,12 +149,12 @@ def theory_check(
     options = MeasureOptions(eps, steps, solver_tolerance, solver_steps)
     parts: list[dict[Key, Tensor]] = []
     unconverged: set[int] = set()
-    for states in record(model, batches, num_images=num_images):
+    for states in record(model, batches, num_inputs=num_images):
         recorded = list(states.steps())
         _check_steps(recorded, len(layers))
         num_tokens = recorded[0].before.shape[1]
-        chosen = [[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(states.num_images)]
-        for start in range(0, states.num_images, chunk_images):
+        chosen = [[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(states.num_inputs)]
+        for start in range(0, states.num_inputs, chunk_images):
             images = slice(start, start + chunk_images)
             found = []
             for number, (layer, step) in enumerate(zip(layers, recorded), start=1):
@@ -163,7 +163,7 @@ def theory_check(
                 unconverged |= set() if converged else {number}
             parts.append({key: torch.stack([values[key] for values in found], dim=1) for key in found[0]})
     per_layer = [measure_weights(*layer) for layer in layers]
-    return TheoryReport(
+    return TheoryCheck(
         eps=float(eps),
         per_image={key: torch.cat([part[key] for part in parts]) for key in parts[0]},
         per_layer={key: torch.tensor([one[key] for one in per_layer], dtype=torch.float64) for key in per_layer[0]},
