@@ -55,14 +55,6 @@ REMOTE_CODE = (
 )
 
 
-KNOWN_UPWARD = {  # arrows that are still to be mended
-    **{
-        f"studies/experiments/{n}.py": {"reports"}
-        for n in ("autoencoder", "compress", "denoise", "reconstruct", "sparsify")
-    },
-}
-
-
 def part_of(name: str) -> str:
     """The package of a module's first name below `opencrate`."""
     return name if name in ORDER else "core"
@@ -98,8 +90,6 @@ def test_packages_import_from_below(path):
         return  # names only, imported when asked for
     for module in ours(path):
         other = part_of(module[0])
-        if other in KNOWN_UPWARD.get(path.as_posix(), ()):
-            continue
         assert ORDER.index(other) <= ORDER.index(own), f"{path} ({own}) must not import {'.'.join(module)}"
 
 

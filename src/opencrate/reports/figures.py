@@ -21,11 +21,10 @@ from ..analysis.layers.result import LayerMeasures
 from ..analysis.record.attention import AttentionMaps
 from ..analysis.record.states import LEARNED
 from ..evaluation.classifier import Evaluation
+from ..stats.words import UNTRAINED
 from .findings import Change, against, mean_and_bounds
 
 WIDTH = 3.9
-UNTRAINED = ", untrained"
-"""How the names of untrained models end."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito: safe for colour-blind eyes
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _GREY = "#555555"

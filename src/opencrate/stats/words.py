@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .intervals import trend
 
+UNTRAINED = ", untrained"
+"""How the names of untrained models end."""
+
 
 class Bounded(Protocol):
     """A number with its interval, such as an `Interval` of shape `()`."""
