@@ -187,7 +187,7 @@ def test_page_is_whole_and_safe(crate, gpt2, tmp_path):
     steered = [steer(crate, 1, 2, 3.0, ids, "The", Sampling(5))]
     page = write(features_report(reports, steered, [("command", "opencrate features & more")]), tmp_path).read_text()
     assert page.count("<article") == 12 * 4 + 1 and "&lt;script&gt;other" in page and page.count("<script>") == 1
-    assert not re.search(r'(src|href)="(?!data:)', page) and "http://" not in page and "https://" not in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "http://" not in page and "https://" not in page
     found = json.loads((tmp_path / "features.json").read_text())
     assert len(found["models"][0]["features"]) == 24 and found["steered"][0]["value"] == 3.0
     sentences = describe(reports, steered)
