@@ -163,7 +163,7 @@ def write(report: Report, folder: str | Path, overwrite: bool = False) -> Path:
 def write_files(folder: Path, files: Mapping[str, Any]) -> list[Path]:
     """Write each file (see `tables.as_bytes`) under a temporary name and rename it; returns the paths."""
     for name, value in files.items():
-        write_whole(folder / name, as_bytes(value))
+        write_whole(folder / name, as_bytes(name, value))
     return [folder / name for name in files]
 
 

@@ -12,8 +12,7 @@ from ..._values import Positive, Seed, Within, check_fields
 from ...analysis.autoencoder import AutoencoderMeasures, measure_autoencoder
 from ...evaluation.inputs import Batch
 from ...modeling_crate_mae import CrateMAEForPreTraining
-from ...reports.autoencoder_findings import describe, percent
-from ...reports.autoencoder_plots import plot_inverse, plot_noise, plot_rates
+from ...reports.autoencoder import describe, percent, plot_inverse, plot_noise, plot_rates
 from ...reports.figures import UNTRAINED
 from ...stats.intervals import bootstrap_mean
 from ...store.load import untrained_copy
