@@ -112,6 +112,24 @@ def _names_us(path: Path) -> bool:
         return b"opencrate" in file.read(1 << 22).lower()
 
 
+def check_free(folder: str | Path, marks: Iterable[str], overwrite: bool = False) -> None:
+    """Refuse a folder that holds finished results, unless they are to be replaced.
+
+    Args:
+        folder: of the results.
+        marks: names of files by which finished results are known.
+        overwrite: replace them.
+
+    Raises:
+        ValueError: one of the files is there and `overwrite` is off.
+    """
+    for path in (Path(folder).expanduser() / name for name in marks):
+        if os.path.lexists(path) and not overwrite:
+            raise ValueError(
+                f"{shown(path)}: exists; choose another output folder, or pass overwrite=True to replace it"
+            )
+
+
 def claim(folder: str | Path) -> Path:
     """Make a folder for results, with the mark that they are ours.
 

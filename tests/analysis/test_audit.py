@@ -11,12 +11,13 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from opencrate.analysis.audit import fits as audit_measures
 from opencrate.analysis.audit import tokens as audit_tokens
-from opencrate.analysis.audit.audit import TOKEN_MEASURES, AuditReport, LayerAudit, audit
+from opencrate.analysis.audit.audit import TOKEN_MEASURES, Audit, LayerAudit, audit
 from opencrate.analysis.audit.fits import FITS
 from opencrate.analysis.maths.geometry import subspace_geometry
 from opencrate.analysis.record.states import record
-from opencrate.reports.audit import _side_by_side, layer_rows, save_audit
-from opencrate.reports.audit_findings import describe, verdicts
+from opencrate.reports.audit import audit_report, layer_frame, side_by_side
+from opencrate.reports.audit_findings import describe
+from opencrate.reports.html import write
 
 from .models import split, tiny_crate, tiny_images
 from .test_mixtures import planted
@@ -53,11 +54,11 @@ def planted_layer(sample):
 
 def test_tokens_of_the_assumed_mixture_are_found_to_fit():
     layer = planted_layer(planted_sample())
-    assert verdicts(layer) == dict.fromkeys(("gaussian", "random", "shuffled", "untrained"), "above")
+    assert layer.verdicts() == dict.fromkeys(("gaussian", "random", "shuffled", "untrained"), "above")
     assert float(layer.gain("learned").low) > 1
     assert float(layer.token("outside_nearest").mean) < 0.1 < float(layer.token("outside_nearest_random").mean)
     assert float(layer.token("membership_entropy").mean) < float(layer.token("membership_entropy_random").mean)
-    found = AuditReport((layer,), "planted", "", "learned U", "Z", 60, 1200, 1200)
+    found = Audit((layer,), "planted", "", "learned U", "Z", 60, 1200, 1200)
     text = " ".join(describe(found))
     assert (
         "fits better than the full Gaussian, random subspaces, shuffled tokens and the untrained model at layer 1"
@@ -68,9 +69,9 @@ def test_tokens_of_the_assumed_mixture_are_found_to_fit():
 def test_other_subspaces_are_found_not_to_fit():
     sample = planted_sample()
     layer = planted_layer(replace(sample, subspaces=planted(10, seed=5)[1].float()))
-    assert verdicts(layer)["random"] == "not told apart" or verdicts(layer)["gaussian"] == "below"
-    found = AuditReport((layer,), "planted", "", "learned U", "Z", 60, 1200, 1200)
-    assert "at none of the 1 judged layers" in " ".join(describe(found))
+    assert layer.verdicts()["random"] == "undecided" or layer.verdicts()["gaussian"] == "below"
+    found = Audit((layer,), "planted", "", "learned U", "Z", 60, 1200, 1200)
+    assert "at none of the 1 judged" in " ".join(describe(found))
 
 
 def test_normalised_tokens_are_what_the_subspaces_see():
@@ -101,7 +102,7 @@ def test_report_of_a_model(report):
     assert len(report.to_frame()) == len(rows)
     gain = next(row for row in rows if row["measure"] == "gain.trained.learned")
     assert gain["low"] <= gain["value"] <= gain["high"]
-    assert any("η‖D‖²" in sentence for sentence in report.summary())
+    assert any("η‖D‖²" in sentence for sentence in describe(report))
 
 
 def test_layer_norm_takes_one_dimension(report):
@@ -110,7 +111,7 @@ def test_layer_norm_takes_one_dimension(report):
     raw = audit(tiny_crate(), [tiny_images(30)], tokens="raw", layers=[2], **QUICK)
     assert raw.layers[0].dimensions["trained"] == 12 and raw.token_words == "Z^ℓ, no LayerNorm"
     assert set(raw.layers[0].fits) == {"trained", "shuffled"}
-    assert any("untrained model was not measured" in sentence for sentence in raw.summary())
+    assert any("untrained model was not measured" in sentence for sentence in describe(raw))
 
 
 def test_the_same_arguments_give_the_same_report(report):
@@ -159,18 +160,18 @@ def test_a_vit_is_audited_against_its_value_projections():
     found = audit(ViTForImageClassification(config), [images], **QUICK)
     assert found.subspace_kind == "value projections per head" and found.token_words == "LN(Z^ℓ)"
     assert found.layers[0].dictionary is None and len(found.layers[0].subspaces.ranks) == 3
-    assert any("no dictionary" in sentence for sentence in found.summary())
+    assert any("no dictionary" in sentence for sentence in describe(found))
 
 
 def test_one_subspace():
     found = audit(tiny_crate(num_attention_heads=1), [tiny_images(30)], layers=[2], **QUICK)
     values = {row["measure"]: row["value"] for row in found.to_rows()}
     assert values["mean_overlap"] is None and values["membership_entropy"] is None
-    assert describe(found) and layer_rows(found)[1]
+    assert describe(found) and layer_frame(found)["mean overlap"].tolist() == ["–"]
 
 
 def test_files(report, tmp_path):
-    path = report.save(tmp_path / "new" / "audit", record=[("command", "some words")])
+    path = write(audit_report([report], [("command", "some words")]), tmp_path / "new" / "audit")
     folder = path.parent
     assert {file.name for file in folder.glob("[!.]*")} == {"audit.html", "audit.csv", "audit.json", "figures"}
     rows = list(csv.DictReader((folder / "audit.csv").open()))
@@ -180,16 +181,16 @@ def test_files(report, tmp_path):
     html = path.read_text()
     assert "some words" in html and all(word not in html for word in ('src="http', 'href="http', "<script"))
     assert {f.suffix for f in (folder / "figures").iterdir()} == {".png", ".svg"}
-    with pytest.raises(ValueError, match=r"audit\.html: exists; .*--overwrite"):
-        report.save(folder)
-    with pytest.raises(ValueError, match="reports: empty"):
-        save_audit([], folder)
+    with pytest.raises(ValueError, match=r"audit\.html: exists; .*overwrite=True"):
+        write(audit_report([report]), folder)
+    with pytest.raises(ValueError, match="audits: empty"):
+        audit_report([])
 
 
 def test_side_by_side(report):
-    table = _side_by_side([report, replace(report, name="other")])
-    assert table.columns == ("mean over the layers", "tiny", "other")
-    assert all(own == other for _, own, other in table.rows)
+    table = side_by_side([report, replace(report, name="other")]).frame
+    assert list(table.columns) == ["mean over the layers", "tiny", "other"]
+    assert (table["tiny"] == table["other"]).all() and table["tiny"].iloc[-1] == "learned U"
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def made_up(error: float, slope: float, loss_on: str = "all") -> AutoencoderMeas
 def test_sentences_follow_the_numbers():
     subjects = {"a": made_up(0.1, -1), "b": made_up(0.5, 1, "masked")}
     text = "\n".join(describe(subjects))
-    assert list(errors_frame(subjects)["one layer"]) == ["10.5 % (9.75 to 11.5)", "50.5 % (49.8 to 51.5)"]
+    assert list(errors_frame(subjects)["one layer"]) == ["10.5 % (9.5 to 11.5)", "50.5 % (49.5 to 51.5)"]
     assert "a: R^c along the encoder: on raw tokens it falls (change in nats -2.0 (-2.0 to -2.0); as predicted)" in text
     assert "lowers it in 3 of 3 layers" in text and "raises it in 3 of 3 layers" in text
     assert "a: R^c along the decoder: on raw tokens it falls" in text and "predicted: rises" in text
@@ -178,7 +178,7 @@ def test_undecided_and_single_layers_read_well():
     text = "\n".join(describe({"a": AutoencoderMeasures(0.5, "all", (1,), LEVELS, values)}))
     assert "1 layers" not in text and "of 1 layer" in text and "None" not in text
     equal = made_up(0.1, 0)
-    equal.values["encoder_half"] = torch.tensor([[0.0, 1], [0, -1], [0, 1], [0, -1]]).double()
+    equal.values["encoder_half"] = torch.tensor([[0.0, 0, 1], [0, 0, -1], [0, 0, 1], [0, 0, -1]]).double()
     assert "on raw tokens it neither falls nor rises significantly" in describe({"a": equal})[1]
 
 

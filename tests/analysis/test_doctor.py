@@ -8,10 +8,9 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 from opencrate import CrateConfig, CrateForImageClassification
-from opencrate.analysis.doctor.checks import Patient
 from opencrate.analysis.doctor.diagnose import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, diagnose
-from opencrate.analysis.doctor.output_checks import OUTPUT_CHECKS
 from opencrate.analysis.doctor.outputs import Outputs, nearest_class_mean, shuffle_patches
+from opencrate.analysis.doctor.patient import CHECKED, Patient
 from opencrate.analysis.doctor.vitals import Accuracy, relative_gradients
 from opencrate.blocks import ISTA, MSSA, Compression
 
@@ -370,5 +369,5 @@ def test_few_images_are_judged_by_their_intervals(given, named, pixels_right, ab
         nearest_mean=Accuracy(pixels_right, len(given)),
     )
     patient = Patient(torch.nn.Linear(2, 2), is_crate=False, outputs=outputs)
-    assert OUTPUT_CHECKS["above-chance"](patient).verdict == above_chance
-    assert OUTPUT_CHECKS["class-collapse"](patient).verdict == class_collapse
+    assert CHECKED["above-chance"](patient).verdict == above_chance
+    assert CHECKED["class-collapse"](patient).verdict == class_collapse

@@ -16,7 +16,8 @@ from opencrate.analysis.features.steer import steer
 from opencrate.analysis.record.states import record
 from opencrate.data.text.documents import Documents, digest
 from opencrate.evaluation.generation import Sampling
-from opencrate.reports.features import describe, score_table, shaded, write_features
+from opencrate.reports.features import describe, features_report, score_table, shaded
+from opencrate.reports.html import write
 
 from .language_models import STORY, causal, masked
 
@@ -184,15 +185,15 @@ def test_page_is_whole_and_safe(crate, gpt2, tmp_path):
     reports = [find(crate, name="mine"), find(gpt2, name="<script>other")]
     ids = torch.tensor([crate.tokenizer(STORY)["input_ids"][:30]])
     steered = [steer(crate, 1, 2, 3.0, ids, "The", Sampling(5))]
-    page = write_features(tmp_path, reports, steered, [("command", "opencrate features & more")]).read_text()
+    page = write(features_report(reports, steered, [("command", "opencrate features & more")]), tmp_path).read_text()
     assert page.count("<article") == 12 * 4 + 1 and "&lt;script&gt;other" in page and page.count("<script>") == 1
-    assert not re.search(r'(src|href)="(?!data:)', page) and "http://" not in page and "https://" not in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "http://" not in page and "https://" not in page
     found = json.loads((tmp_path / "features.json").read_text())
     assert len(found["models"][0]["features"]) == 24 and found["steered"][0]["value"] == 3.0
     sentences = describe(reports, steered)
-    mean, low, high = difference(*reports, "pearson")
-    assert low <= mean <= high and f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" in sentences[2]
-    assert len(score_table(reports).rows) == 6 and "nats (KL divergence" in sentences[3]
+    gap = difference(*reports, "pearson")
+    assert gap.low <= gap.mean <= gap.high and f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})" in sentences[2]
+    assert len(score_table(reports).frame) == 6 and "nats (KL divergence" in sentences[3]
 
 
 def test_shades_follow_the_activation():

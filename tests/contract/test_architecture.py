@@ -55,15 +55,6 @@ REMOTE_CODE = (
 )
 
 
-KNOWN_UPWARD = {  # arrows that are still to be mended
-    "analysis/audit/audit.py": {"reports"},
-    **{
-        f"studies/experiments/{n}.py": {"reports"}
-        for n in ("autoencoder", "compress", "denoise", "reconstruct", "sparsify")
-    },
-}
-
-
 def part_of(name: str) -> str:
     """The package of a module's first name below `opencrate`."""
     return name if name in ORDER else "core"
@@ -99,8 +90,6 @@ def test_packages_import_from_below(path):
         return  # names only, imported when asked for
     for module in ours(path):
         other = part_of(module[0])
-        if other in KNOWN_UPWARD.get(path.as_posix(), ()):
-            continue
         assert ORDER.index(other) <= ORDER.index(own), f"{path} ({own}) must not import {'.'.join(module)}"
 
 
@@ -128,7 +117,6 @@ def test_no_import_circles():
             f"{one}.__init__" for one in found if f"{one}.__init__" in names
         }
     arrows["__init__"] = set()
-    arrows["analysis.audit.audit"] -= {"reports.audit", "reports.audit_findings"}  # KNOWN_UPWARD
     while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
         for name in leaves:
             del arrows[name]

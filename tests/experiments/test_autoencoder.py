@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from opencrate.analysis.autoencoder import measure_autoencoder
+from opencrate.reports.experiments.autoencoder import describe, figures, table
 from opencrate.studies.experiments.autoencoder import AutoencoderSettings, run, with_untrained
 
 from ..analysis.models import tiny_autoencoder
@@ -25,10 +26,10 @@ def test_rows_are_the_measures():
     assert [layer[number]["mean"] for number in (1, 2)] == pytest.approx(values["layer_error"].mean(0).tolist())
     assert all(row["low"] <= row["mean"] <= row["high"] and row["images"] == 6 for row in rows)
     levels = [row["layer_or_level"] for row in rows if row["quantity"] == "noise_left"]
-    assert levels == [0.0, 1.0] and found.summary[0] == "Images: noise."
-    assert sum("undoes directions" in line for line in found.summary) == 2
-    assert [line[0] for line in found.shown] == list(models) and len(found.shown[0]) == len(found.columns)
-    assert set(found.figures) == {"autoencoder_inverse", "autoencoder_rates", "autoencoder_noise"}
+    assert levels == [0.0, 1.0] and describe(found)[0] == "Images: noise."
+    assert sum("undoes directions" in line for line in describe(found)) == 2
+    assert table(found)["model"].tolist() == list(models) and table(found).shape[1] == 7
+    assert set(figures(found)) == {"autoencoder_inverse", "autoencoder_rates", "autoencoder_noise"}
 
 
 def test_untrained_copies_stand_once_for_each_configuration():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from opencrate import subspace_coding_rate
 from opencrate.analysis.maths.steps import gradient_lipschitz
 from opencrate.operators import coding_rate_gradient
+from opencrate.reports.experiments.compress import describe, figures, table
 from opencrate.studies.experiments.compress import CompressSettings, one_step, quick, run, trajectory
 from opencrate.studies.experiments.synthetic import union_of_subspaces
 
@@ -77,9 +78,9 @@ def test_the_experiment_finds_what_the_theorem_says(found):
 def test_rows_summary_and_figures(found):
     assert {frozenset(row) for row in found.rows} == {frozenset(found.rows[0])}
     assert all(row["low"] <= row["mean"] <= row["high"] for row in found.rows if row["mean"] == row["mean"])
-    assert any("Exact gradient step: descends at 6 of 6 points" in line for line in found.summary)
-    assert set(found.figures) == {"compress", "compress_sweeps"}
-    assert len(found.shown) == 6 and all(len(line) == len(found.columns) for line in found.shown)
+    assert any("Exact gradient step: descends at 6 of 6 points" in line for line in describe(found))
+    assert set(figures(found)) == {"compress", "compress_sweeps"}
+    assert table(found).shape == (6, 4) and not table(found).isna().any(axis=None)
 
 
 @pytest.mark.parametrize(

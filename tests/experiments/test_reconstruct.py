@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from opencrate.analysis.maths.inverse import inverse_errors
 from opencrate.operators import subspace_attention
+from opencrate.reports.experiments.reconstruct import describe, figures, table
 from opencrate.studies.experiments.inverse_bound import MatchedLayer, attention_lipschitz, layer_bound, network_bounds
 from opencrate.studies.experiments.reconstruct import CASES, ReconstructSettings, matched_layers, quick, run
 from opencrate.studies.experiments.synthetic import dictionary_with_condition, random_orthonormal
@@ -122,9 +123,9 @@ def found():
 
 
 def test_the_experiment_keeps_its_bound(found):
-    assert any("The bound holds at all" in line for line in found.summary)
-    assert all(len(line) == len(found.columns) for line in found.shown) and len(found.shown) == len(CASES)
-    assert set(found.figures) == {"reconstruct", "reconstruct_sweeps"}
+    assert any("The bound holds at all" in line for line in describe(found))
+    assert len(table(found)) == len(CASES) and not table(found).isna().any(axis=None)
+    assert set(figures(found)) == {"reconstruct", "reconstruct_sweeps"}
     by_depth = [row for row in found.rows if row["sweep"] == "depth" and row["what"] == "error"]
     assert {row["case"] for row in by_depth} == set(CASES)
     worst = {row["case"]: row["mean"] for row in by_depth if row["of"] == "first ℓ layers" and row["value"] == 2}

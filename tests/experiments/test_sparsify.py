@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from opencrate.analysis.maths.lasso import duality_gap, fista, token_objective
 from opencrate.operators import ista, lasso_objective
+from opencrate.reports.experiments.sparsify import describe, figures, table
 from opencrate.studies.experiments.sparsify import (
     SparsifySettings,
     objective_rises,
@@ -99,7 +100,7 @@ def found():
 
 
 def test_the_experiment_finds_what_the_theorems_say(found):
-    text = " ".join(found.summary)
+    text = " ".join(describe(found))
     assert "falls with λ in all 12 comparisons" in text
     assert "A step with η <= 1/‖D‖² never raises the objective" in text
     gaps = [row for row in found.rows if row["quantity"].startswith("gap") and row["step_size"] == 1.0]
@@ -119,8 +120,8 @@ def test_every_seed_has_one_outcome(found):
 
 
 def test_table_and_figures(found):
-    assert all(len(line) == len(found.columns) for line in found.shown)
-    assert set(found.figures) == {"sparsify_steps", "sparsify_lambda", "sparsify_outcomes"}
+    assert table(found).shape == (len(found.settings.step_size), 5) and not table(found).isna().any(axis=None)
+    assert set(figures(found)) == {"sparsify_steps", "sparsify_lambda", "sparsify_outcomes"}
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from opencrate.cli.main import main
-from opencrate.reports.sweep import sentences, summarise
+from opencrate.reports.sweep import sentences
 from opencrate.store import runs
 from opencrate.studies.sweep import ArmRun, Sweep
 from opencrate.studies.sweep_measures import MEASURES, attention_entropy, class_selectivity
+from opencrate.studies.sweep_table import summarise
 
 COMMAND = ("ablate", "digits-structure", "--smoke", "--arms", "attention-only")
 WORDS = ("training.max_steps=2", "--images", "8")
@@ -107,17 +108,18 @@ def test_differences_are_paired_by_seed():
     found += [run_of("attention", seed, 0.9 + 0.01 * (2 - seed), "value projections per head") for seed in (0, 1, 2)]
     cells = {(cell.arm, cell.measure): cell for cell in summarise(sweep, found)}
     crate, mlp = cells["crate", "accuracy"], cells["mlp", "accuracy"]
-    assert crate.values == pytest.approx((90, 91, 92)) and crate.sd == pytest.approx(1)
-    assert (crate.low, crate.high) == pytest.approx((91 - 2.4841, 91 + 2.4841), abs=1e-3)
-    assert mlp.difference == pytest.approx(-1.9667, abs=1e-3) and mlp.verdict == "lower"
-    assert mlp.difference_high - mlp.difference == pytest.approx(4.3027 * 0.057735 / 3**0.5, rel=1e-3)
+    assert crate.values == pytest.approx((90, 91, 92)) and float(crate.found.std) == pytest.approx(1)
+    assert (crate.to_row()["low"], crate.to_row()["high"]) == pytest.approx((91 - 2.4841, 91 + 2.4841), abs=1e-3)
+    assert float(mlp.difference.mean) == pytest.approx(-1.9667, abs=1e-3) and mlp.verdict == "lower"
+    half = float(mlp.difference.high - mlp.difference.mean)
+    assert half == pytest.approx(4.3027 * 0.057735 / 3**0.5, rel=1e-3)
     assert cells["attention", "accuracy"].verdict == "cannot tell"
     assert cells["mlp", "subspace_rate"].difference is not None
     assert cells["attention", "subspace_rate"].difference is None, "against other subspaces"
     assert ("crate", "hoyer") not in cells
     words = sentences(sweep, list(cells.values()))
-    assert "`mlp`: accuracy -1.97 points [" in words[0] and words[0].endswith("lower.")
-    assert words[1].endswith("no difference can be told.")
+    assert "`mlp`: accuracy -1.97 points (" in words[0] and words[0].endswith("lower.")
+    assert words[1].endswith("no significant difference.")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ after an interruption. The output folder holds the runs and the table: ablation.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from .._outputs import check_output, check_results
@@ -44,9 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     sweep = choose(load_sweep(arguments.sweep), arguments.arms, arguments.seeds)
     prepare_libraries(arguments.debug)
-    from ..reports.sweep import FILES, headline, write_ablation
+    from ..reports.sweep import FILES, write_ablation
+    from ..stats.words import number
     from ..studies.sweep import run_sweep
     from ..studies.sweep_measures import MEASURES
+    from ..studies.sweep_table import headline
 
     suffix = "" if arguments.match == "parameters" else f"-{arguments.match}"
     output = Path(arguments.output or f"ablations/{sweep.name}{suffix}").expanduser()
@@ -62,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         (
             cell.arm,
             str(len(cell.values)),
-            _with_spread(cell.mean, cell.sd, digits),
-            "" if cell.difference is None else f"{cell.difference:+.{digits}f}",
+            _with_spread(float(cell.found.mean), float(cell.found.std), digits),
+            "" if cell.difference is None else number(cell.difference.mean, digits, signed=True),
             "reference" if cell.arm == sweep.reference else cell.verdict,
         )
         for cell in cells
@@ -75,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _with_spread(mean: float, sd: float | None, digits: int) -> str:
-    return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd:.{digits}f}"
+def _with_spread(mean: float, sd: float, digits: int) -> str:
+    return f"{mean:.{digits}f}" if math.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
 def _words(text: str) -> list[str]:

@@ -56,25 +56,29 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Audit, write the report, print a table per model."""
     prepare_libraries(arguments.debug)
-    from ..reports.audit import LAYER_NOTE, check_free, layer_rows, save_audit
+    from .._outputs import check_free
+    from ..reports.audit import FILES, LAYER_NOTE, audit_report, layer_frame
+    from ..reports.audit_findings import describe
+    from ..reports.html import write
     from ..store.unlabelled import open_plain
 
     output = output_folder(arguments, "audit")
     sources = (arguments.model, *arguments.compare)
     check_output(output, [*sources, arguments.data, arguments.text], within=arguments.model)
-    check_results(output, ("audit.html", "audit.csv", "audit.json", "figures"), "audit.html")
-    check_free(output, arguments.overwrite)
+    check_results(output, FILES, FILES[0])
+    check_free(output, FILES[:1], arguments.overwrite)
     models = [open_plain(source) for source in sources]
     inputs = inputs_of(arguments)
     batches = [one.batches(inputs) for one in models]
     count = arguments.num_images or min(256, *(len(one.dataset) for one in batches))
-    reports = [_audit(one, batch, count, arguments) for one, batch in zip(models, batches)]
-    path = save_audit(reports, output, record=[("command", arguments.typed)], overwrite=arguments.overwrite)
-    for report in reports:
-        say(f"{report.name}: {report.subspace_kind}, {report.token_words}, {report.num_images} {report.inputs}")
-        print_table(*layer_rows(report))
+    audits = [_audit(one, batch, count, arguments) for one, batch in zip(models, batches)]
+    path = write(audit_report(audits, [("command", arguments.typed)]), output, arguments.overwrite)
+    for audit in audits:
+        say(f"{audit.name}: {audit.subspace_kind}, {audit.token_words}, {audit.num_images} {audit.inputs}")
+        rows = layer_frame(audit)
+        print_table(tuple(rows.columns), list(rows.itertuples(index=False, name=None)))
         say(LAYER_NOTE)
-        for sentence in report.summary():
+        for sentence in describe(audit):
             say(f"- {sentence}")
         print()
     say(f"report: {path}")

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 from typing import Annotated, Any
 
-from .._outputs import check_output, check_results, claim
+from .._outputs import check_output, check_results
 from .._values import Natural, Within, fitted, number_in, shown_value
 from . import language
 from .common import Parser, layer_numbers, positive_int, prepare_libraries, say, seed
@@ -58,11 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     sources = [arguments.model, *arguments.compare]
     folder = Path(arguments.output) if arguments.output else Path(arguments.model) / "features"
     check_output(folder, [*sources, arguments.text, arguments.tokenizer], within=arguments.model)
-    check_results(folder, ("features.html", "features.json"), "features.html")
+    check_results(folder, ("features.html", "features.json", "features.csv", "figures"), "features.html")
     prepare_libraries(arguments.debug)
     from ..analysis.features.find import find_features
     from ..evaluation.language import open_language_model
-    from ..reports.features import describe, write_features
+    from ..reports.features import describe, features_report
+    from ..reports.html import write
     from ..store.kinds import require_kind
 
     for source in sources:
@@ -84,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         for model, name in zip(opened, _names(opened))
     ]
     steered = _steered(opened[0], reports[0], documents, arguments) if opened[0].kind == "causal" else []
-    claim(folder)
-    page = write_features(folder, reports, steered, [("command", arguments.typed), ("text", documents.where)])
+    record = [("command", arguments.typed), ("text", documents.where)]
+    page = write(features_report(reports, steered, record), folder, overwrite=True)
     for sentence in describe(reports, steered):
         say(sentence)
     say(f"page: {page}")

@@ -1,189 +1,163 @@
-"""The audit as files: an HTML page of figures and tables, CSV and JSON."""
+"""The audit as a page: figures, tables, CSV and JSON."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 
-from torch import Tensor
+import pandas
+import torch
+from markupsafe import Markup
+from matplotlib.figure import Figure as Drawing
 
-from .._outputs import claim
-from ..analysis.audit.audit import CONDITIONS, OUTSIDE, AuditReport, LayerAudit, geometry_values
+from ..analysis.audit.audit import CONDITIONS, OUTSIDE, Audit, LayerAudit
 from ..analysis.audit.fits import FITS
-from ..stats.intervals import Interval
-from .audit_findings import describe, describe_dictionary, describe_geometry, describe_outside
-from .audit_plots import plot_blocks, plot_dictionary, plot_fits, plot_gains, plot_outside
-from .html import ReportContent, ReportFigure, ReportSection, ReportTable, write_report
-
-REPORT, CSV, JSON = "audit.html", "audit.csv", "audit.json"
-
-_COLUMNS: tuple[tuple[str, Callable[[LayerAudit], str]], ...] = (
-    ("learned − Gaussian", lambda layer: _with_interval(layer.gain("learned"))),
-    ("learned − random", lambda layer: _with_interval(layer.gain("learned", "random"))),
-    ("fitted − Gaussian", lambda layer: _with_interval(layer.gain("subspaces"))),
-    ("energy outside nearest", lambda layer: f"{float(layer.token('outside_nearest').mean):.3f}"),
-    ("same, random", lambda layer: f"{float(layer.token('outside_nearest_random').mean):.3f}"),
-    ("mean overlap", lambda layer: _number(geometry_values(layer)["mean_overlap"][2], 3)),
-    ("smallest angle (degrees)", lambda layer: _number(geometry_values(layer)["smallest_angle"][2], 1)),
-    ("η‖D‖²", lambda layer: "–" if layer.dictionary is None else f"{layer.dictionary.step:.2f}"),
+from ..stats.words import interval, number, percent, plural
+from .audit_findings import (
+    describe,
+    describe_dictionary,
+    describe_geometry,
+    describe_outside,
+    holding,
+    judged_layers,
 )
+from .figures import WIDTH, band, finish, panels, rule
+from .html import HOW, MEASURED, PREDICTED, Figure, Part, Report, Table, link
+from .tables import frame
 
-
+FILES = ("audit.html", "audit.csv", "audit.json", "figures")
 LAYER_NOTE = (
     "Columns with −: differences of the held-out log-likelihood in nats per token, with 95 % bootstrap intervals over "
     "images or texts; learned, random, fitted: mixtures of Gaussians on those subspaces with a common mean. "
     "Energy: fraction of ‖z‖²."
 )
+_GAIN_TITLE = "Mixtures against one Gaussian, with controls"
+_SHORT = {
+    "learned": "learned",
+    "random": "random",
+    "subspaces": "fitted",
+    "clusters": "fitted, own means",
+    "gaussian": "one Gaussian",
+    "isotropic": "isotropic",
+}
+_GAINS = {
+    "learned − Gaussian": ("learned", "gaussian"),
+    "learned − random": ("learned", "random"),
+    "fitted − Gaussian": ("subspaces", "gaussian"),
+}
 
 
-def layer_rows(report: AuditReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Column names and one row of texts per layer, for terminals and the report."""
-    rows = [(str(layer.layer), *(text(layer) for _, text in _COLUMNS)) for layer in report.layers]
-    return ("layer", *(name for name, _ in _COLUMNS)), rows
-
-
-def save_audit(
-    reports: Sequence[AuditReport],
-    directory: str | os.PathLike,
-    *,
-    record: Sequence[tuple[str, str]] = (),
-    overwrite: bool = False,
-) -> Path:
-    """Write audit.html (self-contained), audit.csv, audit.json and the figures as PNG and SVG.
+def audit_report(audits: Sequence[Audit], record: Sequence[tuple[str, str]] = ()) -> Report:
+    """The page of one audit, or of several side by side.
 
     Args:
-        reports: the audited model first, then those beside it; all on the same images.
-        directory: made if it does not exist.
-        record: (name, text) of what was run, for the report.
-        overwrite: replace an audit that lies there.
-
-    Returns:
-        The path of the HTML file.
+        audits: the audited model first, then those beside it; all on the same inputs.
+        record: (name, text) of what was run.
 
     Raises:
-        ValueError: no reports, or an audit lies there already and is not to be replaced.
+        ValueError: no audits.
     """
-    if not reports:
-        raise ValueError("reports: empty; give at least one audit")
-    directory = Path(directory).expanduser()
-    check_free(directory, overwrite)
-    claim(directory)
-    return write_report(directory / REPORT, _content(reports, record))
-
-
-def check_free(directory: str | os.PathLike, overwrite: bool = False) -> None:
-    """Refuse a folder that holds an audit, unless it is to be replaced.
-
-    Raises:
-        ValueError: as said.
-    """
-    path = Path(directory).expanduser() / REPORT
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path}: exists; choose another output folder, or pass --overwrite to replace it")
-
-
-def _content(reports: Sequence[AuditReport], record: Sequence[tuple[str, str]]) -> ReportContent:
-    import pandas
-
-    first = reports[0]
-    rows = [{"model": report.name, "data": report.data, **row} for report in reports for row in report.to_rows()]
-    about = [
-        ("tokens", f"{first.token_words}; {first.fit_tokens:,} fitted, {first.held_out_tokens:,} held out, per layer"),
-        ("inputs", f"{first.num_images} {first.inputs}; even-numbered ones fitted, odd ones held out; {first.data}"),
-        (
-            "intervals",
-            f"95 %, bootstrap over {first.inputs}; each for its own layer, not widened for the number of layers",
-        ),
-        ("seed", str(first.seed)),
-    ]
-    return ReportContent(
+    if not audits:
+        raise ValueError("audits: empty; give at least one")
+    first = audits[0]
+    rows = [{"model": audit.name, "data": audit.data, **row} for audit in audits for row in audit.to_rows()]
+    about = {
+        "tokens": f"{first.token_words}; {first.fit_tokens:,} fitted, {first.held_out_tokens:,} held out, per layer",
+        "inputs": f"{first.num_images} {first.inputs}; even-numbered ones fitted, odd ones held out; {first.data}",
+        "intervals": f"95 %, bootstrap over {first.inputs}; each for its own layer, not corrected for their number",
+        "seed": str(first.seed),
+    }
+    parts = [Part("Side by side", items=(side_by_side(audits),))] if len(audits) > 1 else []
+    parts += [_part(audit, f"_{number}" if len(audits) > 1 else "") for number, audit in enumerate(audits, start=1)]
+    return Report(
         title=f"Subspace audit: {first.name}",
         subtitle=f"{first.num_images:,} {first.inputs}{', ' + first.data if first.data else ''}, {first.token_words}",
-        summary=(),
-        comparison=_side_by_side(reports) if len(reports) > 1 else None,
-        sections=tuple(_section(report, index, len(reports) > 1) for index, report in enumerate(reports)),
-        record=(*record, *about),
-        files={
-            CSV: pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n"),
-            JSON: json.dumps([_as_json(report) for report in reports], ensure_ascii=False, allow_nan=False),
-        },
+        summary=_in_short(first),
+        parts=tuple(parts),
+        record=(*record, *about.items()),
+        files={"audit.csv": frame(rows), "audit.json": [audit.to_dict() for audit in audits]},
+        page=FILES[0],
     )
 
 
-def _as_json(report: AuditReport) -> dict[str, object]:
-    """The rows, and per layer the maps that a row cannot hold."""
-    fields = ("ranks", "effective_ranks", "orthonormality", "scale")
-    maps = ("block_norms", "overlaps", "smallest_angles", "mean_angles")
-    layers = []
-    for layer in report.layers:
-        values = {name: getattr(layer.subspaces, name).tolist() for name in fields}
-        pairs = {name: _without_nan(getattr(layer.subspaces, name)) for name in maps}
-        layers.append({"layer": layer.layer, **values, **pairs})
-    return {"model": report.name, "data": report.data, "rows": report.to_rows(), "subspaces": layers}
+def _in_short(audit: Audit) -> tuple[str | Markup, ...]:
+    """Three sentences for a reader who does not know the theory."""
+    judged, total = judged_layers(audit), len(audit.layers)
+    holds = len(holding(judged))
+    fits = (
+        f"{holds} of {plural(total, 'layer')} does"
+        if holds == 1
+        else f"{holds or 'none'} of {plural(total, 'layer')} do"
+    )
+    own, random = (sum(float(layer.token(key).mean) for layer in audit.layers) / total for key in OUTSIDE)
+    return (
+        f"CRATE assumes that tokens come from a mixture of Gaussians on the model's subspaces. Of {audit.name}, {fits} "
+        "fit that mixture better than every control.",
+        f"On average {percent(own)} of a token's energy lies outside its nearest subspace; with random subspaces it is "
+        f"{percent(random)}.",
+        Markup("Look at {} first: a mixture that fits lies above 0 for the model's tokens only.").format(
+            link("the mixtures beside their controls", _GAIN_TITLE)
+        ),
+    )
 
 
-def _without_nan(values: Tensor) -> list[list[float | None]]:
-    return [[None if math.isnan(value) else value for value in row] for row in values.tolist()]
+# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def _side_by_side(reports: Sequence[AuditReport]) -> ReportTable:
+def layer_frame(audit: Audit) -> pandas.DataFrame:
+    """One row of texts per layer, for terminals and the page."""
+    return frame(_cells(layer) for layer in audit.layers)
+
+
+def _cells(layer: LayerAudit) -> dict[str, str]:
+    geometry = layer.geometry()
+    return {
+        "layer": str(layer.layer),
+        **{name: interval(layer.gain(*fits), 2, signed=True) for name, fits in _GAINS.items()},
+        "energy outside nearest": number(layer.token("outside_nearest").mean, 3),
+        "same, random": number(layer.token("outside_nearest_random").mean, 3),
+        "mean overlap": number(geometry["mean_overlap"], 3),
+        "smallest angle (degrees)": number(geometry["smallest_angle"], 1),
+        "η‖D‖²": number(geometry.get("dictionary_step", math.nan), 2),
+    }
+
+
+def side_by_side(audits: Sequence[Audit]) -> Table:
     """Means over the layers, one column per model."""
-    columns, cells = ("mean over the layers",), []
-    for key in ("learned − Gaussian", "fitted − Gaussian", "learned − random"):
-        model, against = {"learned": "learned", "fitted": "subspaces"}[key.split()[0]], key.split()[2].lower()
-        values = [[float(layer.gain(model, against).mean) for layer in report.layers] for report in reports]
-        cells.append((f"{key} (nats per token)", *(f"{sum(one) / len(one):+.2f}" for one in values)))
+
+    def row(name: str, text: Callable[[Audit], str]) -> dict[str, str]:
+        return {"mean over the layers": name, **{audit.name: text(audit) for audit in audits}}
+
+    rows = [row(f"{name} (nats per token)", partial(_mean_gain, fits)) for name, fits in _GAINS.items()]
     for key in (*OUTSIDE, "membership_entropy", "mean_cosine", "effective_rank"):
-        values = [[float(layer.token(key).mean) for layer in report.layers] for report in reports]
-        cells.append((key.replace("_", " "), *(f"{sum(one) / len(one):.3f}" for one in values)))
-    cells.append(("the subspaces are", *(report.subspace_kind for report in reports)))
-    return ReportTable("Side by side", (*columns, *(report.name for report in reports)), tuple(cells))
+        rows.append(row(key.replace("_", " "), partial(_mean_token, key)))
+    return Table("Side by side", frame([*rows, row("the subspaces are", lambda audit: audit.subspace_kind)]))
 
 
-def _section(report: AuditReport, index: int, several: bool) -> ReportSection:
-    columns, rows = layer_rows(report)
-    note = f"{LAYER_NOTE} Learned subspaces: {report.subspace_kind}."
-    tables = (
-        ReportTable(f"Layer by layer: {report.name}", columns, tuple(rows), note),
-        _likelihood_table(report),
-    )
-    suffix = f"_{index + 1}" if several else ""
-    return ReportSection(
-        title=f"{report.name}: subspaces are {report.subspace_kind}",
-        sentences=report.summary(),
-        figures=tuple(_figures(report, suffix)),
-        tables=tables,
-    )
+def _mean_gain(fits: tuple[str, str], audit: Audit) -> str:
+    return number(sum(layer.gain(*fits).mean for layer in audit.layers) / len(audit.layers), 2, signed=True)
 
 
-def _likelihood_table(report: AuditReport) -> ReportTable:
+def _mean_token(key: str, audit: Audit) -> str:
+    return number(sum(layer.token(key).mean for layer in audit.layers) / len(audit.layers), 3)
+
+
+def _likelihood_table(audit: Audit) -> Table:
     """Held-out log-likelihood and BIC of every fit."""
-    rows = []
-    for layer in report.layers:
-        for condition, fits in layer.fits.items():
-            for name, fit in fits.items():
-                value = _with_interval(fit.log_likelihood)
-                rows.append(
-                    (
-                        f"{layer.layer}, {condition}",
-                        FITS[name],
-                        value,
-                        f"{fit.bic:,.0f}",
-                        f"{fit.num_parameters:,}",
-                        str(layer.dimensions[condition]),
-                    )
-                )
-    columns = (
-        "layer, tokens",
-        "density",
-        "held-out log-likelihood (nats per token)",
-        "BIC",
-        "parameters",
-        "dimensions",
-    )
+    rows = [
+        {
+            "layer, tokens": f"{layer.layer}, {condition}",
+            "density": FITS[name],
+            "held-out log-likelihood (nats per token)": interval(fit.log_likelihood, 2, signed=True),
+            "BIC": f"{fit.bic:,.0f}",
+            "parameters": f"{fit.num_parameters:,}",
+            "dimensions": str(layer.dimensions[condition]),
+        }
+        for layer in audit.layers
+        for condition, fits in layer.fits.items()
+        for name, fit in fits.items()
+    ]
     note = (
         "Compare within one layer and one kind of tokens only: densities live in the dimensions in which those tokens "
         "vary. BIC is of the fitted tokens, taken as independent, which tokens of one image are not; the learned "
@@ -191,88 +165,155 @@ def _likelihood_table(report: AuditReport) -> ReportTable:
         + "; ".join(f"{key}, {words}" for key, words in CONDITIONS.items())
         + "."
     )
-    return ReportTable("Every fit", columns, tuple(rows), note)
+    return Table(f"Every fit: {audit.name}", frame(rows), note)
 
 
-def _figures(report: AuditReport, suffix: str) -> list[ReportFigure]:
-    return [*_fit_figures(report, suffix), _outside_figure(report, suffix), *_geometry_figures(report, suffix)]
+# --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def _fit_figures(report: AuditReport, suffix: str) -> list[ReportFigure]:
-    """How likely held-out tokens are under every density, and the gains of the mixtures beside the controls."""
-    how = (
-        f"{report.token_words}; {report.fit_tokens:,} tokens of half of the {report.inputs} fitted, "
-        f"{report.held_out_tokens:,} of the other half held out; bands are 95 % bootstrap intervals over held-out "
-        f"{report.inputs}."
+def _part(audit: Audit, suffix: str) -> Part:
+    note = f"{LAYER_NOTE} Learned subspaces: {audit.subspace_kind}."
+    return Part(
+        title=f"{audit.name}: subspaces are {audit.subspace_kind}",
+        sentences=describe(audit),
+        items=(
+            *_figures(audit, suffix),
+            Table(f"Layer by layer: {audit.name}", layer_frame(audit), note),
+            _likelihood_table(audit),
+        ),
     )
-    sentences = describe(report)
-    return [
-        ReportFigure(
+
+
+def _figures(audit: Audit, suffix: str) -> list[Figure]:
+    """The figures with what theory predicts of each and what was measured."""
+    sentences = describe(audit)
+    fits = (
+        f"{audit.token_words}; {audit.fit_tokens:,} tokens of half of the {audit.inputs} fitted, "
+        f"{audit.held_out_tokens:,} of the other half held out; bands are 95 % bootstrap intervals over held-out "
+        f"{audit.inputs}."
+    )
+    tokens = f"{audit.token_words}, all tokens of all {audit.num_images} {audit.inputs}; U_k orthonormalised."
+    found = [
+        Figure(
             f"audit_fits{suffix}",
             "How likely held-out tokens are",
-            plot_fits(report),
+            plot_fits(audit),
             "log-likelihood of six densities over the layers",
-            theory="Tokens are a mixture of Gaussians on the subspaces: that mixture is the most likely.",
-            measured=next((line for line in sentences if "set against one full Gaussian" in line), ""),
-            how=how,
+            {
+                PREDICTED: "Tokens are a mixture of Gaussians on the subspaces: that mixture is the most likely.",
+                MEASURED: next((line for line in sentences if "set against one full Gaussian" in line), ""),
+                HOW: fits,
+            },
         ),
-        ReportFigure(
+        Figure(
             f"audit_gains{suffix}",
-            "Mixtures against one Gaussian, with controls",
-            plot_gains(report),
+            _GAIN_TITLE,
+            plot_gains(audit),
             "gain of mixtures over one Gaussian on trained, shuffled and untrained tokens",
-            theory="Above 0 on the model's tokens, near 0 on shuffled ones, and less before training.",
-            measured=next((line for line in sentences if "fitted to the tokens by EM" in line), ""),
-            how=how,
+            {
+                PREDICTED: "Above 0 on the model's tokens, near 0 on shuffled ones, and less before training.",
+                MEASURED: next((line for line in sentences if "fitted to the tokens by EM" in line), ""),
+                HOW: fits,
+            },
         ),
-    ]
-
-
-def _outside_figure(report: AuditReport, suffix: str) -> ReportFigure:
-    """Where tokens lie relative to the subspaces."""
-    return ReportFigure(
-        f"audit_outside{suffix}",
-        "Energy outside the nearest subspace",
-        plot_outside(report),
-        "fraction of energy outside the nearest subspace over the layers, beside random subspaces",
-        theory="Near 0, and falling with depth.",
-        measured=describe_outside(report),
-        how=f"{report.token_words}, all tokens of all {report.num_images} {report.inputs}; U_k orthonormalised.",
-    )
-
-
-def _geometry_figures(report: AuditReport, suffix: str) -> list[ReportFigure]:
-    """The overlaps of the subspaces, and the dictionary where every layer has one."""
-    figures = [
-        ReportFigure(
+        Figure(
+            f"audit_outside{suffix}",
+            "Energy outside the nearest subspace",
+            plot_outside(audit),
+            "fraction of energy outside the nearest subspace over the layers, beside random subspaces",
+            {PREDICTED: "Near 0, and falling with depth.", MEASURED: describe_outside(audit), HOW: tokens},
+        ),
+        Figure(
             f"audit_blocks{suffix}",
             "Overlap of the subspaces",
-            plot_blocks(report),
+            plot_blocks(audit),
             "one K by K map per layer; the diagonal is left out",
-            theory="0 off the diagonal: incoherent subspaces.",
-            measured=describe_geometry(report),
-            how="Mean squared cosine of the principal angles between span U_i and span U_j.",
+            {
+                PREDICTED: "0 off the diagonal: incoherent subspaces.",
+                MEASURED: describe_geometry(audit),
+                HOW: "Mean squared cosine of the principal angles between span U_i and span U_j.",
+            },
         ),
     ]
-    if all(layer.dictionary is not None for layer in report.layers):
-        figures.append(
-            ReportFigure(
-                f"audit_dictionary{suffix}",
-                "The dictionary",
-                plot_dictionary(report),
-                "step size and Gram error over the layers",
-                theory="D is orthonormal, and the step stays below 2.",
-                measured=describe_dictionary(report)[0],
-                how="Singular values of D; relative Frobenius norm.",
-            )
-        )
-    return figures
+    if all(layer.dictionary is not None for layer in audit.layers):
+        notes = {
+            PREDICTED: "D is orthonormal, and the step stays below 2.",
+            MEASURED: describe_dictionary(audit),
+            HOW: "Singular values of D; relative Frobenius norm.",
+        }
+        alt = "step size and Gram error over the layers"
+        found.append(Figure(f"audit_dictionary{suffix}", "The dictionary", plot_dictionary(audit), alt, notes))
+    return found
 
 
-def _with_interval(found: Interval) -> str:
-    mean, low, high = float(found.mean), float(found.low), float(found.high)
-    return f"{mean:+.2f}" + ("" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})")
+def plot_fits(audit: Audit) -> Drawing:
+    """Held-out log-likelihood of every density on the model's tokens over the layers, with 95 % intervals."""
+    figure, (axes,) = panels()
+    for index, name in enumerate(name for name in FITS if name in audit.layers[0].fits["trained"]):
+        found = [layer.fits["trained"][name].log_likelihood for layer in audit.layers]
+        band(axes, _numbers(audit), found, _SHORT[name], index)
+    finish(axes, ylabel="held-out log-likelihood\n(nats per token)", columns=2)
+    return figure
 
 
-def _number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+def plot_gains(audit: Audit) -> Drawing:
+    """Gain over one full Gaussian, with learned and with fitted subspaces, on the model's tokens and the controls'."""
+    figure, (axes,) = panels()
+    rule(axes, y=0)
+    lines = {"trained": "-", "shuffled": ":", "untrained": "--"}
+    for colour, name in enumerate(("learned", "subspaces")):
+        for condition in audit.layers[0].fits:
+            found = [layer.gain(name, condition=condition) for layer in audit.layers]
+            band(axes, _numbers(audit), found, f"{_SHORT[name]}, {condition}", colour, lines[condition])
+    finish(axes, ylabel="gain over one Gaussian\n(nats per token)", columns=2)
+    return figure
+
+
+def plot_outside(audit: Audit) -> Drawing:
+    """Energy outside the nearest subspace over the layers, learned and random subspaces."""
+    figure, (axes,) = panels()
+    for index, (key, words) in enumerate(zip(OUTSIDE, ("of the model", "random subspaces"))):
+        band(axes, _numbers(audit), [layer.token(key) for layer in audit.layers], words, index)
+    axes.set_ylim(0, 1)
+    finish(axes, ylabel="energy outside the nearest\nsubspace (fraction)")
+    return figure
+
+
+def plot_blocks(audit: Audit) -> Drawing:
+    """The K x K map of overlaps between the subspaces, one panel per layer on one scale."""
+    columns = min(3, len(audit.layers))
+    rows = -(-len(audit.layers) // columns)
+    figure, grid = panels(rows, columns, height=0.35 + rows * (WIDTH / columns + 0.05), sharex=False)
+    maps = [layer.subspaces.overlaps.clone().fill_diagonal_(math.nan) for layer in audit.layers]
+    top = float(torch.stack(maps).nan_to_num(0).max())
+    for axes in grid[len(maps) :]:
+        axes.set_axis_off()
+    for axes, layer, shown in zip(grid, audit.layers, maps):
+        image = axes.imshow(shown.numpy(), cmap="viridis", vmin=0, vmax=max(top, 1e-6))
+        axes.set_facecolor("#dddddd")
+        ticks = range(0, len(shown), 1 if len(shown) <= 6 else 4)
+        axes.set_xticks(ticks, [str(tick + 1) for tick in ticks], fontsize=7)
+        axes.set_yticks(ticks, [str(tick + 1) for tick in ticks], fontsize=7)
+        axes.set_title(f"layer {layer.layer}", fontsize=8, pad=3)
+    bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.8, aspect=30)
+    bar.set_label("overlap of subspaces i and j", fontsize=8.5)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def plot_dictionary(audit: Audit) -> Drawing:
+    """η‖D‖² and the distance of the dictionary's Gram matrix from a multiple of I over the layers."""
+    figure, (axes,) = panels()
+    rule(axes, y=2, line="--", label="stable below 2")
+    for index, (key, words) in enumerate(
+        (("dictionary_step", "η‖D‖²"), ("dictionary_scaled_gram_error", "distance of $D^TD$ from $c\\,I$"))
+    ):
+        values = [dict.fromkeys(("mean", "low", "high"), layer.geometry()[key]) for layer in audit.layers]
+        band(axes, _numbers(audit), values, words, index)
+    axes.set_ylim(bottom=0)
+    finish(axes, ylabel="ratio", columns=2)
+    return figure
+
+
+def _numbers(audit: Audit) -> list[int]:
+    return [layer.layer for layer in audit.layers]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..analysis.autoencoder import AutoencoderMeasures
 from ..stats.intervals import ABOVE, BELOW, UNDECIDED, Interval, bootstrap_mean, paired_difference
-from ..stats.words import interval, listing, plural, span
+from ..stats.words import UNTRAINED, interval, listing, plural, span
 from . import figures, tables
-from .figures import COLOURS, MARKERS, UNTRAINED
+from .figures import COLOURS, MARKERS
 from .html import HOW, PREDICTED, Figure, Part, Report, Table
 
 TITLE = "The decoder as the encoder's inverse"
@@ -132,8 +132,8 @@ def half_step_changes(found: AutoencoderMeasures, part: str, suffix: str = "") -
 def _reading(found: AutoencoderMeasures) -> str:
     return (
         f"{plural(found.num_images, 'whole image')} (nothing masked); ε = {found.eps:g}; 95 % bootstrap intervals "
-        f"over images. Errors are relative to ‖Z‖: 0 is a perfect inverse, 100 % what an output of zeros has; of directions, {100 * UNRELATED:.0f} % means "
-        "unrelated."
+        "over images. Errors are relative to ‖Z‖: 0 is a perfect inverse, 100 % what an output of zeros has; of "
+        f"directions, {100 * UNRELATED:.0f} % means unrelated."
     )
 
 

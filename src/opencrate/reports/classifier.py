@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,11 +59,17 @@ def comparison_table(models: Sequence[TrainedModel]) -> Table:
     return Table("Accuracy, size and speed", tables.frame(rows))
 
 
+def amount(count: int, data: str) -> str:
+    """'360 held-out images of digits', or '1 held-out image of digits'."""
+    one = re.sub("(image|text)s", r"\1", data, count=1)
+    return f"{count:,} {one if count == 1 else data}"
+
+
 def describe_accuracy(name: str, evaluation: Evaluation, data: str) -> str:
     """One sentence with accuracy, its 95 % interval and n."""
     low, high = evaluation.interval
     return (
-        f"{name} gives the right class for {percent(evaluation.top1)} of {evaluation.num_images:,} {data} "
+        f"{name} gives the right class for {percent(evaluation.top1)} of {amount(evaluation.num_images, data)} "
         f"({evaluation.num_correct:,} right; 95 % interval {percent(low)} to {percent(high)})."
     )
 

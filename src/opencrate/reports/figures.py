@@ -15,8 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 WIDTH = 3.9
-UNTRAINED = ", untrained"
-"""How the names of untrained models end."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito: safe for colour-blind eyes
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _GREY = "#555555"
@@ -172,19 +170,3 @@ def math(symbol: str) -> str:
     """A measure's symbol in matplotlib's math notation: words upright, plain spaces kept."""
     symbol = re.sub(r"[A-Za-z]{3,}(?: [A-Za-z]+)*", lambda words: rf"\mathrm{{{words[0]}}}", symbol)
     return "$" + symbol.replace(" | ", r"\,|\,").replace(" ", r"\ ").replace("½", "1/2") + "$"
-
-
-# --- The former names, until every page has moved ---
-
-
-def _figure() -> tuple[Figure, Axes]:
-    figure, (axes,) = panels()
-    return figure, axes
-
-
-def _finish_layers(axes: Axes, ylabel: str, columns: int = 3) -> None:
-    finish(axes, ylabel=ylabel, columns=columns)
-
-
-def _style(axes: Axes, columns: int = 3) -> None:
-    finish(axes, "", columns=columns, whole=False)

@@ -11,8 +11,9 @@ from ..analysis.layers.registry import MEASURES, STATES, measure_key
 from ..analysis.layers.result import LayerMeasures
 from ..analysis.record.attention import AttentionMaps
 from ..analysis.record.states import LEARNED
+from ..stats.words import UNTRAINED
 from . import figures
-from .figures import UNTRAINED, WIDTH, band, finish
+from .figures import WIDTH, band, finish
 
 _HEADS_PER_ROW = 6
 

@@ -24,6 +24,7 @@ from ..evaluation.language import LanguageModel
 from ..evaluation.reconstruction import AUTOENCODERS, grid_of, patch_noise, reconstruct
 from ..modeling_crate_mae import CrateMAEForPreTraining
 from ..recipe.schema import Recipe
+from ..stats.words import UNTRAINED
 from ..store import checkpoints, runs
 from ..store.load import untrained_copy
 from ..store.saved import SavedModel, Split
@@ -32,7 +33,6 @@ from ..store.unlabelled import HELD_OUT, Inputs, PlainModel, load_processor
 from . import tables
 from .autoencoder import autoencoder_part
 from .classifier import TrainedModel
-from .figures import UNTRAINED
 from .html import Part, Report, write
 from .reconstruction import ReconstructedImage, images_of
 from .records import images_record, training_record

@@ -1,96 +1,25 @@
-"""The table and the figure of a sweep: mean, spread and interval over seeds, and paired differences."""
+"""The tables and the figure of a sweep: mean, spread and interval over seeds, and paired differences."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .._outputs import claim, write_whole
+from .._outputs import claim
 from ..analysis.layers.registry import Measure
-from ..stats.intervals import paired_difference, seed_interval
+from ..stats.words import interval, number
 from ..store import runs
 from ..studies.sweep import ArmRun, Match, Sweep
-from ..studies.sweep_measures import HEADLINES, MEASURES
-from .figures import COLOURS
+from ..studies.sweep_measures import MEASURES
+from ..studies.sweep_table import Cell, headline, measured, summarise
+from .figures import COLOURS, finish, panels, rule
+from .html import picture, write_files
+from .tables import frame, to_json
 
 FILES = {"csv": "ablation.csv", "json": "ablation.json", "markdown": "ablation.md", "figure": "ablation.png"}
-_COSTS = ("operations", "parameters", "seconds")
-_RATES = ("compression", "subspace_rate", "rate_reduction")
-_PANEL = (3.2, 1.0)  # inches: width, and height without the arms
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One measure of one arm over the seeds; bounds are of 95 % t-intervals, and `None` where there is one seed.
-
-    Attributes:
-        values: one per seed, in the order of the seeds.
-        difference, difference_low, difference_high: to the reference, seed by seed; `None` for the reference, and for
-            rates against other subspaces than the reference's.
-    """
-
-    arm: str
-    measure: str
-    unit: str
-    values: tuple[float, ...]
-    mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
-    difference: float | None = None
-    difference_low: float | None = None
-    difference_high: float | None = None
-
-    @property
-    def verdict(self) -> str:
-        """What the interval of the difference says."""
-        if self.difference is None:
-            return "not compared"
-        if self.difference_low is None or self.difference_low <= 0 <= self.difference_high:
-            return "cannot tell"
-        return "higher" if self.difference > 0 else "lower"
-
-
-def summarise(sweep: Sweep, found: Sequence[ArmRun]) -> list[Cell]:
-    """Every measure of every arm, in the units that tables show; measures without meaning for an arm are left out.
-
-    Rates are not subtracted where they are taken against other subspaces than the reference's, by kind or by size.
-    """
-    values = {(run.arm, key): [] for run in found for key in MEASURES}
-    for run in sorted(found, key=lambda run: sweep.seeds.index(run.seed)):
-        for key, measure in MEASURES.items():
-            value = run.values.get(key)
-            if value is not None:
-                values[run.arm, key].append(value * measure.scale)
-    against = {run.arm: (run.subspaces, run.shape) for run in found}
-
-    def comparable(arm: str, key: str) -> bool:
-        same = key not in _RATES or against[arm] == against[sweep.reference]
-        return arm != sweep.reference and same
-
-    return [
-        _cell(arm, key, values[arm, key], values[sweep.reference, key] if comparable(arm, key) else None)
-        for arm in sweep.arms
-        for key in MEASURES
-        if values[arm, key]
-    ]
-
-
-def headline(cells: Sequence[Cell]) -> str:
-    """The measure that arms are compared by first."""
-    return next(key for key in HEADLINES if any(cell.measure == key for cell in cells))
-
-
-def _measured(cells: Sequence[Cell], costs: bool = True) -> list[str]:
-    """The measures that some arm has, in the order of the tables."""
-    found = {cell.measure for cell in cells}
-    return [key for key in MEASURES if key in found and (costs or key not in _COSTS)]
+_SAID = {"cannot tell": "no significant difference", "higher": "higher", "lower": "lower"}
 
 
 def write_ablation(
@@ -101,176 +30,129 @@ def write_ablation(
     They follow from the runs alone, so they are written anew each time.
     """
     cells = summarise(sweep, found)
-    picture = io.BytesIO()
-    plot_ablation(sweep, cells).savefig(picture, format="png", dpi=200, facecolor="white", metadata={"Software": None})
-    claim(folder)
-    write_whole(folder / FILES["figure"], picture.getvalue())
-    runs.write_text(folder / FILES["csv"], _csv(cells))
-    runs.write_text(folder / FILES["markdown"], markdown(sweep, cells, found, command, match))
+    rows = [cell.to_row() for cell in cells]
+    shown = ("title", "unit", "how", "scale", "digits")
     content = {
         "command": command,
         "match": match,
-        "sweep": asdict(sweep),
+        "sweep": sweep,
         "environment": runs.environment(),
-        "measures": {
-            key: {name: getattr(one, name) for name in ("title", "unit", "how", "scale", "digits")}
-            for key, one in MEASURES.items()
-        },
-        "runs": [asdict(run) for run in found],
-        "table": [{**asdict(cell), "verdict": cell.verdict} for cell in cells],
+        "measures": {key: {name: getattr(one, name) for name in shown} for key, one in MEASURES.items()},
+        "runs": found,
+        "table": rows,
     }
-    runs.write_json(folder / FILES["json"], content)
+    table = frame(rows).rename(columns={"values": "seeds"})
+    table["seeds"] = table["seeds"].map(len)
+    files = {
+        FILES["figure"]: picture(plot_ablation(sweep, cells)),
+        FILES["csv"]: table,
+        FILES["markdown"]: markdown(sweep, cells, found, command, match),
+        FILES["json"]: to_json(content, indent=2) + "\n",
+    }
+    write_files(claim(folder), files)
     return cells
 
 
 def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], command: str, match: Match) -> str:
     """The tables as Markdown: values, then differences to the reference, then what each column is."""
     table = {(cell.arm, cell.measure): cell for cell in cells}
-    seeds = ", ".join(map(str, sweep.seeds))
-    measured, compared = _measured(cells), _measured(cells, costs=False)
-    against = {run.arm: run.subspaces for run in found}
-    lines = [f"# {sweep.name}", "", f"{sweep.description}", "", f"`{command}`; seeds {seeds}; matched {match}.", ""]
-    lines += ["Mean ± standard deviation over the seeds, and the 95 % t-interval of the mean.", ""]
-    lines += _rows(
-        sweep,
-        ["rates against", *(MEASURES[key].heading for key in measured)],
-        lambda arm: [against[arm], *(_value(table.get((arm, key)), MEASURES[key]) for key in measured)],
-    )
-    lines += [
+    columns, compared = measured(cells), measured(cells, costs=False)
+    against, shapes = {run.arm: run.subspaces for run in found}, {run.arm: run.shape for run in found}
+    sizes = ", ".join(f"`{arm}` d = {shapes[arm][1]}, K = {shapes[arm][0]}, p = {shapes[arm][2]}" for arm in sweep.arms)
+    lines = [
+        f"# {sweep.name}",
+        "",
+        sweep.description,
+        "",
+        f"`{command}`; seeds {', '.join(map(str, sweep.seeds))}; matched {match}.",
+        "",
+        "Mean ± standard deviation over the seeds, and the 95 % t-interval of the mean.",
+        "",
+        *_rows(
+            sweep,
+            ["rates against", *(MEASURES[key].heading for key in columns)],
+            lambda arm: [against[arm], *(_value(table.get((arm, key))) for key in columns)],
+        ),
         "",
         f"Difference to `{sweep.reference}`, seed by seed, with its 95 % t-interval; bold where it excludes 0.",
+        "The intervals are not corrected for the number of comparisons. Rates against other subspaces than the",
+        f"reference's (other projections, width d or dimension p) are not compared: {sizes}.",
+        "",
+        *_rows(
+            sweep,
+            [MEASURES[key].heading for key in compared],
+            lambda arm: [_difference(table.get((arm, key)), bold=True) for key in compared],
+        ),
+        "",
+        *sentences(sweep, cells),
+        "",
+        *(f"- {MEASURES[key].heading}: {MEASURES[key].how}." for key in columns),
     ]
-    lines += ["The intervals are not corrected for the number of comparisons. Rates against other subspaces than the"]
-    lines += [f"reference's (other projections, width d or dimension p) are not compared: {_sizes(sweep, found)}.", ""]
-    lines += _rows(
-        sweep,
-        [MEASURES[key].heading for key in compared],
-        lambda arm: [_difference(table.get((arm, key)), MEASURES[key]) for key in compared],
-    )
-    lines += ["", *(sentences(sweep, cells)), ""]
-    lines += [f"- {MEASURES[key].heading}: {MEASURES[key].how}." for key in measured]
     return "\n".join(lines) + "\n"
+
+
+def _rows(sweep: Sweep, columns: Sequence[str], cells_of: Callable[[str], list[str]]) -> list[str]:
+    rows = [["arm", *columns], ["---"] * (len(columns) + 1)]
+    rows += [[f"`{arm}`", *cells_of(arm)] for arm in sweep.arms]
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _value(cell: Cell | None) -> str:
+    """'91.0 ± 1.0 (88.5 to 93.5)'; the mean alone where the seeds do not differ."""
+    if cell is None:
+        return "–"
+    digits, spread = MEASURES[cell.measure].digits, float(cell.found.std)
+    if not spread > 0:
+        return f"{float(cell.found.mean):,.{digits}f}"
+    mean, bounds = interval(cell.found, digits).split(" ", 1)
+    return f"{mean} ± {number(spread, digits)} {bounds}"
+
+
+def _difference(cell: Cell | None, bold: bool = False) -> str:
+    if cell is None or cell.difference is None:
+        return "–"
+    text = interval(cell.difference, MEASURES[cell.measure].digits, signed=True)
+    return f"**{text}**" if bold and cell.verdict in ("higher", "lower") else text
 
 
 def sentences(sweep: Sweep, cells: Sequence[Cell]) -> list[str]:
     """One sentence per arm about its accuracy or error, from the numbers."""
-    key, words = headline(cells), []
-    unit = "points" if key == "accuracy" else MEASURES[key].unit
+    key = headline(cells)
+    measure, unit = MEASURES[key], "points" if key == "accuracy" else MEASURES[key].unit
+    words = []
     for cell in cells:
-        if cell.measure != key or cell.difference is None:
-            continue
-        difference = _difference(cell, MEASURES[key]).strip("*")
-        verdict = {"cannot tell": "no difference can be told", "higher": "higher", "lower": "lower"}[cell.verdict]
-        number, _, interval = difference.partition(" ")
-        difference = " ".join(part for part in (number, unit, interval) if part)
-        words.append(f"- `{cell.arm}`: {MEASURES[key].title} {difference} to `{sweep.reference}`: {verdict}.")
+        if cell.measure == key and cell.difference is not None:
+            size, _, bounds = _difference(cell).partition(" ")
+            gap = " ".join(part for part in (size, unit, bounds) if part)
+            words.append(f"- `{cell.arm}`: {measure.title} {gap} to `{sweep.reference}`: {_SAID[cell.verdict]}.")
     return words
 
 
 def plot_ablation(sweep: Sweep, cells: Sequence[Cell]) -> Figure:
     """One panel per measure: every run a dot, the mean and its 95 % t-interval a bar; the reference's mean dashed."""
     table = {(cell.arm, cell.measure): cell for cell in cells}
-    arms = list(sweep.arms)
-    shown = _measured(cells, costs=False)
-    rows = math.ceil(len(shown) / 2)
-    figure = Figure(figsize=(2 * _PANEL[0], rows * (_PANEL[1] + 0.16 * len(arms))), layout="constrained")
-    grid = figure.subplots(rows, 2, sharey=True, squeeze=False).flatten()
+    shown, arms = measured(cells, costs=False), list(sweep.arms)
+    rows = -(-len(shown) // 2)
+    figure, grid = panels(rows, 2, width=6.4, height=rows * (1.0 + 0.16 * len(arms)), sharex=False, sharey=True)
     for axes, key in zip(grid, shown):
         for row, arm in enumerate(arms):
             cell = table.get((arm, key))
-            if cell is None:
-                continue
-            colour = COLOURS[0] if arm == sweep.reference else COLOURS[1]
-            axes.plot(cell.values, [row] * len(cell.values), "o", color=colour, alpha=0.35, markersize=3)
-            if cell.low is not None:
-                axes.plot([cell.low, cell.high], [row, row], color=colour, linewidth=1.6)
-            axes.plot(cell.mean, row, "D", color=colour, markersize=4)
+            if cell is not None:
+                colour = COLOURS[arm != sweep.reference]
+                axes.plot(cell.values, [row] * len(cell.values), "o", color=colour, alpha=0.35, markersize=3)
+                axes.plot([cell.found.low, cell.found.high], [row, row], color=colour, linewidth=1.6)
+                axes.plot(cell.found.mean, row, "D", color=colour, markersize=4)
         if (sweep.reference, key) in table:
-            axes.axvline(table[sweep.reference, key].mean, color="#888888", linewidth=0.8, linestyle="--", zorder=0)
+            rule(axes, x=float(table[sweep.reference, key].found.mean), line="--")
         axes.set_xlabel(_math_heading(MEASURES[key]), fontsize=9)
-        axes.set_yticks(range(len(arms)), arms, fontsize=8)
-        axes.tick_params(axis="x", labelsize=8)
-        axes.grid(True, axis="x", color="#dddddd", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+    finish(grid, "", whole=False)
     for axes in grid[len(shown) :]:
         axes.set_visible(False)
+    grid[0].set_yticks(range(len(arms)), arms, fontsize=8)
     grid[0].invert_yaxis()
     return figure
 
 
-def _cell(arm: str, key: str, values: list[float], reference: list[float] | None) -> Cell:
-    found = seed_interval(values)
-    difference = {}
-    if reference and len(reference) == len(values):
-        paired = paired_difference(values, reference, seed_interval)
-        difference = {
-            "difference": paired.mean.item(),
-            "difference_low": _known(paired.low.item()),
-            "difference_high": _known(paired.high.item()),
-        }
-    return Cell(
-        arm=arm,
-        measure=key,
-        unit=MEASURES[key].unit,
-        values=tuple(values),
-        mean=found.mean.item(),
-        sd=_known(found.std.item()),
-        low=_known(found.low.item()),
-        high=_known(found.high.item()),
-        **difference,
-    )
-
-
-def _sizes(sweep: Sweep, found: Sequence[ArmRun]) -> str:
-    """d, K and p of every arm."""
-    shapes = {run.arm: run.shape for run in found}
-    return ", ".join(f"`{arm}` d = {shapes[arm][1]}, K = {shapes[arm][0]}, p = {shapes[arm][2]}" for arm in sweep.arms)
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _rows(sweep: Sweep, columns: Sequence[str], cells_of) -> list[str]:
-    rows = [["arm", *columns], ["---"] * (len(columns) + 1)]
-    rows += [[f"`{arm}`", *cells_of(arm)] for arm in sweep.arms]
-    return ["| " + " | ".join(row) + " |" for row in rows]
-
-
 def _math_heading(measure: Measure) -> str:
-    text = measure.heading
-    return text.replace("R^c(Z^{ℓ+½}) − R^c(Z^ℓ)", r"$R^c(Z^{\ell+1/2}) - R^c(Z^\ell)$").replace("R^c,", "$R^c$,")
-
-
-def _value(cell: Cell | None, measure: Measure) -> str:
-    if cell is None:
-        return "–"
-    if cell.sd is None:
-        return f"{cell.mean:.{measure.digits}f}"
-    if cell.sd == 0:
-        return f"{cell.mean:,.{measure.digits}f}"
-    digits = measure.digits
-    return f"{cell.mean:.{digits}f} ± {cell.sd:.{digits}f} [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
-
-
-def _difference(cell: Cell | None, measure: Measure) -> str:
-    if cell is None or cell.difference is None:
-        return "–"
-    digits = measure.digits
-    if cell.difference_low is None:
-        return f"{cell.difference:+.{digits}f}"
-    text = f"{cell.difference:+.{digits}f} [{cell.difference_low:+.{digits}f}, {cell.difference_high:+.{digits}f}]"
-    return text if cell.verdict == "cannot tell" else f"**{text}**"
-
-
-def _csv(cells: Sequence[Cell]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = ("mean", "sd", "low", "high", "difference", "difference_low", "difference_high", "verdict")
-    writer.writerow(["arm", "measure", "unit", "seeds", *names])
-    for cell in cells:
-        writer.writerow(
-            [cell.arm, cell.measure, cell.unit, len(cell.values)]
-            + ["" if getattr(cell, name) is None else getattr(cell, name) for name in names]
-        )
-    return text.getvalue()
+    text = measure.heading.replace("R^c(Z^{ℓ+½}) − R^c(Z^ℓ)", r"$R^c(Z^{\ell+1/2}) - R^c(Z^\ell)$")
+    return text.replace("R^c,", "$R^c$,")

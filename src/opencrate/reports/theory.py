@@ -90,8 +90,8 @@ def _compression_figures(check: TheoryCheck) -> list[Figure]:
     step = _largest_step(check)
     how = (
         f"{plural(check.num_images, 'image')}, all tokens, U as learned, ε = {check.eps:g}; mean change of R^c in "
-        f"nats per image; colour from the 95 % bootstrap interval over images; κ = {step}/L where a form has a step size, "
-        "L = γ‖U‖^2."
+        f"nats per image; colour from the 95 % bootstrap interval over images; κ = {step}/L where a form has a step "
+        "size, L = γ‖U‖^2."
     )
     alt = "Table of forms by layers, coloured by whether R^c falls or rises, with the mean change."
     first, *others = (

@@ -14,7 +14,7 @@ from ..analysis.layers.registry import MEASURES, STATES
 from ..analysis.record.attention import AttentionMaps
 from ..stats.words import plural
 from . import tables
-from .classifier import TrainedModel, comparison_table, confusion_figure, describe_accuracy, describe_difference
+from .classifier import TrainedModel, amount, comparison_table, confusion_figure, describe_accuracy, describe_difference
 from .html import Part, Report, Table, formula, link
 from .layers import (
     COMPRESSION,
@@ -106,7 +106,7 @@ def model_page(title: str, subjects: Sequence[Subject], run: RunRecord, parts: S
     count = _num_inputs(subjects[0])
     return Report(
         title=title,
-        subtitle=f"{subjects[0].name}, {f'{count:,} ' if count else ''}{run.data}",
+        subtitle=f"{subjects[0].name}, {amount(count, run.data) if count else run.data}",
         summary=_summary(subjects, boxes, run),
         parts=tuple(part for part in found if part is not None),
         record=run.facts,
@@ -164,10 +164,10 @@ def _theory_sentences(box: LayerAnalysis) -> tuple[str | Markup, ...]:
     wrong = next((claim for claim in found if claim.held is False), None)
     claim = wrong or next((claim for claim in found if claim.held is None), None)
     if claim is None:
-        return (plural, _look(COMPRESSION, "how much attention lowers R^c in each layer"))
+        return (counted, _look(COMPRESSION, "how much attention lowers R^c in each layer"))
     title = COMPRESSION if claim.about == "compression" else PREDICTED_OF[claim.about][0]
     word = "did not hold" if claim.held is False else "is undecided"
-    return (plural, _look(title, f"it {word} that {claim.text} ({claim.measured})"))
+    return (counted, _look(title, f"it {word} that {claim.text} ({claim.measured})"))
 
 
 def _look(title: str, why: str) -> Markup:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .intervals import trend
 
+UNTRAINED = ", untrained"
+"""How the names of untrained models end."""
+
 
 class Bounded(Protocol):
     """A number with its interval, such as an `Interval` of shape `()`."""
@@ -100,6 +103,11 @@ def percent(fraction: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds below two minutes, minutes above."""
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+
+
+def plural(count: int, name: str) -> str:
+    """'1 layer' or '3 layers'."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def layers(numbers: Sequence[int]) -> str:

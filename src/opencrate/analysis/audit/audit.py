@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...blocks import ISTA
 from ...evaluation.inputs import Batch
-from ...stats.intervals import Interval, bootstrap_mean
+from ...stats.intervals import ABOVE, UNDECIDED, Interval, bootstrap_mean
 from ..layers.registry import Measure
 from ..maths.geometry import DictionaryGeometry, SubspaceGeometry, dictionary_geometry, subspace_geometry
 from .fits import FITS, Fit, Sample, fit_all, random_bases, random_measures, shuffled
@@ -38,6 +38,25 @@ TOKEN_MEASURES: dict[str, Measure] = {
     "uniformity": Measure("log of the mean of exp(−2 |z_i − z_j|²), unit-norm tokens of an image", "nats"),
     "effective_rank": Measure("effective rank of an image's tokens", "dimensions"),
 }
+GEOMETRY: dict[str, Measure] = {
+    "smallest_rank": Measure("smallest rank of a U_k", "count"),
+    "smallest_effective_rank": Measure("smallest effective rank of a U_k", "dimensions"),
+    "joint_rank": Measure("rank of [U_1 … U_K]", "count"),
+    "orthonormality": Measure("mean over k of ‖U_k^T U_k / c − I‖ / ‖I‖", "ratio"),
+    "smallest_angle": Measure("smallest principal angle of two subspaces", "degrees"),
+    "mean_angle": Measure("mean principal angle over all pairs", "degrees"),
+    "mean_overlap": Measure("mean overlap over all pairs (squared cosine)", "fraction"),
+    "largest_overlap": Measure("largest overlap of two subspaces", "fraction"),
+    "random_overlap": Measure("overlap expected of random subspaces, p/d", "fraction"),
+    "coherence": Measure("largest |cosine| between columns of two bases", "cosine"),
+    "dictionary_gram_error": Measure("‖D^T D − I‖ / ‖I‖", "ratio"),
+    "dictionary_scaled_gram_error": Measure("the same against c I, any scale c", "ratio"),
+    "dictionary_coherence": Measure("largest |cosine| between two atoms", "cosine"),
+    "dictionary_condition": Measure("condition number of D", "ratio"),
+    "dictionary_step": Measure("η ‖D‖², stable below 2", "ratio"),
+}
+_TIGHT_FRAME = Measure("‖D D^T / c − I‖ / ‖I‖", "ratio")
+"""What `dictionary_gram_error` is of an overcomplete D."""
 OUTSIDE = ("outside_nearest", "outside_nearest_random")
 """The token measures that set the model's subspaces beside random ones."""
 
@@ -67,13 +86,64 @@ class LayerAudit:
         fits = self.fits[condition]
         return bootstrap_mean(fits[model].held_out - fits[against].held_out)
 
+    def gain_over(self, condition: str, model: str) -> Interval:
+        """Gain over the full Gaussian on the model's tokens minus that on a control's tokens, image by image."""
+        gains = [
+            fits[model].held_out - fits["gaussian"].held_out for fits in (self.fits["trained"], self.fits[condition])
+        ]
+        return bootstrap_mean(gains[0] - gains[1])
+
     def token(self, measure: str) -> Interval:
         """Mean of a token measure over images (of random subspaces over draws)."""
         return bootstrap_mean(self.tokens[measure])
 
+    def against_draws(self) -> str:
+        """The side on which the learned subspaces lie of random ones: the same for their mean and for every draw."""
+        fits = self.fits["trained"]
+        side, draws = self.gain("learned", "random").sign, fits["random"].draws
+        own = float(fits["learned"].held_out.mean())
+        beyond = own > float(draws.max()) if side == ABOVE else own < float(draws.min())
+        return side if beyond else UNDECIDED
+
+    def verdicts(self) -> dict[str, str]:
+        """Whether the mixture on the learned subspaces is "above" or "below" each control, or "undecided".
+
+        Controls: one full Gaussian and random subspaces on the same tokens; the gain over the Gaussian on shuffled and
+        on untrained tokens.
+        """
+        found = {"gaussian": self.gain("learned").sign, "random": self.against_draws()}
+        return found | {name: self.gain_over(name, "learned").sign for name in self.fits if name != "trained"}
+
+    def geometry(self) -> dict[str, float]:
+        """The numbers of `GEOMETRY`; those of D only where there is one, NaN for what needs several subspaces."""
+        U, D = self.subspaces, self.dictionary
+        several = len(U.ranks) > 1
+        angles, overlaps = U.pairs(U.smallest_angles), U.pairs(U.overlaps)
+        values = {
+            "smallest_rank": float(U.ranks.min()),
+            "smallest_effective_rank": float(U.effective_ranks.min()),
+            "joint_rank": float(U.joint_rank),
+            "orthonormality": float(U.orthonormality.mean()),
+            "smallest_angle": float(angles.min()) if several else math.nan,
+            "mean_angle": float(U.pairs(U.mean_angles).mean()) if several else math.nan,
+            "mean_overlap": float(overlaps.mean()) if several else math.nan,
+            "largest_overlap": float(overlaps.max()) if several else math.nan,
+            "random_overlap": float(U.ranks.max()) / U.width if several else math.nan,
+            "coherence": U.coherence,
+        }
+        if D is None:
+            return values
+        return values | {
+            "dictionary_gram_error": D.gram_error,
+            "dictionary_scaled_gram_error": D.scaled_gram_error,
+            "dictionary_coherence": D.coherence,
+            "dictionary_condition": D.condition,
+            "dictionary_step": D.step,
+        }
+
 
 @dataclass(frozen=True)
-class AuditReport:
+class Audit:
     """The audit of one model on one data set.
 
     Attributes:
@@ -109,17 +179,15 @@ class AuditReport:
 
         return pandas.DataFrame(self.to_rows())
 
-    def summary(self) -> tuple[str, ...]:
-        """What was found, in words computed from the numbers."""
-        from ...reports.audit_findings import describe
-
-        return describe(self)
-
-    def save(self, directory: Any, **options: Any) -> Any:
-        """Write audit.csv, audit.json, figures and audit.html; see `audit_report.save_audit`."""
-        from ...reports.audit import save_audit
-
-        return save_audit([self], directory, **options)
+    def to_dict(self) -> dict[str, Any]:
+        """The rows, and per layer the maps over pairs of subspaces that a row cannot hold; NaN where undefined."""
+        names = ("ranks", "effective_ranks", "orthonormality", "scale")
+        names += ("block_norms", "overlaps", "smallest_angles", "mean_angles")
+        layers = [
+            {"layer": layer.layer, **{name: getattr(layer.subspaces, name).tolist() for name in names}}
+            for layer in self.layers
+        ]
+        return {"model": self.name, "data": self.data, "rows": self.to_rows(), "subspaces": layers}
 
     def _layer_rows(self, layer: LayerAudit) -> Iterator[dict[str, Any]]:
         def row(group: str, measure: str, quantity: str, unit: str, value: float, found: Interval | None = None):
@@ -130,8 +198,10 @@ class AuditReport:
             about = {"subspaces": self.subspace_kind, "tokens": self.token_words if group != "geometry" else None}
             return {**words, **finite, "unit": unit, **about}
 
-        for measure, (quantity, unit, value) in geometry_values(layer).items():
-            yield row("geometry", measure, quantity, unit, value)
+        overcomplete = layer.dictionary is not None and layer.dictionary.overcomplete
+        for key, value in layer.geometry().items():
+            measure = _TIGHT_FRAME if overcomplete and key == "dictionary_gram_error" else GEOMETRY[key]
+            yield row("geometry", key, measure.title, measure.unit, value)
         for key, measure in TOKEN_MEASURES.items():
             found = layer.token(key)
             yield row("tokens", key, measure.title, measure.unit, found.mean, found)
@@ -151,45 +221,6 @@ class AuditReport:
             yield row("mixture", f"dimensions.{condition}", f"dimensions: {on}", "count", layer.dimensions[condition])
 
 
-def geometry_values(layer: LayerAudit) -> dict[str, tuple[str, str, float]]:
-    """(quantity, unit, value) of U's and D's geometry, one number each."""
-    U, D = layer.subspaces, layer.dictionary
-    p = float(U.ranks.max())
-    degrees, pairs = "degrees", U.pairs
-    several = len(U.ranks) > 1
-    nan = math.nan
-    values = {
-        "smallest_rank": ("smallest rank of a U_k", "count", float(U.ranks.min())),
-        "smallest_effective_rank": ("smallest effective rank of a U_k", "dimensions", float(U.effective_ranks.min())),
-        "joint_rank": ("rank of [U_1 … U_K]", "count", float(U.joint_rank)),
-        "orthonormality": ("mean over k of ‖U_k^T U_k / c − I‖ / ‖I‖", "ratio", float(U.orthonormality.mean())),
-        "smallest_angle": ("smallest principal angle of two subspaces", degrees, _least(pairs(U.smallest_angles))),
-        "mean_angle": (
-            "mean principal angle over all pairs",
-            degrees,
-            float(pairs(U.mean_angles).mean()) if several else nan,
-        ),
-        "mean_overlap": (
-            "mean overlap over all pairs (squared cosine)",
-            "fraction",
-            float(pairs(U.overlaps).mean()) if several else nan,
-        ),
-        "largest_overlap": ("largest overlap of two subspaces", "fraction", -_least(-pairs(U.overlaps))),
-        "random_overlap": ("overlap expected of random subspaces, p/d", "fraction", p / U.width if several else nan),
-        "coherence": ("largest |cosine| between columns of two bases", "cosine", U.coherence),
-    }
-    if D is None:
-        return values
-    gram = "‖D D^T / c − I‖ / ‖I‖" if D.overcomplete else "‖D^T D − I‖ / ‖I‖"
-    return values | {
-        "dictionary_gram_error": (gram, "ratio", D.gram_error),
-        "dictionary_scaled_gram_error": ("the same against c I, any scale c", "ratio", D.scaled_gram_error),
-        "dictionary_coherence": ("largest |cosine| between two atoms", "cosine", D.coherence),
-        "dictionary_condition": ("condition number of D", "ratio", D.condition),
-        "dictionary_step": ("η ‖D‖², stable below 2", "ratio", D.step),
-    }
-
-
 def audit(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -204,7 +235,7 @@ def audit(
     random_draws: int = 9,
     iterations: int = 30,
     seed: int = 0,
-) -> AuditReport:
+) -> Audit:
     """Audit the subspaces of a model on images, one batch at a time.
 
     Args:
@@ -242,7 +273,7 @@ def audit(
         dictionary = dictionaries[number - 1] if len(dictionaries) >= number else None
         audits.append(_audit_layer(number, layer, dictionary, conditions, draws, iterations, seed))
     first = next(iter(found.layers.values())).sample
-    return AuditReport(
+    return Audit(
         layers=tuple(audits),
         name=name or type(model).__name__,
         data=data,
@@ -293,7 +324,3 @@ def _check_choice(tokens: str, num_images: int, num_tokens: int, random_draws: i
 
 def _dictionary(module: ISTA) -> DictionaryGeometry:
     return dictionary_geometry(module.effective_dictionary(), module.config.ista_step_size)
-
-
-def _least(values: Tensor) -> float:
-    return float(values.min()) if len(values) else math.nan

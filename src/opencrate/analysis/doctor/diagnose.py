@@ -1,7 +1,7 @@
 """Signs of a failed training, or of damage after it, as checks: what was measured, from where on it speaks, what to do.
 
-The signs and their thresholds are in `doctor_signatures`. What is measured is in `doctor_weights`, `doctor_vitals`
-(layers) and `doctor_outputs`; how each is judged in `doctor_checks` and `doctor_output_checks`.
+The signs and their thresholds are in `signatures`. What is measured is in `weights`, `vitals` (layers) and `outputs`;
+how each is judged in `checks` and `output_checks`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ...blocks import ISTA, MSSA
 from ...evaluation.inputs import Batch
 from ..maths.geometry import DictionaryGeometry, dictionary_geometry, subspace_geometry
-from .checks import STATE_CHECKS, Finding, Patient, check_finite, skip
-from .output_checks import OUTPUT_CHECKS
+from . import output_checks  # noqa: F401  (its checks are in CHECKED once it is read)
+from .checks import check_finite
 from .outputs import measure_outputs, measure_score, take
+from .patient import CHECKED, Finding, Patient, skip
 from .signatures import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, Check
 from .vitals import (
     accuracy_of,
@@ -104,11 +105,9 @@ def diagnose(
     findings = [check_finite(patient, weights_finite)]
     for check in list(CHECKS)[1:]:
         readable = not broken or check == "loss-curve"
-        findings.append(_CHECKED[check](patient) if readable else skip(check, "weights or states are not finite"))
+        findings.append(CHECKED[check](patient) if readable else skip(check, "weights or states are not finite"))
     return Diagnosis(name or type(model).__name__, tuple(findings))
 
-
-_CHECKED = STATE_CHECKS | OUTPUT_CHECKS
 
 _NUM_SCORED = 1024
 """At most this many held-out images or texts are scored against what the run wrote down."""

@@ -7,7 +7,7 @@ Features are drawn at random, before anything is known of them. The text is cut 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class FeatureReport:
+class Features:
     """Features of one model.
 
     Attributes:
@@ -103,6 +103,21 @@ class FeatureReport:
         """Features that do not fire on any token."""
         return sum(one.firing_rate == 0 for one in self.features)
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict per feature: where it is, how often and how strongly it fires, its scores."""
+        names = ("layer", "index", "firing_rate", "mean", "maximum")
+        return [{**{name: getattr(one, name) for name in names}, **one.scores} for one in self.features]
+
+    def to_frame(self) -> Any:
+        """The rows as a `pandas.DataFrame`."""
+        import pandas
+
+        return pandas.DataFrame(self.to_rows())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the firing rates of features that were not drawn."""
+        return {name: value for name, value in asdict(self).items() if name != "firing_rates"}
+
 
 def find_features(
     language: LanguageModel,
@@ -116,7 +131,7 @@ def find_features(
     num_explaining: int = 20,
     seed: int = 0,
     name: str | None = None,
-) -> FeatureReport:
+) -> Features:
     """Draw features of every layer at random and look at them on a text.
 
     Args:
@@ -143,7 +158,7 @@ def find_features(
         features += _features_of_layer(
             language, blocks, layer, drawn[layer], values[layer], rates[layer], num_contexts, num_explaining, seed
         )
-    return FeatureReport(
+    return Features(
         name=name or language.source,
         kind=codes_kind(language.model),
         features=tuple(features),
@@ -156,23 +171,24 @@ def find_features(
     )
 
 
-def difference(first: FeatureReport, second: FeatureReport, score: str, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of a score in the first report minus that in the second, with its 95 % bootstrap interval over features.
+def difference(first: Features, second: Features, score: str, seed: int = 0) -> Interval | None:
+    """Mean of a score in the first model minus that in the second, with its 95 % bootstrap interval over features.
 
-    Raises:
-        ValueError: fewer than two values in one of them.
+    Returns:
+        The interval; `None` with fewer than two scored features in one of them.
     """
     samples = first.values(score), second.values(score)
     if min(map(len, samples)) < 2:
-        raise ValueError(f"{score}: fewer than two features with a score; draw more features or give more text")
+        return None
     found = stats.bootstrap(
         samples,
         lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
         n_resamples=2000,
         method="percentile",
         rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(samples[0].mean() - samples[1].mean()), float(found.low), float(found.high)
+    )
+    bounds = (samples[0].mean() - samples[1].mean(), *found.confidence_interval, np.nan)
+    return Interval(*(torch.tensor(float(value)).double() for value in bounds), min(map(len, samples)), 0.95)
 
 
 def text_blocks(language: LanguageModel, documents: Documents, num_tokens: int, block_size: int) -> np.ndarray:

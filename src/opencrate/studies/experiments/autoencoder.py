@@ -6,15 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from torch import Tensor
-
 from ..._values import Positive, Seed, Within, check_fields
 from ...analysis.autoencoder import AutoencoderMeasures, measure_autoencoder
 from ...evaluation.inputs import Batch
 from ...modeling_crate_mae import CrateMAEForPreTraining
-from ...reports.autoencoder import describe, percent, plot_inverse, plot_noise, plot_rates
-from ...reports.figures import UNTRAINED
 from ...stats.intervals import bootstrap_mean
+from ...stats.words import UNTRAINED
 from ...store.load import untrained_copy
 from .base import Amounts, Experiment, Row
 
@@ -86,22 +83,7 @@ def run(
         title="How well do the decoder's layers undo the encoder's, in trained autoencoders?",
         settings=settings,
         rows=tuple(row for name, found in subjects.items() for row in _rows(name, found)),
-        summary=(f"Images: {data}.", *describe(subjects)),
-        columns=(
-            "model",
-            "one layer",
-            "directions",
-            "all layers",
-            "directions",
-            "plain autoencoding",
-            "masked patches",
-        ),
-        shown=tuple(_shown(name, found) for name, found in subjects.items()),
-        figures={
-            f"{NAME}_inverse": plot_inverse(subjects),
-            f"{NAME}_rates": plot_rates(subjects),
-            f"{NAME}_noise": plot_noise(subjects),
-        },
+        facts={"data": data, "measures": subjects},
     )
 
 
@@ -117,20 +99,3 @@ def _rows(name: str, found: AutoencoderMeasures) -> list[Row]:
             one = {"model": name, "quantity": quantity, "layer_or_level": place, "mean": mean, "low": low, "high": high}
             rows.append({**one, "images": found.num_images})
     return rows
-
-
-def _shown(name: str, found: AutoencoderMeasures) -> tuple[str, ...]:
-    def of(key: str, last: bool = False) -> str:
-        values: Tensor = found.values[key]
-        return percent(values[:, -1] if last else values.mean(1))
-
-    masked = found.values.get("masked")
-    return (
-        name,
-        of("layer_error"),
-        of("layer_direction_error"),
-        of("network_error", last=True),
-        of("network_direction_error", last=True),
-        percent(found.values["whole_image"]),
-        "–" if masked is None else f"{float(masked.mean()):.3g}",
-    )

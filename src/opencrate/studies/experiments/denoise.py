@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -25,8 +24,7 @@ from ...analysis.maths.denoising import (
 )
 from ...analysis.maths.mixtures import LowRankMixture
 from ...operators import coding_rate_gradient, mssa
-from ...reports.denoise_plots import plot_errors, plot_samples
-from ...stats.intervals import seed_interval
+from ...stats.intervals import BELOW, paired_difference, seed_interval
 from .base import (
     Angle,
     Experiment,
@@ -37,7 +35,6 @@ from .base import (
     Track,
     Width,
     over_seeds,
-    select,
 )
 from .synthetic import generator, mixture_of_subspaces
 
@@ -178,15 +175,13 @@ def run(settings: DenoiseSettings, track: Track = iter) -> Experiment:
         title="What does attention take out of noisy tokens, against the best any denoiser can?",
         settings=settings,
         rows=tuple(rows),
-        summary=tuple(_summary(settings, errors, samples)),
-        columns=("denoiser", *(f"noise {level:g}" for level in settings.noise)),
-        shown=tuple(
-            (words, *(_percent(select(rows, form=form, noise=level)[0]) for level in settings.noise))
-            for form, words in FORMS.items()
-        ),
-        figures={
-            "denoise": plot_errors(select(rows, what="denoising"), FORMS),
-            "denoise_samples": plot_samples(select(rows, what="sampling"), {f: FORMS[f] for f in SAMPLERS}, MEASURES),
+        facts={
+            "better": {
+                (form, other): sum(_below(errors[form, level], errors[other, level]) for level in settings.noise)
+                for form in FORMS
+                for other in ("noisy", "linear")
+            },
+            "refused": {form: sum(value < 0.05 for value in samples[form, "p_value"]) for form in SAMPLERS},
         },
     )
 
@@ -195,48 +190,6 @@ def _row(what: str, form: str, measure: str, level: float | str, values: list[fl
     return {"what": what, "form": form, "measure": measure, "noise": level, **over_seeds(values)}
 
 
-def _percent(row: Row) -> str:
-    return f"{100 * row['mean']:.3g} %"
-
-
-def _summary(settings: DenoiseSettings, errors: dict, samples: dict) -> list[str]:
-    least = ", ".join(f"{level:g}: {100 * _mean(errors['exact', level]):.3g} %" for level in settings.noise)
-    sentences = [
-        f"{settings.seeds} seeds; {settings.tokens} tokens of {settings.subspaces} Gaussians in subspaces of dimension "
-        f"{settings.dim} in {settings.ambient} dimensions, at {settings.angle:g} degrees; errors are squared, relative "
-        "to the tokens' energy.",
-        f"The least error that any denoiser can have (the posterior mean's), by noise level: {least}.",
-    ]
-    sentences += [_error_sentence(form, settings.noise, errors) for form in FORMS if form not in ("noisy", "exact")]
-    return sentences + [_sample_sentence(form, samples) for form in SAMPLERS]
-
-
-def _error_sentence(form: str, levels: tuple[float, ...], errors: dict) -> str:
-    """How many times the least error, and where it is better than doing nothing and than the best linear map."""
-    times = ", ".join(f"{_mean(errors[form, level]) / _mean(errors['exact', level]):.3g}" for level in levels)
-    parts = [f"{FORMS[form]}: {times} times the least error"]
-    for other in ("noisy", "linear"):
-        if form != other:
-            better = sum(_below(errors[form, level], errors[other, level]) for level in levels)
-            parts.append(f"better than {'doing nothing' if other == 'noisy' else FORMS[other]} at {better}")
-    return f"{', '.join(parts)} of {len(levels)} noise levels."
-
-
-def _sample_sentence(form: str, samples: dict) -> str:
-    inside, energy, chi, distance = (_mean(samples[form, name]) for name in MEASURES)
-    p_values = samples[form, "p_value"]
-    refused = f"{sum(value < 0.05 for value in p_values)} of {len(p_values)} seeds"
-    return (
-        f"Sampling by {FORMS[form]}: {100 * inside:.1f} % of the energy in the nearest subspace, {energy:.3g} times "
-        f"the mixture's energy, counts of subspaces refused (p < 0.05) on {refused}, χ² per degree of freedom "
-        f"{chi:.3g}, {distance:.3g} times the distance between true draws."
-    )
-
-
 def _below(first: list[float], second: list[float]) -> bool:
     """Whether the first is smaller, by the interval of the paired difference over seeds."""
-    return float(seed_interval([a - b for a, b in zip(first, second)]).high) < 0
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values)
+    return paired_difference(first, second, seed_interval).sign == BELOW

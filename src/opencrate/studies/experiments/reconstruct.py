@@ -12,7 +12,6 @@ from torch import Tensor
 from ..._values import Amount, Positive, Within
 from ...analysis.maths.inverse import inverse_errors
 from ...operators import complete_ista_matrix, gamma, orthonormalize
-from ...reports.reconstruct_plots import plot_depth, plot_sweeps
 from .base import (
     Amounts,
     Angle,
@@ -25,7 +24,6 @@ from .base import (
     Track,
     Width,
     over_seeds,
-    select,
 )
 from .inverse_bound import MatchedLayer, network_bounds, with_layer_norm
 from .synthetic import dictionary_with_condition, generator, union_of_subspaces
@@ -36,14 +34,15 @@ CASES = {
     "relu": "ReLU, random orthonormal D",
     "layernorm": "soft threshold, with LayerNorm (directions only)",
 }
-_SWEEPS = {
+SWEEPS = {
     "noise": "noise",
     "angle": "angle (degrees)",
     "condition": "condition number of D",
     "lam": "λ",
     "step_size": "η‖D‖²",
 }
-_SWEPT = {"soft": tuple(_SWEEPS), "aligned": ("noise", "lam", "step_size")}  # aligned codes fix the angle and D
+_LAYER, NETWORK = "one layer (mean over layers)", "whole network"
+_SWEPT = {"soft": tuple(SWEEPS), "aligned": ("noise", "lam", "step_size")}  # aligned codes fix the angle and D
 
 
 Condition = Annotated[float, Within(1, 1e6)]
@@ -95,7 +94,7 @@ SETTINGS = ReconstructSettings
 
 def quick(settings: ReconstructSettings) -> ReconstructSettings:
     """The same in seconds."""
-    shorter = {name: (getattr(settings, name)[0], getattr(settings, name)[-2]) for name in _SWEEPS}
+    shorter = {name: (getattr(settings, name)[0], getattr(settings, name)[-2]) for name in SWEEPS}
     return replace(settings, seeds=3, layers=3, tokens=64, **shorter)
 
 
@@ -130,7 +129,7 @@ def matched_layers(settings: ReconstructSettings, case: str, seed: int, point: d
 
 def run(settings: ReconstructSettings, track: Track = iter) -> Experiment:
     """Error and bound over the depth at the base point, and of single layers and the network over each sweep."""
-    base = {name: getattr(settings, f"base_{name}") for name in _SWEEPS}
+    base = {name: getattr(settings, f"base_{name}") for name in SWEEPS}
     values: dict[tuple, list[float]] = defaultdict(list)
     for seed in track(range(settings.seeds)):
         for case in CASES:
@@ -146,17 +145,8 @@ def run(settings: ReconstructSettings, track: Track = iter) -> Experiment:
         title="How well do the decoder's layers undo the encoder's?",
         settings=settings,
         rows=tuple(rows),
-        summary=tuple(_summary(settings, rows, values)),
-        columns=("case", "one layer: error", "bound", f"{settings.layers} layers: error", "bound", "over half lost"),
-        shown=tuple(_shown(settings, rows)),
-        figures={
-            "reconstruct": plot_depth(rows, CASES),
-            "reconstruct_sweeps": plot_sweeps(select(rows, of=_NETWORK), CASES, _SWEEPS),
-        },
+        facts={"bound": _bound_facts(values)},
     )
-
-
-_LAYER, _NETWORK = "one layer (mean over layers)", "whole network"
 
 
 def _base_values(settings: ReconstructSettings, case: str, seed: int, base: dict[str, float]) -> dict[tuple, float]:
@@ -187,8 +177,8 @@ def _sweep_values(settings: ReconstructSettings, case: str, seed: int, point: di
     return {
         (_LAYER, "error"): float(errors.per_layer.mean()),
         (_LAYER, "bound"): sum(bounds[0]) / len(layers),
-        (_NETWORK, "error"): float(errors.network[-1]),
-        (_NETWORK, "bound"): bounds[1][-1],
+        (NETWORK, "error"): float(errors.network[-1]),
+        (NETWORK, "bound"): bounds[1][-1],
     }
 
 
@@ -207,60 +197,11 @@ def _row(sweep: str, value: float, case: str, of: str, what: str, values: list[f
     return {"sweep": sweep, "value": value, "case": case, "of": of, "what": what, **over_seeds(values)}
 
 
-# --- Words --------------------------------------------------------------------------------------------------------
-
-
-def _summary(settings: ReconstructSettings, rows: list[Row], values: dict[tuple, list[float]]) -> list[str]:
-    sentences = [
-        f"{settings.seeds} seeds; {settings.tokens} tokens of length 1 from {settings.subspaces} subspaces of "
-        f"dimension {settings.dim} in {settings.ambient} dimensions; MSSA tied to U with factor γ = "
-        f"{settings.factor:.3g}, softmax scale 1/√p; λ = {settings.base_lam:g}, η‖D‖² = {settings.base_step_size:g}; "
-        "errors relative to ‖Z‖.",
-        _bound_sentence(values),
-    ]
-    for case, words in CASES.items():
-        one = _of_depth(rows, case, "layer ℓ", "error", 1)
-        whole = _of_depth(rows, case, "first ℓ layers", "error", settings.layers)
-        sentences.append(
-            f"{words[0].upper()}{words[1:]}: one layer is undone up to {_percent(one)}, {settings.layers} layers up to "
-            f"{_percent(whole)}."
-        )
-    for sweep, words in _SWEEPS.items():
-        found = select(rows, sweep=sweep, case="soft", of=_NETWORK, what="error")
-        path = ", ".join(f"{row['value']:g}: {100 * row['mean']:.3g} %" for row in found)
-        sentences.append(f"Network error by {words}, soft threshold: {path}.")
-    return sentences
-
-
-def _bound_sentence(values: dict[tuple, list[float]]) -> str:
-    """At how many points the error is below its bound on every seed, and at how many the bound says anything."""
+def _bound_facts(values: dict[tuple, list[float]]) -> dict[str, int]:
+    """At how many points there is a bound, the error exceeds it on some seed, and it is below 100 % on all."""
     pairs = [(found, values[(*key[:-1], "error")]) for key, found in values.items() if key[-1] == "bound"]
-    broken = sum(any(e > b for b, e in zip(bounds, errors)) for bounds, errors in pairs)
-    useful = sum(max(bounds) < 1 for bounds, _ in pairs)
-    held = f"holds at all {len(pairs)} points" if not broken else f"is broken at {broken} of {len(pairs)} points"
-    return f"The bound {held}, on every seed; it is below 100 %, and so says something, at {useful} of them."
-
-
-def _of_depth(rows: list[Row], case: str, of: str, what: str, depth: int) -> Row | None:
-    found = select(rows, sweep="depth", value=float(depth), case=case, of=of, what=what)
-    return found[0] if found else None
-
-
-def _percent(row: Row | None) -> str:
-    """'1.2 % (1.1 to 1.3)', the mean and its interval over seeds."""
-    if row is None:
-        return "–"
-    return f"{100 * row['mean']:.3g} % ({100 * row['low']:.3g} to {100 * row['high']:.3g})"
-
-
-def _shown(settings: ReconstructSettings, rows: list[Row]) -> list[tuple[str, ...]]:
-    lines = []
-    for case, words in CASES.items():
-        cells = [
-            _percent(_of_depth(rows, case, of, what, depth))
-            for of, depth in (("layer ℓ", 1), ("first ℓ layers", settings.layers))
-            for what in ("error", "bound")
-        ]
-        whole = _of_depth(rows, case, "first ℓ layers", "error", settings.layers)
-        lines.append((words, *cells, "yes" if whole["mean"] > 0.5 else "no"))
-    return lines
+    return {
+        "points": len(pairs),
+        "broken": sum(any(e > b for b, e in zip(bounds, errors)) for bounds, errors in pairs),
+        "useful": sum(max(bounds) < 1 for bounds, _ in pairs),
+    }

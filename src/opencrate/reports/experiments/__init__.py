@@ -1,0 +1,1 @@
+"""Experiments in words, tables and figures, one module each."""

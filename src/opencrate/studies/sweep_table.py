@@ -1,0 +1,87 @@
+"""The numbers of a sweep: every measure of every arm over the seeds, and its difference to the reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..stats.intervals import ABOVE, BELOW, UNDECIDED, Interval, paired_difference, seed_interval
+from .sweep import ArmRun, Sweep
+from .sweep_measures import HEADLINES, MEASURES
+
+RATES = ("compression", "subspace_rate", "rate_reduction")
+"""What is taken against the arm's own subspaces."""
+COSTS = ("operations", "parameters", "seconds")
+_VERDICTS = {BELOW: "lower", ABOVE: "higher", UNDECIDED: "cannot tell"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measure of one arm over the seeds, in the unit that tables show.
+
+    Attributes:
+        values: one per seed, in the order of the seeds.
+        found: their mean with its 95 % t-interval; bounds are NaN where there is one seed.
+        difference: to the reference, seed by seed; `None` for the reference, and for rates against other subspaces
+            than the reference's.
+    """
+
+    arm: str
+    measure: str
+    values: tuple[float, ...]
+    found: Interval
+    difference: Interval | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What the interval of the difference says: "lower", "higher", "cannot tell" or "not compared"."""
+        return "not compared" if self.difference is None else _VERDICTS[self.difference.sign]
+
+    def to_row(self) -> dict[str, Any]:
+        """Its numbers; `None` for what is not known."""
+        row = {"arm": self.arm, "measure": self.measure, "unit": MEASURES[self.measure].unit, "values": self.values}
+        found, gap = self.found, self.difference
+        numbers = {"mean": found.mean, "sd": found.std, "low": found.low, "high": found.high}
+        bounds = (None, None, None) if gap is None else (gap.mean, gap.low, gap.high)
+        numbers |= zip(("difference", "difference_low", "difference_high"), bounds)
+        known = {key: None if one is None or math.isnan(one) else float(one) for key, one in numbers.items()}
+        return {**row, **known, "verdict": self.verdict}
+
+
+def summarise(sweep: Sweep, found: Sequence[ArmRun]) -> list[Cell]:
+    """Every measure of every arm; measures without meaning for an arm are left out.
+
+    Rates are not subtracted where they are taken against other subspaces than the reference's, by kind or by size.
+    """
+    runs = sorted(found, key=lambda run: sweep.seeds.index(run.seed))
+    against = {run.arm: (run.subspaces, run.shape) for run in found}
+    cells: list[Cell] = []
+    for arm in sweep.arms:
+        for key in MEASURES:
+            values = _values(runs, arm, key)
+            if values:
+                alike = key not in RATES or against[arm] == against[sweep.reference]
+                reference = _values(runs, sweep.reference, key) if alike and arm != sweep.reference else ()
+                paired = len(reference) == len(values)
+                gap = paired_difference(values, reference, seed_interval) if paired else None
+                cells.append(Cell(arm, key, values, seed_interval(values), gap))
+    return cells
+
+
+def _values(runs: Sequence[ArmRun], arm: str, key: str) -> tuple[float, ...]:
+    """One per run of the arm that has this measure."""
+    values = [run.values.get(key) for run in runs if run.arm == arm]
+    return tuple(value * MEASURES[key].scale for value in values if value is not None)
+
+
+def headline(cells: Sequence[Cell]) -> str:
+    """The measure that arms are compared by first."""
+    return next(key for key in HEADLINES if any(cell.measure == key for cell in cells))
+
+
+def measured(cells: Sequence[Cell], costs: bool = True) -> list[str]:
+    """The measures that some arm has, in the order of the tables."""
+    found = {cell.measure for cell in cells}
+    return [key for key in MEASURES if key in found and (costs or key not in COSTS)]
