@@ -9,8 +9,15 @@ from opencrate.analysis.autoencoder import AutoencoderMeasures, measure_autoenco
 from opencrate.analysis.maths.inverse import inverse_errors, relative_error
 from opencrate.analysis.record.states import record
 from opencrate.objective import subspace_coding_rate
-from opencrate.reports.autoencoder_findings import describe
-from opencrate.reports.autoencoder_plots import plot_inverse, plot_noise, plot_rates
+from opencrate.reports.autoencoder import (
+    autoencoder_part,
+    describe,
+    errors_frame,
+    page,
+    plot_inverse,
+    plot_noise,
+    plot_rates,
+)
 from opencrate.store.load import untrained_copy
 
 from .models import tiny_autoencoder, tiny_crate
@@ -120,7 +127,7 @@ def test_a_decoder_of_another_depth_mirrors_the_last_layers(depth, layers):
 def test_whole_images_have_no_masked_patches():
     found = measure_autoencoder(tiny_autoencoder(mask_ratio=0.0, loss_on="all"), [pixels_of()])
     assert "masked" not in found.values
-    assert any("masks nothing" in line for line in describe({"a": found}))
+    assert any("a masks nothing" in line for line in describe({"a": found}))
 
 
 def test_untrained_copies_can_differ_in_a_field(model):
@@ -148,16 +155,42 @@ def made_up(error: float, slope: float, loss_on: str = "all") -> AutoencoderMeas
 
 
 def test_sentences_follow_the_numbers():
-    text = "\n".join(describe({"a": made_up(0.1, -1), "b": made_up(0.5, 1, "masked")}))
-    assert "a: undoing one layer leaves an error of 10.5 %" in text and "b: undoing one layer" in text
-    assert "a: R^c along the encoder: on raw tokens it falls from 9.0 to 7.0 nats" in text and "as predicted" in text
+    subjects = {"a": made_up(0.1, -1), "b": made_up(0.5, 1, "masked")}
+    text = "\n".join(describe(subjects))
+    assert list(errors_frame(subjects)["one layer"]) == ["10.5 % (9.5 to 11.5)", "50.5 % (49.5 to 51.5)"]
+    assert "a: R^c along the encoder: on raw tokens it falls (change in nats -2.0 (-2.0 to -2.0); as predicted)" in text
     assert "lowers it in 3 of 3 layers" in text and "raises it in 3 of 3 layers" in text
     assert "a: R^c along the decoder: on raw tokens it falls" in text and "predicted: rises" in text
-    assert "b: R^c along the encoder: on raw tokens it rises from 11.0 to 13.0 nats" in text
-    assert "below that of mean colour" in text and "not told apart from that of the nearest visible patch" in text
-    assert "end closer than they started at 0.5" in text
+    assert "b: R^c along the encoder: on raw tokens it rises (change in nats +2.0" in text
+    assert "below that of mean colour" in text
+    assert "not significantly different from that of the nearest visible patch" in text
+    assert "started at noise of relative length 0.50" in text
     assert "a undoes directions, one layer: better than b" in text
-    assert text.count("its loss was on masked patches only") == 1
+    assert text.count("the loss was on masked patches only") == 1
+
+
+def test_undecided_and_single_layers_read_well():
+    still = made_up(0.1, 0)
+    values = {
+        key: value[:, :1] if value.ndim == 2 and not key.startswith("noise") else value
+        for key, value in still.values.items()
+    }
+    text = "\n".join(describe({"a": AutoencoderMeasures(0.5, "all", (1,), LEVELS, values)}))
+    assert "1 layers" not in text and "of 1 layer" in text and "None" not in text
+    equal = made_up(0.1, 0)
+    equal.values["encoder_half"] = torch.tensor([[0.0, 0, 1], [0, 0, -1], [0, 0, 1], [0, 0, -1]]).double()
+    assert "on raw tokens it neither falls nor rises significantly" in describe({"a": equal})[1]
+
+
+def test_the_page_has_its_table_and_figures(found):
+    report = page(found)
+    (part,) = report.parts
+    assert (
+        len(part.figures) == 3
+        and len(part.tables) == 1
+        and part.sentences == autoencoder_part({"the model": found}).sentences
+    )
+    assert report.summary and report.subtitle == "5 whole images"
 
 
 def test_figures_show_every_model():

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from opencrate import coding_rate, subspace_coding_rate
 from opencrate.analysis.maths.steps import FORMS, best_gradient_step, coherence, gradient_lipschitz, step_directions
-from opencrate.analysis.theory.check import theory_check, verdict
+from opencrate.analysis.theory.check import TheoryCheck, theory_check, verdict
 from opencrate.analysis.theory.layers import QUANTITIES, STATES, Key
 from opencrate.operators import coding_rate_gradient, gamma, lasso_objective, mssa, project
-from opencrate.reports.theory import theory_section
+from opencrate.reports.html import HOW
+from opencrate.reports.theory import describe_compression_step, describe_cosine, page, theory_part
 from opencrate.stats.intervals import bootstrap_mean
 from opencrate.studies.experiments.synthetic import bases_at_angle, union_of_subspaces
 
@@ -173,15 +174,39 @@ def test_one_image_gives_no_verdict(model):
     single = theory_check(model, [tiny_images()], num_images=1)
     assert single.verdicts("change", "raw", "exact", "1") == ["cannot tell"] * LAYERS
     assert single.to_rows()[0]["low"] is None
-    theory_section(single)
+    theory_part(single)
 
 
-def test_section(report):
-    sentences, figures = theory_section(report)
-    assert "Exact gradient step (Z − κ ∇R^c, κ = 1/L) lowers R^c in 3 of 3 layers" in sentences[0]
-    assert len({figure.name for figure in figures}) == len(figures) == 5
-    assert all(figure.measured and figure.how and figure.alt for figure in figures)
-    assert len(figures[0].variants) == 2
+def test_page(report):
+    part = theory_part(report, "m")
+    assert "Exact gradient step (Z − κ ∇R^c, κ = 1/L) lowers R^c in 3 of 3 layers" in part.sentences[0]
+    assert len({figure.name for figure in part.figures}) == len(part.figures) == 5
+    assert all(figure.notes[HOW] and figure.alt for figure in part.figures) and len(part.figures[0].folded) == 2
+    (table,) = part.tables
+    assert len(table.frame) == 10 and (table.frame["smallest layer"] <= table.frame["largest layer"]).all()
+    assert {"theory.csv", "theory.json"} == page(report).files.keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([-1.0, -1.0], "lowers R^c in 2 of 2 layers (mean changes -1 nats per image)."),
+        ([1.0, 1.0], "lowers R^c in none of 2 layers and raises it in 2 "),
+        ([-1.0, 1.0], "lowers R^c in 1 of 2 layers and raises it in 1 (mean changes -1 to +1 nats per image)."),
+        ([0.0, 0.0], "lowers R^c in none of 2 layers and is undecided in 2 "),
+        ([-1.0], "lowers R^c in 1 of 1 layer (mean change -1 nats per image)."),
+    ],
+)
+def test_sentences_follow_the_numbers(report, changes, said):
+    values = torch.tensor(changes).double() + torch.tensor([[-0.1], [0.1]]).double() * (torch.tensor(changes) == 0)
+    keys = {
+        key: values if key.quantity.startswith(("change", "cosine")) else one[:2, : len(changes)]
+        for key, one in report.per_image.items()
+    }
+    made_up = TheoryCheck(0.5, keys, {}, (), False)
+    assert said in describe_compression_step(made_up)[3]
+    up = sum(value > 0 for value in changes)
+    assert f"points down R^c in {up or 'none'} of" in describe_cosine(made_up)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +220,7 @@ def test_section(report):
 )
 def test_variants(overrides):
     found = theory_check(tiny_crate(**overrides), [tiny_images(3)], step_sizes=[1.0])
-    theory_section(found)
+    theory_part(found)
     assert all(torch.isfinite(values).all() for values in found.per_image.values())
     if "compression_kappa" not in overrides:
         assert (found.per_image[Key("lasso_change_allowed")] <= 1e-9).all() or found.mean("step_size").max() > 1

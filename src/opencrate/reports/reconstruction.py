@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .._files import encoded
-from .._outputs import claim, write_whole
+from .._outputs import claim
 from ..evaluation.reconstruction import QUALITY, Reconstruction
+from . import tables
+from .figures import show_image
+from .html import picture, write_files
 
 NAME = "reconstruction"
 COLUMNS = ("original", "masked", "reconstruction", "visible pasted in")
@@ -54,7 +52,8 @@ def images_of(found: Reconstruction, files: Sequence[str], keep: int) -> list[Re
     quality = found.quality()
     pictures = torch.stack((found.original, found.masked, found.predicted, found.pasted), dim=1).float()
     errors = found.errors
-    values = dict.fromkeys(ERRORS) if errors is None else dict(zip(ERRORS, _error_columns(errors)))
+    columns = (None,) * 3 if errors is None else (errors.model, errors.mean_colour, errors.nearest_visible)
+    values = dict(zip(ERRORS, columns))
     images = []
     for index, file in enumerate(files):
         numbers = {name: float(column[index]) for name, column in quality.items()}
@@ -62,10 +61,6 @@ def images_of(found: Reconstruction, files: Sequence[str], keep: int) -> list[Re
         numbers["masked_patches"] = int(found.mask[index].sum())
         images.append(ReconstructedImage(file, pictures[index] if index < keep else None, numbers))
     return images
-
-
-def _error_columns(errors: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return errors.model, errors.mean_colour, errors.nearest_visible
 
 
 def mean_numbers(images: Sequence[ReconstructedImage]) -> dict[str, float]:
@@ -79,34 +74,24 @@ def mean_numbers(images: Sequence[ReconstructedImage]) -> dict[str, float]:
 
 def plot_grid(images: Sequence[ReconstructedImage], title: str = "") -> Figure:
     """One row per image that has pictures: original, masked, reconstruction, visible pasted in."""
-    shown = [one for one in images if one.pictures is not None]
-    aspect = shown[0].pictures.shape[-2] / shown[0].pictures.shape[-1]
-    size = (len(COLUMNS) * _CELL + 0.1, len(shown) * (_CELL * aspect + 0.06) + 0.4)
+    kept = [one for one in images if one.pictures is not None]
+    aspect = kept[0].pictures.shape[-2] / kept[0].pictures.shape[-1]
+    size = (len(COLUMNS) * _CELL + 0.1, len(kept) * (_CELL * aspect + 0.06) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01)
     if title:
         figure.suptitle(title, fontsize=7)
-    grid = figure.subplots(len(shown), len(COLUMNS), squeeze=False)
-    for row, one in zip(grid, shown):
-        for axes, picture in zip(row, one.pictures):
-            _show(axes, picture)
+    grid = figure.subplots(len(kept), len(COLUMNS), squeeze=False)
+    for row, one in zip(grid, kept):
+        for axes, shown in zip(row, one.pictures):
+            show_image(axes, shown, interpolation="nearest")
+            axes.spines[:].set_color("#bbbbbb")
         psnr = one.numbers["psnr_masked"]
         words = Path(one.file).name[-28:] + (f"\nmasked: {psnr:.1f} dB" if math.isfinite(psnr) else "")
         row[0].set_ylabel(words, fontsize=5.5, labelpad=2)
     for axes, column in zip(grid[0], COLUMNS):
         axes.set_title(column, fontsize=7, pad=3)
     return figure
-
-
-def _show(axes: Axes, picture: Tensor) -> None:
-    """One picture `(C, H, W)` in a thin frame."""
-    if len(picture) == 1:
-        axes.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    else:
-        axes.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color("#bbbbbb")
 
 
 def write_reconstruction(
@@ -123,31 +108,11 @@ def write_reconstruction(
     Returns:
         The paths written.
     """
-    claim(folder)
-    picture = io.BytesIO()
-    plot_grid(images, title).savefig(picture, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
-    rows = [{"file": one.file, **{k: _finite(v) for k, v in one.numbers.items()}} for one in images]
+    rows = tables.frame({"file": one.file, **one.numbers} for one in images)
     record = {**facts, "columns": {**QUALITY, **ERRORS}, "mean": mean_numbers(images), "images": rows}
     files = {
-        f"{NAME}.png": picture.getvalue(),
-        f"{NAME}.csv": encoded(_csv(rows)),
-        f"{NAME}.json": json.dumps(record, allow_nan=False, indent=1).encode(),
+        f"{NAME}.png": picture(plot_grid(images, title), dpi=_DPI),
+        f"{NAME}.csv": rows,
+        f"{NAME}.json": tables.to_json(record, indent=1),
     }
-    for name, data in files.items():
-        write_whole(folder / name, data)
-    return [folder / name for name in files]
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _finite(value: float) -> float | str | None:
-    """JSON has no NaN and no infinity: the first is null, the second its name."""
-    if math.isfinite(value):
-        return value
-    return None if math.isnan(value) else str(value)
+    return write_files(claim(folder), files)

@@ -1,43 +1,44 @@
-"""The report of saved models: their evaluation, their white box, and what was run, handed to `opencrate.analysis`."""
+"""The page of saved models: their evaluation, their layers and what was run, measured and written."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from .._files import printable, read_bytes, read_json, shown
-from .._outputs import claim
 from ..analysis.autoencoder import measure_autoencoder, require_layered
 from ..analysis.layers.analyze import LayerAnalysis, analyze
-from ..analysis.layers.registry import MEASURES
-from ..analysis.record.attention import attention_maps
+from ..analysis.record.attention import AttentionMaps, attention_maps
 from ..analysis.record.hooks import KNOWN_MODELS
 from ..analysis.theory.check import theory_check
-from ..data.fingerprint import fingerprint
+from ..data.text.tokenizers import load_tokenizer
 from ..evaluation.classifier import Evaluation, evaluate_classifier
+from ..evaluation.generation import Sampling, generate
+from ..evaluation.language import LanguageModel
+from ..evaluation.reconstruction import AUTOENCODERS, grid_of, patch_noise, reconstruct
 from ..modeling_crate_mae import CrateMAEForPreTraining
 from ..recipe.schema import Recipe
+from ..stats.words import UNTRAINED
 from ..store import checkpoints, runs
 from ..store.load import untrained_copy
 from ..store.saved import SavedModel, Split
 from ..store.start import start_from_config
-from ..store.unlabelled import HELD_OUT, Inputs, PlainModel
-from . import figures as plots
-from .autoencoder import autoencoder_section
-from .html import ReportFigure, ReportSection, write_report
-from .tables import TrainedModel, rows_files
-from .theory import theory_section
-from .training import plot_training_measures
-from .whitebox import RunRecord, Subject, white_box_page
+from ..store.unlabelled import HELD_OUT, Inputs, PlainModel, load_processor
+from . import tables
+from .autoencoder import autoencoder_part
+from .classifier import TrainedModel
+from .html import Part, Report, write
+from .reconstruction import ReconstructedImage, images_of
+from .records import images_record, training_record
+from .theory import theory_part
+from .training import RunResults, TrainingHistory, measures_part
+from .whitebox import RunRecord, Subject, model_page
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ _AUTOENCODER_IMAGES = 64
 _TOKEN_NOISE = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _ATTENTION_IMAGES = 4
 _CURVES = 4
+_SAMPLES, _PROMPT_TOKENS, _NEW_TOKENS = 3, 24, 60
+_SEED = 0
+"""Of samples and of the masks of shown reconstructions."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class ReportOptions:
     Attributes:
         eps: ε > 0 of the coding rates.
         num_inputs: images or texts for the layer measures; `None` takes 256, or all where there are fewer.
-        measures: as `rates.layer_measures`.
+        measures: a set's name or measures by name, as `layer_measures`.
         layers: layer numbers from 1; `None` measures all.
         subspaces: of models that are no CRATE: "values", "keys" or "pca".
         released_tool: add what the published measuring code prints.
@@ -72,7 +76,7 @@ class ReportOptions:
 
     eps: float = 0.5
     num_inputs: int | None = None
-    measures: str = "basic"
+    measures: str | tuple[str, ...] = "basic"
     layers: tuple[int, ...] | None = None
     subspaces: str = "values"
     released_tool: bool = False
@@ -86,7 +90,7 @@ class ReportOptions:
             ValueError: more were asked for than there are.
         """
         if self.num_inputs is not None and self.num_inputs > available:
-            raise ValueError(f"--num-images {self.num_inputs}: only {available} there; ask for at most {available}")
+            raise ValueError(f"num_inputs={self.num_inputs}: only {available} there; ask for at most {available}")
         return min(MEASURED_INPUTS, available) if self.num_inputs is None else self.num_inputs
 
 
@@ -100,7 +104,7 @@ def report_runs(
     options: ReportOptions = ReportOptions(),
     skip_bad: bool = False,
 ) -> list[Evaluation]:
-    """Evaluate trained classifiers on the same images and write one self-contained HTML report.
+    """Evaluate trained classifiers on the same images and write one self-contained HTML page.
 
     Args:
         saved: the reported model first, then those beside it.
@@ -120,18 +124,17 @@ def report_runs(
     images = first.images(data, split, skip_bad)
     count = options.count(len(images))
     batches = [one.batches(images) for one in saved]
-    boxes = [_measure_saved(one, batch, count, options) for one, batch in zip(saved, batches)]
-    evaluations = [evaluate_classifier(one.model, batch) for one, batch in zip(saved, batches)]
     names = _unique([one.title for one in saved], [one.path for one in saved])
+    boxes = [_classifier_layers(one, batch, count, options) for one, batch in zip(saved, batches)]
+    evaluations = [evaluate_classifier(one.model, batch) for one, batch in zip(saved, batches)]
     subjects = [
-        Subject(name, box, _table_row(one, name, evaluation), _attention(one, batch, count))
+        Subject(name, box, _trained(one, name, evaluation), _attention(one, batch, count))
         for one, name, box, evaluation, batch in zip(saved, names, boxes, evaluations, batches)
     ]
-    record = _record(first, images, command, data, split)
-    sections = _sections([one.model for one in saved], names, batches, count, options)
-    sections += [_training_section(one, name) for one, name in zip(saved, names) if _measured_in_training(one)]
-    claim(Path(path).parent)
-    write_report(path, white_box_page(f"OpenCRATE: {first.name}", subjects, record, sections))
+    parts, files = _theory(first.model, names, batches[0], count, options)
+    parts += [part for one, name in zip(saved, names) for part in _while_training(one.metrics, name, one.path)]
+    record = images_record(first, images, command, data, split)
+    _write(path, model_page(f"OpenCRATE: {first.name}", subjects, record, parts), files)
     return evaluations
 
 
@@ -143,36 +146,46 @@ def report_models(
     inputs: Inputs = HELD_OUT,
     options: ReportOptions = ReportOptions(),
 ) -> list[LayerAnalysis]:
-    """Measure any transformers models, without labels, and write the report.
+    """Measure any transformers models, without labels, and write the page.
+
+    Of a run, it also shows what the run came to: loss, samples of a language model, reconstructions of an autoencoder.
 
     Args:
         models: the reported model first, then those beside it; all read images or all read text.
         path, command, options: as `report_runs`.
         inputs: images or a text, whichever the models read.
 
+    Returns:
+        The measures of every model whose layers can be measured.
+
     Raises:
         ValueError: inputs of the wrong kind or too few, or whatever `analyze` refuses.
     """
-    _check(options, models[0].model, models[0].title)
+    first = models[0]
+    _check(options, first.model, first.title)
     if len({model.reads for model in models}) > 1:
-        raise ValueError("--compare: one model reads images, another text; compare models of one kind")
+        raise ValueError("`models`: one reads images, another text; compare models of one kind")
     names = _unique([model.title for model in models], [model.source for model in models])
     batches = [model.batches(inputs) for model in models]
     counts = [options.count(len(one.dataset)) for one in batches]
-    boxes = [
-        _measure(model.model, name, batch, count, options, _start_of(model), _checkpoints(model.source, options))
-        for model, name, batch, count in zip(models, names, batches, counts)
-    ]
-    source = Path(inputs.words).name or inputs.words
-    size = inputs.block_size
-    kind = f"images of {source}" if models[0].reads == "images" else f"texts of up to {size} tokens of {source}"
-    subjects = [Subject(name, box) for name, box in zip(names, boxes)]
-    sections = _sections([model.model for model in models], names, batches, counts[0], options)
-    sections += _autoencoder_sections([model.model for model in models], names, batches, counts[0], options)
-    record = RunRecord(kind, (("command", command), ("models", ", ".join(str(model.source) for model in models))))
-    claim(Path(path).parent)
-    write_report(path, white_box_page(f"OpenCRATE: {names[0]}", subjects, record, sections))
-    return boxes
+    subjects, parts = [], []
+    first_parts, files = _theory(first.model, names, batches[0], counts[0], options)
+    parts += first_parts + _autoencoder([model.model for model in models], names, batches, counts[0], options)
+    for model, name, batch, count in zip(models, names, batches, counts):
+        results = _results(model, name, batch)
+        box = None
+        if results is None or model.model.config.model_type != "vit_mae":
+            initial, found = _start_of(model), _checkpoints(model.source, options)
+            box = _measure(model.model, name, batch, count, options, initial, found)
+        subjects.append(Subject(name, box, results=results))
+        parts += _while_training(results.metrics if results else None, name, Path(model.source))
+    _write(path, model_page(f"OpenCRATE: {names[0]}", subjects, _plain_record(models, command, inputs), parts), files)
+    return [subject.analysis for subject in subjects if subject.analysis is not None]
+
+
+def _write(path: str | Path, report: Report, files: Mapping[str, object]) -> None:
+    path = Path(path)
+    write(replace(report, page=path.name, files={**report.files, **files}), path.parent, overwrite=True)
 
 
 def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
@@ -180,11 +193,31 @@ def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
     if not 0 < options.eps < float("inf"):
         raise ValueError(f"eps={options.eps}: must be a number above 0, such as 0.5")
     if options.theory and model.config.model_type != "crate":
-        raise ValueError(f"--theory: {name} is no CRATE of images, so no derived step is checked; leave it out")
+        raise ValueError(f"theory=True: {name} is not a CRATE of images, so no derived step is checked; leave it out")
 
 
-def _measure_saved(saved: SavedModel, batches: DataLoader, count: int, options: ReportOptions) -> LayerAnalysis | None:
-    """The white box of a run, against the weights it started from; `None` for a type without hooks."""
+def _plain_record(models: Sequence[PlainModel], command: str, inputs: Inputs) -> RunRecord:
+    """What was run on inputs without labels."""
+    source, first = Path(inputs.words).name or inputs.words, models[0]
+    kind = (
+        f"images of {source}" if first.reads == "images" else f"texts of up to {inputs.block_size} tokens of {source}"
+    )
+    facts = [("command", command), ("models", ", ".join(str(model.source) for model in models))]
+    listings: list[tuple[str, str]] = []
+    if _is_finished(first):
+        run = Path(first.source).expanduser()
+        found, listings = training_record(run, runs.read_recipe(run), runs.read_metrics(run))
+        facts += found
+    return RunRecord(kind, tuple(facts), tuple(listings))
+
+
+# --- Layers -------------------------------------------------------------------------------------------------------
+
+
+def _classifier_layers(
+    saved: SavedModel, batches: DataLoader, count: int, options: ReportOptions
+) -> LayerAnalysis | None:
+    """The layers of a run, against the weights it started from; `None` for a type without hooks."""
     if saved.model.config.model_type not in ("crate", *KNOWN_MODELS):
         logger.warning("%s: no white box of model type '%s'", saved.name, saved.model.config.model_type)
         return None
@@ -195,7 +228,7 @@ def _measure_saved(saved: SavedModel, batches: DataLoader, count: int, options: 
 def _measure(
     model: nn.Module,
     name: str,
-    batches: Iterable,
+    batches: DataLoader,
     count: int,
     options: ReportOptions,
     initial: nn.Module | str,
@@ -227,12 +260,12 @@ def _checkpoints(run: str | Path, options: ReportOptions) -> dict[str, Path]:
     found = {checkpoints.step_of(path): path for path in checkpoints.complete(Path(run) / runs.CHECKPOINTS)}
     if not found:
         raise ValueError(
-            f"--checkpoints: {run} holds none; train with training.save_strategy=epoch training.save_total_limit=null"
+            f"`checkpoints`: {run} holds none; train with training.save_strategy=epoch training.save_total_limit=null"
         )
     missing = [step for step in options.checkpoints if step not in found]
     if missing:
         known = ", ".join(map(str, found))
-        raise ValueError(f"--checkpoints {missing[0]}: {run} has no checkpoint of that step; it has {known}")
+        raise ValueError(f"checkpoints={missing[0]}: {run} has no checkpoint of that step; it has {known}")
     steps = options.checkpoints or _spaced(list(found))
     return {f"step {step}": found[step] for step in steps}
 
@@ -244,90 +277,9 @@ def _spaced(steps: list[int]) -> list[int]:
     return [steps[round(index * (len(steps) - 1) / (_CURVES - 1))] for index in range(_CURVES)]
 
 
-def _sections(
-    models: Sequence[nn.Module], names: Sequence[str], batches: Sequence[DataLoader], count: int, options: ReportOptions
-) -> list[ReportSection]:
-    """The optional parts of a report, on its first model."""
-    if not options.theory:
-        return []
-    found = theory_check(models[0], batches[0], eps=options.eps, num_images=min(count, _THEORY_INPUTS))
-    sentences, figures = theory_section(found)
-    title = "Theory against practice" + (f": {names[0]}" if len(names) > 1 else "")
-    rows = [{"model": names[0], **row} for row in found.to_rows()]
-    return [ReportSection(title, tuple(sentences), tuple(figures), files=rows_files("theory", rows))]
-
-
-def _autoencoder_sections(
-    models: Sequence[nn.Module], names: Sequence[str], batches: Sequence[DataLoader], count: int, options: ReportOptions
-) -> list[ReportSection]:
-    """How far the decoder undoes the encoder, of the first model that is a CRATE autoencoder with mirrored layers."""
-    for model, name, batch in zip(models, names, batches):
-        if not isinstance(model, CrateMAEForPreTraining):
-            continue
-        try:
-            require_layered(model)
-        except ValueError as error:
-            logger.warning("%s: no measures of the inverse: %s", name, error)
-            continue
-        settings = (options.eps, _TOKEN_NOISE, min(count, _AUTOENCODER_IMAGES))
-        both = {name: model, name + plots.UNTRAINED: untrained_copy(model, seed=0)}
-        subjects = {word: measure_autoencoder(one, batch, *settings) for word, one in both.items()}
-        return [autoencoder_section(subjects)]
-    return []
-
-
-def _measured_in_training(saved: SavedModel) -> bool:
-    return len((saved.metrics or {}).get("white_box", {}).get("history", ())) > 1
-
-
-def _training_section(saved: SavedModel, name: str) -> ReportSection:
-    """What the layers did while the model was trained, as its run logged it."""
-    box = saved.metrics["white_box"]
-    first, last = (sum(box["history"][index]["subspace_rate"]) for index in (0, -1))
-    symbol = MEASURES["subspace_rate"].symbol
-    measured = f"{box['images']} {box['split']} {box.get('inputs', 'images')}"
-    figure = ReportFigure(
-        name=f"training_measures_{saved.path.resolve().name}",
-        title="The layers from epoch to epoch",
-        figure=plot_training_measures(box),
-        alt="R^c after compression and the non-zero fraction after sparsification, per layer, against the epoch",
-        theory="Training is end to end: nothing in it asks for a lower R^c, the theory only hopes for it.",
-        measured=f"Summed over the layers, {symbol} went from {first:.1f} to {last:.1f} nats during training.",
-        how=f"{measured} at the end of epochs, the same ones each time; ε = {box['eps']:g}.",
-    )
-    return ReportSection(f"While training: {name}", (), (figure,))
-
-
-def _attention(saved: SavedModel, batches: DataLoader, count: int):
-    """Where the class token of a CRATE looks, on the first images."""
-    if saved.model.config.model_type != "crate":
-        return None
-    mean, std = saved.processor.image_mean, saved.processor.image_std
-    return attention_maps(
-        saved.model, batches, num_images=min(_ATTENTION_IMAGES, count), image_mean=mean, image_std=std
-    )
-
-
-def _unique(titles: Sequence[str], paths: Sequence[str | Path]) -> list[str]:
-    """The titles, with the folder's name where two are the same.
-
-    Raises:
-        ValueError: a model is given twice.
-    """
-    counts = Counter(titles)
-    names = [title if counts[title] == 1 else f"{title}, {Path(path).name}" for title, path in zip(titles, paths)]
-    if len(set(names)) < len(names):
-        names = [title if counts[title] == 1 else f"{title}, {path}" for title, path in zip(titles, paths)]
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise ValueError(f"--compare: {twice[0]} is given twice; name each model once")
-    return names
-
-
 def _start_of(model: PlainModel) -> PreTrainedModel:
     """As `_starting_model`; a model that is no run stands against a fresh copy."""
-    known = (Path(model.source).expanduser() / runs.RECIPE).is_file()
-    start = _starting_model(model.source, model.model, runs.read_recipe(model.source) if known else None)
+    start = _starting_model(model.source, model.model, runs.read_recipe(model.source) if model.is_run else None)
     return start.to(model.model.device).eval()
 
 
@@ -344,82 +296,112 @@ def _starting_model(source: str | Path, model: PreTrainedModel, recipe: Recipe |
         return runs.initial_model(source)
 
 
-def _table_row(saved: SavedModel, name: str, evaluation: Evaluation) -> TrainedModel:
+# --- Further parts ------------------------------------------------------------------------------------------------
+
+
+def _theory(
+    model: nn.Module, names: Sequence[str], batches: DataLoader, count: int, options: ReportOptions
+) -> tuple[list[Part], dict[str, object]]:
+    """The check of theory on the first model, where it is asked for, and its files."""
+    if not options.theory:
+        return [], {}
+    found = theory_check(model, batches, eps=options.eps, num_images=min(count, _THEORY_INPUTS))
+    rows = tables.frame({"model": names[0], **row} for row in found.to_rows())
+    return [theory_part(found, names[0] if len(names) > 1 else "")], {"theory.csv": rows, "theory.json": rows}
+
+
+def _autoencoder(
+    models: Sequence[nn.Module], names: Sequence[str], batches: Sequence[DataLoader], count: int, options: ReportOptions
+) -> list[Part]:
+    """How far the decoder undoes the encoder, of the first model that is a CRATE autoencoder with mirrored layers."""
+    for model, name, batch in zip(models, names, batches):
+        if not isinstance(model, CrateMAEForPreTraining):
+            continue
+        try:
+            require_layered(model)
+        except ValueError as error:
+            logger.warning("%s: no measures of the inverse: %s", name, error)
+            continue
+        settings = (options.eps, _TOKEN_NOISE, min(count, _AUTOENCODER_IMAGES))
+        both = {name: model, name + UNTRAINED: untrained_copy(model, seed=0)}
+        return [autoencoder_part({word: measure_autoencoder(one, batch, *settings) for word, one in both.items()})]
+    return []
+
+
+def _while_training(metrics: Mapping | None, name: str, path: Path) -> list[Part]:
+    """The layers over the epochs, where the run logged them more than once."""
+    box = (metrics or {}).get("white_box", {})
+    return [measures_part(box, name, path.resolve().name)] if len(box.get("history", ())) > 1 else []
+
+
+def _trained(saved: SavedModel, name: str, evaluation: Evaluation) -> TrainedModel:
     metrics = saved.metrics or {}
-    return TrainedModel(
-        name=name,
-        num_parameters=saved.num_parameters,
-        evaluation=evaluation,
-        training_seconds=metrics.get("seconds"),
-        history=_history(metrics["history"]) if metrics else None,
-    )
+    history = TrainingHistory.of(metrics["history"]) if metrics else None
+    return TrainedModel(name, saved.num_parameters, evaluation, metrics.get("seconds"), history)
 
 
-def _history(rows: Sequence[dict[str, Any]]) -> plots.TrainingHistory:
-    def points(key: str) -> tuple[tuple[float, float], ...]:
-        return tuple((row["epoch"], row[key]) for row in rows if key in row)
-
-    return plots.TrainingHistory(
-        train_loss=points("train_loss"),
-        eval_loss=points("validation_loss"),
-        eval_accuracy=points("validation_accuracy"),
-    )
+def _attention(saved: SavedModel, batches: DataLoader, count: int) -> AttentionMaps | None:
+    """Where the class token of a CRATE looks, on the first images; `None` for a model without such maps."""
+    if saved.model.config.model_type != "crate":
+        return None
+    mean, std = saved.processor.image_mean, saved.processor.image_std
+    count = min(_ATTENTION_IMAGES, count)
+    return attention_maps(saved.model, batches, num_images=count, image_mean=mean, image_std=std)
 
 
-def _record(saved: SavedModel, images: Dataset, command: str, data: str | None, split: Split) -> RunRecord:
-    """What was run: command, data with its fingerprint, training, machine, versions."""
-    own = saved.recipe.data.path if saved.recipe else None
-    source = data or own or ""
-    words = "handwritten digits" if source == "digits" else Path(source).resolve().name
-    part = {"train": "training", "validation": "validation", "test": "held-out"}[split]
-    kind = f"{part} images" if source in (own, "digits") else "images"
-    mark = fingerprint(images)
-    facts = [
-        ("command", command),
-        ("images", f"{mark['images']:,} {kind} of {words}; SHA-256 of {mark['of']}: {mark['sha256']}"),
-    ]
-    listings = []
-    if saved.recipe and saved.metrics:
-        facts += _training_facts(saved, saved.metrics)
-        for name in (runs.RECIPE, runs.ENVIRONMENT):
-            listings.append((name, _listing(saved.path / name)))
-    return RunRecord(f"{kind} of {words}", tuple(facts), tuple(listings))
+# --- What runs without classes came to ----------------------------------------------------------------------------
 
 
-def _training_facts(saved: SavedModel, metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    trained = metrics["data"].get("train")
-    if not isinstance(trained, dict) or not {"images", "of", "sha256"} <= trained.keys():
-        raise ValueError(f"{shown(saved.path / runs.METRICS)}: damaged ('data.train' is incomplete); train again")
-    facts = [
-        (
-            "training",
-            f"recipe {saved.recipe.name}, seed {metrics['seed']}, {metrics['epochs']:g} epochs, "
-            f"{metrics['steps']:,} steps, {metrics['seconds']:.1f} s",
-        ),
-        (
-            "training images",
-            f"{trained['images']:,}; SHA-256 of {trained['of']}: {trained['sha256']}",
-        ),
-        *_machine_facts(saved.path / runs.ENVIRONMENT),
-    ]
-    return facts
+def _is_finished(model: PlainModel) -> bool:
+    return model.is_run and (Path(model.source).expanduser() / runs.METRICS).is_file()
 
 
-def _machine_facts(path: Path) -> list[tuple[str, str]]:
-    """What a run was made on; the numbers stand without it, so a damaged file is said and no error."""
-    try:
-        machine = read_json(path)
-        device = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['torch_threads']} threads"
-        versions = ", ".join(f"{name} {machine[name]}" for name in ("opencrate", "torch", "transformers", "python"))
-        facts = [("machine", f"{device}; {machine['system']}"), ("versions", versions)]
-        return facts + ([("commit", machine["commit"])] if machine["commit"] else [])
-    except (ValueError, KeyError, TypeError):
-        return [("machine", f"unknown: {path.name} is missing or damaged")]
+def _results(model: PlainModel, name: str, batches: DataLoader) -> RunResults | None:
+    """The results of a language model's or an autoencoder's run; `None` for any other model."""
+    metrics = runs.read_metrics(model.source) if _is_finished(model) else {}
+    autoencoder = type(model.model).__name__ in AUTOENCODERS
+    if "loss" not in metrics or not (autoencoder or "perplexity" in metrics):
+        return None
+    samples = _continuations(model, batches) if "bits_per_byte" in metrics else ()
+    images = _reconstructions(model, batches) if autoencoder else ()
+    size = sum(parameter.numel() for parameter in model.model.parameters())
+    return RunResults(name, size, metrics, samples, images, _SEED)
 
 
-def _listing(path: Path) -> str:
-    """A side file's text for the report."""
-    try:
-        return printable(read_bytes(path, limit=1 << 20).decode("utf-8", "backslashreplace"))
-    except ValueError as error:
-        return str(error)
+def _continuations(model: PlainModel, batches: DataLoader) -> tuple[tuple[str, str], ...]:
+    """(beginning, continuation) of the first held-out texts."""
+    language = LanguageModel(model.source, model.model, load_tokenizer(model.source), "causal")
+    ids = next(iter(batches))["input_ids"][:_SAMPLES, : min(_PROMPT_TOKENS, language.context // 2)]
+    sampling = Sampling(max_new_tokens=min(_NEW_TOKENS, language.context - ids.shape[1]), seed=_SEED)
+    found = []
+    for prompt in language.tokenizer.batch_decode(ids, skip_special_tokens=True):
+        try:
+            found.append((prompt, generate(language, prompt, sampling)))
+        except ValueError as error:  # the prompt, decoded and read again, may be longer
+            logger.warning("%s: no sample: %s", model.source, error)
+    return tuple(found)
+
+
+def _reconstructions(model: PlainModel, batches: DataLoader) -> tuple[ReconstructedImage, ...]:
+    """The first images, masked and reconstructed."""
+    pixels = next(iter(batches))["pixel_values"][:_ATTENTION_IMAGES]
+    rows, columns = grid_of(model.model, pixels)
+    processor, noise = load_processor(model.source), patch_noise(len(pixels), rows * columns, _SEED)
+    found = reconstruct(model.model, pixels, noise, processor.image_mean, processor.image_std)
+    return tuple(images_of(found, [f"image {number}" for number in range(1, len(pixels) + 1)], len(pixels)))
+
+
+def _unique(titles: Sequence[str], paths: Sequence[str | Path]) -> list[str]:
+    """The titles, with the folder's name where two are the same.
+
+    Raises:
+        ValueError: a model is given twice.
+    """
+    counts = Counter(titles)
+    names = [title if counts[title] == 1 else f"{title}, {Path(path).name}" for title, path in zip(titles, paths)]
+    if len(set(names)) < len(names):
+        names = [title if counts[title] == 1 else f"{title}, {path}" for title, path in zip(titles, paths)]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise ValueError(f"`models`: {twice[0]} is given twice; name each model once")
+    return names

@@ -1,13 +1,12 @@
-"""Theory against practice in words and figures: every sentence is computed from the numbers."""
+"""The page of theory against practice: which steps descend, where they point, and what the approximations cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-import torch
+import matplotlib.figure
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter
 from torch import Tensor
@@ -15,11 +14,13 @@ from torch import Tensor
 from ..analysis.maths.steps import FORMS
 from ..analysis.theory.check import ASCENDS, CANNOT_TELL, DESCENDS, TheoryCheck
 from ..analysis.theory.layers import QUANTITIES, STATES, Key
-from .figures import COLOURS, WIDTH, _figure, _finish_layers, _style
-from .html import ReportFigure
+from ..stats.intervals import ABOVE, BELOW
+from ..stats.words import listing, plural
+from . import figures, tables
+from .html import HOW, MEASURED, PREDICTED, Figure, Part, Report, Table
 
+TITLE = "Theory against practice"
 _VERDICT_COLOURS = {DESCENDS: "#9ecae9", CANNOT_TELL: "#e4e4e4", ASCENDS: "#f6b48f"}
-_MARKERS = ("o", "s", "^", "D", "v", "P")
 _SHORT = {
     "exact": "exact gradient",
     "neumann": "Neumann",
@@ -36,75 +37,125 @@ _ERRORS = {
     "identity_error": "Σ Z U_kU_kᵀ against Z",
     "paper_error": "paper's step against exact",
 }
+_OTHERS = {
+    "coherence_orthonormal": "largest cosine between two subspaces",
+    "neumann_radius": "γ‖V_k‖^2; the Neumann series needs < 1",
+    "step_size": "η‖D‖^2; descent is guaranteed up to 1, convergence below 2",
+    "lasso_gap": "LASSO objective above its optimum, relative to it",
+    "lasso_distance": "distance to the converged code, relative to it",
+}
 
 
-def theory_section(report: TheoryCheck) -> tuple[tuple[str, ...], list[ReportFigure]]:
-    """Sentences for a report's summary, and its figures with what theory predicts and what was measured."""
-    sentences = (*describe_compression_step(report), *describe_approximations(report), *describe_ista_step(report))
-    return sentences, [*_compression_figures(report), *_ista_figures(report)]
-
-
-def _compression_figures(report: TheoryCheck) -> list[ReportFigure]:
-    """What the forms of the compression step do to R^c, where they point, and what each approximation costs."""
-    step = _largest_step(report)
-    how = (
-        f"{report.num_images} images, all tokens, U as learned, ε = {report.eps:g}; mean change of R^c in nats per "
-        f"image; colour from the 95 % bootstrap interval over images; κ = {step}/L where a form has a step size, "
-        "L = γ‖U‖^2."
+def page(check: TheoryCheck) -> Report:
+    """The page of a check alone."""
+    part = theory_part(check)
+    rows = tables.frame(check.to_rows())
+    return Report(
+        TITLE,
+        plural(check.num_images, "image"),
+        part.sentences[:3],
+        (part,),
+        files={"theory.csv": rows, "theory.json": rows},
     )
-    changes = [(state, plot_changes(report, state)) for state in STATES]
+
+
+def theory_part(check: TheoryCheck, name: str = "") -> Part:
+    """Verdicts on both steps of the layers, the figures, and what the approximations cost; `name` of the model."""
+    sentences = (*describe_compression_step(check), describe_ista_step(check))
+    items = (*_compression_figures(check), *_ista_figures(check), approximations_table(check))
+    return Part(TITLE + (f": {name}" if name else ""), sentences, items)
+
+
+def approximations_table(check: TheoryCheck) -> Table:
+    """The relative errors of the approximations and what they depend on, as a range over the layers."""
+    rows = []
+    for key, words in (_ERRORS | _OTHERS).items():
+        state = "unit" if key in _ERRORS or key == "neumann_radius" else ""
+        if Key(key, state) in check.per_image or Key(key) in check.per_layer:
+            values = check.mean(key, state)
+            rows.append(
+                {"quantity": words, "smallest layer": float(values.min()), "largest layer": float(values.max())}
+            )
+    ratio = check.mean("decoded_rate") / check.mean("code_rate")
+    words = "R(A Dᵀ) / R(A); 1 for an orthonormal D"
+    rows.append({"quantity": words, "smallest layer": float(ratio.min()), "largest layer": float(ratio.max())})
+    note = "Means over images. The first rows are relative errors, on tokens of length 1, as the derivation assumes."
+    if check.unconverged:
+        note += f" The LASSO solver ran out of steps in layers {listing(check.unconverged)}: bounds there."
+    return Table("What the approximations cost", tables.frame(rows), note)
+
+
+def _compression_figures(check: TheoryCheck) -> list[Figure]:
+    """What the forms of the compression step do to R^c, where they point, and what each approximation costs."""
+    step = _largest_step(check)
+    how = (
+        f"{plural(check.num_images, 'image')}, all tokens, U as learned, ε = {check.eps:g}; mean change of R^c in "
+        f"nats per image; colour from the 95 % bootstrap interval over images; κ = {step}/L where a form has a step "
+        "size, L = γ‖U‖^2."
+    )
+    alt = "Table of forms by layers, coloured by whether R^c falls or rises, with the mean change."
+    first, *others = (
+        Figure(f"theory_changes_{state}", words, plot_changes(check, state), alt) for state, words in STATES.items()
+    )
     return [
-        ReportFigure(
+        Figure(
             name="theory_changes",
             title="Which forms of the compression step lower R^c?",
-            figure=changes[0][1],
-            alt="Table of forms by layers, coloured by whether R^c falls or rises, with the mean change.",
-            theory="Every form approximates a gradient step down R^c, so every cell should say 'descends'.",
-            measured=" ".join(describe_compression_step(report)),
-            how=f"{STATES['raw']}. {how}",
-            variants=tuple((f"theory_changes_{state}", STATES[state], figure) for state, figure in changes[1:]),
+            figure=first.figure,
+            alt=alt,
+            notes={
+                PREDICTED: "Every form approximates a gradient step down R^c, so every cell should say 'descends'.",
+                HOW: f"{first.title}. {how}",
+            },
+            folded=tuple(others),
         ),
-        ReportFigure(
+        Figure(
             name="theory_cosine",
             title="Where does each update point?",
-            figure=plot_cosines(report),
+            figure=plot_cosines(check),
             alt="Cosine between each form's update and the direction of steepest descent, over the layers.",
-            theory="1 along the direction of steepest descent of R^c, above 0 for any direction that goes down.",
-            measured=_describe_cosine(report),
-            how=f"{STATES['raw']}; mean over {report.num_images} images.",
+            notes={
+                PREDICTED: "1 along the steepest descent of R^c, above 0 for any direction that goes down.",
+                MEASURED: describe_cosine(check),
+                HOW: f"{STATES['raw']}; mean over {plural(check.num_images, 'image')}.",
+            },
         ),
-        ReportFigure(
+        Figure(
             name="theory_errors",
             title="What does each approximation cost?",
-            figure=plot_errors(report),
+            figure=plot_errors(check),
             alt="Relative error of each approximation against the coherence of the layer's subspaces.",
-            theory="Small for incoherent subspaces (left) and γ‖V_k‖^2 < 1.",
-            measured=" ".join(describe_approximations(report)),
-            how=f"One point per layer. {STATES['unit']}; coherence = cosine of the smallest angle between subspaces.",
+            notes={
+                PREDICTED: "Small for incoherent subspaces (left) and γ‖V_k‖^2 < 1.",
+                HOW: f"One point per layer. {STATES['unit']}; coherence: see the table below.",
+            },
         ),
     ]
 
 
-def _ista_figures(report: TheoryCheck) -> list[ReportFigure]:
+def _ista_figures(check: TheoryCheck) -> list[Figure]:
     """What the ISTA step does to its LASSO, and what D does to the rate."""
     return [
-        ReportFigure(
+        Figure(
             name="theory_lasso",
             title="How far does the ISTA step go?",
-            figure=plot_lasso(report),
+            figure=plot_lasso(check),
             alt="The LASSO objective before and after the ISTA step, over the layers.",
-            theory="The step lowers its LASSO objective; descent is guaranteed for η‖D‖^2 up to 1.",
-            measured=" ".join(describe_ista_step(report)[:-1]),
-            how="Summed over the tokens of an image; the start is the nearest code that the problem allows.",
+            notes={
+                PREDICTED: "The step lowers its LASSO objective; descent is guaranteed for η‖D‖^2 up to 1.",
+                MEASURED: describe_ista_step(check),
+                HOW: "Summed over the tokens of an image; the start is the nearest code that the problem allows.",
+            },
         ),
-        ReportFigure(
+        Figure(
             name="theory_code_rates",
             title="Is the rate kept by the dictionary?",
-            figure=plot_code_rates(report),
+            figure=plot_code_rates(check),
             alt="Coding rates of the code, of the decoded code and of the input, over the layers.",
-            theory="For an orthonormal D the three coding rates would be equal: R(A Dᵀ) = R(A), and A Dᵀ close to X.",
-            measured=describe_ista_step(report)[-1],
-            how=f"X is the input of the ISTA step (after LayerNorm), A its code; ε = {report.eps:g}.",
+            notes={
+                PREDICTED: "For an orthonormal D the three rates are equal: R(A Dᵀ) = R(A), and A Dᵀ is close to X.",
+                HOW: f"X is the input of the ISTA step (after LayerNorm), A its code; ε = {check.eps:g}.",
+            },
         ),
     ]
 
@@ -112,125 +163,83 @@ def _ista_figures(report: TheoryCheck) -> list[ReportFigure]:
 # --- Words --------------------------------------------------------------------------------------------------------
 
 
-def describe_compression_step(report: TheoryCheck) -> tuple[str, ...]:
+def describe_compression_step(check: TheoryCheck) -> tuple[str, ...]:
     """What the exact gradient, the paper's step and the model's own step do to R^c, one sentence each."""
-    step = _largest_step(report)
+    step = _largest_step(check)
     sentences = []
-    for form in ("exact", "neumann", "paper", "model", "model_minus"):
-        size = step if FORMS[form].sized else ""
-        sentences.append(
-            _describe_verdicts(
-                f"{FORMS[form].words[0].upper()}{FORMS[form].words[1:]} ({FORMS[form].formula}"
-                f"{f', κ = {step}/L' if size else ''})",
-                report.verdicts("change", "raw", form, size),
-                report.mean("change", "raw", form, size),
-                "nats per image",
-            )
-        )
-    unit = report.verdicts("change_unit", "raw", "model")
-    sentences.append(
-        "With every token scaled to length 1 before and after, so that length cannot count, the model's own step "
-        + _count_verdicts(unit, report.mean("change_unit", "raw", "model"), "nats per image")
-    )
-    return tuple(sentences)
+    for name in ("exact", "neumann", "paper", "model", "model_minus"):
+        form = FORMS[name]
+        size = step if form.sized else ""
+        kappa = f", κ = {step}/L" if size else ""
+        head = f"{form.words[0].upper()}{form.words[1:]} ({form.formula}{kappa})"
+        sentences.append(_verdicts(head, check, "change", "raw", name, size))
+    head = "With every token scaled to length 1 before and after, so that length cannot count, the model's own step"
+    return (*sentences, _verdicts(head, check, "change_unit", "raw", "model"))
 
 
-def describe_approximations(report: TheoryCheck) -> tuple[str, ...]:
-    """How good each approximation is on tokens of length 1."""
-    radius = report.mean("neumann_radius", "unit")
-    inside = int((radius < 1).sum())
-    errors = {name: report.mean(name, "unit") for name in _ERRORS}
-    coherences = report.mean("coherence_orthonormal")
-    return (
-        f"On tokens of length 1 the Neumann series' condition γ‖V_k‖^2 < 1 holds on average in {inside} of "
-        f"{report.num_layers} layers (means from {_span(radius)}).",
-        f"The relative errors there are {_span(errors['neumann_error'])} for Neumann against exact, "
-        f"{_span(errors['softmax_error'])} for the softmax, {_span(errors['identity_error'])} for Σ Z U_kU_kᵀ "
-        f"against Z and {_span(errors['paper_error'])} for all of them together; the largest cosine between two "
-        f"subspaces of a layer is {_span(coherences)} (0 = incoherent).",
-    )
+def describe_ista_step(check: TheoryCheck) -> str:
+    """Whether the ISTA step lowers its LASSO objective."""
+    head = "From the nearest allowed code, the ISTA step"
+    return _verdicts(head, check, "lasso_change_allowed", unit="per image", what="its LASSO objective")
 
 
-def describe_ista_step(report: TheoryCheck) -> tuple[str, ...]:
-    """What the ISTA step does to its LASSO, how far the converged solution is, and what D does to the rate."""
-    sizes = report.mean("step_size")
-    guaranteed = int((sizes <= 1).sum())
-    sentences = [
-        _describe_verdicts(
-            "From the nearest allowed code, the ISTA step",
-            report.verdicts("lasso_change_allowed"),
-            report.mean("lasso_change_allowed"),
-            "per image",
-            "its LASSO objective",
-        ),
-        f"η‖D‖^2 is {_span(sizes)}: descent is guaranteed (up to 1) in {guaranteed} of {report.num_layers} layers, "
-        f"convergence (below 2) in {int((sizes < 2).sum())}.",
-    ]
-    if Key("lasso_gap") in report.per_image:
-        gap, distance = 100 * report.mean("lasso_gap"), report.mean("lasso_distance")
-        bound = f"; the solver ran out of steps in layers {list(report.unconverged)}" if report.unconverged else ""
-        sentences.append(
-            f"Against the converged code the objective is {_span(gap, '.0f')} % above the optimum, and the code is "
-            f"{_span(distance)} of the optimum's norm away{bound}."
-        )
-    ratio = report.mean("decoded_rate") / report.mean("code_rate")
-    sentences.append(f"R(A Dᵀ) is {_span(ratio)} times R(A) (1 for an orthonormal D).")
-    return tuple(sentences)
+def describe_cosine(check: TheoryCheck) -> str:
+    """In how many layers the model's own update points down R^c."""
+    own = check.intervals[Key("cosine", "raw", "model")]
+    counts = {"down": own.signs.count(ABOVE), "up": own.signs.count(BELOW)}
+    rest = f", up in {counts['up']}" if counts["up"] else ""
+    total = plural(check.num_layers, "layer")
+    return f"The model's own update points down R^c in {counts['down'] or 'none'} of {total}{rest}."
 
 
-def _describe_cosine(report: TheoryCheck) -> str:
-    own = report.mean("cosine", "raw", "model")
-    return (
-        f"The model's own update has a cosine of {_span(own, '+.3f')} to the direction of steepest descent of R^c "
-        f"(+1 down, 0 across, −1 up); the paper's step {_span(report.mean('cosine', 'raw', 'paper'), '+.3f')}."
-    )
+def _verdicts(
+    head: str,
+    check: TheoryCheck,
+    quantity: str,
+    state: str = "",
+    form: str = "",
+    step: str = "",
+    unit: str = "nats per image",
+    what: str = "R^c",
+) -> str:
+    """'... lowers R^c in 4 of 6 layers, raises it in 1 and is undecided in 1 (mean changes -1.2 to +0.3 nats).'"""
+    found, changes = check.verdicts(quantity, state, form, step), check.mean(quantity, state, form, step)
+    counts = [found.count(word) for word in (DESCENDS, ASCENDS, CANNOT_TELL)]
+    parts = [f"lowers {what} in {counts[0] or 'none'} of {plural(len(found), 'layer')}"]
+    parts += [f"raises it in {counts[1]}"] if counts[1] else []
+    parts += [f"is undecided in {counts[2]}"] if counts[2] else []
+    return f"{head} {listing(parts)} (mean {'change' if len(found) == 1 else 'changes'} {_span(changes)} {unit})."
 
 
-def _describe_verdicts(name: str, verdicts: Sequence[str], changes: Tensor, unit: str, what: str = "R^c") -> str:
-    return f"{name} {_count_verdicts(verdicts, changes, unit, what)}"
-
-
-def _count_verdicts(verdicts: Sequence[str], changes: Tensor, unit: str, what: str = "R^c") -> str:
-    """'lowers R^c in 4 of 6 layers, raises it in 1, and 1 cannot be told (mean changes from -1.2 to +0.3 ...).'"""
-    lowered, raised = verdicts.count(DESCENDS), verdicts.count(ASCENDS)
-    unclear = len(verdicts) - lowered - raised
-    text = f"lowers {what} in {lowered} of {len(verdicts)} layers"
-    text += f", raises it in {raised}" if raised else ""
-    text += f", and cannot be told in {unclear}" if unclear else ""
-    return f"{text} (mean changes {_span(changes, '+.3g')} {unit})."
-
-
-def _span(values: Tensor, style: str = ".3g") -> str:
-    """'0.41 to 0.49', or the one value."""
-    low, high = format(float(values.min()), style), format(float(values.max()), style)
+def _span(values: Tensor) -> str:
+    """'-1.2 to +0.3', or the one value."""
+    low, high = format(float(values.min()), "+.3g"), format(float(values.max()), "+.3g")
     return low if low == high else f"{low} to {high}"
 
 
-def _largest_step(report: TheoryCheck) -> str:
+def _largest_step(check: TheoryCheck) -> str:
     """The largest κL that was tried."""
-    steps = {key.step for key in report.per_image if key.step not in ("", "best")}
-    return max(steps, key=float)
+    return max({key.step for key in check.per_image} - {"", "best"}, key=float)
 
 
 # --- Figures ------------------------------------------------------------------------------------------------------
 
 
-def plot_changes(report: TheoryCheck, state: str = "raw") -> Figure:
+def plot_changes(check: TheoryCheck, state: str = "raw") -> matplotlib.figure.Figure:
     """Forms by layers: the mean change of R^c, coloured by its verdict, for one of `theory_layers.STATES`."""
-    step = _largest_step(report)
+    step = _largest_step(check)
     rows = [(_SHORT[form], form, step if FORMS[form].sized else "") for form in FORMS]
     rows.insert(1, ("exact, best κ", "exact", "best"))
     order = list(_VERDICT_COLOURS)
-    codes = [[order.index(word) for word in report.verdicts("change", state, form, size)] for _, form, size in rows]
-    figure = Figure(figsize=(WIDTH, 0.27 * len(rows) + 1.0), layout="constrained")
-    axes = figure.add_subplot()
+    codes = [[order.index(word) for word in check.verdicts("change", state, form, size)] for _, form, size in rows]
+    figure, (axes,) = figures.panels(height=0.27 * len(rows) + 1.0)
     axes.imshow(codes, cmap=ListedColormap(list(_VERDICT_COLOURS.values())), vmin=0, vmax=2, aspect="auto")
-    size = 7 if report.num_layers <= 8 else 5
+    size = 7 if check.num_layers <= 8 else 5
     for row, (_, form, kappa) in enumerate(rows):
-        for layer, value in enumerate(report.mean("change", state, form, kappa).tolist()):
+        for layer, value in enumerate(check.mean("change", state, form, kappa).tolist()):
             axes.text(layer, row, _short_number(value), ha="center", va="center", fontsize=size)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=7.5)
-    axes.set_xticks(range(report.num_layers), range(1, report.num_layers + 1), fontsize=8)
+    axes.set_xticks(range(check.num_layers), range(1, check.num_layers + 1), fontsize=8)
     axes.set_xlabel(f"layer ℓ   (κ = {step}/L where there is a step size)", fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -239,63 +248,57 @@ def plot_changes(report: TheoryCheck, state: str = "raw") -> Figure:
     return figure
 
 
-def plot_cosines(report: TheoryCheck, state: str = "raw") -> Figure:
+def plot_cosines(check: TheoryCheck, state: str = "raw") -> matplotlib.figure.Figure:
     """Cosine of each form's update to −∇R^c over the layers, with 95 % intervals."""
-    figure, axes = _figure()
-    for index, form in enumerate(("neumann", "softmax", "paper", "plus", "model")):
-        _interval_line(axes, report, Key("cosine", state, form), _SHORT[form], index)
-    axes.axhline(0, color="#555555", linewidth=0.8)
+    forms = ("neumann", "softmax", "paper", "plus", "model")
+    figure, axes = _lines(
+        check, {Key("cosine", state, form): _SHORT[form] for form in forms}, r"cosine to $-\nabla R^c$", 2
+    )
+    figures.rule(axes, y=0)
     axes.set_ylim(-1.05, 1.05)
-    _finish_layers(axes, r"cosine to $-\nabla R^c$")
-    _style(axes, columns=2)
     return figure
 
 
-def plot_errors(report: TheoryCheck, state: str = "unit") -> Figure:
+def plot_errors(check: TheoryCheck, state: str = "unit") -> matplotlib.figure.Figure:
     """Relative error of each approximation against the coherence of the layer's subspaces, one point per layer."""
-    figure, axes = _figure()
-    figure.set_figheight(3.5)
-    x = report.mean("coherence_orthonormal")
+    figure, (axes,) = figures.panels(height=3.5)
+    x = check.mean("coherence_orthonormal")
     for index, (name, words) in enumerate(_ERRORS.items()):
-        style = {"color": COLOURS[index], "marker": _MARKERS[index], "markersize": 5, "linestyle": ""}
-        axes.plot(x, report.mean(name, state), label=words, **style)
+        style = {"color": figures.COLOURS[index], "marker": figures.MARKERS[index], "markersize": 5, "linestyle": ""}
+        axes.plot(x, check.mean(name, state), label=words, **style)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
-    axes.tick_params(axis="y", which="minor", labelsize=8)
     axes.set_xlim(0, 1.02)
-    axes.set_xlabel("largest cosine between two subspaces")
-    axes.set_ylabel("relative error")
-    _style(axes, columns=1)
+    figures.finish(axes, "largest cosine between two subspaces", "relative error", columns=1, whole=False)
+    axes.tick_params(axis="y", which="minor", labelsize=8)
     return figure
 
 
-def plot_lasso(report: TheoryCheck) -> Figure:
+def plot_lasso(check: TheoryCheck) -> matplotlib.figure.Figure:
     """The LASSO objective at the nearest allowed start and after the layer's steps, with 95 % intervals."""
-    figure, axes = _figure()
-    for index, (name, words) in enumerate((("lasso_allowed", "before the step"), ("lasso_after", "after it"))):
-        _interval_line(axes, report, Key(name), words, index)
+    names = {Key("lasso_allowed"): "before the step", Key("lasso_after"): "after it"}
+    figure, axes = _lines(check, names, "LASSO objective (per image)")
     axes.set_ylim(bottom=0)
-    _finish_layers(axes, "LASSO objective (per image)")
     return figure
 
 
-def plot_code_rates(report: TheoryCheck) -> Figure:
+def plot_code_rates(check: TheoryCheck) -> matplotlib.figure.Figure:
     """R(X), R(A) and R(A Dᵀ) over the layers, with 95 % intervals."""
-    figure, axes = _figure()
     names = {"input_rate": "R(X), input", "code_rate": "R(A), code", "decoded_rate": "R(ADᵀ), decoded"}
-    for index, (name, words) in enumerate(names.items()):
-        _interval_line(axes, report, Key(name), words, index)
-    _finish_layers(axes, f"coding rate ({QUANTITIES['code_rate'].unit})")
-    return figure
+    unit = QUANTITIES["code_rate"].unit
+    return _lines(check, {Key(name): words for name, words in names.items()}, f"coding rate ({unit})")[0]
 
 
-def _interval_line(axes: Axes, report: TheoryCheck, key: Key, name: str, index: int) -> None:
-    """Mean over the layers with its 95 % interval as a band."""
-    found, layers = report.intervals[key], range(1, report.num_layers + 1)
-    axes.plot(layers, found.mean, color=COLOURS[index], marker=_MARKERS[index], markersize=4, label=name)
-    low, high = (torch.where(bound.isnan(), found.mean, bound) for bound in (found.low, found.high))
-    axes.fill_between(layers, low, high, color=COLOURS[index], alpha=0.2, linewidth=0)
+def _lines(
+    check: TheoryCheck, names: Mapping[Key, str], ylabel: str, columns: int | None = None
+) -> tuple[matplotlib.figure.Figure, Axes]:
+    """Means over the layers with their 95 % intervals, one line per key."""
+    figure, (axes,) = figures.panels()
+    for index, (key, words) in enumerate(names.items()):
+        figures.band(axes, range(1, check.num_layers + 1), check.intervals[key], words, index)
+    figures.finish(axes, ylabel=ylabel, columns=columns)
+    return figure, axes
 
 
 def _short_number(value: float) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...evaluation.inputs import Batch
-from ...stats.intervals import Interval, bootstrap_mean
+from ...stats.intervals import Interval, bootstrap_mean, paired_difference
 from ..record.hooks import BlockHooks
 from ..record.states import record
 from .measure import EACH, measure_states, plan_measures
@@ -71,8 +71,18 @@ class LayerMeasures:
         return self.values[key].std(0)
 
     def interval(self, key: str, level: float = 0.95) -> Interval:
-        """Mean over images with its bootstrap interval, `(L)`; the same draws for every measure."""
+        """Mean over inputs with its bootstrap interval, `(L)`, the same draws for every measure; a total has none."""
+        if key in self.totals:
+            unknown = torch.full_like(self.totals[key], math.nan)
+            return Interval(self.totals[key], unknown, unknown, unknown, self.num_inputs, level)
         return bootstrap_mean(self.values[key], level)
+
+    def compression_changes(self) -> Interval:
+        """What each layer's step Z^ℓ → Z^{ℓ+½} does to R^c under that layer's own subspaces, `(L)`.
+
+        In nats, paired input by input; negative where attention compresses.
+        """
+        return paired_difference(self.values["subspace_rate"], self.values["subspace_rate_before"])
 
     def to_rows(self) -> list[dict[str, object]]:
         """One dict per measure and layer; a spread or bound that is undefined is `None`.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...blocks import Compression, Sparsification
 from ...evaluation.inputs import Batch
-from ...stats.intervals import Interval, bootstrap_mean
+from ...stats.intervals import ABOVE, BELOW, Interval, bootstrap_mean, sign
 from ..maths.steps import FORMS
 from ..record.states import LayerStep, record
 from .layers import QUANTITIES, Key, Layer, MeasureOptions, measure_layer, measure_weights
@@ -104,9 +104,7 @@ class TheoryCheck:
 
 def verdict(low: float, high: float) -> str:
     """What a 95 % interval of a change allows to be said: all below 0, all above 0, or neither (NaN included)."""
-    if high < 0:
-        return DESCENDS
-    return ASCENDS if low > 0 else CANNOT_TELL
+    return {BELOW: DESCENDS, ABOVE: ASCENDS}.get(sign(low, high), CANNOT_TELL)
 
 
 def theory_check(

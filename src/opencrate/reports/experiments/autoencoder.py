@@ -5,12 +5,9 @@ from __future__ import annotations
 import pandas
 from matplotlib.figure import Figure as Drawing
 
-from ...analysis.autoencoder import AutoencoderMeasures
 from ...studies.experiments.base import Experiment
-from ..autoencoder_findings import describe as describe_measures
-from ..autoencoder_findings import percent
-from ..autoencoder_plots import plot_inverse, plot_noise, plot_rates
-from ..tables import frame
+from ..autoencoder import describe as describe_measures
+from ..autoencoder import errors_frame, plot_inverse, plot_noise, plot_rates
 
 
 def describe(found: Experiment) -> list[str]:
@@ -20,20 +17,7 @@ def describe(found: Experiment) -> list[str]:
 
 def table(found: Experiment) -> pandas.DataFrame:
     """One line per model: errors of one layer, of all, and of whole and masked images."""
-    return frame(_cells(name, measures) for name, measures in found.facts["measures"].items())
-
-
-def _cells(name: str, measures: AutoencoderMeasures) -> dict[str, str]:
-    values = measures.values
-    return {
-        "model": name,
-        "one layer": percent(values["layer_error"].mean(1)),
-        "its directions": percent(values["layer_direction_error"].mean(1)),
-        "all layers": percent(values["network_error"][:, -1]),
-        "their directions": percent(values["network_direction_error"][:, -1]),
-        "plain autoencoding": percent(values["whole_image"]),
-        "masked patches": f"{float(values['masked'].mean()):.3g}" if "masked" in values else "–",
-    }
+    return errors_frame(found.facts["measures"])
 
 
 def figures(found: Experiment) -> dict[str, Drawing]:
