@@ -17,7 +17,7 @@ PAGE = Path(__file__).with_name("api.md")
 PACKAGES = ("", "stats", "data", "recipe", "store", "evaluation", "analysis", "training", "studies", "reports")
 HEAD = """# The Python API
 
-Made from the code by `python docs/make_api.py`. `from opencrate.PACKAGE import NAME` loads a name when it is asked for.
+Made from the code by `python docs/make_api.py`. `from opencrate.PACKAGE import NAME` loads a name on use.
 Shapes, units and errors are in the docstrings: `help(opencrate.analyze)`.
 """
 

@@ -101,6 +101,18 @@ def test_config_options_named_in_differences_exist():
     assert named and named <= fields, named - fields
 
 
+def test_architecture_names_every_package_in_order():
+    from tests.contract.test_architecture import ORDER
+
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert " → ".join(ORDER) in text
+    folders = [path.name for path in (ROOT / "src" / "opencrate").iterdir() if (path / "__init__.py").exists()]
+    assert [name for name in folders if f"  {name}/ " not in text] == []
+    flat = [path.stem for path in (ROOT / "src" / "opencrate").glob("[a-z]*.py")]
+    families = ("configuration_", "modeling_")
+    assert [name for name in flat if not name.startswith(families) and f" {name}.py" not in text] == []
+
+
 def _example(name: str, *arguments: object) -> str:
     command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
