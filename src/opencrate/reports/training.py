@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..analysis.layers.registry import MEASURES
 from ..stats.intervals import ABOVE, BELOW, UNDECIDED, sign
-from ..stats.words import duration, listing
+from ..stats.words import duration, listing, percent
 from . import figures, tables
 from .html import HOW, MEASURED, PREDICTED, Figure, Part, Table
 from .reconstruction import ReconstructedImage, plot_grid
@@ -100,8 +100,10 @@ def describe_results(found: RunResults) -> str:
             f"perplexity {metrics['perplexity']:.1f}"
         )
         bits = f", {metrics['bits_per_byte']:.2f} bits per byte" if "bits_per_byte" in metrics else ""
-        right = f"; its first guess is right for {100 * metrics['accuracy']:.1f} % of tokens"
-        return f"{text}{bits}{right if 'accuracy' in metrics else ''}."
+        right = (
+            f"; its first guess is right for {percent(metrics['accuracy'])} of tokens" if "accuracy" in metrics else ""
+        )
+        return f"{text}{bits}{right}."
     if "error_model" not in found.errors:
         loss = f"a loss of {metrics['loss']:.3f}" if "loss" in metrics else "a loss that was not measured"
         return f"{found.name} reconstructs held-out images with {loss}."
