@@ -41,6 +41,14 @@ def test_ssim_is_its_definition(size):
     torch.testing.assert_close(ssim(x, y), found.mean((1, 2, 3)))
 
 
+def test_ssim_is_that_of_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
+    x, y = torch.rand(2, 1, 1, 24, 20, generator=torch.Generator().manual_seed(0)).double()
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0, "full": True}
+    _, expected = metrics.structural_similarity(x[0, 0].numpy(), y[0, 0].numpy(), **options)
+    torch.testing.assert_close(ssim_map(x, y)[0, 0], torch.from_numpy(expected), atol=1e-7, rtol=0)
+
+
 def test_ssim_of_flat_images_is_the_luminance_term():
     x, y = torch.full((1, 1, 9, 9), 0.2), torch.full((1, 1, 9, 9), 0.6)
     expected = (2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 from scipy.stats import multivariate_normal
+from sklearn.decomposition import PCA
 
 from opencrate.analysis.maths.mixtures import (
     LowRankMixture,
@@ -151,6 +152,21 @@ def test_one_component_is_probabilistic_pca():
     eigenvalues = torch.linalg.eigvalsh(torch.cov(X.mT, correction=0)).flip(0)
     torch.testing.assert_close(mixture.variances[0], eigenvalues[:4], rtol=1e-4, atol=0)
     torch.testing.assert_close(mixture.noise[0], eigenvalues[4:].mean(), rtol=1e-4, atol=0)
+
+
+def test_one_component_is_the_pca_of_scikit_learn():
+    """Its subspace and variances, whose own divide by n - 1, and the likelihood of new tokens."""
+    X, others = planted(500, K=2)[0], planted(50, K=2, seed=3)[0]
+    mixture = fit_mixture(X, 4, torch.ones(500, 1).double(), iterations=500, tolerance=1e-12).mixture
+    pca = PCA(4, svd_solver="full").fit(X.numpy())
+    found, expected = mixture.bases[0] @ mixture.bases[0].mT, torch.from_numpy(pca.components_.T @ pca.components_)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        mixture.variances[0] * 500 / 499, torch.from_numpy(pca.explained_variance_), rtol=1e-4, atol=0
+    )
+    torch.testing.assert_close(
+        mixture.log_prob(others), torch.from_numpy(pca.score_samples(others.numpy())), rtol=5e-3, atol=1e-2
+    )
 
 
 def test_variance_below_the_noise_is_pooled_with_it():

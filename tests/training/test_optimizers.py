@@ -10,7 +10,7 @@ from torch import nn
 
 from opencrate.recipe.schema import TrainingRecipe
 from opencrate.store.build import build_config, initialise
-from opencrate.training.muon import MOMENTUM, near_orthogonal
+from opencrate.training.muon import MOMENTUM, MuonAdamW, near_orthogonal
 from opencrate.training.optimizers import LION_BETAS, build_optimizer, muon_groups, parameter_groups
 
 from ..recipes.folders import VIT_OVERRIDES
@@ -142,3 +142,23 @@ def test_muon_is_its_formula_and_leaves_the_rest_to_adamw():
         torch.testing.assert_close(layers["layers"][0].weight.detach(), matrix, rtol=0, atol=1e-12)
         torch.testing.assert_close(layers["head"].weight, twin.weight, rtol=0, atol=1e-12)
         torch.testing.assert_close(layers["head"].bias, twin.bias, rtol=0, atol=1e-12)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_muon_is_that_of_torch(shape):
+    """Three steps: to bfloat16's rounding, in which torch's Newton-Schulz steps are taken."""
+    generator = torch.Generator().manual_seed(0)
+    start, gradients = torch.randn(shape, generator=generator), torch.randn(3, *shape, generator=generator)
+    mine, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    options = {"weight_decay": 0.1, "momentum": 0.95, "nesterov": True, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = (
+        MuonAdamW([{"params": [mine], "orthogonal": True, "weight_decay": 0.1}], lr=0.02),
+        torch.optim.Muon([theirs], lr=0.02, **options),
+    )
+    for gradient in gradients:
+        for parameter, optimizer in zip((mine, theirs), optimizers):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    step = float((theirs - start).detach().norm())
+    assert float((mine - theirs).detach().norm()) < 0.02 * step, "the steps taken are the same"

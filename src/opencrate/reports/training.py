@@ -18,17 +18,6 @@ from . import figures, tables
 from .html import HOW, MEASURED, PREDICTED, Figure, Part, Table
 from .reconstruction import ReconstructedImage, plot_grid
 
-LABELS = {
-    "subspace_rate_before": r"$R^c(Z^\ell\,|\,U^\ell)$ (nats per image)",
-    "subspace_rate": r"$R^c(Z^{\ell+1/2}\,|\,U^\ell)$ (nats per image)",
-    "rate": r"$R(Z^{\ell+1/2})$ (nats per image)",
-    "rate_reduction": r"$\Delta R(Z^{\ell+1/2})$ (nats per image)",
-    "nonzero_fraction": r"$\Vert Z^{\ell+1}\Vert_0 / (d N)$",
-    "l1_per_token": r"$\Vert Z^{\ell+1}\Vert_1 / N$",
-    "dead_atoms": "atoms that never fire (fraction)",
-}
-"""Axis labels of what a run logs about its layers."""
-
 _BASELINES = {"mean_colour": "the mean colour of the visible patches", "nearest_visible": "the nearest visible patch"}
 
 
@@ -242,7 +231,7 @@ def plot_training_measures(
 
     Args:
         white_box: the entry of that name in a run's `metrics.json`.
-        keys: of `LABELS`.
+        keys: of `MEASURES`, such as a run logs.
 
     Raises:
         ValueError: nothing was measured, or a key that was not.
@@ -261,5 +250,6 @@ def plot_training_measures(
     figures.finish(panels, "epoch", columns=min(10, layers), whole=False, together=True, note="layer")
     panels[-1].xaxis.set_major_locator(MaxNLocator(5))
     for axes, key in zip(panels, keys):
-        axes.set_ylabel(LABELS[key].replace("image", each), fontsize=9)
+        measure = MEASURES[key]
+        axes.set_ylabel(f"{figures.math(measure.symbol)}\n({measure.unit.replace('image', each)})", fontsize=9)
     return figure

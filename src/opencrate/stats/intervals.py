@@ -13,7 +13,6 @@ from torch import Tensor
 
 # Draws held at a time: the resampling weights of one slice stay below 64 MB.
 _DRAWS = 1 << 23
-FALLS, RISES, UNKNOWN = "falls", "rises", "cannot tell"
 BELOW, ABOVE, UNDECIDED = "below", "above", "undecided"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -12,22 +12,6 @@ from .intervals import trend
 
 UNTRAINED = ", untrained"
 """How the names of untrained models end."""
-
-
-class Bounded(Protocol):
-    """A number with its interval, such as an `Interval` of shape `()`."""
-
-    @property
-    def mean(self) -> Tensor | float:
-        """The number."""
-
-    @property
-    def low(self) -> Tensor | float | None:
-        """Lower bound; NaN or `None` where there is none."""
-
-    @property
-    def high(self) -> Tensor | float | None:
-        """Upper bound; NaN or `None` where there is none."""
 
 
 def number(
@@ -48,10 +32,13 @@ def number(
     return f"{value:{'+' if signed else ''}.{digits}{'g' if significant else 'f'}}"
 
 
-def interval(
-    found: Bounded, digits: int, signed: bool = False, percent: bool = False, significant: bool = False
-) -> str:
-    """'1.20 (1.10 to 1.30)', the mean and its bounds, without them where they are unknown; arguments as `number`."""
+def interval(found: Any, digits: int, signed: bool = False, percent: bool = False, significant: bool = False) -> str:
+    """'1.20 (1.10 to 1.30)', or the mean alone where the bounds are NaN or `None`.
+
+    Args:
+        found: what has a `mean`, `low` and `high`, such as an `Interval` of one number.
+        digits, signed, percent, significant: as in `number`.
+    """
     low, high = (math.nan if bound is None else float(bound) for bound in (found.low, found.high))
     style = {"digits": digits, "signed": signed, "percent": percent, "significant": significant}
     text = number(found.mean, **style) + (" %" if percent else "")

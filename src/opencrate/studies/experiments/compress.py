@@ -127,10 +127,7 @@ def run(settings: CompressSettings, track: Track = iter) -> Experiment:
         for step, column in enumerate(torch.stack(values, dim=1)):
             rows.append(_row("repeated", float(step), form, measure, column.tolist(), quantity="R^c (nats)"))
     return Experiment(
-        name="compress",
-        title="Which forms of the compression step lower R^c?",
-        settings=settings,
-        rows=tuple(rows),
+        name="compress", title="Which forms of the compression step lower R^c?", settings=settings, rows=tuple(rows)
     )
 
 

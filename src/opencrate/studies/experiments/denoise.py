@@ -25,17 +25,7 @@ from ...analysis.maths.denoising import (
 from ...analysis.maths.mixtures import LowRankMixture
 from ...operators import coding_rate_gradient, mssa
 from ...stats.intervals import BELOW, paired_difference, seed_interval
-from .base import (
-    Angle,
-    Experiment,
-    Positives,
-    Row,
-    Settings,
-    Steps,
-    Track,
-    Width,
-    over_seeds,
-)
+from .base import Angle, Experiment, Positives, Row, Settings, Steps, Track, Width, over_seeds
 from .synthetic import generator, mixture_of_subspaces
 
 FORMS = {

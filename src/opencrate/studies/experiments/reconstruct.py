@@ -12,19 +12,7 @@ from torch import Tensor
 from ..._values import Amount, Positive, Within
 from ...analysis.maths.inverse import inverse_errors
 from ...operators import complete_ista_matrix, gamma, orthonormalize
-from .base import (
-    Amounts,
-    Angle,
-    Experiment,
-    Few,
-    Positives,
-    Row,
-    Settings,
-    Tokens,
-    Track,
-    Width,
-    over_seeds,
-)
+from .base import Amounts, Angle, Experiment, Few, Positives, Row, Settings, Tokens, Track, Width, over_seeds
 from .inverse_bound import MatchedLayer, network_bounds, with_layer_norm
 from .synthetic import dictionary_with_condition, generator, union_of_subspaces
 

@@ -13,18 +13,7 @@ from torch import Tensor
 from ..._values import Amount, Positive
 from ...analysis.maths.lasso import LassoSolution, fista, token_objective
 from ...operators import ista, lasso_objective
-from .base import (
-    Experiment,
-    Few,
-    Positives,
-    Row,
-    Settings,
-    Steps,
-    Tokens,
-    Track,
-    Width,
-    over_seeds,
-)
+from .base import Experiment, Few, Positives, Row, Settings, Steps, Tokens, Track, Width, over_seeds
 from .synthetic import SparseSignals, sparse_signals
 
 OUTCOMES = ("converged", "still falling", "oscillating", "diverged")
