@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .checkpoints import shorten
 
-__all__ = ["KEY_MAPS", "load_strict", "official_name", "rename", "shape_of"]
+__all__ = ["KEY_MAPS", "load_strict", "official_name", "rename", "shape_of", "subspaces_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +129,21 @@ def shape_of(state_dict: Mapping[str, Tensor], name: str, family: str, dims: int
     if len(shape) != dims or 0 in shape:
         raise ValueError(f"checkpoint does not fit family {family!r}: {official!r} has shape {tuple(shape)}")
     return shape
+
+
+def subspaces_of(
+    state_dict: Mapping[str, Tensor], family: str, heads: int | None, published: str, why: str = ""
+) -> dict[str, int]:
+    """K and p as a configuration names them, from K p and the stated K; an error gives the `published` K of models."""
+    inner = shape_of(state_dict, "crate.layers.0.compress.mssa.subspaces.weight", family, 2)[0]
+    if heads is None:
+        raise ValueError(
+            f"num_attention_heads cannot be inferred: the tensors hold K p = {inner} only{why}. Give the published K "
+            f"of this model ({published})"
+        )
+    if heads < 1 or inner % heads:
+        raise ValueError(f"num_attention_heads={heads} does not divide K p = {inner} of this checkpoint")
+    return {"num_attention_heads": heads, "head_dim": inner // heads}
 
 
 def load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family: str) -> None:

@@ -21,6 +21,7 @@ from ..analysis.layers.analyze import WhiteBoxReport, analyze
 from ..analysis.layers.registry import MEASURES
 from ..analysis.record.attention import attention_maps
 from ..analysis.record.hooks import KNOWN_MODELS
+from ..analysis.record.states import has_maps
 from ..analysis.theory.check import theory_check
 from ..data.fingerprint import fingerprint
 from ..evaluation.classifier import Evaluation, evaluate_classifier
@@ -299,8 +300,8 @@ def _training_section(saved: SavedModel, name: str) -> ReportSection:
 
 
 def _attention(saved: SavedModel, batches: DataLoader, count: int):
-    """Where the class token of a CRATE looks, on the first images."""
-    if saved.model.config.model_type != "crate":
+    """Where the class token of a CRATE looks, on the first images; `None` where there are no maps."""
+    if saved.model.config.model_type != "crate" or not has_maps(saved.model):
         return None
     mean, std = saved.processor.image_mean, saved.processor.image_std
     return attention_maps(

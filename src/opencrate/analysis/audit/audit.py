@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...blocks import ISTA
 from ...evaluation.inputs import Batch
+from ...sparsification import ISTA
 from ...stats.intervals import Interval, bootstrap_mean
 from ..maths.geometry import DictionaryGeometry, SubspaceGeometry, dictionary_geometry, subspace_geometry
 from .fits import FITS, Fit, Sample, fit_all, random_bases, random_measures, shuffled

@@ -209,7 +209,9 @@ def _falling(check: str, name: str, field: str, unit: str, digits: int, everywhe
             return skip(check, patient.why_no_states())
         values = getattr(patient.vitals, field)
         if values is None:
-            return skip(check, "the layers have no sparse code")
+            return skip(
+                check, "the layers have no sparse code" if field != "subspace_rate" else "the layers learn no U"
+            )
         if len(values) < 2:
             return skip(check, "there is only one layer")
         found = trend(values)
@@ -233,7 +235,7 @@ def _dead_atoms(patient: Patient) -> Finding:
 
 
 def _collapsed_subspaces(patient: Patient) -> Finding:
-    if not patient.is_crate:
+    if not patient.subspaces:
         return skip("collapsed-subspaces", "the model learns no U")
     p = patient.model.config.head_dim
     ranks = torch.stack([found.effective_ranks.min() for found in patient.subspaces])
@@ -245,7 +247,7 @@ def _collapsed_subspaces(patient: Patient) -> Finding:
 
 def _correlated_subspaces(patient: Patient) -> Finding:
     check = "correlated-subspaces"
-    if not patient.is_crate:
+    if not patient.subspaces:
         return skip(check, "the model learns no U")
     if len(patient.subspaces[0].ranks) < 2:
         return skip(check, "there is only one subspace per layer")
@@ -343,7 +345,7 @@ def _softmax_saturation(patient: Patient) -> Finding:
         return skip(check, patient.why_no_states())
     found = patient.vitals.saturated
     if found is None:
-        return skip(check, "attention maps are read from CRATE models only")
+        return skip(check, "attention maps are read from CRATE models that have them")
     worst = float(found.max())
     evidence = f"up to {percent(worst)} of a layer's attention rows (layer {_layer(found)})" if worst else "no row"
     return judge(check, evidence, {"per_layer": found.tolist()}, worst > SATURATION_WARN, worst > SATURATION_FAIL)
