@@ -34,7 +34,7 @@ else:
 class Compression(nn.Module):
     """A step down R^c: ``Z^{l+1/2} = Z + MSSA(LN(Z))``, or the paper's (1 - kappa gamma) Z + kappa gamma MSSA.
 
-    ``config.compression`` names what stands for MSSA; of another operator nothing says that R^c falls.
+    ``config.compression`` names the operator. With another one than MSSA, no theory predicts that R^c falls.
     ``direction=-1`` is the same step backwards, up R^c, as the decoder takes it: ``Z - MSSA(LN(Z))``.
     """
 
@@ -128,12 +128,12 @@ class CrateDecoderLayer(GradientCheckpointingLayer):
 
 
 def compressions(model: nn.Module) -> list[Compression]:
-    """The compression steps of a model, first layer first; none of one that is no CRATE."""
+    """The compression steps of a model, first layer first; an empty list where it is not a CRATE."""
     return [module for module in model.modules() if isinstance(module, Compression)]
 
 
 def sparsifications(model: nn.Module) -> list[Sparsification]:
-    """The sparsification steps of a model, first layer first; none of one that is no CRATE."""
+    """The sparsification steps of a model, first layer first; an empty list where it is not a CRATE."""
     return [module for module in model.modules() if isinstance(module, Sparsification)]
 
 

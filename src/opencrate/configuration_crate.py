@@ -6,8 +6,6 @@ from ._hf import BackboneConfigMixin
 from ._values import Pixels, Within
 from .configuration_crate_blocks import CrateBlockConfig, sized
 
-__all__ = ["CrateConfig", "pair"]
-
 AUTOENCODER_FIELDS = frozenset(
     {
         *("decoder_num_hidden_layers", "decoder_num_attention_heads", "tie_decoder"),

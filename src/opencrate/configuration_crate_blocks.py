@@ -14,8 +14,6 @@ from ._values import Amount, Positive, Share, Within, allowed, fitted, shown_val
 from .registry import Operator, Step, imports_of, operator_of, unregistered
 from .sparsification import ISTA
 
-__all__ = ["CrateBlockConfig"]
-
 # Words that transformers itself passes to a config's constructor without declaring them as fields.
 _TRANSFORMERS_WORDS = {
     *PreTrainedConfig().to_dict(),
@@ -76,8 +74,8 @@ class CrateBlockConfig(PreTrainedConfig):
         ista_residual: add the input of the sparsification step to its output.
         dictionary_expansion: atoms per width, m/d.
         dictionary_decode: what follows the code: ``none``, ``tied`` (A D^T) or ``untied`` (a second dictionary).
-        operator_imports: by step, the module that registered an operator which is not ours; written by itself, so that
-            a saved model can say what to import. Nothing is imported.
+        operator_imports: by step, the Python module of an operator that is not OpenCRATE's. Filled in when a model
+            is saved, for the error where the operator is not registered, and never imported.
         compression: ``mssa``, or for ablations ``attention``: separate query, key and value projections; or the name of
             an operator that :func:`~opencrate.registry.register_operator` made known.
         compression_options: of such an operator.

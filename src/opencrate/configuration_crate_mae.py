@@ -7,8 +7,6 @@ from ._values import Amount, Share
 from .configuration_crate import CrateConfig
 from .configuration_crate_blocks import Layers, NormEps, Size, sized
 
-__all__ = ["CrateMAEConfig"]
-
 
 class CrateMAEConfig(CrateConfig):
     r"""Configuration of the CRATE autoencoder; the defaults are CRATE-MAE-base/16. [2311.13110]

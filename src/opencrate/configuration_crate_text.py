@@ -6,9 +6,6 @@ from ._hf import CACHE_NAMES
 from ._values import Share, Within
 from .configuration_crate_blocks import CrateBlockConfig, sized
 
-__all__ = ["CrateTextConfig"]
-
-
 TokenId = Annotated[int, Within(0, 10**7)]
 
 

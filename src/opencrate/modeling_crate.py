@@ -28,15 +28,6 @@ from .linear_maps import dtype_of
 from .modeling_crate_base import CratePreTrainedModel, CrateStates
 from .recording import record
 
-__all__ = [
-    "CrateBackbone",
-    "CrateForImageClassification",
-    "CrateImageClassifierOutput",
-    "CrateImagePreTrainedModel",
-    "CrateModel",
-    "CrateModelOutput",
-]
-
 
 @dataclass
 class CrateModelOutput(CrateStates, BaseModelOutputWithPooling):

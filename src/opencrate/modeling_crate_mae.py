@@ -26,18 +26,6 @@ from .modeling_crate_base import STATES, CrateStates
 from .recording import read_by
 from .sparsification import Synthesis
 
-__all__ = [
-    "CrateMAEDecoder",
-    "CrateMAEDecoderOutput",
-    "CrateMAEForPreTraining",
-    "CrateMAEForPreTrainingOutput",
-    "CrateMAEModel",
-    "CrateMAEModelOutput",
-    "CrateMAEPreTrainedModel",
-    "random_mask",
-    "sincos_positions",
-]
-
 
 @dataclass
 class _Encoded(ModelOutput):

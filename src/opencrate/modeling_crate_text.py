@@ -19,8 +19,6 @@ from .configuration_crate_text import CrateTextConfig
 from .modeling_crate_base import CrateStates
 from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel
 
-__all__ = ["CrateCausalLMOutput", "CrateForCausalLM", "CrateForMaskedLM", "CrateMaskedLMOutput"]
-
 
 @dataclass
 class CrateCausalLMOutput(CacheByEitherName, CrateStates, CausalLMOutputWithPast):
@@ -146,7 +144,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             inputs: prompt ``(B, N)``, padded on the left.
             generation_config: see transformers.
             args: see transformers.
-            context_overflow: what happens beyond the context; ``None`` is the configuration's word. ``error``: a
+            context_overflow: what happens beyond the context; ``None``: as configured. ``error``: a
                 ``ValueError`` before anything is generated. ``crop``: only the last ``max_position_embeddings``
                 tokens are kept and computed anew for each further token, as the published sampling does; slower,
                 because positions shift and the cache is of no use.

@@ -17,17 +17,6 @@ from .configuration_crate_text import CrateTextConfig
 from .modeling_crate_base import CrateStates
 from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel
 
-__all__ = [
-    "CrateForMultipleChoice",
-    "CrateForQuestionAnswering",
-    "CrateForSequenceClassification",
-    "CrateForTokenClassification",
-    "CrateMultipleChoiceOutput",
-    "CrateQuestionAnsweringOutput",
-    "CrateSequenceClassifierOutput",
-    "CrateTokenClassifierOutput",
-]
-
 
 @dataclass
 class CrateSequenceClassifierOutput(CrateStates, SequenceClassifierOutput):

@@ -33,12 +33,6 @@ from .modeling_crate_base import CratePreTrainedModel, CrateStates
 from .recording import read_by, record
 from .sparsification import ISTA
 
-__all__ = [
-    "CrateTextModel",
-    "CrateTextModelOutput",
-    "CrateTextPreTrainedModel",
-]
-
 
 @dataclass
 class CrateTextModelOutput(CacheByEitherName, CrateStates, BaseModelOutputWithPast):

@@ -18,24 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "attention_maps",
-    "coding_rate_gradient",
-    "complete_ista_matrix",
-    "gamma",
-    "ista",
-    "ista_complete",
-    "lasso_objective",
-    "mssa",
-    "neumann_coding_rate_gradient",
-    "orthogonality_penalty",
-    "orthonormalize",
-    "project",
-    "shrink",
-    "subspace_attention",
-]
-
-
 # --- Compression: one step down R^c ---------------------------------------------------------------------------
 
 

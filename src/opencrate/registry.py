@@ -27,7 +27,7 @@ from .sparsification import ISTA, MLP
 Step = Literal["compression", "sparsification"]
 ENTRY_POINTS = "opencrate.operators"
 LEARNED = "learned U"
-STATES: dict[str, tuple[str, ...]] = {
+RECORDABLE: dict[str, tuple[str, ...]] = {
     "compression": ("projected_states", "attentions"),
     "sparsification": ("sparse_codes",),
 }
@@ -47,16 +47,16 @@ class Operator:
 
     Attributes:
         step: which of a layer's steps it takes.
-        module: its class; ``None`` is no operator (tokens pass as they are, without a norm).
+        module: its class; with ``None`` the step passes tokens on as they are.
         options: what ``compression_options`` or ``sparsification_options`` may hold: name -> (type and range as in
             ``_values``, default).
-        states: which of ``STATES`` it records. Without ``"attentions"`` it has no N x N maps, and
+        states: which of ``RECORDABLE`` it records. Without ``"attentions"`` it has no N x N maps, and
             ``output_attentions=True`` gives none; reports leave them out.
         subspaces: what its ``bases()``, U ``(K, d, p)``, are: ``LEARNED``, or other words. R^c is then measured
             against them; ``None`` has no ``bases()``, and principal directions of the tokens take their place.
         symbol: its name in formulas; by default the one it is registered under.
-        causal: it can keep a token from seeing those after it, so that causal models may have it.
-        cached: a causal one that uses the cache it is given; others read the whole text anew for each token.
+        causal: no token sees later ones where ``config.is_causal`` is true, so that causal models may use it.
+        cached: it uses the cache that it is given; others read the whole text again for each generated token.
         residual: the input is added to the output of a sparsification, whatever ``ista_residual`` says.
     """
 
@@ -87,7 +87,7 @@ class Operator:
         return {name: given.get(name, default) for name, (_, default) in self.options.items()}
 
 
-_ATTENTION: dict[str, Any] = {"states": STATES["compression"], "causal": True, "cached": True}
+_ATTENTION: dict[str, Any] = {"states": RECORDABLE["compression"], "causal": True, "cached": True}
 _OPERATORS: dict[str, dict[str, Operator]] = {
     "compression": {
         "mssa": Operator("compression", MSSA, subspaces=LEARNED, symbol="MSSA", **_ATTENTION),
@@ -107,14 +107,15 @@ _OURS = {step: frozenset(operators) for step, operators in _OPERATORS.items()}
 def register_operator(name: str, operator: Operator) -> None:
     """Make an operator a value of ``config.compression`` or ``config.sparsification``.
 
-    Registering again replaces what the name stood for, so that a notebook cell can be run twice; ours stay.
+    Registering again replaces what the name stood for, so that a notebook cell can be run twice; OpenCRATE's own
+    cannot be replaced.
 
     Args:
         name: a Python identifier; the module's parameters are saved under it.
         operator: what it is.
 
     Raises:
-        ValueError: a name that is none, or one of ours; a step or state that does not exist; a class that is no module.
+        ValueError: a name of OpenCRATE's own or not an identifier; an unknown step or state; not a module class.
     """
     if operator.step not in _OPERATORS:
         raise ValueError(f"operator {name!r}: step={operator.step!r} must be one of {', '.join(_OPERATORS)}")
@@ -124,9 +125,9 @@ def register_operator(name: str, operator: Operator) -> None:
         raise ValueError(f"operator {name!r}: is one of OpenCRATE's; choose another name")
     if not (isinstance(operator.module, type) and issubclass(operator.module, nn.Module)):
         raise ValueError(f"operator {name!r}: module={operator.module!r} must be a class of nn.Module")
-    if wrong := [state for state in operator.states if state not in STATES[operator.step]]:
+    if wrong := [state for state in operator.states if state not in RECORDABLE[operator.step]]:
         raise ValueError(
-            f"operator {name!r}: states={wrong[0]!r} must be among {', '.join(STATES[operator.step])} for a "
+            f"operator {name!r}: states={wrong[0]!r} must be among {', '.join(RECORDABLE[operator.step])} for a "
             f"{operator.step}"
         )
     _OPERATORS[operator.step][name] = operator

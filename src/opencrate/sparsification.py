@@ -105,7 +105,7 @@ class ISTA(nn.Module):
 
 
 class MLP(nn.Module):
-    """The two-layer perceptron of ordinary transformers, for ablations; its hidden activations stand for a code."""
+    """The two-layer perceptron of ordinary transformers, for ablations; its hidden activations serve as the code."""
 
     def __init__(self, config):
         super().__init__()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,6 +169,17 @@ def test_saving_and_loading(tmp_path):
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert f"compression='statistics' is not allowed; it must be registered first: import {__name__}" in done.stderr
+
+
+def test_the_page_of_the_documentation_runs():
+    before = dict(registry._OPERATORS["compression"])
+    try:
+        text = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
+        names: dict = {"__name__": "page"}
+        exec(text.split("```python\n")[1].split("```")[0], names)
+        assert names["model"](images_of()).logits.shape == (8, 10)
+    finally:
+        registry._OPERATORS["compression"] = before
 
 
 def test_an_installed_package_registers_when_its_operator_is_asked_for(monkeypatch):

@@ -9,8 +9,6 @@ from torch import Tensor
 from ..configuration_crate import CrateConfig, pair
 from .names import shape_of, subspaces_of
 
-__all__ = ["infer_config"]
-
 
 def infer_config(
     state_dict: Mapping[str, Tensor], family: str, heads: int | None, image_size: Any, patch_size: Any

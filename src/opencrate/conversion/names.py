@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .checkpoints import shorten
 
-__all__ = ["KEY_MAPS", "load_strict", "official_name", "rename", "shape_of", "subspaces_of"]
-
 logger = logging.getLogger(__name__)
 
 # official prefix -> ours; "{l}" stands for the layer number. Longest match first is not needed: no prefix of one
@@ -121,7 +119,7 @@ def official_name(name: str, family: str) -> str:
 
 
 def shape_of(state_dict: Mapping[str, Tensor], name: str, family: str, dims: int) -> torch.Size:
-    """Shape of one of the tensors that sizes are read from; it must be there and have so many axes."""
+    """Shape of one of the tensors that sizes are read from; it must exist and have `dims` axes."""
     official = official_name(name, family)
     if name not in state_dict:
         raise ValueError(f"checkpoint does not look like family {family!r}: {official!r} is missing")

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from .names import shape_of, subspaces_of
 
-__all__ = ["TEXT_FAMILIES", "from_fork", "infer_config", "num_heads_of", "to_fork"]
-
 TEXT_FAMILIES = ("crate_lm", "crate_lm_overcomplete")
 _DICTIONARY = re.compile(r"transformer\.h\.\d+\.ista\.weight")
 _CAUSAL_MASK = re.compile(r"transformer\.h\.\d+\.attn\.bias")
@@ -75,4 +73,4 @@ def infer_config(state_dict: Mapping[str, Tensor], family: str, heads: int | Non
 def _check_causal(name: str, mask: Tensor) -> None:
     square = mask.ndim == 4 and mask.shape[:2] == (1, 1) and mask.shape[2] == mask.shape[3]
     if not square or not torch.equal(mask, torch.ones_like(mask).tril()):
-        raise ValueError(f"{name} is no causal mask (ones on and below the diagonal): shape {tuple(mask.shape)}")
+        raise ValueError(f"{name} is not a causal mask (ones on and below the diagonal): shape {tuple(mask.shape)}")
