@@ -6,17 +6,17 @@ Shapes: B batch, N tokens, d width. The operators inside are in compression.py a
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ._hf import GradientCheckpointingLayer
-from .compression import Subspaces
+from .compression import MSSA, Attention, Subspaces
 from .operators import gamma, orthogonality_penalty
 from .recording import read_by, record
 from .registry import Operator, operator_of
-from .sparsification import ISTA, Synthesis, effective_dictionary
+from .sparsification import ISTA, MLP, Synthesis, effective_dictionary
 
 if TYPE_CHECKING:
     Layer = TypeVar("Layer", bound=nn.Module)
@@ -38,11 +38,14 @@ class Compression(nn.Module):
     ``direction=-1`` is the same step backwards, up R^c, as the decoder takes it: ``Z - MSSA(LN(Z))``.
     """
 
+    mssa: MSSA
+    attention: Attention  # the one that is in use is there
+
     def __init__(self, config, direction: int = 1, layer_idx: int = 0):
         super().__init__()
         self.config, self.direction, self.kind = config, direction, config.compression
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.add_module(self.kind, self.entry.module(config, layer_idx, **config.compression_options))
+        self.add_module(self.kind, self.entry.build(config, layer_idx))
 
     @property
     def entry(self) -> Operator:
@@ -50,7 +53,7 @@ class Compression(nn.Module):
         return operator_of("compression", self.kind)
 
     @property
-    def operator(self) -> nn.Module:
+    def operator(self) -> Any:
         """The module that makes the update."""
         return getattr(self, self.kind)
 
@@ -70,13 +73,16 @@ class Sparsification(nn.Module):
     For ablations ``Z^{l+1/2} + MLP(LN(Z^{l+1/2}))``, or nothing: ``Z^{l+1} = Z^{l+1/2}``, without norm or parameters.
     """
 
+    ista: ISTA
+    mlp: MLP  # the one that is in use is there
+
     def __init__(self, config):
         super().__init__()
         self.config, self.kind = config, config.sparsification
         self.residual = config.ista_residual or self.entry.residual
         if self.entry.module is not None:
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-            self.add_module(self.kind, self.entry.module(config, **config.sparsification_options))
+            self.add_module(self.kind, self.entry.build(config))
 
     @property
     def entry(self) -> Operator:
@@ -84,7 +90,7 @@ class Sparsification(nn.Module):
         return operator_of("sparsification", self.kind)
 
     @property
-    def operator(self) -> nn.Module | None:
+    def operator(self) -> Any:
         """The module that makes the code, if there is one."""
         return getattr(self, self.kind, None)
 

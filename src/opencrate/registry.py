@@ -70,6 +70,11 @@ class Operator:
     cached: bool = False
     residual: bool = False
 
+    def build(self, config: Any, *arguments: Any) -> nn.Module:
+        """The module of one layer, with the options of the configuration."""
+        assert self.module is not None
+        return self.module(config, *arguments, **getattr(config, f"{self.step}_options"))
+
     def complete(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Values of all options: the given ones, else their defaults.
 
