@@ -151,7 +151,7 @@ def resident_bytes() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="base", help="a named size, see opencrate.CRATE_SIZES")
+    parser.add_argument("--size", default="base", help="a named size, see opencrate.list_sizes()")
     parser.add_argument("--layers", type=int, help="cut the model to this many layers")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--images", type=int, default=100)

@@ -16,11 +16,8 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers; a test com
     from .analysis.layers.analyze import LayerAnalysis as LayerAnalysis
     from .analysis.layers.analyze import analyze as analyze
     from .analysis.record.hooks import BlockHooks as BlockHooks
-    from .configuration_crate import CRATE_SIZES as CRATE_SIZES
     from .configuration_crate import CrateConfig as CrateConfig
-    from .configuration_crate_mae import CRATE_MAE_SIZES as CRATE_MAE_SIZES
     from .configuration_crate_mae import CrateMAEConfig as CrateMAEConfig
-    from .configuration_crate_text import CRATE_TEXT_SIZES as CRATE_TEXT_SIZES
     from .configuration_crate_text import CrateTextConfig as CrateTextConfig
     from .conversion import load_official as load_official
     from .conversion import to_official as to_official
@@ -44,6 +41,9 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers; a test com
     from .objective import subspace_coding_rate as subspace_coding_rate
     from .operators import ista as ista
     from .operators import mssa as mssa
+    from .registry import Operator as Operator
+    from .registry import register_operator as register_operator
+    from .sizes import list_sizes as list_sizes
 
 __version__ = "0.1.0"
 
@@ -55,18 +55,18 @@ _PUBLIC = {
     "sparsity": "objective",
     "mssa": "operators",
     "ista": "operators",
+    "Operator": "registry",
+    "register_operator": "registry",
+    "list_sizes": "sizes",
     "CrateConfig": "configuration_crate",
-    "CRATE_SIZES": "configuration_crate",
     "CrateModel": "modeling_crate",
     "CrateBackbone": "modeling_crate",
     "CrateForImageClassification": "modeling_crate",
     "CrateMAEConfig": "configuration_crate_mae",
-    "CRATE_MAE_SIZES": "configuration_crate_mae",
     "CrateMAEModel": "modeling_crate_mae",
     "CrateMAEForPreTraining": "modeling_crate_mae",
     "CrateImageProcessor": "image_processing_crate",
     "CrateTextConfig": "configuration_crate_text",
-    "CRATE_TEXT_SIZES": "configuration_crate_text",
     "CrateTextModel": "modeling_crate_text_model",
     "CrateForCausalLM": "modeling_crate_text",
     "CrateForMaskedLM": "modeling_crate_text",

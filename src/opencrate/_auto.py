@@ -33,14 +33,22 @@ from .modeling_crate_text_heads import (
 )
 from .modeling_crate_text_model import CrateTextModel
 
-_TEXT = {
-    AutoModel: CrateTextModel,
-    AutoModelForCausalLM: CrateForCausalLM,
-    AutoModelForMaskedLM: CrateForMaskedLM,
-    AutoModelForMultipleChoice: CrateForMultipleChoice,
-    AutoModelForQuestionAnswering: CrateForQuestionAnswering,
-    AutoModelForSequenceClassification: CrateForSequenceClassification,
-    AutoModelForTokenClassification: CrateForTokenClassification,
+_MODELS = {
+    CrateConfig: {
+        AutoModel: CrateModel,
+        AutoBackbone: CrateBackbone,
+        AutoModelForImageClassification: CrateForImageClassification,
+    },
+    CrateMAEConfig: {AutoModel: CrateMAEModel, AutoModelForPreTraining: CrateMAEForPreTraining},
+    CrateTextConfig: {
+        AutoModel: CrateTextModel,
+        AutoModelForCausalLM: CrateForCausalLM,
+        AutoModelForMaskedLM: CrateForMaskedLM,
+        AutoModelForMultipleChoice: CrateForMultipleChoice,
+        AutoModelForQuestionAnswering: CrateForQuestionAnswering,
+        AutoModelForSequenceClassification: CrateForSequenceClassification,
+        AutoModelForTokenClassification: CrateForTokenClassification,
+    },
 }
 
 _NAMES = (
@@ -74,28 +82,14 @@ def register() -> None:
     AutoVideoProcessor.register(
         CrateConfig, video_processor_classes={"torchvision": CrateVideoProcessor}, exist_ok=True
     )
-    AutoConfig.register(CrateConfig.model_type, CrateConfig, exist_ok=True)
-    AutoModel.register(CrateConfig, CrateModel, exist_ok=True)
-    AutoBackbone.register(CrateConfig, CrateBackbone, exist_ok=True)
-    AutoModelForImageClassification.register(CrateConfig, CrateForImageClassification, exist_ok=True)
-    AutoImageProcessor.register(CrateConfig, image_processor_classes={"pil": CrateImageProcessor}, exist_ok=True)
-    AutoConfig.register(CrateMAEConfig.model_type, CrateMAEConfig, exist_ok=True)
-    AutoModel.register(CrateMAEConfig, CrateMAEModel, exist_ok=True)
-    AutoModelForPreTraining.register(CrateMAEConfig, CrateMAEForPreTraining, exist_ok=True)
-    AutoImageProcessor.register(CrateMAEConfig, image_processor_classes={"pil": CrateImageProcessor}, exist_ok=True)
-    # save_pretrained then also writes the code, so that a folder loads with trust_remote_code=True elsewhere.
-    CrateConfig.register_for_auto_class()
+    for config, models in _MODELS.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        config.register_for_auto_class()  # save_pretrained then writes the code too, for trust_remote_code elsewhere
+        for auto_class, model in models.items():
+            auto_class.register(config, model, exist_ok=True)
+            model.register_for_auto_class(auto_class.__name__)
+    for config in (CrateConfig, CrateMAEConfig):
+        AutoImageProcessor.register(config, image_processor_classes={"pil": CrateImageProcessor}, exist_ok=True)
     CrateImageProcessor.register_for_auto_class("AutoImageProcessor")
-    CrateModel.register_for_auto_class("AutoModel")
-    CrateBackbone.register_for_auto_class("AutoBackbone")
-    CrateForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-    CrateMAEConfig.register_for_auto_class()
-    CrateMAEModel.register_for_auto_class("AutoModel")
-    CrateMAEForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-    AutoConfig.register(CrateTextConfig.model_type, CrateTextConfig, exist_ok=True)
-    CrateTextConfig.register_for_auto_class()
-    for auto_class, model_class in _TEXT.items():
-        auto_class.register(CrateTextConfig, model_class, exist_ok=True)
-        model_class.register_for_auto_class(auto_class.__name__)
-    for names, model_class in _NAMES:
-        names[model_class.config_class.model_type] = model_class.__name__
+    for names, model in _NAMES:
+        names[model.config_class.model_type] = model.__name__

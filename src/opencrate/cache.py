@@ -7,8 +7,6 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-__all__ = ["SubspaceCache", "SubspaceLayer"]
-
 
 class SubspaceLayer(DynamicLayer):
     """transformers' growing cache layer, which writes new tokens into spare room instead of copying all old ones.

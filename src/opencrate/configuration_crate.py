@@ -3,11 +3,8 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ._hf import BackboneConfigMixin
-from ._suggest import suggest
 from ._values import Pixels, Within
-from .configuration_crate_blocks import CrateBlockConfig
-
-__all__ = ["CRATE_SIZES", "CrateConfig", "pair"]
+from .configuration_crate_blocks import CrateBlockConfig, sized
 
 AUTOENCODER_FIELDS = frozenset(
     {
@@ -43,6 +40,7 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
     """
 
     model_type = "crate"
+    KIND = "a CRATE vision model"
 
     image_size: Pixels | list[Pixels] | tuple[Pixels, Pixels] = 224
     patch_size: Pixels | list[Pixels] | tuple[Pixels, Pixels] = 16
@@ -65,13 +63,6 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
         self._check()
 
     @classmethod
-    def from_size(cls, size: str, **overrides: Any) -> "CrateConfig":
-        """A named size (see ``CRATE_SIZES``), with any field overridden."""
-        if size not in CRATE_SIZES:
-            raise ValueError(f"unknown CRATE size {size!r}; {suggest(size, CRATE_SIZES)}")
-        return cls(**{**CRATE_SIZES[size], **overrides})
-
-    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As transformers', and of an autoencoder's configuration the part that describes its encoder."""
         if config_dict.get("model_type") == "crate_mae" and cls.model_type == "crate":
@@ -90,10 +81,6 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
         for size, patch in zip(pair(self.image_size), pair(self.patch_size)):
             fits = size >= patch and size % patch == 0
             self._require(fits, "image_size", f"a multiple of patch_size {self.patch_size}")
-
-
-def _crate(width: int, depth: int, heads: int, **more: Any) -> dict[str, Any]:
-    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, **more}
 
 
 _IMAGENET_1K = {"patch_size": 16, "num_labels": 1000}
@@ -131,24 +118,24 @@ _LAPTOP = {
     "initializer": "normal",
 }
 
-CRATE_SIZES: dict[str, dict[str, Any]] = {
+CrateConfig.SIZES = {
     # ImageNet-1k models of 2306.01129 and 2311.13110, Table 1: 6.09 / 13.12 / 22.80 / 77.64 M parameters.
-    "tiny": _crate(384, 12, 6, **_IMAGENET_1K),
-    "small": _crate(576, 12, 12, **_IMAGENET_1K),
-    "base": _crate(768, 12, 12, **_IMAGENET_1K),
-    "large": _crate(1024, 24, 16, **_IMAGENET_1K),
+    "tiny": sized(384, 12, 6, **_IMAGENET_1K),
+    "small": sized(576, 12, 12, **_IMAGENET_1K),
+    "base": sized(768, 12, 12, **_IMAGENET_1K),
+    "large": sized(1024, 24, 16, **_IMAGENET_1K),
     # ImageNet-21k models at patch 8 of 2308.16271: other widths under the same letters. "demo" is crate-demo.pth.
-    "emergence-tiny": _crate(192, 12, 3, **_IMAGENET_21K),
-    "emergence-small": _crate(384, 12, 6, **_IMAGENET_21K),
-    "emergence-base": _crate(768, 12, 12, **_IMAGENET_21K),
-    "emergence-demo": _crate(768, 12, 6, **_IMAGENET_21K),
+    "emergence-tiny": sized(192, 12, 3, **_IMAGENET_21K),
+    "emergence-small": sized(384, 12, 6, **_IMAGENET_21K),
+    "emergence-base": sized(768, 12, 12, **_IMAGENET_21K),
+    "emergence-demo": sized(768, 12, 6, **_IMAGENET_21K),
     # CRATE-alpha, 2405.20299; patches 32, 16, 14 and 8 exist: override patch_size.
-    "alpha-tiny": _crate(192, 12, 3, patch_size=16, **_ALPHA),
-    "alpha-small": _crate(576, 12, 12, patch_size=16, **_ALPHA),
-    "alpha-base": _crate(768, 12, 12, patch_size=16, **_ALPHA),
-    "alpha-large": _crate(1024, 24, 16, patch_size=14, **_ALPHA),
-    "alpha-huge": _crate(1280, 32, 16, patch_size=14, **_ALPHA),
+    "alpha-tiny": sized(192, 12, 3, patch_size=16, **_ALPHA),
+    "alpha-small": sized(576, 12, 12, patch_size=16, **_ALPHA),
+    "alpha-base": sized(768, 12, 12, patch_size=16, **_ALPHA),
+    "alpha-large": sized(1024, 24, 16, patch_size=14, **_ALPHA),
+    "alpha-huge": sized(1280, 32, 16, patch_size=14, **_ALPHA),
     # Laptop sizes (ours): 8 x 8 digits, and 32 x 32 colour images.
-    "digits": _crate(96, 6, 4, **_DIGITS),
-    "laptop": _crate(128, 6, 4, **_LAPTOP),
+    "digits": sized(96, 6, 4, **_DIGITS),
+    "laptop": sized(128, 6, 4, **_LAPTOP),
 }

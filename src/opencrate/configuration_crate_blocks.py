@@ -1,17 +1,18 @@
 """The settings that every CRATE model's blocks have, whatever they read."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import field
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ._suggest import suggest
 from ._values import Amount, Positive, Share, Within, allowed, fitted, shown_value
-
-__all__ = ["CrateBlockConfig"]
+from .registry import Operator, Step, imports_of, operator_of, unregistered
+from .sparsification import ISTA
 
 # Words that transformers itself passes to a config's constructor without declaring them as fields.
 _TRANSFORMERS_WORDS = {
@@ -22,6 +23,8 @@ _TRANSFORMERS_WORDS = {
     *("stage_names", "out_features", "out_indices"),
 }
 
+
+_STEPS: tuple[Step, ...] = ("compression", "sparsification")
 
 Size = Annotated[int, Within(1, 2**20)]
 Layers = Annotated[int, Within(1, 4_096)]
@@ -71,8 +74,14 @@ class CrateBlockConfig(PreTrainedConfig):
         ista_residual: add the input of the sparsification step to its output.
         dictionary_expansion: atoms per width, m/d.
         dictionary_decode: what follows the code: ``none``, ``tied`` (A D^T) or ``untied`` (a second dictionary).
-        compression: ``mssa``, or for ablations ``attention``: separate query, key and value projections.
-        sparsification: ``ista``, or for ablations ``mlp`` (with a residual) or ``none`` (Z^{l+1} = Z^{l+1/2}).
+        operator_imports: by step, the Python module of an operator that is not OpenCRATE's. Filled in when a model
+            is saved, for the error where the operator is not registered, and never imported.
+        compression: ``mssa``, or for ablations ``attention``: separate query, key and value projections; or the name of
+            an operator that :func:`~opencrate.registry.register_operator` made known.
+        compression_options: of such an operator.
+        sparsification: ``ista``, or for ablations ``mlp`` (with a residual) or ``none`` (Z^{l+1} = Z^{l+1/2}); or the
+            name of a registered operator.
+        sparsification_options: of such an operator.
         mlp_ratio: hidden units of the MLP per width; their number is rounded.
         subspace_constraint: ``none``; ``each``: every U_k orthonormal; ``joint``: [U_1 ... U_K] orthonormal.
         dictionary_constraint: ``none`` or ``orthonormal`` (rows of D; D^T D = D D^T = I when square).
@@ -81,6 +90,9 @@ class CrateBlockConfig(PreTrainedConfig):
         initializer: ``official`` (the published code's) or ``normal`` (std ``initializer_range``, small tokens).
         initializer_range: standard deviation for ``normal``.
     """
+
+    KIND = "a CRATE model"
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     if TYPE_CHECKING:  # transformers makes these from what is given, and types them more loosely or not at all
         num_labels: int = 2
@@ -108,8 +120,11 @@ class CrateBlockConfig(PreTrainedConfig):
     ista_residual: bool = False
     dictionary_expansion: Annotated[int, Within(1, 1_024)] = 1
     dictionary_decode: Literal["none", "tied", "untied"] = "none"
-    compression: Literal["mssa", "attention"] = "mssa"
-    sparsification: Literal["ista", "mlp", "none"] = "ista"
+    operator_imports: dict[str, str] = field(default_factory=dict)  # before the operators, which are checked with it
+    compression: str = "mssa"
+    compression_options: dict[str, Any] = field(default_factory=dict)
+    sparsification: str = "ista"
+    sparsification_options: dict[str, Any] = field(default_factory=dict)
     mlp_ratio: Annotated[float, Within(1e-6, 1_024)] = 4
     subspace_constraint: Literal["none", "each", "joint"] = "none"
     dictionary_constraint: Literal["none", "orthonormal"] = "none"
@@ -128,16 +143,52 @@ class CrateBlockConfig(PreTrainedConfig):
         if self.ista_start is None:
             complete = self.dictionary_expansion == 1 and self.dictionary_decode == "none"
             self.ista_start = "input" if complete else "zero"
+        for step in _STEPS:
+            options = f"{step}_options"
+            completed = self.operator(step).complete(getattr(self, options), f"{type(self).__name__}: {options}")
+            setattr(self, options, completed)
         super().__post_init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         hint = _field_types(type(self)).get(name)
         if hint is not None:
             self._require(_fits(value, hint), name, allowed(hint), value)
+        if name in _STEPS:
+            missing = unregistered(name, value, self.operator_imports)
+            self._require(missing is None, name, missing, value)
         if name == "id2label" and value is not None:
             in_order = set(map(str, value)) == set(map(str, range(len(value))))
             self._require(in_order, name, "a mapping of the class numbers from 0 on, each once, to names", value)
         super().__setattr__(name, value)
+
+    @classmethod
+    def from_size(cls, size: str, **overrides: Any) -> Self:
+        """A named size, one of ``SIZES``, with any field overridden."""
+        if size not in cls.SIZES:
+            raise ValueError(f"unknown {cls.__name__} size {size!r}; {suggest(size, cls.SIZES)}")
+        return cls(**{**cls.SIZES[size], **overrides})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As transformers', but the configuration of another kind of model is refused."""
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"model_type={kind!r} is not {cls.KIND}: load it with the Auto class of its task, or give a model of "
+                f"model_type {cls.model_type!r}"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def operator(self, step: Step) -> Operator:
+        """What is known of the operator of a step, ``compression`` or ``sparsification``."""
+        return operator_of(step, getattr(self, step))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers'; of operators that are not ours also their options and the modules they come from."""
+        found = super().to_dict()
+        found["operator_imports"] = imports_of({step: getattr(self, step) for step in _STEPS})
+        only_theirs = ("operator_imports", *(f"{step}_options" for step in _STEPS))
+        return {name: value for name, value in found.items() if value or name not in only_theirs}
 
     @property
     def mlp_size(self) -> int:
@@ -181,7 +232,8 @@ class CrateBlockConfig(PreTrainedConfig):
             self._require(self.head_dim <= self.hidden_size, "subspace_constraint", "used with p <= d only")
         if self.subspace_constraint == "joint":
             self._require(inner <= self.hidden_size, "subspace_constraint", "used with K p <= d only")
-        if self.sparsification != "ista":
+        module = self.operator("sparsification").module
+        if module is None or not issubclass(module, ISTA):
             free = self.dictionary_penalty == 0 and self.dictionary_constraint == "none"
             self._require(free, "sparsification", "'ista' when the dictionary has a penalty or a constraint")
         complete = self.dictionary_expansion == 1
@@ -208,3 +260,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return True
     except ValueError:
         return False
+
+
+def sized(width: int, depth: int, heads: int, **more: Any) -> dict[str, Any]:
+    """An entry of ``SIZES``: d, L, K, and other fields."""
+    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, **more}

@@ -1,14 +1,11 @@
 """CrateMAEConfig and the named sizes of the published autoencoders."""
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
-from ._suggest import suggest
 from ._values import Amount, Share
 from .configuration_crate import CrateConfig
-from .configuration_crate_blocks import Layers, NormEps, Size
-
-__all__ = ["CRATE_MAE_SIZES", "CrateMAEConfig"]
+from .configuration_crate_blocks import Layers, NormEps, Size, sized
 
 
 class CrateMAEConfig(CrateConfig):
@@ -31,6 +28,7 @@ class CrateMAEConfig(CrateConfig):
     """
 
     model_type = "crate_mae"
+    KIND = "an autoencoder with a decoder"
 
     patch_embedding: Literal["norm_linear", "conv"] = "conv"
     head_layer_norm_eps: NormEps | None = 1e-6
@@ -50,24 +48,6 @@ class CrateMAEConfig(CrateConfig):
             self.decoder_num_attention_heads = self.num_attention_heads
         super().__post_init__(**kwargs)
 
-    @classmethod
-    def from_size(cls, size: str, **overrides: Any) -> "CrateMAEConfig":
-        """A named size (see ``CRATE_MAE_SIZES``), with any field overridden."""
-        if size not in CRATE_MAE_SIZES:
-            raise ValueError(f"unknown CRATE-MAE size {size!r}; {suggest(size, CRATE_MAE_SIZES)}")
-        return cls(**{**CRATE_MAE_SIZES[size], **overrides})
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As transformers', but the configuration of another kind of model, which has no decoder, is refused."""
-        kind = config_dict.get("model_type", cls.model_type)
-        if kind != cls.model_type:
-            raise ValueError(
-                f"model_type={kind!r} is not an autoencoder: a {kind} model has no decoder; load it with AutoModel, or "
-                f"give a model of model_type {cls.model_type!r}"
-            )
-        return super().from_dict(config_dict, **kwargs)
-
     def of_decoder(self) -> "CrateMAEConfig":
         """A copy in which ``num_hidden_layers``, ``num_attention_heads`` and ``head_dim`` are the decoder's."""
         config = copy.deepcopy(self)
@@ -85,13 +65,9 @@ class CrateMAEConfig(CrateConfig):
         self._require(fits, "decoder_num_attention_heads", f"a divisor of {self.hidden_size}")
         if self.tie_decoder:
             alike = heads == self.num_attention_heads and self.decoder_num_hidden_layers == self.num_hidden_layers
-            plain = self.compression == "mssa" and self.sparsification == "ista" and self.dictionary_expansion == 1
-            allowed = "false unless the decoder has as many layers and subspaces as an encoder of MSSA and a complete D"
+            plain = self.sparsification == "ista" and self.dictionary_expansion == 1
+            allowed = "false unless the decoder has as many layers and subspaces as an encoder with a complete D"
             self._require(alike and plain, "tie_decoder", allowed)
-
-
-def _mae(width: int, depth: int, heads: int, **more: Any) -> dict[str, Any]:
-    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, **more}
 
 
 _SMALL = {
@@ -105,15 +81,15 @@ _SMALL = {
 }
 
 
-CRATE_MAE_SIZES: dict[str, dict[str, Any]] = {
+CrateMAEConfig.SIZES = {
     # As published, encoder and decoder alike: 11.56 / 25.41 / 44.64 / 154.27 M numbers, which include two fixed
     # position tables and a linear layer that no forward uses (buffers here).
-    "tiny": _mae(384, 12, 6),
-    "small": _mae(576, 12, 12),
-    "base": _mae(768, 12, 12),
-    "large": _mae(1024, 24, 16),
-    # Laptop sizes (ours): the encoders of `CRATE_SIZES` with a small decoder, which sees all patches while the encoder
-    # sees those that are not masked.
-    "digits": _mae(96, 6, 4, image_size=8, patch_size=2, num_channels=1, **_SMALL),
-    "laptop": _mae(128, 6, 4, image_size=32, patch_size=4, **_SMALL),
+    "tiny": sized(384, 12, 6),
+    "small": sized(576, 12, 12),
+    "base": sized(768, 12, 12),
+    "large": sized(1024, 24, 16),
+    # Laptop sizes (ours): the encoders of `CrateConfig` with a small decoder, which sees all patches, the encoder those
+    # that are not masked.
+    "digits": sized(96, 6, 4, image_size=8, patch_size=2, num_channels=1, **_SMALL),
+    "laptop": sized(128, 6, 4, image_size=32, patch_size=4, **_SMALL),
 }

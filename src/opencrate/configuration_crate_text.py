@@ -1,14 +1,10 @@
 """CrateTextConfig and the named sizes of the published language models."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from ._hf import CACHE_NAMES
-from ._suggest import suggest
 from ._values import Share, Within
-from .configuration_crate_blocks import CrateBlockConfig
-
-__all__ = ["CRATE_TEXT_SIZES", "CrateTextConfig"]
-
+from .configuration_crate_blocks import CrateBlockConfig, sized
 
 TokenId = Annotated[int, Within(0, 10**7)]
 
@@ -39,6 +35,7 @@ class CrateTextConfig(CrateBlockConfig):
     """
 
     model_type = "crate_text"
+    KIND = "a CRATE text model"
     keys_to_ignore_at_inference = list(CACHE_NAMES)  # noqa: RUF012 (transformers' convention)
 
     vocab_size: Annotated[int, Within(1, 10**7)] = 50304
@@ -60,35 +57,15 @@ class CrateTextConfig(CrateBlockConfig):
         self._check_blocks()
         self._check_text()
 
-    @classmethod
-    def from_size(cls, size: str, **overrides: Any) -> "CrateTextConfig":
-        """A named size (see ``CRATE_TEXT_SIZES``), with any field overridden."""
-        if size not in CRATE_TEXT_SIZES:
-            raise ValueError(f"unknown CRATE text size {size!r}; {suggest(size, CRATE_TEXT_SIZES)}")
-        return cls(**{**CRATE_TEXT_SIZES[size], **overrides})
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As transformers', but the configuration of another kind of model is refused."""
-        kind = config_dict.get("model_type", cls.model_type)
-        if kind != cls.model_type:
-            raise ValueError(
-                f"model_type={kind!r} is not a CRATE text model: load it with the Auto class of its task, or give a "
-                f"model of model_type {cls.model_type!r}"
-            )
-        return super().from_dict(config_dict, **kwargs)
-
     def _check_text(self) -> None:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             ids = getattr(self, name)
             fits = ids is None or max(ids if isinstance(ids, list) else [ids], default=0) < self.vocab_size
             self._require(fits, name, f"below vocab_size {self.vocab_size}")
+        causal = self.operator("compression").causal or not self.is_causal
+        self._require(causal, "compression", "one that keeps tokens from seeing later ones, in a causal model")
         gamma = self.compression_kappa is not None
         self._require(not (gamma and self.is_causal), "compression_kappa", "null in a causal model, where N varies")
-
-
-def _text(width: int, depth: int, heads: int, **more: Any) -> dict[str, Any]:
-    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, **more}
 
 
 _GPT2 = {"vocab_size": 50304, "max_position_embeddings": 1024, "is_causal": True}
@@ -120,26 +97,26 @@ _BERT = {
 # Characters or bytes on a laptop.
 _CHARACTERS = {"vocab_size": 256, "is_causal": True, "final_norm": True, "initializer": "normal"}
 
-CRATE_TEXT_SIZES: dict[str, dict[str, Any]] = {
+CrateTextConfig.SIZES = {
     # CRATE-GPT and CRATE-LM with a complete dictionary: 60.70 M parameters at vocabulary 50,304 and context 1,024
     # (59.91 M without positions; the paper's 60 M), 27.07 M for one layer.
-    "gpt-base": _text(768, 12, 12, **_GPT2),
-    "gpt-1-layer": _text(512, 1, 4, **_GPT2),
+    "gpt-base": sized(768, 12, 12, **_GPT2),
+    "gpt-1-layer": sized(512, 1, 4, **_GPT2),
     # CRATE-LM, overcomplete, tied, no residual (81.93 M; 27.86 M for one layer). Medium, large and xl are stated in the
     # published code only, without counts.
-    "lm-1-layer": _text(512, 1, 4, **_OVERCOMPLETE),
-    "lm-base": _text(768, 12, 12, **_OVERCOMPLETE),
-    "lm-medium": _text(1024, 24, 16, **_OVERCOMPLETE),
-    "lm-large": _text(1280, 36, 20, **_OVERCOMPLETE),
-    "lm-xl": _text(1600, 48, 25, **_OVERCOMPLETE),
+    "lm-1-layer": sized(512, 1, 4, **_OVERCOMPLETE),
+    "lm-base": sized(768, 12, 12, **_OVERCOMPLETE),
+    "lm-medium": sized(1024, 24, 16, **_OVERCOMPLETE),
+    "lm-large": sized(1280, 36, 20, **_OVERCOMPLETE),
+    "lm-xl": sized(1600, 48, 25, **_OVERCOMPLETE),
     # CRATE-alpha, untied, residual [2405.20299]: small is the paper's 57 M; base, 12 layers of 768, has 110 M where the
     # paper says 120 M (unresolved). The heads of small are not stated: p = 64.
-    "alpha-small": _text(512, 12, 8, **_ALPHA),
-    "alpha-base": _text(768, 12, 12, **_ALPHA),
+    "alpha-small": sized(512, 12, 8, **_ALPHA),
+    "alpha-base": sized(768, 12, 12, **_ALPHA),
     # CRATE-BERT: 12 layers of 768, complete, with BERT's vocabulary, context and segments (45 M; the layout of the
     # published models is unresolved).
-    "bert-base": _text(768, 12, 12, **_BERT),
+    "bert-base": sized(768, 12, 12, **_BERT),
     # Laptop sizes (ours): characters or bytes, contexts of 256 and 64.
-    "laptop": _text(256, 6, 4, max_position_embeddings=256, **_CHARACTERS),
-    "tiny": _text(64, 2, 2, max_position_embeddings=64, **_CHARACTERS),
+    "laptop": sized(256, 6, 4, max_position_embeddings=256, **_CHARACTERS),
+    "tiny": sized(64, 2, 2, max_position_embeddings=64, **_CHARACTERS),
 }

@@ -6,19 +6,15 @@
 ``(B, K, N, p)``), ``sparse_codes`` (the ISTA code) and ``attentions``.
 """
 
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BackboneOutput
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 
+from ._graph import known
 from ._hf import (
-    RECORDED_BY_FORWARD,
     BackboneMixin,
     can_return_tuple,
     capture_outputs,
@@ -26,56 +22,26 @@ from ._hf import (
     init,
     merge_with_config_defaults,
 )
-from ._suggest import suggest
-from .blocks import ISTA, CrateLayer, LayerList, dtype_of, orthogonality_loss, record
+from .blocks import CrateLayer, LayerList
 from .configuration_crate import CrateConfig, pair
-from .operators import known
-
-__all__ = [
-    "CrateBackbone",
-    "CrateForImageClassification",
-    "CrateImageClassifierOutput",
-    "CrateModel",
-    "CrateModelOutput",
-    "CratePreTrainedModel",
-]
+from .linear_maps import dtype_of
+from .modeling_crate_base import CratePreTrainedModel, CrateStates
+from .recording import record
 
 
 @dataclass
-class CrateModelOutput(ModelOutput):
-    """Encoder output; the tuples hold one tensor per layer (``hidden_states``: one more, the embedding).
+class CrateModelOutput(CrateStates, BaseModelOutputWithPooling):
+    """Encoder output.
 
     Args:
         last_hidden_state: tokens of the last layer ``(B, N, d)``, no final norm, class token first.
         pooler_output: class token, or mean over all tokens, ``(B, d)``.
-        hidden_states: Z^l, ``(B, N, d)``.
-        compressed_states: Z^{l+1/2}, ``(B, N, d)``.
-        projected_states: U^T LN(Z^l), ``(B, K, N, p)``.
-        sparse_codes: code of the ISTA step, ``(B, N, m)``; equals Z^{l+1} for a complete dictionary. With
-            ``sparsification="mlp"`` the MLP's hidden activations; empty with ``"none"``.
-        attentions: softmax maps, ``(B, K, N, N)``.
     """
-
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    compressed_states: tuple[Tensor, ...] | None = None
-    projected_states: tuple[Tensor, ...] | None = None
-    sparse_codes: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
-class CrateImageClassifierOutput(ModelOutput):
-    """Classifier output: ``loss`` when labels were given, ``logits (B, num_labels)``, states as in the encoder."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    compressed_states: tuple[Tensor, ...] | None = None
-    projected_states: tuple[Tensor, ...] | None = None
-    sparse_codes: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+class CrateImageClassifierOutput(CrateStates, ImageClassifierOutput):
+    """``loss`` when labels were given, ``logits (B, num_labels)``, states as in the encoder."""
 
 
 def patchify(pixel_values: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -160,116 +126,25 @@ class CrateEmbeddings(nn.Module):
         return torch.cat((cls, tokens), dim=1) + self.positions(self.patch_embeddings.grid(pixel_values))
 
 
-def share_of_step(labels: Tensor | None, num_items: Tensor | int | None) -> Tensor | float:
-    """The part of an optimizer step's loss that is a batch's: its labels over those of the step; 1 where it is alone.
-
-    transformers' Trainer counts the labels other than -100 in all batches (and processes) of a step, gives their number
-    to every forward as ``num_items_in_batch``, and adds up the losses. The shares of a step add up to 1.
-    """
-    if labels is None or num_items is None:
-        return 1.0
-    count = labels.ne(-100).sum()
-    return count / (num_items.to(count.device) if isinstance(num_items, Tensor) else num_items)
-
-
-class CratePreTrainedModel(PreTrainedModel):
-    """Loading, saving, initialisation and the recording of states, shared by the CRATE vision models."""
+class CrateImagePreTrainedModel(CratePreTrainedModel):
+    """What the vision models add: images in, an embedding of their patches."""
 
     config_class = CrateConfig
     config: CrateConfig
-    base_model_prefix = "crate"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    supports_gradient_checkpointing = True
     _no_split_modules = ["CrateEmbeddings", "CrateLayer"]  # noqa: RUF012 (transformers' convention)
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-    _can_record_outputs = {  # noqa: RUF012 (transformers' convention)
-        "hidden_states": RECORDED_BY_FORWARD,
-        "compressed_states": RECORDED_BY_FORWARD,
-        "projected_states": RECORDED_BY_FORWARD,
-        "sparse_codes": RECORDED_BY_FORWARD,
-        "attentions": RECORDED_BY_FORWARD,
-    }
-
-    if TYPE_CHECKING:  # signatures that transformers' wrappers hide from type checkers
-
-        def to(self, *args: Any, **kwargs: Any) -> Self: ...
-        def cuda(self, device: int | torch.device | None = None) -> Self: ...
-        def half(self) -> Self: ...
-        def float(self) -> Self: ...
-        def push_to_hub(self, repo_id: str, **kwargs: Any) -> str: ...
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if self.config.initializer == "normal":
-            super()._init_weights(module)
-        elif isinstance(module, (nn.Linear, nn.Conv2d)):
-            bound = module.weight[0].numel() ** -0.5  # torch's default, which the published code keeps
-            init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.LayerNorm):
-            super()._init_weights(module)
-        if isinstance(module, ISTA):
-            self._init_dictionaries(module)
-        elif isinstance(module, CrateEmbeddings):
+        super()._init_weights(module)
+        if isinstance(module, CrateEmbeddings):
             std = 1.0 if self.config.initializer == "official" else self.config.initializer_range
             init.normal_(module.cls_token, std=std)
             init.normal_(module.position_embeddings, std=std)
 
-    def _init_dictionaries(self, module: nn.Module) -> None:
-        for dictionary in module.parameters(recurse=False):
-            if self.config.initializer == "official":
-                bound = (6 / dictionary.shape[1]) ** 0.5  # Kaiming uniform, fan-in = atoms
-                init.uniform_(dictionary, -bound, bound)
-            else:
-                init.normal_(dictionary, std=self.config.initializer_range)
 
-    def _class_loss(self, logits: Tensor, labels: Tensor | None, num_items: Tensor | int | None) -> Tensor | None:
-        """The loss of ``config.problem_type``, with penalties, of inputs that have one answer each.
-
-        Args:
-            logits: ``(B, num_labels)``.
-            labels: classes ``(B)``; numbers or several labels ``(B, num_labels)``.
-            num_items: see :func:`share_of_step`.
-        """
-        loss, kind = None, self.config.problem_type or ("regression" if self.config.num_labels == 1 else None)
-        if labels is not None and (labels.is_floating_point() or kind == "regression"):
-            loss = share_of_step(labels, num_items) * self.loss_function(labels, logits, self.config)  # a batch's mean
-        elif labels is not None:
-            loss = self.loss_function(labels, logits, self.config, num_items_in_batch=num_items)
-        return self._with_penalties(loss, labels, num_items)
-
-    def _with_penalties(
-        self, loss: Tensor | None, labels: Tensor | None = None, num_items: Tensor | int | None = None
-    ) -> Tensor | None:
-        """The loss with the penalties that the configuration asks for; of several batches in a step, their share."""
-        subspace, dictionary = self.config.subspace_penalty, self.config.dictionary_penalty
-        if not (subspace or dictionary):
-            return loss
-        if loss is not None:
-            return loss + share_of_step(labels, num_items) * orthogonality_loss(self, subspace, dictionary)
-        if num_items is not None:  # a Trainer that keeps the labels to itself
-            warnings.warn(
-                "subspace_penalty and dictionary_penalty are part of the model's own loss, and the Trainer's "
-                "label_smoothing_factor or compute_loss_func takes its place: train without it, or add "
-                "opencrate.blocks.orthogonality_loss(model, ...) to the loss",
-                stacklevel=2,
-            )
-        return None
-
-    def _check_outputs(self, kwargs: dict) -> None:
-        known = {f"output_{key}" for key in self._can_record_outputs}
-        for name in kwargs:
-            if name.startswith("output_") and name not in known:
-                raise ValueError(f"unknown output flag {name!r}; {suggest(name, known)}")
-
-
-class CrateModel(CratePreTrainedModel):
+class CrateModel(CrateImagePreTrainedModel):
     """The CRATE encoder: embedding and L layers, no final norm."""
 
     def __init__(self, config: CrateConfig):
@@ -321,7 +196,7 @@ _FROM_AUTOENCODER = {r"^crate\.norm\.": "norm."}
 """Where a classifier keeps the norm that an autoencoder has after its encoder: after pooling, before the head."""
 
 
-class CrateForImageClassification(CratePreTrainedModel):
+class CrateForImageClassification(CrateImagePreTrainedModel):
     """CRATE with LN and a linear layer on the pooled token."""
 
     def __init__(self, config: CrateConfig):
@@ -359,13 +234,13 @@ class CrateForImageClassification(CratePreTrainedModel):
     ) -> CrateImageClassifierOutput:
         """Logits ``(B, num_labels)`` and, given ``labels (B)``, the loss (with the configured penalties).
 
-        ``num_items_in_batch`` is for a Trainer, see :func:`share_of_step`; ``kwargs`` as in :meth:`CrateModel.forward`.
+        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate_base.share_of_step`; ``kwargs``
+        as in :meth:`CrateModel.forward`.
         """
         outputs = self.crate(pixel_values, **kwargs)
         logits = self.classifier(self.norm(outputs.pooler_output))
-        states = {key: outputs[key] for key in self._can_record_outputs if key in outputs}
         loss = self._class_loss(logits, labels, num_items_in_batch)
-        return CrateImageClassifierOutput(loss=loss, logits=logits, **states)
+        return CrateImageClassifierOutput(loss=loss, logits=logits, **self._states_of(outputs))
 
 
 class CrateBackbone(BackboneMixin, CrateModel):

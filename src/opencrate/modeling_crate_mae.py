@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from ._graph import known
 from ._hf import (
     RECORDED_BY_FORWARD,
     can_return_tuple,
@@ -17,28 +18,25 @@ from ._hf import (
     init,
     merge_with_config_defaults,
 )
-from .blocks import CrateDecoderLayer, CrateLayer, LayerList, Synthesis, read_by
+from .blocks import CrateDecoderLayer, CrateLayer, LayerList
 from .configuration_crate import pair
 from .configuration_crate_mae import CrateMAEConfig
-from .modeling_crate import CrateEmbeddings, CratePreTrainedModel, patchify
-from .operators import known
-
-__all__ = [
-    "CrateMAEDecoder",
-    "CrateMAEDecoderOutput",
-    "CrateMAEForPreTraining",
-    "CrateMAEForPreTrainingOutput",
-    "CrateMAEModel",
-    "CrateMAEModelOutput",
-    "CrateMAEPreTrainedModel",
-    "random_mask",
-    "sincos_positions",
-]
+from .modeling_crate import CrateEmbeddings, CrateImagePreTrainedModel, patchify
+from .modeling_crate_base import STATES, CrateStates
+from .recording import read_by
+from .sparsification import Synthesis
 
 
 @dataclass
-class CrateMAEModelOutput(ModelOutput):
-    """Encoder output; states as in ``CrateModelOutput``.
+class _Encoded(ModelOutput):
+    last_hidden_state: Tensor | None = None
+    mask: Tensor | None = None
+    ids_restore: Tensor | None = None
+
+
+@dataclass
+class CrateMAEModelOutput(CrateStates, _Encoded):
+    """Encoder output.
 
     Args:
         last_hidden_state: tokens after the final norm, class token first: ``(B, 1 + n, d)``, or with visible tokens
@@ -47,53 +45,37 @@ class CrateMAEModelOutput(ModelOutput):
         ids_restore: place of every patch in the shuffled order, ``(B, n)``.
     """
 
-    last_hidden_state: Tensor | None = None
-    mask: Tensor | None = None
-    ids_restore: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    compressed_states: tuple[Tensor, ...] | None = None
-    projected_states: tuple[Tensor, ...] | None = None
-    sparse_codes: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+
+@dataclass
+class _Decoded(ModelOutput):
+    logits: Tensor | None = None
 
 
 @dataclass
-class CrateMAEDecoderOutput(ModelOutput):
-    """Decoder output.
-
-    Args:
-        logits: predicted patches ``(B, n, patch_height * patch_width * C)``, ordered (row, column, channel).
-        hidden_states: the decoder's input, then every layer's output, ``(B, 1 + n, d)``.
-        compressed_states: Y = D LN(Z), the decoder's estimate of Z^{l+1/2}, ``(B, 1 + n, d)``.
-        projected_states: U^T LN(Y), ``(B, K, 1 + n, p)``.
-        attentions: softmax maps, ``(B, K, 1 + n, 1 + n)``.
+class CrateMAEDecoderOutput(CrateStates, _Decoded):
+    """Decoder output: ``logits``, the predicted patches ``(B, n, patch_height * patch_width * C)``, each ordered (row,
+    column, channel), and states: ``hidden_states`` begin with the decoder's input, ``compressed_states`` are
+    Y = D LN(Z), the decoder's estimates of Z^{l+1/2}, ``projected_states`` U^T LN(Y); there are no codes.
     """
 
+
+@dataclass
+class _Reconstructed(ModelOutput):
+    loss: Tensor | None = None
     logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    compressed_states: tuple[Tensor, ...] | None = None
-    projected_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+    mask: Tensor | None = None
+    ids_restore: Tensor | None = None
+    latent: Tensor | None = None
 
 
 @dataclass
-class CrateMAEForPreTrainingOutput(ModelOutput):
+class CrateMAEForPreTrainingOutput(CrateStates, _Reconstructed):
     """Autoencoder output: scalar ``loss``, ``logits`` (predicted patches), ``mask`` and ``ids_restore``, and states.
 
     ``latent`` is the encoder's output after its norm; other names as in :class:`CrateMAEModelOutput`, and with
     ``decoder_`` before them as in :class:`CrateMAEDecoderOutput`.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    mask: Tensor | None = None
-    ids_restore: Tensor | None = None
-    latent: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    compressed_states: tuple[Tensor, ...] | None = None
-    projected_states: tuple[Tensor, ...] | None = None
-    sparse_codes: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = None
     decoder_compressed_states: tuple[Tensor, ...] | None = None
     decoder_projected_states: tuple[Tensor, ...] | None = None
@@ -183,7 +165,7 @@ class CrateMAEEmbeddings(CrateEmbeddings):
         return noise.to(tokens.device)
 
 
-class CrateMAEPreTrainedModel(CratePreTrainedModel):
+class CrateMAEPreTrainedModel(CrateImagePreTrainedModel):
     """Loading, saving and initialisation of the autoencoder."""
 
     config_class = CrateMAEConfig
@@ -251,12 +233,7 @@ class CrateMAEModel(CrateMAEPreTrainedModel):
 class CrateMAEDecoder(CrateMAEPreTrainedModel):
     """The decoder: layers of (synthesise, expand), the final norm and a linear map to pixels."""
 
-    _can_record_outputs = {  # noqa: RUF012 (transformers' convention)
-        "hidden_states": RECORDED_BY_FORWARD,
-        "compressed_states": RECORDED_BY_FORWARD,
-        "projected_states": RECORDED_BY_FORWARD,
-        "attentions": RECORDED_BY_FORWARD,
-    }
+    _can_record_outputs = dict.fromkeys((state for state in STATES if state != "sparse_codes"), RECORDED_BY_FORWARD)
 
     def __init__(self, config: CrateMAEConfig):
         super().__init__(config.of_decoder())
@@ -310,8 +287,9 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
         for layer in range(depth):
             own, other = f"decoder.layers.{layer}", f"crate.layers.{depth - 1 - layer}"
             tied[f"{own}.synthesize.dictionary"] = f"{other}.sparsify.ista.dictionary"
-            for name, _ in self.decoder.layers[layer].expand.mssa.named_parameters():
-                tied[f"{own}.expand.mssa.{name}"] = f"{other}.compress.mssa.{name}"
+            kind = self.config.compression
+            for name, _ in self.decoder.layers[layer].expand.operator.named_parameters():
+                tied[f"{own}.expand.{kind}.{name}"] = f"{other}.compress.{kind}.{name}"
         return tied
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
@@ -333,14 +311,14 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
             grid = self.crate.embeddings.patch_embeddings.grid(pixel_values)
             tokens = self.crate.embeddings.restore(tokens, encoded.ids_restore, grid)
         decoded = self.decoder(tokens, **kwargs)
-        states = {key: encoded[key] for key in self._can_record_outputs if key in encoded}
-        states |= {f"decoder_{key}": decoded[key] for key in self.decoder._can_record_outputs if key in decoded}
+        states = {f"decoder_{key}": state for key, state in self.decoder._states_of(decoded).items()}
         return CrateMAEForPreTrainingOutput(
             loss=self._loss(pixel_values, decoded.logits, encoded.mask),
             logits=decoded.logits,
             mask=encoded.mask,
             ids_restore=encoded.ids_restore,
             latent=encoded.last_hidden_state,
+            **self._states_of(encoded),
             **states,
         )
 

@@ -8,27 +8,61 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
+from ._graph import traced
 from ._hf import CACHE, CACHE_NAMES, CacheByEitherName, can_return_tuple, one_cache
-from .blocks import Linear
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
-from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel, CrateTextStates
-
-__all__ = ["CrateCausalLMOutput", "CrateForCausalLM", "CrateForMaskedLM", "CrateMaskedLMOutput"]
+from .modeling_crate_base import CrateStates
+from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel
 
 
 @dataclass
-class CrateCausalLMOutput(CacheByEitherName, CrateTextStates, CausalLMOutputWithPast):
+class CrateCausalLMOutput(CacheByEitherName, CrateStates, CausalLMOutputWithPast):
     """``loss``, ``logits (B, N, vocabulary)``, the cache, and the states."""
 
 
 @dataclass
-class CrateMaskedLMOutput(CrateTextStates, MaskedLMOutput):
+class CrateMaskedLMOutput(CrateStates, MaskedLMOutput):
     """``loss``, ``logits (B, N, vocabulary)``, and the states."""
+
+
+class FewTokensLinear(nn.Linear):
+    """``nn.Linear``, but faster where a CPU multiplies few rows by a large matrix, as the unembedding in generation.
+
+    The library's product of fewer than 16 rows leaves threads idle; one product for each of 8 parts of a matrix of 2^22
+    entries or more uses all of them. The two are equal to rounding.
+    """
+
+    FEW, PARTS, LARGE = 16, 8, 2**22
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(..., n)`` -> ``(..., m)``."""
+        if not self._splits(tokens):
+            return super().forward(tokens)
+        W, columns = self.weight, tokens.flatten(0, -2).mT
+        part = W.shape[0] // self.PARTS
+        whole = part * self.PARTS
+        product = torch.bmm(W[:whole].unflatten(0, (self.PARTS, part)), columns.expand(self.PARTS, -1, -1)).flatten(
+            0, 1
+        )
+        if W.shape[0] > whole:
+            product = torch.cat((product, W[whole:] @ columns))
+        product = product.mT.reshape(*tokens.shape[:-1], -1)
+        return product if self.bias is None else product + self.bias
+
+    def _splits(self, tokens: Tensor) -> bool:
+        if traced() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return False
+        W = self.weight  # a quantised weight is a class of its own, with its own product
+        plain = type(W) in (Tensor, nn.Parameter) and tokens.device.type == "cpu"
+        fast = plain and tokens.dtype in (torch.float32, torch.float64)
+        return (
+            fast and 0 < tokens.shape[:-1].numel() < self.FEW and W.numel() >= self.LARGE and W.shape[0] >= self.PARTS
+        )
 
 
 class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
@@ -40,7 +74,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
     def __init__(self, config: CrateTextConfig):
         super().__init__(config)
         self.crate = CrateTextModel(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = FewTokensLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
         self._end_at_context()
 
@@ -76,7 +110,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
 
         Args:
             labels: ``(B, N)``, shifted inside: ``labels=input_ids`` trains; -100 is ignored.
-            logits_to_keep: compute logits of so many last places only (0: all), or of the places in a tensor.
+            logits_to_keep: number of trailing positions to compute logits of (0: all), or the positions in a tensor.
             kwargs: ``shift_labels (B, N)``, already shifted, instead of ``labels``; ``num_items_in_batch``; and as in
                 :meth:`CrateTextModel.forward`, where the other arguments are explained.
         """
@@ -110,7 +144,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             inputs: prompt ``(B, N)``, padded on the left.
             generation_config: see transformers.
             args: see transformers.
-            context_overflow: what happens beyond the context; ``None`` is the configuration's word. ``error``: a
+            context_overflow: what happens beyond the context; ``None``: as configured. ``error``: a
                 ``ValueError`` before anything is generated. ``crop``: only the last ``max_position_embeddings``
                 tokens are kept and computed anew for each further token, as the published sampling does; slower,
                 because positions shift and the cache is of no use.
@@ -123,6 +157,8 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         overflow = self.config.context_overflow if context_overflow is None else context_overflow
         if overflow not in ("error", "crop"):
             raise ValueError(f"context_overflow={overflow!r} is not allowed; it must be 'error' or 'crop'")
+        if not self.config.operator("compression").cached:
+            kwargs["use_cache"] = False
         asked = {**_stated(self.generation_config), **_stated(generation_config), **kwargs}
         needed, context = self._needed_positions(inputs, asked), self.config.max_position_embeddings
         if needed > context:
@@ -242,7 +278,7 @@ class CrateForMaskedLM(CrateTextPreTrainedModel):
     def __init__(self, config: CrateTextConfig):
         super().__init__(config)
         self.crate = CrateTextModel(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = FewTokensLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

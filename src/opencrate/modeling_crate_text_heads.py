@@ -14,37 +14,27 @@ from transformers.modeling_outputs import (
 
 from ._hf import can_return_tuple, fixed_cross_entropy
 from .configuration_crate_text import CrateTextConfig
-from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel, CrateTextStates
-
-__all__ = [
-    "CrateForMultipleChoice",
-    "CrateForQuestionAnswering",
-    "CrateForSequenceClassification",
-    "CrateForTokenClassification",
-    "CrateMultipleChoiceOutput",
-    "CrateQuestionAnsweringOutput",
-    "CrateSequenceClassifierOutput",
-    "CrateTokenClassifierOutput",
-]
+from .modeling_crate_base import CrateStates
+from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel
 
 
 @dataclass
-class CrateSequenceClassifierOutput(CrateTextStates, SequenceClassifierOutput):
+class CrateSequenceClassifierOutput(CrateStates, SequenceClassifierOutput):
     """``loss``, ``logits (B, num_labels)``, and the states."""
 
 
 @dataclass
-class CrateTokenClassifierOutput(CrateTextStates, TokenClassifierOutput):
+class CrateTokenClassifierOutput(CrateStates, TokenClassifierOutput):
     """``loss``, ``logits (B, N, num_labels)``, and the states."""
 
 
 @dataclass
-class CrateQuestionAnsweringOutput(CrateTextStates, QuestionAnsweringModelOutput):
+class CrateQuestionAnsweringOutput(CrateStates, QuestionAnsweringModelOutput):
     """``loss``, ``start_logits (B, N)``, ``end_logits (B, N)``, and the states."""
 
 
 @dataclass
-class CrateMultipleChoiceOutput(CrateTextStates, MultipleChoiceModelOutput):
+class CrateMultipleChoiceOutput(CrateStates, MultipleChoiceModelOutput):
     """``loss``, ``logits (B, choices)``, and the states, whose first axis counts B times choices."""
 
 
@@ -101,7 +91,7 @@ class CrateForSequenceClassification(_CrateTextHead):
     ) -> CrateSequenceClassifierOutput:
         """Logits ``(B, num_labels)`` and, given ``labels (B)``, the loss of ``config.problem_type``.
 
-        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate.share_of_step`; the other
+        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate_base.share_of_step`; the other
         arguments are those of ``CrateTextModel.forward``.
         """
         outputs = self.crate(
@@ -132,7 +122,7 @@ class CrateForTokenClassification(_CrateTextHead):
     ) -> CrateTokenClassifierOutput:
         """Logits ``(B, N, num_labels)`` and, given ``labels (B, N)`` (-100 ignored), the mean cross-entropy.
 
-        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate.share_of_step`; the other
+        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate_base.share_of_step`; the other
         arguments are those of ``CrateTextModel.forward``.
         """
         outputs = self.crate(
@@ -202,7 +192,7 @@ class CrateForMultipleChoice(_CrateTextHead):
     ) -> CrateMultipleChoiceOutput:
         """Logits ``(B, choices)`` and, given the right ones ``labels (B)``, the mean cross-entropy.
 
-        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate.share_of_step`; all other
+        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate_base.share_of_step`; all other
         arguments have an axis of choices after the first, ``(B, choices, N)``, and are those of
         ``CrateTextModel.forward``.
         """

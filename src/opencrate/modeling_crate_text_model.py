@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from ._graph import known, traced
 from ._hf import (
     CACHE,
     CACHE_NAMES,
@@ -25,37 +26,16 @@ from ._hf import (
     merge_with_config_defaults,
     one_cache,
 )
-from .blocks import ISTA, CrateLayer, LayerList, read_by, record
+from .blocks import CrateLayer, LayerList
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
-from .modeling_crate import CratePreTrainedModel
-from .operators import known, traced
-
-__all__ = [
-    "CrateTextModel",
-    "CrateTextModelOutput",
-    "CrateTextPreTrainedModel",
-    "CrateTextStates",
-]
+from .modeling_crate_base import CratePreTrainedModel, CrateStates
+from .recording import read_by, record
+from .sparsification import ISTA
 
 
 @dataclass
-class CrateTextStates:
-    """States beside transformers' own ``hidden_states`` and ``attentions``; one tensor per layer, on request.
-
-    Args:
-        compressed_states: Z^{l+1/2}, ``(B, N, d)``.
-        projected_states: U^T LN(Z^l), ``(B, K, N, p)``.
-        sparse_codes: code of the ISTA step ``(B, N, m)``; of the MLP its hidden activations.
-    """
-
-    compressed_states: tuple[Tensor, ...] | None = None
-    projected_states: tuple[Tensor, ...] | None = None
-    sparse_codes: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class CrateTextModelOutput(CacheByEitherName, CrateTextStates, BaseModelOutputWithPast):
+class CrateTextModelOutput(CacheByEitherName, CrateStates, BaseModelOutputWithPast):
     """``last_hidden_state (B, N, d)`` after the final norm, the cache, and the states."""
 
 
@@ -118,9 +98,6 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
             bound = (6 / self.config.hidden_size) ** 0.5  # Kaiming uniform of D^T, whose fan-in is the width
             for dictionary in module.parameters(recurse=False):
                 init.uniform_(dictionary, -bound, bound)
-
-    def _states_of(self, outputs: CrateTextModelOutput) -> dict[str, tuple[Tensor, ...]]:
-        return {key: outputs[key] for key in self._can_record_outputs if key in outputs}
 
 
 class CrateTextModel(CrateTextPreTrainedModel):
@@ -207,6 +184,12 @@ class CrateTextModel(CrateTextPreTrainedModel):
         if not self.config.is_causal:
             if cache is not None:
                 raise ValueError("cache: only a causal model has a cache, and this one has is_causal=False")
+            return None
+        if not self.config.operator("compression").cached:
+            if cache is not None and cache.get_seq_length():
+                raise ValueError(
+                    f"cache: compression={self.config.compression!r} uses none; give the tokens themselves"
+                )
             return None
         if self.gradient_checkpointing and self.training and (torch.is_grad_enabled() or CACHE != "cache"):
             if cache is not None and cache.get_seq_length():

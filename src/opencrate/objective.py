@@ -8,10 +8,7 @@ nats, per set of tokens (per image), never averaged over tokens.
     R^c(Z | U) = sum_k 1/2 logdet(I + p/(N eps^2) (Z U_k)^T (Z U_k))
     objective  = R(Z) - R^c(Z | U) - lambda ||Z||_0, maximised            [CRATE, arXiv:2306.01129, Eq. (1)]
 
-Numerics. Everything inside runs in float64, in slices that stay in cache. Each matrix takes one of two ways,
-whatever the others in its batch do: a Cholesky factorisation of the smaller Gram matrix while its trace,
-which bounds the error, is small enough, otherwise the singular values. Without gradients, on a CPU and for the
-shorter types, the Gram matrix is summed in float32 first and kept where the factor shows that this suffices.
+Everything inside runs in float64; `_logdet.py` says how, and how exactly.
 """
 
 from __future__ import annotations
@@ -23,20 +20,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-# Float64 elements worked on at a time: 8 MB, so that the float64 copy of a large batch stays in cache.
-_SLICE = 1 << 20
-# Largest tr(alpha Z^T Z) that goes to Cholesky, whose error is about trace * 2^-53: 1e-10 for float64 input,
-# and 1e-7 for the shorter types: they promise 1e-6, which allows the cheaper way longer.
-_TRACE_LIMIT_FLOAT64 = 1e6
-_TRACE_LIMIT = 1e9
-# Rows of a Gram matrix computed at once: fewer save work above the diagonal, more make the products efficient.
-_ROWS = 66
-# A Gram matrix summed in float32 is kept while _CAUTION times its estimated error is below this times max(1, R).
-_FLOAT32_ERROR = 1e-6
-_CAUTION = 8
-_PROBES = 8
-# Below this trace, 1/2 trace equals the rate, and its gradient, to a relative 1e-9; 1 + trace would begin to lose it.
-_TRACE_LINEAR = 1e-9
+from ._logdet import half_logdet
 
 
 def coding_rate(Z: Tensor, eps: float) -> Tensor:
@@ -68,8 +52,8 @@ def coding_rate(Z: Tensor, eps: float) -> Tensor:
     >>> coding_rate(torch.eye(2), eps=1.0)  # two eigenvalues 1 + 2/2 * 1
     tensor(0.6931)
     """
-    _check_tokens(Z)
-    return _rates(Z, _check_eps(eps)).to(_result_dtype(Z))
+    N, d = _checked_tokens(Z)
+    return half_logdet(Z, d / (N * _checked_eps(eps) ** 2)).to(_result_dtype(Z))
 
 
 def subspace_coding_rate(Z: Tensor, U: Tensor, eps: float, per_subspace: bool = False) -> Tensor:
@@ -90,9 +74,8 @@ def subspace_coding_rate(Z: Tensor, U: Tensor, eps: float, per_subspace: bool = 
     Raises:
         ValueError: Z or U has a wrong shape or dtype, or eps is not such a number.
     """
-    _check_tokens(Z)
-    _check_bases(U, Z)
-    rates = _rates(Z, _check_eps(eps), U)
+    N, p = _checked_tokens(Z)[0], _checked_bases(U, Z)
+    rates = half_logdet(Z, p / (N * _checked_eps(eps) ** 2), U)
     return (rates if per_subspace else rates.sum(-1)).to(_result_dtype(Z))
 
 
@@ -104,9 +87,7 @@ def rate_reduction(Z: Tensor, U: Tensor, eps: float) -> Tensor:
     Returns:
         Differences in nats, shape (...).
     """
-    _check_tokens(Z)
-    _check_bases(U, Z)
-    return _rate_reduction(Z, U, _check_eps(eps)).to(_result_dtype(Z))
+    return _rate_reduction(Z, U, eps).to(_result_dtype(Z))
 
 
 def sparse_rate_reduction(Z: Tensor, U: Tensor, lam: float, eps: float, norm: str = "l0", tol: float = 0.0) -> Tensor:
@@ -128,13 +109,12 @@ def sparse_rate_reduction(Z: Tensor, U: Tensor, lam: float, eps: float, norm: st
         ValueError: as for `subspace_coding_rate`; norm unknown; lam or tol negative or not finite; tol with
             "l1".
     """
-    _check_tokens(Z)
-    _check_bases(U, Z)
+    reduction = _rate_reduction(Z, U, eps)
     _check_choice("norm", norm, ("l0", "l1"))
     _check_nonnegative("lam", lam)
     _check_tol(tol, "norm", norm)
     count = _nonzero(Z, tol) if norm == "l0" else Z.to(torch.float64).abs()
-    return (_rate_reduction(Z, U, _check_eps(eps)) - lam * count.sum((-2, -1))).to(_result_dtype(Z))
+    return (reduction - lam * count.sum((-2, -1))).to(_result_dtype(Z))
 
 
 def sparsity(Z: Tensor, measure: str = "l0", tol: float = 0.0) -> Tensor:
@@ -164,11 +144,17 @@ def sparsity(Z: Tensor, measure: str = "l0", tol: float = 0.0) -> Tensor:
         ValueError: Z has a wrong shape or dtype; measure unknown; tol negative or not finite, or not with
             "l0".
     """
-    _check_tokens(Z)
+    _checked_tokens(Z)
     _check_choice("measure", measure, tuple(_MEASURES))
     _check_tol(tol, "measure", measure)
     value = _l0(Z, tol) if measure == "l0" else _MEASURES[measure](Z.to(_result_dtype(Z)).abs())
     return value.to(_result_dtype(Z))
+
+
+def _rate_reduction(Z: Tensor, U: Tensor, eps: float) -> Tensor:
+    """In float64."""
+    (N, d), p, scale = _checked_tokens(Z), _checked_bases(U, Z), _checked_eps(eps) ** 2
+    return half_logdet(Z, d / (N * scale)) - half_logdet(Z, p / (N * scale), U).sum(-1)
 
 
 def _l0(Z: Tensor, tol: float) -> Tensor:
@@ -219,155 +205,39 @@ def _nonzero(Z: Tensor, tol: float) -> Tensor:
     return torch.where(entries.isnan(), entries, (entries.abs() > tol).to(torch.float64))
 
 
-def _rate_reduction(Z: Tensor, U: Tensor, eps: float) -> Tensor:
-    return _rates(Z, eps) - _rates(Z, eps, U).sum(-1)
-
-
-def _rates(Z: Tensor, eps: float, U: Tensor | None = None) -> Tensor:
-    """Float64 rates of Z, shape (...), or with U of its projections, shape (..., K); slice by slice."""
-    shape = Z.shape[:-2] if U is None else (*Z.shape[:-2], U.shape[0])
-    dim = Z.shape[-1] if U is None else U.shape[-1]
-    alpha = dim / (Z.shape[-2] * eps**2)
-    limit = _TRACE_LIMIT_FLOAT64 if Z.dtype == torch.float64 else _TRACE_LIMIT
-    if U is not None:
-        U = U.to(torch.float64)
-    if Z.ndim == 2:
-        Z = Z.unsqueeze(0)
-    step = max(1, _SLICE // max(1, math.prod(Z.shape[1:])))
-    rates = []
-    for part in Z.split(step):
-        if U is None and _may_use_float32(part):
-            V = part.to(torch.float32, memory_format=torch.contiguous_format)
-            rates.append(_rates_by_float32(V.flatten(0, -3), alpha, limit))
-            continue
-        V = part.to(torch.float64, memory_format=torch.contiguous_format)
-        if U is not None:
-            V = torch.einsum("...nd,kdp->...knp", V, U)
-        rates.append(_matrix_rates(V.flatten(0, -3), alpha, limit))
-    return torch.cat(rates).reshape(shape)
-
-
-def _may_use_float32(Z: Tensor) -> bool:
-    """Whether float32 products are float32 (and not TF32 or bfloat16 under that name), and need no gradient."""
-    plain = Z.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
-    return plain and Z.dtype != torch.float64 and not (Z.requires_grad and torch.is_grad_enabled())
-
-
-def _rates_by_float32(V: Tensor, alpha: float, limit: float) -> Tensor:
-    """`_matrix_rates` of V (M, N, d), float32: products in float32, and again in float64 where that is not enough."""
-    rates, error = _float32_rates(V, alpha)
-    doubtful = ~(_CAUTION * error <= _FLOAT32_ERROR * rates.clamp_min(1))  # a NaN is doubtful
-    if bool(doubtful.any()):
-        rates[doubtful] = _matrix_rates(V[doubtful].to(torch.float64), alpha, limit)
-    return rates
-
-
-def _float32_rates(V: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Rates from a Gram matrix summed in float32, and an estimate of their error; NaN where it does not apply.
-
-    The products P = alpha V^T V are off by E with |E_ij| of order u sqrt(P_ii P_jj), u = 2^-24, and the rate of
-    G = I + P by 1/2 tr(G^-1 E), of order u/2 sum_i P_ii (G^-1)_ii or less. The sum is the mean of
-    |L^-1 diag(P)^(1/2) s|^2 over random signs s, L the Cholesky factor of G: a few of them cost little.
-    """
-    if V.shape[-2] < V.shape[-1]:
-        V = V.mT
-    gram = _products(V.mT).to(torch.float64).mul_(alpha)
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    lengths = diagonal.sqrt()
-    trace = diagonal.sum(-1)
-    diagonal.add_(1)
-    factor, info = torch.linalg.cholesky_ex(gram)
-    rates = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    signs = torch.randint(2, (gram.shape[-1], _PROBES), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
-    spread = torch.linalg.solve_triangular(factor, lengths.unsqueeze(-1) * signs, upper=False)
-    error = 2.0**-25 * spread.square().sum((-2, -1)) / _PROBES
-    # Far inside the range of float32, and of the ways below: neither underflow nor a rate that 1 + trace rounds off.
-    known = (info == 0) & (trace > 1e-25 * alpha) & (trace < 1e35 * alpha) & (trace > 1e-6) & (trace < _TRACE_LIMIT)
-    return rates, torch.where(known, error, math.nan)
-
-
-def _products(W: Tensor) -> Tensor:
-    """W W^T of W (M, n, N), where no gradient is needed on and below the diagonal only: all that Cholesky reads."""
-    n = W.shape[-2]
-    with torch.autocast(W.device.type, enabled=False):
-        if n <= _ROWS or (W.requires_grad and torch.is_grad_enabled()):
-            return torch.bmm(W, W.mT)
-        products = W.new_zeros(W.shape[0], n, n)
-        for top in range(0, n, _ROWS):
-            end = min(top + _ROWS, n)
-            products[:, top:end, :end] = torch.bmm(W[:, top:end], W[:, :end].mT)
-        return products
-
-
-def _matrix_rates(V: Tensor, alpha: float, limit: float) -> Tensor:
-    """1/2 logdet(I + alpha V^T V) for each matrix of V (M, N, d), float64, shape (M)."""
-    if V.shape[-2] < V.shape[-1]:
-        V = V.mT
-    gram = _products(V.mT).mul_(alpha)
-    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    easy = trace <= limit
-    if bool(easy.all()):
-        return _cholesky_rates(gram, trace)
-    finite = V.isfinite().all(-1).all(-1)
-    groups = [g.nonzero().squeeze(-1) for g in (easy, finite & ~easy, ~finite)]
-    rates = torch.cat(
-        [
-            _cholesky_rates(gram[groups[0]], trace[groups[0]]),
-            _singular_value_rates(V[groups[1]], alpha),
-            V[groups[2]].sum((-2, -1)) * math.nan,  # NaN in the value and in the gradient
-        ]
-    )
-    return rates[torch.cat(groups).argsort()]
-
-
-def _cholesky_rates(gram: Tensor, trace: Tensor) -> Tensor:
-    """From gram = alpha V^T V (M, n, n) of bounded trace: I + gram is then positive definite in float64."""
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    factor, _ = torch.linalg.cholesky_ex(gram + eye)
-    rates = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return torch.where(trace < _TRACE_LINEAR, trace / 2, rates)
-
-
-def _singular_value_rates(V: Tensor, alpha: float) -> Tensor:
-    """sum_i 1/2 log(1 + alpha sigma_i^2) for V (M, N, n) finite and not all-zero, N >= n.
-
-    With c = sqrt(alpha) * peak and s = sigma / peak, a term is log hypot(s, 1/c) + log c: nothing overflows.
-    """
-    peak = V.detach().abs().amax((-2, -1)).unsqueeze(-1)
-    sigma = torch.linalg.svdvals(V / peak.unsqueeze(-1))
-    noise = V.shape[-2] * torch.finfo(sigma.dtype).eps * sigma.detach()[..., :1]
-    inverse = 1 / math.sqrt(alpha) / peak
-    terms = torch.hypot(sigma, inverse).log() + (peak.log() + 0.5 * math.log(alpha))
-    return torch.where(sigma > noise, terms, 0).sum(-1)
-
-
 def _result_dtype(Z: Tensor) -> torch.dtype:
     return Z.dtype if Z.dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def _check_tokens(Z: Tensor) -> None:
-    if not isinstance(Z, Tensor) or not Z.is_floating_point():
-        got = f"{Z.dtype} tensor" if isinstance(Z, Tensor) else type(Z).__name__
-        raise ValueError(f"Z must be a tensor of a floating dtype, got a {got}; convert it, e.g. Z.float()")
+def _check_floating(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} must be a tensor of a floating dtype, got a {got}; convert it, e.g. {name}.float()")
+
+
+def _checked_tokens(Z: Tensor) -> tuple[int, int]:
+    """(N, d)."""
+    _check_floating("Z", Z)
     if Z.ndim < 2 or 0 in Z.shape[-2:]:
         raise ValueError(
             f"Z must have shape (..., N, d) with N >= 1 tokens as rows and d >= 1, got {tuple(Z.shape)}; "
             "a single token is Z[None]"
         )
+    return Z.shape[-2], Z.shape[-1]
 
 
-def _check_bases(U: Tensor, Z: Tensor) -> None:
-    if not isinstance(U, Tensor) or not U.is_floating_point():
-        got = f"{U.dtype} tensor" if isinstance(U, Tensor) else type(U).__name__
-        raise ValueError(f"U must be a tensor of a floating dtype, got a {got}; convert it, e.g. U.float()")
+def _checked_bases(U: Tensor, Z: Tensor) -> int:
+    """p."""
+    _check_floating("U", U)
     if U.ndim != 3 or 0 in U.shape or U.shape[1] != Z.shape[-1]:
         raise ValueError(
             f"U must have shape (K, d, p) with d = {Z.shape[-1]}, the width of Z {tuple(Z.shape)}, "
             f"got {tuple(U.shape)}; a single basis is U[None]"
         )
+    return U.shape[-1]
 
 
-def _check_eps(eps: float) -> float:
+def _checked_eps(eps: float) -> float:
     if not isinstance(eps, Real) or not 1e-150 <= eps <= 1e150:
         raise ValueError(
             f"eps must be a number in [1e-150, 1e150] (the distortion itself, not its square), got {eps!r}; "

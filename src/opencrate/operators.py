@@ -18,92 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "attention_maps",
-    "coding_rate_gradient",
-    "complete_ista_matrix",
-    "complete_ista_prefers_one_matrix",
-    "gamma",
-    "ista",
-    "ista_complete",
-    "known",
-    "lasso_objective",
-    "linear",
-    "mlp",
-    "mssa",
-    "multi_head_attention",
-    "neumann_coding_rate_gradient",
-    "orthogonality_penalty",
-    "orthonormalize",
-    "project",
-    "shrink",
-    "subspace_attention",
-    "traced",
-]
-
-FEW_TOKENS = 16  # below it, on a CPU, reading a matrix costs more than multiplying by it
-PARTS = 8  # of a matrix that is multiplied by a few tokens
-LARGE = 2**22  # entries of a matrix from which on its parts pay
-
-
-# --- Sizes in a graph that is being traced --------------------------------------------------------------------
-
-
-def traced() -> bool:
-    """Whether a graph is being recorded (torch.compile, torch.export, torch.jit.trace), to be run at other sizes too.
-
-    What is chosen by the number of tokens, for speed, is then chosen without it.
-    """
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def known(condition: bool | torch.SymBool) -> bool:
-    """Whether a condition on sizes holds; in a traced graph, whether it does at all sizes that the graph is made for.
-
-    A plain ``if`` would tie the graph to the sizes it is traced with.
-    """
-    if not torch.compiler.is_compiling():
-        return bool(condition)
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-    return statically_known_true(condition)
-
-
-# --- Products of a few tokens ---------------------------------------------------------------------------------
-
-
-def linear(X: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
-    """``X W^T + b``: ``F.linear``, but faster where a CPU without gradients has few rows and a large W, as generation.
-
-    The library's product of fewer than 16 rows leaves threads idle; one product for each of 8 parts of a W of 2^22
-    entries or more uses all of them.
-
-    Args:
-        X: ``(..., n)``.
-        W: ``(m, n)``.
-        b: ``(m,)``.
-
-    Returns:
-        ``(..., m)``, equal to ``F.linear`` to rounding.
-    """
-    if not _splits(X, W):
-        return F.linear(X, W, b)
-    rows, part = X.shape[:-1].numel(), W.shape[0] // PARTS
-    columns = X.reshape(rows, -1).mT
-    parts = torch.bmm(W[: part * PARTS].unflatten(0, (PARTS, part)), columns.expand(PARTS, -1, -1)).flatten(0, 1)
-    product = parts if W.shape[0] == part * PARTS else torch.cat((parts, W[part * PARTS :] @ columns))
-    product = product.mT.reshape(*X.shape[:-1], -1)
-    return product if b is None else product + b
-
-
-def _splits(X: Tensor, W: Tensor) -> bool:
-    if traced() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return False
-    plain = type(W) in (Tensor, torch.nn.Parameter)  # a quantised weight is a class of its own, with its own product
-    fast = X.device.type == "cpu" and X.dtype in (torch.float32, torch.float64)
-    return plain and fast and 0 < X.shape[:-1].numel() < FEW_TOKENS and W.numel() >= LARGE and W.shape[0] >= PARTS
-
-
 # --- Compression: one step down R^c ---------------------------------------------------------------------------
 
 
@@ -177,38 +91,6 @@ def mssa(
     heads = subspace_attention(project(Z, U), scale, mask)
     if W is None:
         return factor * (heads @ U.transpose(-1, -2)).sum(-3)
-    return F.linear(heads.transpose(-3, -2).flatten(-2), W, b)
-
-
-def multi_head_attention(
-    Z: Tensor,
-    Q: Tensor,
-    K: Tensor,
-    V: Tensor,
-    W: Tensor,
-    b: Tensor | None = None,
-    *,
-    scale: float | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Ordinary attention, ``W [head_1; ...; head_K] + b`` with ``head_k = softmax(scale Z Q_k (Z K_k)^T) Z V_k``.
-
-    What :func:`mssa` is compared with in ablations, and equals where ``Q = K = V = U``. [1706.03762, Sec. 3.2]
-
-    Args:
-        Z: tokens ``(..., N, d)``, already normalised where the model does so.
-        Q: query projections ``(K, d, p)``.
-        K: key projections, of the same shape.
-        V: value projections, of the same shape.
-        W: output map ``(d, K p)``.
-        b: output bias ``(d,)``.
-        scale: see :func:`attention_maps`.
-        mask: see :func:`attention_maps`.
-
-    Returns:
-        ``(..., N, d)``.
-    """
-    heads = attention_maps(project(Z, Q), scale, mask, keys=project(Z, K)) @ project(Z, V)
     return F.linear(heads.transpose(-3, -2).flatten(-2), W, b)
 
 
@@ -323,46 +205,24 @@ def complete_ista_matrix(D: Tensor, eta: float) -> Tensor:
     return M + torch.eye(D.shape[0], dtype=M.dtype, device=M.device)
 
 
-def complete_ista_prefers_one_matrix(num_tokens: int, dim: int) -> bool:
-    """Whether building M (2 d^3 FLOPs) beats the second GEMM over all B N tokens (2 B N d^2 FLOPs)."""
-    return num_tokens >= dim
+def ista_complete(
+    X: Tensor, D: Tensor, eta: float, lam: float, signed: bool = False, M: Tensor | None = None
+) -> Tensor:
+    """``ista(X, D, eta, lam, 1, X)`` with a square dictionary as one product, ``shrink(X M, eta lam)``. [N, Eq. 17]
 
-
-def ista_complete(X: Tensor, D: Tensor, eta: float, lam: float, signed: bool = False) -> Tensor:
-    """One ISTA step from ``A = X`` with a square dictionary, in the cheaper of its two algebraic forms.
-
-    ``shrink(X M, eta lam)`` with :func:`complete_ista_matrix`, or ``ista(X, D, eta, lam, 1, X)``; they agree to
-    rounding. [N, Eq. 17] ``X (..., N, d)``, ``D (d, d)`` -> ``(..., N, d)``.
+    The two agree to rounding. ``X (..., N, d)``, ``D (d, d)`` -> ``(..., N, d)``; ``M`` is
+    :func:`complete_ista_matrix` where the caller has it.
     """
-    if not complete_ista_prefers_one_matrix(X.shape[:-1].numel(), X.shape[-1]):
-        return ista(X, D, eta, lam, 1, X, signed)
-    M = complete_ista_matrix(D, eta)
+    W = (complete_ista_matrix(D, eta) if M is None else M).mT
     if signed:
-        return shrink(X @ M, eta * lam, signed)
-    return F.relu(F.linear(X, M.mT, M.new_full((M.shape[0],), -eta * lam)))
+        return shrink(F.linear(X, W), eta * lam, signed)
+    return F.relu(F.linear(X, W, W.new_full(W.shape[:1], -eta * lam)))
 
 
 def lasso_objective(A: Tensor, X: Tensor, D: Tensor, lam: float) -> Tensor:
     """``1/2 ||X - A D^T||_F^2 + lam ||A||_1`` over the last two axes, the objective ISTA lowers. [N, Eq. 16]"""
     residual = (X - A @ D.mT).square().sum((-2, -1)) / 2
     return residual + lam * A.abs().sum((-2, -1))
-
-
-def mlp(X: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
-    """Two linear maps with a GELU between them: what the ISTA step is compared with in ablations.
-
-    Args:
-        X: tokens ``(..., N, d)``, normalised.
-        W1: ``(m, d)``, with its bias ``b1 (m,)``.
-        b1: bias of the hidden layer.
-        W2: ``(d, m)``, with its bias ``b2 (d,)``.
-        b2: bias of the output.
-
-    Returns:
-        the output ``GELU(X W1^T + b1) W2^T + b2`` ``(..., N, d)``, and the hidden activations ``(..., N, m)``.
-    """
-    hidden = F.gelu(F.linear(X, W1, b1))
-    return F.linear(hidden, W2, b2), hidden
 
 
 # --- The assumptions on U and D -------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from opencrate.analysis.doctor.diagnose import CHECKS, FAIL, FINDING, NOT_CHECKE
 from opencrate.analysis.doctor.outputs import Outputs, nearest_class_mean, shuffle_patches
 from opencrate.analysis.doctor.patient import CHECKED, Patient
 from opencrate.analysis.doctor.vitals import Accuracy, relative_gradients
-from opencrate.blocks import ISTA, MSSA, Compression
+from opencrate.blocks import Compression
+from opencrate.compression import MSSA
+from opencrate.sparsification import ISTA
 
 from .foreign_models import inputs_for, tiny
 from .models import tiny_crate, tiny_images

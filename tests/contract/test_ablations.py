@@ -21,6 +21,13 @@ ARMS = {
 every_arm = pytest.mark.parametrize("arm", ARMS)
 
 
+def multi_head_attention(Z, Q, K, V, W, b=None, mask=None):
+    """``W [head_1; ...; head_K] + b`` with ``head_k = softmax(Z Q_k (Z K_k)^T / sqrt(p)) Z V_k``; Q, K, V (K, d, p)."""
+    project = operators.project
+    heads = operators.attention_maps(project(Z, Q), mask=mask, keys=project(Z, K)) @ project(Z, V)
+    return torch.nn.functional.linear(heads.transpose(-3, -2).flatten(-2), W, b)
+
+
 def vit_layer(config) -> ViTLayer:
     """transformers' own, without biases of queries, keys and values (the key's has no effect anyway)."""
     sizes = {
@@ -74,7 +81,7 @@ def test_states_follow_the_formulas(arm):
             if c.compression == "attention"
             else (V, V)
         )
-        update = operators.multi_head_attention(normed, Q, K, V, attend.output.weight, attend.output.bias)
+        update = multi_head_attention(normed, Q, K, V, attend.output.weight, attend.output.bias)
         close(half, before + update)
         maps = operators.attention_maps(operators.project(normed, Q), keys=operators.project(normed, K))
         close(outputs.attentions[layer], maps)
@@ -94,13 +101,13 @@ def test_attention_with_one_projection_is_mssa():
     torch.manual_seed(0)
     Z, U, W = torch.randn(2, 5, 8).double(), torch.randn(2, 8, 3).double(), torch.randn(8, 6).double()
     mask = torch.ones(5, 5, dtype=torch.bool).tril()
-    close(operators.multi_head_attention(Z, U, U, U, W, mask=mask), operators.mssa(Z, U, W, mask=mask))
+    close(multi_head_attention(Z, U, U, U, W, mask=mask), operators.mssa(Z, U, W, mask=mask))
     Q, K = torch.randn(2, 8, 3).double(), torch.randn(2, 8, 3).double()
     heads = []
     for k in range(2):
         scores = (Z @ Q[k]) @ (Z @ K[k]).mT / 3**0.5
         heads.append(scores.softmax(-1) @ (Z @ U[k]))
-    close(operators.multi_head_attention(Z, Q, K, U, W), torch.cat(heads, -1) @ W.T)
+    close(multi_head_attention(Z, Q, K, U, W), torch.cat(heads, -1) @ W.T)
 
 
 @every_arm

@@ -143,7 +143,7 @@ def test_push_to_hub_sends_weights_configuration_and_code(monkeypatch):
     monkeypatch.setattr(HfApi, "create_commit", create_commit)
     model_of().push_to_hub("someone/crate")
     assert sent["repo"] == "someone/crate"
-    code = {"modeling_crate.py", "configuration_crate.py", "blocks.py", "operators.py", "_hf.py"}
+    code = {"modeling_crate.py", "configuration_crate.py", "blocks.py", "operators.py", "registry.py", "_hf.py"}
     assert {"model.safetensors", "config.json"} | code <= set(sent["files"])
 
 

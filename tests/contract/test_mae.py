@@ -297,7 +297,7 @@ def test_bad_configurations(changes, message):
 def test_a_classifier_given_as_autoencoder(tmp_path):
     classifier_of().save_pretrained(tmp_path)
     for cls in (CrateMAEForPreTraining, CrateMAEModel, CrateMAEConfig):
-        with pytest.raises(ValueError, match="model_type='crate' is not an autoencoder: a crate model has no decoder"):
+        with pytest.raises(ValueError, match="model_type='crate' is not an autoencoder with a decoder"):
             cls.from_pretrained(tmp_path)
 
 
@@ -317,5 +317,5 @@ def test_bad_input():
     model.config.mask_ratio = 0.0
     with pytest.raises(ValueError, match=r"mask_ratio=0\.0 masks none of 16 patches"):
         model(images)
-    with pytest.raises(ValueError, match="unknown CRATE-MAE size 'smal'; did you mean 'small'"):
+    with pytest.raises(ValueError, match="unknown CrateMAEConfig size 'smal'; did you mean 'small'"):
         CrateMAEConfig.from_size("smal")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
-from opencrate import CrateForImageClassification, CrateModel, blocks
-from opencrate.blocks import attention_function, dense_mask, matmul_attention
+from opencrate import CrateForImageClassification, CrateModel, compression
+from opencrate.compression import attention_function, dense_mask, matmul_attention
 
 from .common import (
     ALL_STATES,
@@ -195,7 +195,7 @@ def test_bfloat16_attention_is_the_same_with_and_without_matrix_units(monkeypatc
     mask = torch.tensor([[1, 1, 0, 1, 1], [1, 1, 1, 1, 1]]) if masked else None
     logits = {}
     for supported in (False, True):
-        monkeypatch.setattr(blocks, "MATRIX_UNITS", supported)
+        monkeypatch.setattr(compression, "MATRIX_UNITS", supported)
         chosen = attention_function("sdpa", torch.bfloat16, torch.device("cpu"))
         assert (chosen is matmul_attention) == supported
         with torch.no_grad():

@@ -8,7 +8,6 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from opencrate import (
-    CRATE_TEXT_SIZES,
     CrateForCausalLM,
     CrateForMaskedLM,
     CrateForSequenceClassification,
@@ -37,7 +36,7 @@ COUNTS = {  # vocabulary 50,304, context 1,024 (BERT 30,522 and 512)
 }
 
 
-@pytest.mark.parametrize("size", CRATE_TEXT_SIZES)
+@pytest.mark.parametrize("size", CrateTextConfig.SIZES)
 def test_named_sizes_have_their_counts(size):
     config = CrateTextConfig.from_size(size)
     with torch.device("meta"):
@@ -325,5 +324,5 @@ def test_a_vision_checkpoint_given_as_text(tmp_path):
 
 
 def test_unknown_sizes():
-    with pytest.raises(ValueError, match=r"unknown CRATE text size 'gpt-bas'; did you mean 'gpt-base'\?"):
+    with pytest.raises(ValueError, match=r"unknown CrateTextConfig size 'gpt-bas'; did you mean 'gpt-base'\?"):
         CrateTextConfig.from_size("gpt-bas")

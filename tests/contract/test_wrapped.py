@@ -142,7 +142,7 @@ def test_offloaded_weights(form, tmp_path):
     model, inputs = model_of(form), inputs_of(form)
     with torch.no_grad():
         expected = model(*inputs)
-        bases = [module.bases() for module in model.modules() if isinstance(module, oc.blocks.MSSA)]
+        bases = [module.bases() for module in model.modules() if isinstance(module, oc.compression.MSSA)]
     on_disk = copy.deepcopy(model)
     cpu_offload(model, execution_device="cpu")
     disk_offload(on_disk, str(tmp_path), execution_device="cpu")
@@ -151,7 +151,7 @@ def test_offloaded_weights(form, tmp_path):
         with torch.no_grad():
             for _ in range(2):
                 torch.testing.assert_close(offloaded(*inputs), expected, rtol=1e-5, atol=1e-5)
-            found = [module.bases() for module in offloaded.modules() if isinstance(module, oc.blocks.MSSA)]
+            found = [module.bases() for module in offloaded.modules() if isinstance(module, oc.compression.MSSA)]
         torch.testing.assert_close(found, bases, rtol=0, atol=0)
 
 
@@ -186,7 +186,7 @@ def test_quantised_linear_maps(form):
 # --- what is kept between calls ---------------------------------------------------------------------------------
 
 
-def _fresh(ista: oc.blocks.ISTA, tokens: Tensor) -> Tensor:
+def _fresh(ista: oc.sparsification.ISTA, tokens: Tensor) -> Tensor:
     """What the step gives now, without anything kept."""
     return copy.deepcopy(ista)(tokens)[0]
 

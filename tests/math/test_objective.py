@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from opencrate import objective
+from opencrate import _logdet, objective
 from opencrate.objective import (
     coding_rate,
     rate_reduction,
@@ -242,8 +242,8 @@ def test_factorises_the_smaller_gram_matrix(monkeypatch):
 def test_both_ways_agree_where_they_meet():
     for shape in ((3, 20, 8), (3, 8, 20)):
         V = randn(*shape).requires_grad_()
-        by_cholesky = objective._matrix_rates(V, 2.0, limit=1e6)
-        by_singular_values = objective._matrix_rates(V, 2.0, limit=0.0)
+        by_cholesky = _logdet._of_matrices(V, 2.0, limit=1e6)
+        by_singular_values = _logdet._of_matrices(V, 2.0, limit=0.0)
         close(by_cholesky, by_singular_values.detach(), 1e-13)
         first, second = (torch.autograd.grad(r.sum(), V)[0] for r in (by_cholesky, by_singular_values))
         close(first, second, 1e-12)
@@ -286,46 +286,13 @@ def trained_like(N: int, d: int, decay: float, massive: float, seed: int) -> tor
     return Z.float()
 
 
-def test_float32_products_are_used_where_they_suffice_and_nowhere_else(monkeypatch):
-    """Against float64 input: the promise of the shorter types holds, and both ways are taken."""
-    doubtful = []
-    estimate = objective._float32_rates
-
-    def spy(V, alpha):
-        rates, error = estimate(V, alpha)
-        doubtful.append(~(objective._CAUTION * error <= objective._FLOAT32_ERROR * rates.clamp_min(1)))
-        return rates, error
-
-    monkeypatch.setattr(objective, "_float32_rates", spy)
+def test_float32_tokens_of_any_spectrum_keep_the_promise():
     for case, (N, d) in enumerate([(97, 32), (40, 150)]):
         for decay in (0.0, 0.5, 1.0, 2.0):
             for massive in (1.0, 1e2, 1e4):
                 for eps in (0.05, 0.5, 5.0):
                     Z = trained_like(N, d, decay, massive, seed=case)
                     close(coding_rate(Z, eps) / coding_rate(Z.double(), eps).clamp_min(1), torch.ones(3), 1e-6 + 2**-23)
-    doubtful = torch.cat(doubtful)
-    assert 0.1 < doubtful.double().mean() < 0.9
-
-
-def test_the_estimated_error_of_float32_products_is_of_the_right_size():
-    """Within the caution factor below the true error at most, wherever it is asked about."""
-    for decay in (0.0, 0.5, 1.0):
-        for massive in (1.0, 1e2):
-            V = trained_like(197, 64, decay, massive, seed=3)
-            rates, error = objective._float32_rates(V, 1.3)
-            true = (rates - objective._matrix_rates(V.double(), 1.3, limit=1e12)).abs()
-            assert (true <= objective._CAUTION * error).all(), (decay, massive, true, error)
-
-
-def test_float32_products_are_not_used_where_they_are_something_else(monkeypatch):
-    Z = randn(2, 9, 6).float()
-    assert objective._may_use_float32(Z) and not objective._may_use_float32(Z.double())
-    assert not objective._may_use_float32(Z.clone().requires_grad_())
-    with torch.no_grad():
-        assert objective._may_use_float32(Z.clone().requires_grad_())
-    assert not objective._may_use_float32(Z.to("meta"))
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")  # TF32 or bfloat16
-    assert not objective._may_use_float32(Z)
 
 
 # --- gradients -------------------------------------------------------------------------------------------------
@@ -358,7 +325,7 @@ def test_gradients_do_not_depend_on_the_slices(monkeypatch):
     U = bases(3, 4, 2).float()
     whole = grad_of(lambda z, u: subspace_coding_rate(z, u, 0.5), Z, U)
     value = subspace_coding_rate(Z, U, 0.5)
-    monkeypatch.setattr(objective, "_SLICE", 1)
+    monkeypatch.setattr(_logdet, "_SLICE", 1)
     torch.testing.assert_close(subspace_coding_rate(Z, U, 0.5), value, rtol=1e-6, atol=0)
     for sliced, expected in zip(grad_of(lambda z, u: subspace_coding_rate(z, u, 0.5), Z, U), whole):
         torch.testing.assert_close(sliced, expected, rtol=1e-5, atol=1e-7)

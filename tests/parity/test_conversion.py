@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 
 from opencrate import (
-    CRATE_SIZES,
     CrateConfig,
     CrateForImageClassification,
     CrateModel,
@@ -104,8 +103,8 @@ def test_the_expansion_of_a_crate_alpha_dictionary_is_read():
         ({"patch_embedding": "conv"}, "patch_embedding"),
         ({"dictionary_decode": "untied"}, "patch_embedding"),
         ({"dictionary_decode": "untied", "patch_embedding": "conv"}, "layer_norm_eps"),
-        ({**CRATE_SIZES["alpha-tiny"], "attention_output_bias": True}, "attention_output_bias"),
-        ({**CRATE_SIZES["alpha-tiny"], "ista_residual": False}, "ista_residual"),
+        ({**CrateConfig.SIZES["alpha-tiny"], "attention_output_bias": True}, "attention_output_bias"),
+        ({**CrateConfig.SIZES["alpha-tiny"], "ista_residual": False}, "ista_residual"),
     ],
 )
 def test_settings_the_published_code_does_not_have_are_not_exported(settings, field):

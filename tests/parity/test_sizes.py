@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from opencrate import CRATE_SIZES, CrateConfig, CrateForImageClassification
+from opencrate import CrateConfig, CrateForImageClassification, list_sizes
 from opencrate.conversion import official_name
 from tests.golden import golden_meta
 
@@ -48,7 +48,7 @@ def on_meta(size: str, **overrides) -> CrateForImageClassification:
 
 
 def test_every_size_has_its_row():
-    assert ROWS.keys() == CRATE_SIZES.keys()
+    assert list(ROWS) == list_sizes()["crate"]
 
 
 @pytest.mark.parametrize("size", ROWS)
@@ -79,6 +79,6 @@ def test_alpha_patch_variants_build_with_official_names(size, patch):
 
 
 def test_unknown_sizes_and_overrides():
-    with pytest.raises(ValueError, match=r"unknown CRATE size 'smal'; did you mean 'small'\?"):
+    with pytest.raises(ValueError, match=r"unknown CrateConfig size 'smal'; did you mean 'small'\?"):
         CrateConfig.from_size("smal")
     assert CrateConfig.from_size("tiny", num_labels=7, image_size=384).num_labels == 7

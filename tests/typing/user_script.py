@@ -9,9 +9,6 @@ from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClass
 
 import opencrate
 from opencrate import (
-    CRATE_MAE_SIZES,
-    CRATE_SIZES,
-    CRATE_TEXT_SIZES,
     BlockHooks,
     CrateBackbone,
     CrateConfig,
@@ -35,6 +32,7 @@ from opencrate import (
     coding_rate,
     diagnose,
     ista,
+    list_sizes,
     load_official,
     mssa,
     rate_reduction,
@@ -66,7 +64,7 @@ width: int = config.hidden_size
 classes: int = config.num_labels
 name, index = config.id2label[0].upper(), config.label2id["cat"] + 1
 steps: float = config.ista_step_size + config.ista_lambda
-names: list[str] = [*CRATE_SIZES, *CRATE_MAE_SIZES, *CRATE_TEXT_SIZES]
+names: list[str] = [*list_sizes()["crate"], *CrateTextConfig.SIZES]
 model = CrateForImageClassification(config).eval()
 assert_type(model, CrateForImageClassification)
 model = CrateForImageClassification.from_pretrained("folder")

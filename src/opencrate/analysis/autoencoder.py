@@ -18,6 +18,7 @@ from ..evaluation.inputs import Batch, evaluating, masking, place, read_batches
 from ..evaluation.reconstruction import masked_patch_errors, patch_noise
 from ..modeling_crate_mae import CrateMAEForPreTraining, CrateMAEForPreTrainingOutput
 from ..objective import subspace_coding_rate
+from ..registry import LEARNED
 from .maths.inverse import Step, inverse_errors, relative_error
 from .record.states import MAX_BATCH
 
@@ -68,7 +69,7 @@ def require_layered(model: CrateMAEForPreTraining) -> None:
     if not isinstance(model, CrateMAEForPreTraining):
         raise ValueError(f"{type(model).__name__}: is no CRATE autoencoder, whose decoder layers stand for inverses")
     config = model.config
-    if config.compression != "mssa":
+    if config.operator("compression").subspaces != LEARNED:
         raise ValueError(f"compression={config.compression!r}: has no subspaces U to take R^c against")
 
 
@@ -137,8 +138,8 @@ def _inverse(model: CrateMAEForPreTraining, found: CrateMAEForPreTrainingOutput)
 
 def _rates(model: CrateMAEForPreTraining, found: CrateMAEForPreTrainingOutput, eps: float) -> dict[str, Tensor]:
     """R^c before and after every attention half-step, `(B, L)` each."""
-    encoder = [layer.compress.mssa.bases() for layer in model.crate.layers]
-    decoder = [layer.expand.mssa.bases() for layer in model.decoder.layers]
+    encoder = [layer.compress.operator.bases() for layer in model.crate.layers]
+    decoder = [layer.expand.operator.bases() for layer in model.decoder.layers]
     states = {
         "encoder_before": (encoder, found.hidden_states[:-1]),
         "encoder_half": (encoder, found.compressed_states),

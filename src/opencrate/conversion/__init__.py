@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .._memory import require_memory
 from .._suggest import suggest
-from ..configuration_crate import CRATE_SIZES, CrateConfig
+from ..configuration_crate import CrateConfig
 from ..configuration_crate_blocks import CrateBlockConfig
-from ..configuration_crate_mae import CRATE_MAE_SIZES, CrateMAEConfig
-from ..configuration_crate_text import CRATE_TEXT_SIZES, CrateTextConfig
+from ..configuration_crate_mae import CrateMAEConfig
+from ..configuration_crate_text import CrateTextConfig
 from ..modeling_crate import CrateForImageClassification
 from ..modeling_crate_mae import CrateMAEForPreTraining
 from ..modeling_crate_text import CrateForCausalLM
@@ -47,10 +47,10 @@ _PUBLISHED_BY_FAMILY = {
 }
 
 _REFERENCES: dict[str, CrateBlockConfig] = {
-    "crate": CrateConfig(**CRATE_SIZES["base"]),
-    "crate_alpha": CrateConfig(**CRATE_SIZES["alpha-base"]),
-    "crate_mae": CrateMAEConfig(**CRATE_MAE_SIZES["base"]),
-    **{family: CrateTextConfig(**CRATE_TEXT_SIZES[size]) for family, size in _LM_SIZES.items()},
+    "crate": CrateConfig.from_size("base"),
+    "crate_alpha": CrateConfig.from_size("alpha-base"),
+    "crate_mae": CrateMAEConfig.from_size("base"),
+    **{family: CrateTextConfig.from_size(size) for family, size in _LM_SIZES.items()},
 }
 
 Model = CrateForImageClassification | CrateMAEForPreTraining | CrateForCausalLM

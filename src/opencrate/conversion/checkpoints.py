@@ -20,8 +20,6 @@ from .._files import check_size, path_problem, require_file, shown
 from .._pretrained import check_torch_file, reason, shards_of
 from .._suggest import suggest
 
-__all__ = ["peel", "read_checkpoint", "shorten", "source_state_dict"]
-
 logger = logging.getLogger(__name__)
 
 _AVERAGED = (

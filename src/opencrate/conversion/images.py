@@ -6,10 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..configuration_crate import CRATE_SIZES, pair
-from .names import shape_of
-
-__all__ = ["infer_config"]
+from ..configuration_crate import CrateConfig, pair
+from .names import shape_of, subspaces_of
 
 
 def infer_config(
@@ -18,23 +16,18 @@ def infer_config(
     """Constructor arguments of ``CrateConfig`` from tensor shapes and what the caller stated."""
     width = shape_of(state_dict, "crate.embeddings.cls_token", family, 3)[-1]
     layers = {int(m.group(1)) for name in state_dict if (m := re.match(r"crate\.layers\.(\d+)\.", name))}
-    inner = shape_of(state_dict, "crate.layers.0.compress.mssa.subspaces.weight", family, 2)[0]
     atoms = shape_of(state_dict, "crate.layers.0.sparsify.ista.dictionary", family, 2)[1]
-    if heads is None:
-        raise ValueError(
-            f"num_attention_heads cannot be inferred: the tensors hold K p = {inner} only. Give the published K of "
-            "this model (CRATE tiny 6, small 12, base 12, large 16; emergence demo 6)"
-        )
-    if heads < 1 or inner % heads:
-        raise ValueError(f"num_attention_heads={heads} does not divide K p = {inner} of this checkpoint")
+    published = "CRATE tiny 6, small 12, base 12, large 16; emergence demo 6"
+    subspaces = subspaces_of(state_dict, family, heads, published)
     patch, channels = _infer_patch(state_dict, family, patch_size)
     positions = shape_of(state_dict, "crate.embeddings.position_embeddings", family, 3)[1] - 1
-    identity = heads == 1 and inner == width and "crate.layers.0.compress.mssa.output.weight" not in state_dict
+    identity = (
+        heads == 1 and subspaces["head_dim"] == width and "crate.layers.0.compress.mssa.output.weight" not in state_dict
+    )
     config = {
         "hidden_size": width,
         "num_hidden_layers": len(layers),
-        "num_attention_heads": heads,
-        "head_dim": inner // heads,
+        **subspaces,
         "patch_size": patch,
         "num_channels": channels,
         "image_size": _infer_image_size(positions, patch, image_size),
@@ -45,7 +38,7 @@ def infer_config(
         return {**config, "decoder_num_hidden_layers": len(decoder)}
     config["num_labels"] = shape_of(state_dict, "classifier.weight", family, 2)[0]
     if family == "crate_alpha":
-        return {**CRATE_SIZES["alpha-base"], **config, "dictionary_expansion": max(1, atoms // width)}
+        return {**CrateConfig.SIZES["alpha-base"], **config, "dictionary_expansion": max(1, atoms // width)}
     return config
 
 

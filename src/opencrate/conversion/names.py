@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .checkpoints import shorten
 
-__all__ = ["KEY_MAPS", "load_strict", "official_name", "rename", "shape_of"]
-
 logger = logging.getLogger(__name__)
 
 # official prefix -> ours; "{l}" stands for the layer number. Longest match first is not needed: no prefix of one
@@ -121,7 +119,7 @@ def official_name(name: str, family: str) -> str:
 
 
 def shape_of(state_dict: Mapping[str, Tensor], name: str, family: str, dims: int) -> torch.Size:
-    """Shape of one of the tensors that sizes are read from; it must be there and have so many axes."""
+    """Shape of one of the tensors that sizes are read from; it must exist and have `dims` axes."""
     official = official_name(name, family)
     if name not in state_dict:
         raise ValueError(f"checkpoint does not look like family {family!r}: {official!r} is missing")
@@ -129,6 +127,21 @@ def shape_of(state_dict: Mapping[str, Tensor], name: str, family: str, dims: int
     if len(shape) != dims or 0 in shape:
         raise ValueError(f"checkpoint does not fit family {family!r}: {official!r} has shape {tuple(shape)}")
     return shape
+
+
+def subspaces_of(
+    state_dict: Mapping[str, Tensor], family: str, heads: int | None, published: str, why: str = ""
+) -> dict[str, int]:
+    """K and p as a configuration names them, from K p and the stated K; an error gives the `published` K of models."""
+    inner = shape_of(state_dict, "crate.layers.0.compress.mssa.subspaces.weight", family, 2)[0]
+    if heads is None:
+        raise ValueError(
+            f"num_attention_heads cannot be inferred: the tensors hold K p = {inner} only{why}. Give the published K "
+            f"of this model ({published})"
+        )
+    if heads < 1 or inner % heads:
+        raise ValueError(f"num_attention_heads={heads} does not divide K p = {inner} of this checkpoint")
+    return {"num_attention_heads": heads, "head_dim": inner // heads}
 
 
 def load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family: str) -> None:

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .names import shape_of
-
-__all__ = ["TEXT_FAMILIES", "from_fork", "infer_config", "num_heads_of", "to_fork"]
+from .names import shape_of, subspaces_of
 
 TEXT_FAMILIES = ("crate_lm", "crate_lm_overcomplete")
 _DICTIONARY = re.compile(r"transformer\.h\.\d+\.ista\.weight")
@@ -58,23 +56,16 @@ def to_fork(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
 def infer_config(state_dict: Mapping[str, Tensor], family: str, heads: int | None) -> dict[str, Any]:
     """Constructor arguments of ``CrateTextConfig`` from tensor shapes (our names) and K."""
     vocabulary, width = shape_of(state_dict, "crate.embeddings.token_embeddings.weight", family, 2)
-    inner = shape_of(state_dict, "crate.layers.0.compress.mssa.subspaces.weight", family, 2)[0]
     atoms = shape_of(state_dict, "crate.layers.0.sparsify.ista.dictionary", family, 2)[1]
-    if heads is None:
-        raise ValueError(
-            f"num_attention_heads cannot be inferred: the tensors hold K p = {inner} only, and no model_args lie "
-            "beside them. Give the published K of this model (base 12, medium 16, large 20, xl 25; one layer 4)"
-        )
-    if heads < 1 or inner % heads:
-        raise ValueError(f"num_attention_heads={heads} does not divide K p = {inner} of this checkpoint")
+    published = "base 12, medium 16, large 20, xl 25; one layer 4"
+    subspaces = subspaces_of(state_dict, family, heads, published, ", and no model_args lie beside them")
     layers = {int(m.group(1)) for name in state_dict if (m := re.match(r"crate\.layers\.(\d+)\.", name))}
     config = {
         "vocab_size": vocabulary,
         "max_position_embeddings": shape_of(state_dict, "crate.embeddings.position_embeddings.weight", family, 2)[0],
         "hidden_size": width,
         "num_hidden_layers": len(layers),
-        "num_attention_heads": heads,
-        "head_dim": inner // heads,
+        **subspaces,
     }
     return config | ({} if family == "crate_lm" else {"dictionary_expansion": max(1, atoms // width)})
 
@@ -82,4 +73,4 @@ def infer_config(state_dict: Mapping[str, Tensor], family: str, heads: int | Non
 def _check_causal(name: str, mask: Tensor) -> None:
     square = mask.ndim == 4 and mask.shape[:2] == (1, 1) and mask.shape[2] == mask.shape[3]
     if not square or not torch.equal(mask, torch.ones_like(mask).tril()):
-        raise ValueError(f"{name} is no causal mask (ones on and below the diagonal): shape {tuple(mask.shape)}")
+        raise ValueError(f"{name} is not a causal mask (ones on and below the diagonal): shape {tuple(mask.shape)}")

@@ -16,6 +16,7 @@ from ..analysis.autoencoder import measure_autoencoder, require_layered
 from ..analysis.layers.analyze import LayerAnalysis, analyze
 from ..analysis.record.attention import AttentionMaps, attention_maps
 from ..analysis.record.hooks import KNOWN_MODELS
+from ..analysis.record.states import has_maps
 from ..analysis.theory.check import theory_check
 from ..data.text.tokenizers import load_tokenizer
 from ..evaluation.classifier import Evaluation, evaluate_classifier
@@ -326,7 +327,7 @@ def _trained(saved: SavedModel, name: str, evaluation: Evaluation) -> TrainedMod
 
 def _attention(saved: SavedModel, batches: DataLoader, count: int) -> AttentionMaps | None:
     """Where the class token of a CRATE looks, on the first images; `None` for a model without such maps."""
-    if saved.model.config.model_type != "crate":
+    if saved.model.config.model_type != "crate" or not has_maps(saved.model):
         return None
     mean, std = saved.processor.image_mean, saved.processor.image_std
     count = min(_ATTENTION_IMAGES, count)

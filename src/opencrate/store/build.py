@@ -27,9 +27,7 @@ from .._memory import require_memory
 from .._pretrained import read_config, read_image_processor, read_model
 from .._suggest import suggest
 from .._values import field_error, fitted
-from ..configuration_crate import CRATE_SIZES, pair
-from ..configuration_crate_mae import CRATE_MAE_SIZES
-from ..configuration_crate_text import CRATE_TEXT_SIZES
+from ..configuration_crate import pair
 from ..data.options import ImageData
 from ..data.text.options import TRAINED
 from ..data.text.tokenizers import vocabulary_size
@@ -46,8 +44,6 @@ AUTO_MODELS = {
     "sentence-classification": AutoModelForSequenceClassification,
 }
 """A recipe's task -> the transformers Auto class that builds its models."""
-_SIZES = {"crate": CRATE_SIZES, "crate_mae": CRATE_MAE_SIZES, "crate_text": CRATE_TEXT_SIZES}
-"""The named sizes of each model type of ours."""
 _AVERAGES = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0, "lion": 1, "muon": 1}
 """Numbers that an optimizer keeps for each weight, at least."""
 _CONTEXT = ("max_position_embeddings", "n_positions")
@@ -135,7 +131,7 @@ def _source_fields(recipe: Recipe, cls: type[PreTrainedConfig], given: dict[str,
     if recipe.model.init_from is None:
         return {}
     source = saved_config(recipe.model.init_from, recipe.model.type, recipe.task)
-    asked = {*given, *_SIZES.get(cls.model_type, {}).get(recipe.model.size, ())}
+    asked = {*given, *getattr(cls, "SIZES", {}).get(recipe.model.size, ())}
     taken = own_fields(cls) - {*asked, *_FROM_DATA, *(["head_dim"] if "num_attention_heads" in asked else [])}
     return {name: getattr(source, name) for name in taken if hasattr(source, name)}
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..analysis.layers.registry import Measure
 from ..analysis.layers.result import layer_measures
-from ..analysis.record.states import describe_states, record
+from ..analysis.record.states import describe_states, has_maps, record
 from ..configuration_crate import pair
 from ..data.images.labelled import label_names
 from ..data.images.sources import load_images
@@ -175,13 +175,14 @@ def _rates(model: PreTrainedModel, batches: DataLoader) -> dict[str, float]:
 
 
 def _readability(model: PreTrainedModel, batches: DataLoader) -> dict[str, float | None]:
-    """Sharpness of the maps, sparsity and selectivity of the codes; `None` without codes."""
+    """Sharpness of the maps, sparsity and selectivity of the codes; `None` without maps or codes."""
     entropy, hoyer, activity = [], [], []
     labels = torch.cat([batch["labels"] for batch in batches])
     selective = len(labels.unique()) > 1
-    for states in record(model, batches, attentions=True):
+    for states in record(model, batches, attentions=has_maps(model)):
         steps = list(states.steps())
-        entropy.append(torch.stack([attention_entropy(maps) for maps in states.attentions]).mean(0))
+        if states.attentions is not None:
+            entropy.append(torch.stack([attention_entropy(maps) for maps in states.attentions]).mean(0))
         if steps[-1].codes is not None:
             hoyer.append(torch.stack([sparsity(step.codes, "hoyer") for step in steps]).mean(0))
             activity.append(steps[-1].codes.clamp_min(0).mean(1))
@@ -190,7 +191,7 @@ def _readability(model: PreTrainedModel, batches: DataLoader) -> dict[str, float
     )
     return {
         "hoyer": torch.cat(hoyer).mean().item() if hoyer else None,
-        "entropy": torch.cat(entropy).mean().item(),
+        "entropy": torch.cat(entropy).mean().item() if entropy else None,
         "selectivity": selectivity,
     }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ..blocks import MSSA
+from ..blocks import compressions
 from ..modeling_crate import CrateImageClassifierOutput
 from ..objective import coding_rate, subspace_coding_rate
 from ..recipe.schema import TrainingRecipe
@@ -30,6 +30,11 @@ def check_regulariser(config: PretrainedConfig, training: TrainingRecipe) -> Non
         raise ValueError(
             f"training.srr_weight={training.srr_weight}: the rates need the subspaces of a CRATE, and model.type is "
             f"{config.model_type}; set it to 0"
+        )
+    if config.operator("compression").subspaces is None:
+        raise ValueError(
+            f"training.srr_weight={training.srr_weight}: the rates need subspaces, and model.config.compression="
+            f"{config.compression!r} has none; set it to 0"
         )
     total = config.num_hidden_layers
     chosen = training.srr_layers if isinstance(training.srr_layers, list) else []
@@ -86,13 +91,13 @@ def regulariser_sum(
         training: the recipe's `srr_*` fields.
         step: optimizer steps done.
     """
-    attention = [module for module in model.modules() if isinstance(module, MSSA)]
-    layers = regularised_layers(training, len(attention), step)
+    steps = compressions(model)
+    layers = regularised_layers(training, len(steps), step)
     values = [
         negative_sparse_rate_reduction(
             outputs.compressed_states[layer - 1],
             outputs.hidden_states[layer],
-            attention[layer - 1].bases(),
+            steps[layer - 1].operator.bases(),
             training.srr_parts,
             training.srr_lambda,
             training.srr_eps,

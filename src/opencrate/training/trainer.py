@@ -24,7 +24,7 @@ from .._pretrained import read_model
 from ..data.draws import DrawSampler
 from ..data.images.tensors import in_batches
 from ..evaluation.inputs import evaluating
-from ..modeling_crate import CratePreTrainedModel
+from ..modeling_crate_base import CratePreTrainedModel
 from ..recipe.schema import Recipe, TrainingRecipe
 from ..store import checkpoints
 from . import regulariser

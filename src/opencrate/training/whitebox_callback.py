@@ -154,10 +154,10 @@ def measured_layers(model: PreTrainedModel, fields: Mapping[str, Tensor], batch_
     Raises:
         FloatingPointError: a state holds NaN or infinity: the training diverged.
     """
-    has_codes = model.config.sparsification != "none"
+    has_codes = "sparse_codes" in model.config.operator("sparsification").states
     keys = [key for key in MEASURES if has_codes or key != "dead_atoms"]
     try:
-        found = layer_measures(model, read_batches([fields], batch_size=batch_size), EPS, measures=keys)
+        found = layer_measures(model, list(read_batches([fields], batch_size=batch_size)), EPS, measures=keys)
     except ValueError as error:
         raise FloatingPointError(str(error)) from error
     return {key: (found.totals[key] if key in found.totals else found.mean(key)).tolist() for key in keys}

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...blocks import ISTA
 from ...evaluation.inputs import Batch
+from ...sparsification import ISTA
 from ...stats.intervals import ABOVE, UNDECIDED, Interval, bootstrap_mean
 from ..layers.registry import Measure
 from ..maths.geometry import DictionaryGeometry, SubspaceGeometry, dictionary_geometry, subspace_geometry

@@ -83,7 +83,8 @@ def _duplicate_atoms(patient: Patient) -> Judged:
 def _falling(patient: Patient, name: str, field: str, unit: str, digits: int, everywhere: bool) -> Judged:
     """Of a quantity that theory says falls over the layers, `everywhere` or overall; never more than a note."""
     patient.need_crate("the model learns no U and D, so nothing predicts that this falls")
-    values = patient.need_vital(field, "the layers have no sparse code")
+    missing = "the layers learn no U" if field == "subspace_rate" else "the layers have no sparse code"
+    values = patient.need_vital(field, missing)
     if len(values) < 2:
         raise NotChecked("there is only one layer")
     found = trend(values)
@@ -118,7 +119,8 @@ def _dead_atoms(patient: Patient) -> Judged:
 
 @check("collapsed-subspaces")
 def _collapsed_subspaces(patient: Patient) -> Judged:
-    patient.need_crate("the model learns no U")
+    if not patient.subspaces:
+        raise NotChecked("the model learns no U")
     p = patient.model.config.head_dim
     ranks = torch.stack([found.effective_ranks.min() for found in patient.subspaces])
     worst = float(ranks.min()) / p
@@ -129,7 +131,8 @@ def _collapsed_subspaces(patient: Patient) -> Judged:
 
 @check("correlated-subspaces")
 def _correlated_subspaces(patient: Patient) -> Judged:
-    patient.need_crate("the model learns no U")
+    if not patient.subspaces:
+        raise NotChecked("the model learns no U")
     if len(patient.subspaces[0].ranks) < 2:
         raise NotChecked("there is only one subspace per layer")
     chance = patient.model.config.head_dim / patient.subspaces[0].width
@@ -217,7 +220,7 @@ def _half_precision(patient: Patient) -> Judged:
 
 @check("softmax-saturation")
 def _softmax_saturation(patient: Patient) -> Judged:
-    found = patient.need_vital("saturated", "attention maps are read from CRATE models only")
+    found = patient.need_vital("saturated", "attention maps are read from CRATE models that have them")
     worst = float(found.max())
     evidence = f"up to {percent(worst)} of a layer's attention rows (layer {_layer(found)})" if worst else "no row"
     return Judged(

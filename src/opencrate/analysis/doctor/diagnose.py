@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...blocks import ISTA, MSSA
+from ...blocks import compressions
 from ...evaluation.inputs import Batch
+from ...sparsification import ISTA
 from ..maths.geometry import DictionaryGeometry, dictionary_geometry, subspace_geometry
 from . import output_checks  # noqa: F401  (its checks are in CHECKED once it is read)
 from .checks import check_finite
@@ -91,7 +92,7 @@ def diagnose(
         ValueError: no inputs in a given `batches`.
     """
     reasons = dict(missing or {})
-    patient = Patient(model=model, is_crate=bool(modules_of(model, MSSA)), log=log, stored=stored, missing=reasons)
+    patient = Patient(model=model, is_crate=bool(compressions(model)), log=log, stored=stored, missing=reasons)
     weights_finite = all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
     if weights_finite:
         patient = _with_geometry(patient)
@@ -117,7 +118,7 @@ def _with_geometry(patient: Patient) -> Patient:
     model = patient.model
     return replace(
         patient,
-        subspaces=tuple(subspace_geometry(module.bases()) for module in modules_of(model, MSSA)),
+        subspaces=tuple(subspace_geometry(one.operator.bases()) for one in compressions(model) if one.entry.subspaces),
         dictionaries=tuple(_dictionary(module) for module in modules_of(model, ISTA)),
     )
 

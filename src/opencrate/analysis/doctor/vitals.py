@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ...blocks import MSSA, CrateLayer
+from ...blocks import CrateLayer, compressions
 from ...evaluation.classifier import wilson_interval
 from ...evaluation.inputs import Batch, evaluating, place, read_batches
 from ...objective import sparsity, subspace_coding_rate
 from ..maths.spectra import effective_rank, gram_eigenvalues
 from ..record.hooks import POST_NORM, blocks_of, hooks_of
-from ..record.states import LayerStates, record
+from ..record.states import SUBSPACES, LayerStates, has_maps, record
 from .signatures import SATURATED_WEIGHT
 
 EPS = 0.5
@@ -73,12 +73,12 @@ class Vitals:
 
 def measure_vitals(model: nn.Module, batches: Iterable[Batch]) -> Vitals:
     """Run the model once over the inputs and keep what the checks read."""
-    crate = bool(modules_of(model, MSSA))
+    crate = bool(compressions(model))
     totals: dict[str, Tensor] = {}
     used: list[Tensor] = []
     peak = torch.zeros(0)
     num_images = 0
-    for states in record(model, batches, attentions=crate):
+    for states in record(model, batches, attentions=has_maps(model)):
         broken = _broken(states)
         if broken is not None:
             return Vitals(broken=broken)
@@ -192,8 +192,9 @@ def _batch_vitals(states: LayerStates, crate: bool) -> tuple[dict[str, Tensor], 
         if states.half_step != POST_NORM:
             effect = _deviation(step.compressed - step.before) / _deviation(step.before).clamp_min(1e-30)
             found["attention_effect"] = effect.expand(states.num_inputs)
-        if crate:
+        if crate and states.subspace_kind != SUBSPACES["pca"]:
             found["subspace_rate"] = subspace_coding_rate(step.compressed, step.subspaces, EPS)
+        if crate:
             if step.codes is not None:
                 found["nonzero"] = sparsity(step.codes, "l0")
                 found["l1"] = sparsity(step.codes, "l1") / step.codes.shape[1]

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ...blocks import ISTA, MLP
+from ...blocks import sparsifications
 from ..record import hooks as foreign
 
 _NORMS = ("norm", "final_norm", "ln_f")
@@ -22,22 +21,28 @@ _NORMS = ("norm", "final_norm", "ln_f")
 
 def codes_kind(model: nn.Module) -> str:
     """What the features of a model are, in words."""
-    return "sparse codes" if any(isinstance(module, ISTA) for module in model.modules()) else "MLP neurons"
+    return (
+        "sparse codes"
+        if any(hasattr(step.operator, "directions") for step in sparsifications(model))
+        else "MLP neurons"
+    )
 
 
 def code_modules(model: nn.Module) -> list[nn.Module]:
-    """Per layer the module that makes the code (ISTA), or of an MLP the linear map that reads it.
+    """Per layer the module that makes the code, or of an MLP the linear map that reads it.
 
     Raises:
-        ValueError: a model of an unknown type.
+        ValueError: a model of an unknown type, or a sparsification operator that does not say what its code adds.
     """
-    own = [
-        module if isinstance(module, ISTA) else module.down
-        for module in model.modules()
-        if isinstance(module, (ISTA, MLP))
-    ]
+    own = [step.operator for step in sparsifications(model) if step.operator is not None]
+    for module in own:
+        if not hasattr(module, "directions") and not hasattr(module, "down"):
+            raise ValueError(
+                f"{type(module).__name__}: has no `directions()`, (d, m), what one unit of each code adds; "
+                "give the operator such a method"
+            )
     if own:
-        return own
+        return [module if hasattr(module, "directions") else module.down for module in own]
     hooks = foreign.hooks_of(model)
     return [foreign.codes_reader(block, hooks) for block in foreign.blocks_of(model, hooks)]
 
@@ -50,14 +55,7 @@ def directions(model: nn.Module, layer: int, features: Tensor | None = None) -> 
         features: their numbers; all by default.
     """
     module = code_modules(model)[layer - 1]
-    if isinstance(module, ISTA):
-        decode = module.config.dictionary_decode
-        if decode == "none":
-            D = torch.eye(module.dictionary.shape[1], device=module.dictionary.device)
-        else:
-            D = module.effective_dictionary() if decode == "tied" else module.decoder_dictionary
-    else:
-        D = foreign.affine_in_use(module)[0].mT
+    D = module.directions() if hasattr(module, "directions") else foreign.affine_in_use(module)[0].mT
     return (D if features is None else D[:, features]).detach()
 
 
@@ -115,7 +113,7 @@ def feature_set_to(model: nn.Module, layer: int, feature: int, value: float) -> 
         changed[..., feature] = value
         return (changed, *arguments[1:])
 
-    makes = isinstance(module, ISTA)
+    makes = hasattr(module, "directions")
     handle = module.register_forward_hook(change_output) if makes else module.register_forward_pre_hook(change_input)
     try:
         yield

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ...blocks import affine_of, has_plain_weight
+from ...linear_maps import affine_of, has_plain_weight
 
 PRE_NORM = "Z + Attention(LN(Z))"
 POST_NORM = "LN(Z + Attention(Z)), normalised after the sum, as this model does"

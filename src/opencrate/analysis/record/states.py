@@ -14,13 +14,13 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from ...blocks import MSSA, Attention
+from ...blocks import Compression, compressions
 from ...evaluation.inputs import Batch, evaluating, masking, num_inputs_of, place, read_batches
 from ...modeling_crate_mae import CrateMAEForPreTraining, CrateMAEPreTrainedModel
+from ...registry import LEARNED
 from . import hooks as foreign
 from .hooks import BlockHooks
 
-LEARNED = "learned U"
 SUBSPACES = {
     "values": "value projections per head",
     "keys": "key projections per head",
@@ -116,7 +116,8 @@ def record(
         subspaces: for a model without U, "values" or "keys" (per-head projections). "pca" takes, for every model, the
             principal directions of Z^ℓ over all inputs in K groups of p, which needs a first pass over `batches`.
         hooks: where the blocks of a model of an unknown type keep their states.
-        attentions: record the attention maps too (N x N numbers per head and layer); CRATE models only.
+        attentions: record the attention maps too (N x N numbers per head and layer); of CRATE models that
+            `has_maps`.
         batch_size: larger batches are cut into pieces of this many inputs.
 
     Raises:
@@ -128,9 +129,12 @@ def record(
     model = unwrapped(model)
     run = _recorder(model, layers, subspaces, hooks, attentions)
     estimated = None
-    if subspaces == "pca":
+    if subspaces == "pca" or _without_subspaces(model, hooks):
         if iter(batches) is batches:
-            raise ValueError("batches: can be read only once (a generator); subspaces='pca' needs a list or DataLoader")
+            raise ValueError(
+                "batches: can be read only once (a generator); principal directions (subspaces='pca', or an operator "
+                "without subspaces) need a list or DataLoader"
+            )
         estimated = _estimate(_run(model, run, batches, num_inputs, batch_size))
     for states in _run(model, run, batches, num_inputs, batch_size):
         yield states if estimated is None else _against(states, estimated)
@@ -140,14 +144,20 @@ def record(
 def describe_states(model: nn.Module, subspaces: str = "values", hooks: BlockHooks | None = None) -> tuple[str, str]:
     """What `record` takes as subspaces and as Z^{ℓ+½} of this model: (`subspace_kind`, `half_step`).
 
-    A CRATE with ordinary attention, an ablation, has value projections in the place of U.
+    A CRATE says it by its compression operator; one without subspaces of its own is measured as by "pca".
     """
     model = unwrapped(model)
     if not _is_crate(model, hooks):
         return SUBSPACES[subspaces], foreign.hooks_of(model, hooks).half_step
-    plain = any(isinstance(module, Attention) for module in model.modules())
-    kind = SUBSPACES["pca" if subspaces == "pca" else "values"] if plain or subspaces == "pca" else LEARNED
-    return kind, foreign.PRE_NORM if plain else CRATE_HALF_STEP
+    step = compressions(model)[0]
+    kind = step.entry.subspaces if subspaces != "pca" else None
+    return kind or SUBSPACES["pca"], f"Z + {step.entry.symbol or step.kind}(LN(Z))"
+
+
+def has_maps(model: nn.Module) -> bool:
+    """Whether `record` can give attention maps: of a CRATE whose compression operator has them."""
+    steps = compressions(unwrapped(model))
+    return bool(steps) and "attentions" in steps[0].entry.states
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -157,7 +167,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _is_crate(model: nn.Module, hooks: BlockHooks | None) -> bool:
-    return hooks is None and any(isinstance(module, MSSA) for module in model.modules())
+    return hooks is None and bool(compressions(model))
+
+
+def _without_subspaces(model: nn.Module, hooks: BlockHooks | None) -> bool:
+    return _is_crate(model, hooks) and compressions(model)[0].entry.subspaces is None
 
 
 Recorder = Callable[[Mapping[str, Tensor]], LayerStates]
@@ -167,12 +181,12 @@ def _recorder(
     model: nn.Module, layers: Sequence[int] | None, subspaces: str, hooks: BlockHooks | None, attentions: bool
 ) -> Recorder:
     """How this kind of model is recorded, with everything that can be refused refused."""
+    if attentions and not (_is_crate(model, hooks) and has_maps(model)):
+        raise ValueError(f"attentions=True: recorded for CRATE models only that have maps, not for {_what(model)}")
     if _is_crate(model, hooks):
         encoder = model.crate if isinstance(model, CrateMAEForPreTraining) else model
-        chosen = _chosen(layers, sum(isinstance(module, MSSA) for module in encoder.modules()))
+        chosen = _chosen(layers, len(compressions(encoder)))
         return lambda inputs: _crate_states(encoder, inputs, chosen, attentions)
-    if attentions:
-        raise ValueError(f"attentions=True: recorded for CRATE models only, not for {type(model).__name__}")
     hooks = foreign.hooks_of(model, hooks)
     blocks = foreign.blocks_of(model, hooks)
     chosen = _chosen(layers, len(blocks))
@@ -198,7 +212,7 @@ def _crate_states(
     model: nn.Module, inputs: Mapping[str, Tensor], layers: Sequence[int], attentions: bool
 ) -> LayerStates:
     """What a CRATE model reports of itself."""
-    bases = [module.bases().detach() for module in model.modules() if isinstance(module, MSSA)]
+    bases = [_bases(step) for step in compressions(model)]
     run = model.base_model if hasattr(model, "lm_head") else model  # logits of every token are no one's answer here
     with masking(model, 0.0) if isinstance(model, CrateMAEPreTrainedModel) else nullcontext():
         outputs = run(
@@ -214,7 +228,7 @@ def _crate_states(
     steps = tuple(
         LayerStep(
             before=outputs.hidden_states[layer - 1],
-            projected=outputs.projected_states[layer - 1],
+            projected=outputs.projected_states[layer - 1] if outputs.projected_states else None,
             subspaces=bases[layer - 1],
             compressed=outputs.compressed_states[layer - 1],
             after=outputs.hidden_states[layer],
@@ -226,6 +240,19 @@ def _crate_states(
     )
     maps = tuple(outputs.attentions[layer - 1] for layer in layers) if attentions else None
     return LayerStates(steps, kind, half_step, mask, maps, getattr(outputs, "logits", None))
+
+
+def _bases(step: Compression) -> Tensor:
+    """U `(K, d, p)`; of an operator that has none, only the shape that principal directions are to have."""
+    if step.entry.subspaces is not None:
+        return step.operator.bases().detach()
+    config = step.config
+    return step.norm.weight.new_empty(config.num_attention_heads, config.hidden_size, config.head_dim)
+
+
+def _what(model: nn.Module) -> str:
+    steps = compressions(model)
+    return f"compression={steps[0].kind!r}" if steps else type(model).__name__
 
 
 def _foreign_states(

@@ -18,7 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ...blocks import Compression, Sparsification
+from ...blocks import compressions, sparsifications
 from ...evaluation.inputs import Batch
 from ...stats.intervals import ABOVE, BELOW, Interval, bootstrap_mean, sign
 from ..maths.steps import FORMS
@@ -172,16 +172,13 @@ def theory_check(
 
 def _layers(model: nn.Module) -> list[Layer]:
     """The two steps of every layer, which must be MSSA and ISTA."""
-    compressions = [module for module in model.modules() if isinstance(module, Compression)]
-    sparsifications = [module for module in model.modules() if isinstance(module, Sparsification)]
-    crate = all(hasattr(module, "mssa") for module in compressions)
-    crate &= all(hasattr(module, "ista") for module in sparsifications)
-    if not compressions or not crate:
+    layers = list(zip(compressions(model), sparsifications(model)))
+    if not layers or any((first.kind, second.kind) != ("mssa", "ista") for first, second in layers):
         raise ValueError(
             f"model={type(model).__name__}: its layers are not MSSA and ISTA steps, and the theory is about no other; "
             "pass a CRATE model without replaced parts"
         )
-    return list(zip(compressions, sparsifications, strict=True))
+    return layers
 
 
 def _check_steps(steps: list[LayerStep], num_layers: int) -> None:

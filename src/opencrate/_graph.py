@@ -1,0 +1,23 @@
+"""What may be decided by sizes while a graph is traced. This file needs torch only."""
+
+import torch
+
+
+def traced() -> bool:
+    """Whether a graph is being recorded (torch.compile, torch.export, torch.jit.trace), to be run at other sizes too.
+
+    What is chosen by the number of tokens, for speed, is then chosen without it.
+    """
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def known(condition: bool | torch.SymBool) -> bool:
+    """Whether a condition on sizes holds; in a traced graph, whether it does at all sizes that the graph is made for.
+
+    A plain ``if`` would tie the graph to the sizes it is traced with.
+    """
+    if not torch.compiler.is_compiling():
+        return bool(condition)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(condition)

@@ -1,0 +1,223 @@
+"""Compression operators: what a layer adds to its tokens to step down R^c. Formulas: see operators.py.
+
+Shapes: B batch, N tokens, d width, K subspaces of dimension p.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._graph import known
+from ._hf import ALL_ATTENTION_FUNCTIONS, one_cache
+from .linear_maps import affine_of, has_plain_weight
+from .operators import attention_maps, gamma, orthonormalize
+from .recording import record
+
+MATRIX_UNITS = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+"""Whether this CPU has them; asked once, because the question cannot stand in a compiled graph."""
+
+
+# --- Attention backends -----------------------------------------------------------------------------------------
+
+
+def matmul_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+) -> tuple[Tensor, Tensor]:
+    """Attention by two batched products: transformers' ``eager`` interface."""
+    mask = implied_causal_mask(module, query, key) if attention_mask is None else attention_mask
+    maps = attention_maps(query, kwargs.get("scaling"), mask, keys=key)
+    kept = F.dropout(maps, kwargs.get("dropout", 0.0), module.training)
+    return (kept @ value).transpose(1, 2), maps
+
+
+def implied_causal_mask(module: nn.Module, query: Tensor, key: Tensor) -> Tensor | None:
+    """The causal mask implied when none is passed: ``(queries, keys)``, True = attend.
+
+    ``None`` for a module that is not causal, and for one query, which sees every key. Several queries without a mask
+    stand at the start of the keys: transformers leaves the mask out only then.
+    """
+    queries, keys = query.shape[-2], key.shape[-2]
+    if not module.is_causal or known(queries == 1):
+        return None
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
+
+
+def attention_function(implementation: str, dtype: torch.dtype, device: torch.device):
+    """The attention function of transformers' interface; the one place where a backend is chosen.
+
+    ``sdpa`` in bfloat16 on a CPU with matrix units is replaced by two batched products, which are faster there
+    (N = 197, p = 64: 4.4 against 9.8 ms on such a machine); on a CPU without them it is the other way round
+    (11 against 258 ms), so the instruction set decides, never a timing: results stay reproducible.
+    """
+    slow = implementation == "sdpa" and device.type == "cpu" and dtype == torch.bfloat16
+    if slow and MATRIX_UNITS:
+        return matmul_attention
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, matmul_attention)
+
+
+def dense_mask(module: nn.Module, mask: Any, query: Tensor, key: Tensor) -> Tensor | None:
+    """A backend's mask in the form :func:`attention_maps` takes; ``query`` and ``key (B, K, N, p)``.
+
+    ``sdpa`` and ``eager`` have a tensor broadcastable to ``(B, K, N, N)``, or none where the module's direction says
+    it all; ``flash`` has padding ``(B, N)``, ``flex`` a ``BlockMask``.
+    """
+    if mask is None:
+        return implied_causal_mask(module, query, key)
+    if isinstance(mask, Tensor):
+        if mask.ndim != 2:
+            return mask
+        padding, causal = mask.bool()[:, None, None], implied_causal_mask(module, query, key)
+        return padding if causal is None else padding & causal
+    from torch.nn.attention.flex_attention import create_mask
+
+    return create_mask(mask.mask_mod, query.shape[0], None, query.shape[-2], key.shape[-2], device=query.device)
+
+
+# --- The operators ----------------------------------------------------------------------------------------------
+
+
+class Heads(nn.Module):
+    """Without parameters: ``(B, N, K p)`` -> ``(B, K, N, p)``, the tokens in each subspace."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.shape = config.num_attention_heads, config.head_dim
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, self.shape).transpose(-3, -2)
+
+
+class Subspaces(nn.Module):
+    """What every operator on K subspaces has: U^T with its constraint, and the map from the heads to an update.
+
+    ``subspaces`` is the linear map U^T, its weight ``(K p, d)`` being [U_1 ... U_K]^T. Under a constraint it gives the
+    matrix whose orthonormalisation is U: it then is given the unit vectors in place of the tokens.
+    """
+
+    def __init__(self, config, layer_idx: int = 0):
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        self.is_causal = bool(getattr(config, "is_causal", False))
+        self.dropout, self.output_kind = config.dropout, config.attention_output
+        self.constraint = config.subspace_constraint
+        inner = config.num_attention_heads * config.head_dim
+        self.subspaces = nn.Linear(config.hidden_size, inner, bias=False)
+        self.heads = Heads(config)
+        if config.attention_output == "learned":
+            self.output = nn.Linear(inner, config.hidden_size, bias=config.attention_output_bias)
+            self.output.is_output_map = True  # some initialisers treat it apart
+
+    def bases(self) -> Tensor:
+        """U as ``(K, d, p)``, with what an adapter or a hook does to it."""
+        return self._constrained(self.joined_weight()).unflatten(1, self.heads.shape).movedim(1, 0)
+
+    def joined_weight(self) -> Tensor:
+        """``[U_1 ... U_K]`` as ``(d, K p)``, before a constraint."""
+        return self.subspaces.weight.mT if has_plain_weight(self.subspaces) else self._asked_weight()
+
+    def _asked_weight(self) -> Tensor:
+        return affine_of(self.subspaces, self.config.hidden_size)[0]
+
+    def _constrained(self, joined: Tensor) -> Tensor:
+        """``(d, K p)`` -> the same, orthonormal where the configuration says so."""
+        if self.constraint == "none":
+            return joined
+        if self.constraint == "joint":
+            return orthonormalize(joined)
+        return orthonormalize(joined.unflatten(1, self.heads.shape).movedim(1, 0)).movedim(0, 1).flatten(1)
+
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``(B, N, d)`` -> V = Z U_k ``(B, K, N, p)``, which is recorded, and U ``(d, K p)`` under a constraint."""
+        U = None if self.constraint == "none" else self._constrained(self._asked_weight())
+        projected = self.heads(self.subspaces(tokens) if U is None else tokens @ U)
+        record("projected_states", projected)
+        return projected, U
+
+    def combine(self, heads: Tensor, U: Tensor | None) -> Tensor:
+        """Heads ``(B, N, K p)``, and what :meth:`project` gave as U -> the update ``(B, N, d)``."""
+        if self.output_kind == "learned":
+            update = self.output(heads)
+        elif self.output_kind == "none":
+            update = heads
+        else:
+            update = heads @ (self.joined_weight() if U is None else U).mT
+            if self.config.compression_kappa is not None:
+                update = gamma(heads.shape[-2], self.config.head_dim, self.config.compression_eps) * update
+        return F.dropout(update, self.dropout) if self.training and self.dropout else update
+
+
+class SoftmaxAttention(Subspaces):
+    """What MSSA and ordinary attention have in common: softmax maps on queries, keys and values, and a cache."""
+
+    def __init__(self, config, layer_idx: int = 0):
+        super().__init__(config, layer_idx)
+        self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+
+    def forward(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        past_key_values: Any = None,
+        cache: Any = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """``(B, N, d)`` -> the update ``(B, N, d)`` and, when asked for, the maps ``(B, K, N, keys)``.
+
+        The maps follow from the projected tokens, so they exist under every attention backend. A causal model may give
+        its cache of earlier tokens, which then are keys and values too.
+        """
+        values, U = self.project(tokens)
+        queries, keys = self._queries_and_keys(tokens, values)
+        cache = one_cache(cache, past_key_values)
+        if cache is not None:
+            keys, values = self._remember(cache, keys, values)
+        attend = attention_function(self.config._attn_implementation, values.dtype, values.device)
+        dropout = self.dropout if self.training else 0.0
+        heads, _ = attend(self, queries, keys, values, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        maps = None
+        if output_attentions:
+            mask = dense_mask(self, attention_mask, queries, keys)
+            maps = attention_maps(queries, self.scaling, mask, keys=keys)
+        return self.combine(heads.flatten(-2), U), maps
+
+    def _queries_and_keys(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Both ``(B, K, N, p)``."""
+        raise NotImplementedError
+
+    def _remember(self, cache: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens so far, the cache's first."""
+        raise NotImplementedError
+
+
+class MSSA(SoftmaxAttention):
+    """Multi-head subspace self-attention: queries = keys = values = U_k^T Z. [2306.01129, Eq. 11, 12, 115]"""
+
+    def _queries_and_keys(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return values, values
+
+    def _remember(self, cache: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """One tensor serves as keys and values, so it is kept once."""
+        states, _ = cache.update(values, values[..., :0], self.layer_idx)
+        return states, states
+
+
+class Attention(SoftmaxAttention):
+    """Ordinary multi-head attention, for ablations: queries and keys have projections of their own.
+
+    Its ``subspaces`` are the value projections (``bases()`` too): they are learned as values, not as subspaces.
+    """
+
+    def __init__(self, config, layer_idx: int = 0):
+        super().__init__(config, layer_idx)
+        inner = config.num_attention_heads * config.head_dim
+        self.queries = nn.Linear(config.hidden_size, inner, bias=False)
+        self.keys = nn.Linear(config.hidden_size, inner, bias=False)
+
+    def _queries_and_keys(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return self.heads(self.queries(tokens)), self.heads(self.keys(tokens))
+
+    def _remember(self, cache: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return cache.update(keys, values, self.layer_idx)

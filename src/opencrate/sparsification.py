@@ -1,0 +1,130 @@
+"""Sparsification operators: from tokens to a sparse code, and back to tokens. Formulas: see operators.py.
+
+Shapes: B batch, N tokens, d width, m atoms.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._graph import traced
+from .operators import complete_ista_matrix, ista, ista_complete, orthonormalize
+from .recording import read_by
+
+FEW_TOKENS = 16
+"""Below it, on a CPU, reading a matrix costs more than multiplying by it."""
+
+
+def effective_dictionary(dictionary: Tensor, constraint: str) -> Tensor:
+    """D ``(d, m)`` in use: the parameter, or its orthonormalisation under a constraint."""
+    return dictionary if constraint == "none" else orthonormalize(dictionary.mT).mT
+
+
+class KeptStepMatrix:
+    """The matrix of a complete ISTA step, kept as long as the dictionary's values and the step size are the same.
+
+    Comparing reads D once (d^2 numbers, against 2 d^3 FLOPs to rebuild), so that no way of changing the weights can
+    leave a stale matrix behind; it keeps 2 d^2 numbers per layer (57 MB for CRATE-base), which copies and files do not
+    take along.
+    """
+
+    def __init__(self):
+        self._made: tuple[Tensor, float, Tensor] | None = None
+
+    def __reduce__(self) -> tuple:
+        return KeptStepMatrix, ()
+
+    def of(self, D: Tensor, eta: float) -> Tensor:
+        """``(d, d)``; its transpose is contiguous, as ``F.linear`` is fastest."""
+        made = self._made
+        if made is None or made[1] != eta or made[0].dtype != D.dtype or not torch.equal(made[0], D):
+            with torch.autocast("cpu", enabled=False):
+                matrix = complete_ista_matrix(D, eta).mT.contiguous()
+            self._made = made = D.detach().clone(), eta, matrix
+        return made[2].mT
+
+
+class ISTA(nn.Module):
+    """T proximal steps of a LASSO over the dictionary D, then the chosen decode. [2306.01129, Eq. 17]"""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        shape = config.hidden_size, config.hidden_size * config.dictionary_expansion
+        self.dictionary = nn.Parameter(torch.empty(shape))
+        if config.dictionary_decode == "untied":
+            self.decoder_dictionary = nn.Parameter(torch.empty(shape))
+        # What the parameters are made for is read once; eta, lambda and T follow the configuration.
+        self.constraint, self.decode = config.dictionary_constraint, config.dictionary_decode
+        self.from_input, self.signed = config.ista_start == "input", config.ista_threshold == "soft"
+        self._kept = KeptStepMatrix()
+
+    def effective_dictionary(self) -> Tensor:
+        """D ``(d, m)`` in use."""
+        return effective_dictionary(self.dictionary, self.constraint)
+
+    def directions(self) -> Tensor:
+        """What one unit of each code adds to the output, ``(d, m)``."""
+        if self.decode == "untied":
+            return self.decoder_dictionary
+        D = self.effective_dictionary()
+        return D if self.decode == "tied" else torch.eye(D.shape[1], dtype=D.dtype, device=D.device)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, N, d)`` -> the output ``(B, N, d)`` and the sparse code ``(B, N, m)`` (the same when not decoded)."""
+        D = self.effective_dictionary()
+        code = self.encode(tokens, D)
+        if self.decode == "none":
+            return code, code
+        return F.linear(code, D if self.decode == "tied" else self.decoder_dictionary), code
+
+    def encode(self, tokens: Tensor, D: Tensor) -> Tensor:
+        """The code ``(B, N, m)``: one affine product where that is the faster form, else T general steps."""
+        c = self.config
+        matrix = self._step_matrix(tokens, D) if self.from_input and c.ista_num_steps == 1 else None
+        if matrix is not None:
+            return ista_complete(tokens, D, c.ista_step_size, c.ista_lambda, self.signed, matrix)
+        start = tokens if self.from_input else None
+        return ista(tokens, D, c.ista_step_size, c.ista_lambda, c.ista_num_steps, start, self.signed)
+
+    def _step_matrix(self, tokens: Tensor, D: Tensor) -> Tensor | None:
+        """The matrix of the affine step ``(d, d)``; ``None`` where two products over the tokens are faster.
+
+        It costs d^3, against d^2 for each token, and serves again in inference on a CPU (on an accelerator the product
+        is cheaper than the comparison), unless the dictionary is another one each time: transformed, quantised or
+        offloaded (``torch.func``, ``parametrize``, accelerate).
+        """
+        eta = self.config.ista_step_size
+        if traced():  # a graph serves any number of tokens: training has many
+            return complete_ista_matrix(D, eta) if self.training else None
+        own = type(self.dictionary) is nn.Parameter and "forward" not in vars(self)
+        keeps = own and self.dictionary.device.type == "cpu" and not torch.is_grad_enabled()
+        if tokens.shape[:-1].numel() < (FEW_TOKENS if keeps else tokens.shape[-1]):
+            return None
+        return self._kept.of(D, eta) if keeps else complete_ista_matrix(D, eta)
+
+
+class MLP(nn.Module):
+    """The two-layer perceptron of ordinary transformers, for ablations; its hidden activations serve as the code."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.mlp_size)
+        self.down = nn.Linear(config.mlp_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, None]:
+        """``(B, N, d)`` -> the output ``(B, N, d)``; the hidden activations ``(B, N, m)`` are recorded as codes."""
+        return read_by(self.down, "sparse_codes", F.gelu(self.up(tokens))), None
+
+
+class Synthesis(nn.Module):
+    """From codes back to tokens, the inverse of :class:`Sparsification` for an orthogonal D: ``LN(Z) D^T`` (rows)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.constraint = config, config.dictionary_constraint
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dictionary = nn.Parameter(torch.empty(config.hidden_size, config.hidden_size))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(self.norm(tokens), effective_dictionary(self.dictionary, self.constraint))
