@@ -1,5 +1,6 @@
 # make demo     train, measure and report on real digits (about 2 minutes)
 # make test     lint and tests      make types    the public API, by pyright      make .venv    the environment alone
+# make docs     renew the generated pages: docs/api.md and the tables of docs/doctor_checks.md and docs/results/doctor.md
 # make lock     renew requirements/*.txt: the newest and the oldest versions that pyproject.toml allows
 # make test-lowest   make test-latest       the contract, parity and command-line tests at both ends of those ranges
 # make clean    remove the environments and the demo's runs
@@ -26,7 +27,7 @@ this = $(pip) install --no-deps --no-build-isolation --editable .
 
 pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
-.PHONY: .venv demo test types test-lowest test-latest lint types lock clean
+.PHONY: .venv demo test types test-lowest test-latest lint docs lock clean
 
 .venv: $(STAMP)
 
@@ -42,11 +43,15 @@ demo: $(STAMP)
 	$(BIN)/opencrate demo
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs
 
 types: $(STAMP)
 	$(BIN)/basedpyright
+
+docs: $(STAMP)
+	$(BIN)/python docs/make_api.py
+	$(BIN)/python benchmarks/doctor_study.py docs
 
 test: lint
 	$(call pytest,.venv)

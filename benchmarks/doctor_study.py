@@ -6,7 +6,9 @@
 
 `train` makes the runs of `RUNS` that the pool lacks (minutes each on a CPU). `examine` checks every run as it is and
 after each sabotage of `doctor_sabotage.py` that fits it, and appends one line per case to POOL/cases.jsonl; cases that
-are there are not done again. `tables` writes benchmarks/doctor_study_*.csv and the tables of docs/doctor.md from them.
+are there are not done again. `tables` writes benchmarks/doctor_study_*.csv from them, and the tables of
+docs/doctor_checks.md and docs/results/doctor.md; `docs` writes those tables alone.
+
 Runs of seed 0 are those that thresholds were chosen on ("chosen"); rates are reported on the others. Of text and
 CIFAR-10 64 inputs are looked at and 128 scored; what a whole model scores on those stands for its stored score.
 
@@ -34,7 +36,8 @@ from opencrate.analysis.doctor.outputs import take
 from opencrate.cli.main import main as opencrate
 
 HERE = Path(__file__).parent
-TABLE, DOCS = HERE / "doctor_study.csv", HERE.parent / "docs" / "doctor.md"
+TABLE = HERE / "doctor_study.csv"
+DOCS = [HERE.parent / "docs" / name for name in ("doctor_checks.md", "results/doctor.md")]
 CHOSEN_SEEDS = (0,)
 HEALTHY = "(healthy)"
 
@@ -266,7 +269,7 @@ def checks_table() -> list[dict[str, str]]:
 
 
 def docs_with_tables(text: str) -> str:
-    """The document with every generated table put between its marks."""
+    """The document with its generated tables put between their marks."""
     tables = {
         "checks": checks_table(),
         "runs": read_table("runs"),
@@ -275,15 +278,16 @@ def docs_with_tables(text: str) -> str:
     }
     for name, rows in tables.items():
         start, end = f"<!-- table: {name} -->", "<!-- end of table -->"
-        head, _, rest = text.partition(start)
-        tail = rest.partition(end)[2]
-        text = f"{head}{start}\n\n{markdown(rows)}\n\n{end}{tail}"
+        head, found, rest = text.partition(start)
+        if found:
+            text = f"{head}{start}\n\n{markdown(rows)}\n\n{end}{rest.partition(end)[2]}"
     return text
 
 
 def write_docs() -> None:
-    """Renew the tables of docs/doctor.md."""
-    DOCS.write_text(docs_with_tables(DOCS.read_text(encoding="utf-8")), encoding="utf-8")
+    """Renew the tables of the documents."""
+    for path in DOCS:
+        path.write_text(docs_with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from opencrate.reports.autoencoder import (
     plot_inverse,
     plot_noise,
     plot_rates,
+    rates_frame,
 )
 from opencrate.store.load import untrained_copy
 
@@ -158,13 +159,19 @@ def test_sentences_follow_the_numbers():
     subjects = {"a": made_up(0.1, -1), "b": made_up(0.5, 1, "masked")}
     text = "\n".join(describe(subjects))
     assert list(errors_frame(subjects)["one layer"]) == ["10.5 % (9.5 to 11.5)", "50.5 % (49.5 to 51.5)"]
-    assert "a: R^c along the encoder: on raw tokens it falls (change in nats -2.0 (-2.0 to -2.0); as predicted)" in text
-    assert "lowers it in 3 of 3 layers" in text and "raises it in 3 of 3 layers" in text
-    assert "a: R^c along the decoder: on raw tokens it falls" in text and "predicted: rises" in text
-    assert "b: R^c along the encoder: on raw tokens it rises (change in nats +2.0" in text
+    assert "a: R^c should fall along the encoder and rise along the decoder; of 4 such moves" in text
+    rates = rates_frame(subjects)
+    assert (
+        rates["it"].tolist()
+        == ["falls, as predicted"] * 2
+        + ["falls, predicted: rises"] * 2
+        + ["rises, predicted: falls"] * 2
+        + ["rises, as predicted"] * 2
+    )
+    assert rates["change (nats)"][0] == "-2.0 (-2.0 to -2.0)" and rates["the step"][0] == "lowers it in 3 of 3 layers"
     assert "below that of mean colour" in text
     assert "not significantly different from that of the nearest visible patch" in text
-    assert "started at noise of relative length 0.50" in text
+    assert "started: at noise of relative length 0.50." in text
     assert "a undoes directions, one layer: better than b" in text
     assert text.count("the loss was on masked patches only") == 1
 
@@ -175,11 +182,12 @@ def test_undecided_and_single_layers_read_well():
         key: value[:, :1] if value.ndim == 2 and not key.startswith("noise") else value
         for key, value in still.values.items()
     }
-    text = "\n".join(describe({"a": AutoencoderMeasures(0.5, "all", (1,), LEVELS, values)}))
-    assert "1 layers" not in text and "of 1 layer" in text and "None" not in text
+    one = AutoencoderMeasures(0.5, "all", (1,), LEVELS, values)
+    assert "layers" not in "".join(rates_frame({"a": one})["the step"]) and "None" not in "".join(describe({"a": one}))
+    assert ", none held" in describe({"a": one})[1]
     equal = made_up(0.1, 0)
     equal.values["encoder_half"] = torch.tensor([[0.0, 0, 1], [0, 0, -1], [0, 0, 1], [0, 0, -1]]).double()
-    assert "on raw tokens it neither falls nor rises significantly" in describe({"a": equal})[1]
+    assert rates_frame({"a": equal})["it"][0] == "undecided, predicted: falls"
 
 
 def test_the_page_has_its_table_and_figures(found):
@@ -187,7 +195,7 @@ def test_the_page_has_its_table_and_figures(found):
     (part,) = report.parts
     assert (
         len(part.figures) == 3
-        and len(part.tables) == 1
+        and len(part.tables) == 2
         and part.sentences == autoencoder_part({"the model": found}).sentences
     )
     assert report.summary and report.subtitle == "5 whole images"

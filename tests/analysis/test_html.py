@@ -9,9 +9,13 @@ import pytest
 import torch
 from markupsafe import Markup
 
+from opencrate import reports
+from opencrate.analysis.layers.analyze import LayerAnalysis
 from opencrate.reports import figures, html, tables
 from opencrate.reports.html import Figure, Part, Report, Table, write
 from opencrate.stats.intervals import bootstrap_mean, seed_interval
+
+from .models import made_up_measures
 
 
 def drawing():
@@ -150,3 +154,20 @@ def test_one_legend_names_every_line():
     assert [text.get_text() for text in legend.get_texts()] == ["a"] and legend.get_title().get_text() == "dotted: zero"
     assert [axes.get_xlabel() for axes in both] == ["", "x"] and [axes.get_ylabel() for axes in both] == ["y", "y"]
     assert all(axes.get_legend() is None for axes in both)
+
+
+def test_every_result_has_its_page(tmp_path):
+    measured = LayerAnalysis("m", "crate", {"trained": made_up_measures(rate=[1.0, 2.0])})
+    path = reports.write(measured, tmp_path / "m")
+    assert {file.name for file in path.parent.iterdir()} == {
+        ".opencrate",
+        "figures",
+        "layers.csv",
+        "layers.json",
+        "report.html",
+    }
+    assert reports.write(Report("t", "s"), tmp_path / "r").name == "report.html"
+    with pytest.raises(ValueError, match="result: int has no page; give one of Report, LayerAnalysis, TheoryCheck"):
+        reports.write(3, tmp_path)
+    with pytest.raises(AttributeError, match="no attribute 'wrote'"):
+        _ = reports.wrote

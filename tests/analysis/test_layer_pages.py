@@ -111,7 +111,7 @@ def test_claims_are_checked_one_by_one():
         (  # all
             NUMBERS | {"rate_reduction": [1.0, 2.0], "nonzero_fraction": [0.5, 0.4]},
             "Of the 4 predictions of the theory, all held on these inputs.",
-            "Look first at Does attention lower Rc?: how much attention lowers Rc in each layer.",
+            "Look first at “Does attention lower Rc?”: how much attention lowers Rc in each layer.",
         ),
         (  # none
             {"subspace_rate_before": [1.0, 1.0], "subspace_rate": [2.0, 3.0], "rate_reduction": [2.0, 1.0]},

@@ -70,7 +70,7 @@ def written(content, tmp_path_factory):
 
 def plain(text: str) -> str:
     """A sentence as a reader sees it."""
-    return re.sub(r"\^\{([^}]*)\}|\^(\S)", r"\1\2", re.sub(r"</?a[^>]*>", "", text)).replace("‖_", "‖")
+    return re.sub(r"\^\{([^}]*)\}|\^(\S)", r"\1\2", re.sub(r"</?(?:a|sup|sub)\b[^>]*>", "", text)).replace("‖_", "‖")
 
 
 class Resources(HTMLParser):

@@ -73,7 +73,7 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _write_report(recipe: Any, trained: Any, command: str) -> bool:
-    """Of a classifier, a CRATE autoencoder (a ViTMAE has no white box), or a language model with held-out text."""
+    """Of a classifier, a masked autoencoder, or a language model with held-out text."""
     from ..store.texts import LANGUAGE_TASKS
 
     directory, path = trained.directory, trained.directory / "report.html"
@@ -83,7 +83,7 @@ def _write_report(recipe: Any, trained: Any, command: str) -> bool:
         from ..store.saved import open_saved
 
         report_runs([open_saved(directory)], path, command=command)
-    elif recipe.model.type == "crate_mae" or held_out_text:
+    elif recipe.task == "masked-autoencoding" or held_out_text:
         from ..reports.runs import report_models
         from ..store.unlabelled import open_plain
 

@@ -27,7 +27,7 @@ RATES = {
 }
 """Of each part: R^c before and after its attention step, the step, and the sign of the change that theory predicts."""
 
-_MOVES = {BELOW: "falls", ABOVE: "rises", UNDECIDED: "neither falls nor rises significantly"}
+_MOVES = {BELOW: "falls", ABOVE: "rises", UNDECIDED: "undecided"}
 _ERRORS = {
     "one layer": "layer_error",
     "one layer, directions": "layer_direction_error",
@@ -84,7 +84,8 @@ def autoencoder_part(subjects: Mapping[str, AutoencoderMeasures]) -> Part:
         ),
     )
     note = f"{_reading(found)} One layer: mean over the layers. Plain autoencoding: of the pixels' variance."
-    return Part(TITLE, tuple(describe(subjects)), (Table("Errors", errors_frame(subjects), note), *made))
+    rates = Table("R^c along encoder and decoder", rates_frame(subjects))
+    return Part(TITLE, tuple(describe(subjects)), (Table("Errors", errors_frame(subjects), note), rates, *made))
 
 
 def errors_frame(subjects: Mapping[str, AutoencoderMeasures]) -> pandas.DataFrame:
@@ -106,7 +107,7 @@ def describe(subjects: Mapping[str, AutoencoderMeasures]) -> list[str]:
     """What held in every model, then comparisons on the same images; `subjects` as in `autoencoder_part`."""
     sentences = []
     for name, found in subjects.items():
-        sentences += [_masked(name, found), *_rates(name, found), _noise(name, found)]
+        sentences += [_masked(name, found), _rates(name, found), _noise(name, found)]
     return sentences + [_comparison(one, subjects[one], other, subjects[other]) for one, other in _pairs(subjects)]
 
 
@@ -115,18 +116,6 @@ def _pairs(subjects: Mapping[str, AutoencoderMeasures]) -> list[tuple[str, str]]
     first, *others = subjects
     own = [(name, name + UNTRAINED) for name in others if name + UNTRAINED in subjects]
     return [(first, other) for other in others] + own
-
-
-def path_change(found: AutoencoderMeasures, part: str, suffix: str = "") -> Interval:
-    """Change of R^c from the first layer of a part to its last, after the attention step, paired by image."""
-    values = found.values[RATES[part][1] + suffix]
-    return paired_difference(values[:, -1], values[:, 0])
-
-
-def half_step_changes(found: AutoencoderMeasures, part: str, suffix: str = "") -> Interval:
-    """Change of R^c by each layer's attention step, `(L)`, paired by image."""
-    before, after, _, _ = RATES[part]
-    return paired_difference(found.values[after + suffix], found.values[before + suffix])
 
 
 def _reading(found: AutoencoderMeasures) -> str:
@@ -151,19 +140,31 @@ def _masked(name: str, found: AutoencoderMeasures) -> str:
     )
 
 
-def _rates(name: str, found: AutoencoderMeasures) -> list[str]:
-    sentences = []
-    for part, (_, _, step, predicted) in RATES.items():
-        parts = []
-        for suffix, kind in (("", "raw tokens"), ("_unit", "tokens of length 1")):
-            change = path_change(found, part, suffix)
-            held = "as predicted" if change.sign == predicted else f"predicted: {_MOVES[predicted]}"
-            parts.append(
-                f"on {kind} it {_MOVES[change.sign]} (change in nats {interval(change, 1, signed=True)}; {held}), and "
-                f"the step {step} {_counts(half_step_changes(found, part, suffix))}"
-            )
-        sentences.append(f"{name}: R^c along the {part}: {'; '.join(parts)}.")
-    return sentences
+def rates_frame(subjects: Mapping[str, AutoencoderMeasures]) -> pandas.DataFrame:
+    """How R^c moves along encoder and decoder, and what each attention step does to it, paired by image.
+
+    One row per model, part and scaling of the tokens; the change is from the first layer to the last, after attention.
+    """
+    rows = []
+    for name, found in subjects.items():
+        for part, (before, after, step, predicted) in RATES.items():
+            for suffix, kind in (("", "raw"), ("_unit", "of length 1")):
+                first, last = found.values[before + suffix], found.values[after + suffix]
+                change = paired_difference(last[:, -1], last[:, 0])
+                held = "as predicted" if change.sign == predicted else f"predicted: {_MOVES[predicted]}"
+                row = {"model": name, "R^c along the": part, "tokens": kind, "it": f"{_MOVES[change.sign]}, {held}"}
+                row |= {"change (nats)": interval(change, 1, signed=True), "step": step}
+                rows.append({**row, "the step": _counts(paired_difference(last, first))})
+    return tables.frame(rows)
+
+
+def _rates(name: str, found: AutoencoderMeasures) -> str:
+    moves = rates_frame({name: found})["it"]
+    held = sum(move.endswith("as predicted") for move in moves)
+    return (
+        f"{name}: R^c should fall along the encoder and rise along the decoder; of {len(moves)} such moves, on raw "
+        f"tokens and on tokens of length 1, {held or 'none'} held."
+    )
 
 
 def _counts(change: Interval) -> str:
@@ -176,8 +177,8 @@ def _counts(change: Interval) -> str:
 def _noise(name: str, found: AutoencoderMeasures) -> str:
     left, put = (found.values[f"noise_{key}"].mean(0).tolist() for key in ("left", "put"))
     closer = [level for level, distance, start in zip(found.noise_levels, left, put) if distance < start]
-    where = f"at noise of relative length {span(closer, 2)}" if closer else "at no level of noise"
-    return f"{name}: tokens with noise end closer to those without noise than they started {where}."
+    where = f"at noise of relative length {span(closer, 2)}" if closer else "never"
+    return f"{name}: tokens with noise end closer to those without noise than they started: {where}."
 
 
 def _comparison(first: str, found: AutoencoderMeasures, other: str, against: AutoencoderMeasures) -> str:

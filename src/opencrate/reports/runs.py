@@ -34,6 +34,7 @@ from . import tables
 from .autoencoder import autoencoder_part
 from .classifier import TrainedModel
 from .html import Part, Report, write
+from .layers import CRATES
 from .reconstruction import ReconstructedImage, images_of
 from .records import images_record, training_record
 from .theory import theory_part
@@ -125,7 +126,9 @@ def report_runs(
     count = options.count(len(images))
     batches = [one.batches(images) for one in saved]
     names = _unique([one.title for one in saved], [one.path for one in saved])
-    boxes = [_classifier_layers(one, batch, count, options) for one, batch in zip(saved, batches)]
+    boxes = [
+        _layers(one.path, one.model, one.recipe, one.title, batch, count, options) for one, batch in zip(saved, batches)
+    ]
     evaluations = [evaluate_classifier(one.model, batch) for one, batch in zip(saved, batches)]
     subjects = [
         Subject(name, box, _trained(one, name, evaluation), _attention(one, batch, count))
@@ -172,11 +175,8 @@ def report_models(
     first_parts, files = _theory(first.model, names, batches[0], counts[0], options)
     parts += first_parts + _autoencoder([model.model for model in models], names, batches, counts[0], options)
     for model, name, batch, count in zip(models, names, batches, counts):
-        results = _results(model, name, batch)
-        box = None
-        if results is None or model.model.config.model_type != "vit_mae":
-            initial, found = _start_of(model), _checkpoints(model.source, options)
-            box = _measure(model.model, name, batch, count, options, initial, found)
+        results, recipe = _results(model, name, batch), runs.read_recipe(model.source) if model.is_run else None
+        box = _layers(model.source, model.model, recipe, name, batch, count, options, needed=results is None)
         subjects.append(Subject(name, box, results=results))
         parts += _while_training(results.metrics if results else None, name, Path(model.source))
     _write(path, model_page(f"OpenCRATE: {names[0]}", subjects, _plain_record(models, command, inputs), parts), files)
@@ -214,38 +214,28 @@ def _plain_record(models: Sequence[PlainModel], command: str, inputs: Inputs) ->
 # --- Layers -------------------------------------------------------------------------------------------------------
 
 
-def _classifier_layers(
-    saved: SavedModel, batches: DataLoader, count: int, options: ReportOptions
-) -> LayerAnalysis | None:
-    """The layers of a run, against the weights it started from; `None` for a type without hooks."""
-    if saved.model.config.model_type not in ("crate", *KNOWN_MODELS):
-        logger.warning("%s: no white box of model type '%s'", saved.name, saved.model.config.model_type)
-        return None
-    initial = _starting_model(saved.path, saved.model, saved.recipe).to(saved.model.device).eval()
-    return _measure(saved.model, saved.title, batches, count, options, initial, _checkpoints(saved.path, options))
-
-
-def _measure(
-    model: nn.Module,
+def _layers(
+    source: str | Path,
+    model: PreTrainedModel,
+    recipe: Recipe | None,
     name: str,
     batches: DataLoader,
     count: int,
     options: ReportOptions,
-    initial: nn.Module | str,
-    found: Mapping[str, Path],
-) -> LayerAnalysis:
+    needed: bool = False,
+) -> LayerAnalysis | None:
+    """The layers of a model, against its start; `None` for an unknown type, which is an error where they are needed."""
+    if not needed and model.config.model_type not in (*CRATES, *KNOWN_MODELS):
+        logger.warning("%s: no white box of model type '%s'", name, model.config.model_type)
+        return None
     return analyze(
         model,
         batches,
-        eps=options.eps,
-        num_inputs=count,
-        layers=options.layers,
-        measures=options.measures,
-        initial=initial,
-        checkpoints=found,
-        subspaces=options.subspaces,
         name=name,
-        released_tool=options.released_tool,
+        num_inputs=count,
+        initial=_starting_model(source, model, recipe).to(model.device).eval(),
+        checkpoints=_checkpoints(source, options),
+        **{key: getattr(options, key) for key in ("eps", "layers", "measures", "subspaces", "released_tool")},
     )
 
 
@@ -275,12 +265,6 @@ def _spaced(steps: list[int]) -> list[int]:
     if len(steps) <= _CURVES:
         return steps
     return [steps[round(index * (len(steps) - 1) / (_CURVES - 1))] for index in range(_CURVES)]
-
-
-def _start_of(model: PlainModel) -> PreTrainedModel:
-    """As `_starting_model`; a model that is no run stands against a fresh copy."""
-    start = _starting_model(model.source, model.model, runs.read_recipe(model.source) if model.is_run else None)
-    return start.to(model.model.device).eval()
 
 
 def _starting_model(source: str | Path, model: PreTrainedModel, recipe: Recipe | None) -> PreTrainedModel:

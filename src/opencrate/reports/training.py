@@ -9,10 +9,11 @@ from typing import Any
 import matplotlib.figure
 from markupsafe import Markup, escape
 from matplotlib import colormaps
+from matplotlib.ticker import MaxNLocator
 
 from ..analysis.layers.registry import MEASURES
 from ..stats.intervals import ABOVE, BELOW, UNDECIDED, sign
-from ..stats.words import duration, listing
+from ..stats.words import duration, listing, percent
 from . import figures, tables
 from .html import HOW, MEASURED, PREDICTED, Figure, Part, Table
 from .reconstruction import ReconstructedImage, plot_grid
@@ -88,8 +89,10 @@ def describe_results(found: RunResults) -> str:
             f"perplexity {metrics['perplexity']:.1f}"
         )
         bits = f", {metrics['bits_per_byte']:.2f} bits per byte" if "bits_per_byte" in metrics else ""
-        right = f"; its first guess is right for {100 * metrics['accuracy']:.1f} % of tokens"
-        return f"{text}{bits}{right if 'accuracy' in metrics else ''}."
+        right = (
+            f"; its first guess is right for {percent(metrics['accuracy'])} of tokens" if "accuracy" in metrics else ""
+        )
+        return f"{text}{bits}{right}."
     if "error_model" not in found.errors:
         loss = f"a loss of {metrics['loss']:.3f}" if "loss" in metrics else "a loss that was not measured"
         return f"{found.name} reconstructs held-out images with {loss}."
@@ -114,8 +117,8 @@ def results_table(results: Sequence[RunResults]) -> Table:
             for key, head in (("bits_per_byte", "bits per byte"), ("accuracy", "accuracy (fraction of tokens)")):
                 row[head] = f"{one.metrics[key]:.3f}" if key in one.metrics else None
         else:
-            heads = {"error_model": "error on masked patches", "error_mean_colour": "of the mean colour"}
-            heads |= {"error_nearest_visible": "of the nearest patch", "psnr_masked": "PSNR, masked patches (dB)"}
+            heads = {"error_model": "error on masked patches", "error_mean_colour": "error of the mean colour"}
+            heads |= {"error_nearest_visible": "error of the nearest patch", "psnr_masked": "PSNR, masked patches (dB)"}
             row |= {head: _with_interval(one.errors[key]) for key, head in heads.items() if key in one.errors}
         seconds = one.metrics.get("seconds")
         rows.append({**row, "training": None if seconds is None else duration(seconds)})
@@ -135,7 +138,7 @@ def _with_interval(found: Mapping[str, Any]) -> str:
 
 def results_items(results: Sequence[RunResults]) -> list[Figure | Table | Markup]:
     """The table, the curves, and each run's samples or reconstructions."""
-    histories = {one.name: one.history for one in results if one.history.train_loss}
+    histories = {one.name: one.history for one in results if len(one.history.train_loss) > 1}
     items: list[Figure | Table | Markup] = [results_table(results)]
     items += [training_figure(histories)] if histories else []
     for number, one in enumerate(results, 1):
@@ -178,9 +181,11 @@ def plot_training(histories: Mapping[str, TrainingHistory]) -> matplotlib.figure
         _curve(panels[0], history.eval_loss, f"{name}, held-out", index)
         if rows == 2:
             _curve(panels[1], history.eval_accuracy, name, index)
-    if any(value > 0 for history in histories.values() for _, value in history.train_loss):
+    losses = [value for history in histories.values() for _, value in history.train_loss]
+    if losses and 0 < 5 * min(losses) < max(losses):
         panels[0].set_yscale("log")
     figures.finish(panels, "epoch", columns=1, whole=False)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(5))
     panels[0].set_ylabel(f"loss ({next(iter(histories.values())).unit})")
     panels[-1].set_ylabel("accuracy (fraction)" if rows == 2 else panels[0].get_ylabel())
     return figure
@@ -189,7 +194,7 @@ def plot_training(histories: Mapping[str, TrainingHistory]) -> matplotlib.figure
 def _curve(axes: Any, points: Sequence[tuple[float, float]], name: str, index: int, dashed: bool = False) -> None:
     """One logged quantity over the epochs."""
     if points:
-        marker = "." if len(points) == 1 else None if dashed else figures.MARKERS[index % len(figures.MARKERS)]
+        marker = None if dashed else figures.MARKERS[index % len(figures.MARKERS)]
         style = {"color": figures.COLOURS[index % len(figures.COLOURS)], "linestyle": "--" if dashed else "-"}
         axes.plot(*zip(*points), label=name, marker=marker, markersize=3, linewidth=1.4, **style)
 
@@ -242,7 +247,8 @@ def plot_training_measures(
     for axes, key in zip(panels, keys):
         for layer, colour in enumerate(colours):
             axes.plot(epochs, [row[key][layer] for row in rows], color=colour, linewidth=1.3, label=f"{layer + 1}")
-    figures.finish(panels, "epoch", columns=min(10, layers), together=True, note="layer")
+    figures.finish(panels, "epoch", columns=min(10, layers), whole=False, together=True, note="layer")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(5))
     for axes, key in zip(panels, keys):
         measure = MEASURES[key]
         axes.set_ylabel(f"{figures.math(measure.symbol)}\n({measure.unit.replace('image', each)})", fontsize=9)

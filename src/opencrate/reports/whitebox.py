@@ -171,7 +171,7 @@ def _theory_sentences(box: LayerAnalysis) -> tuple[str | Markup, ...]:
 
 
 def _look(title: str, why: str) -> Markup:
-    return Markup("Look first at {}: {}.").format(link(title, title), formula(why))
+    return Markup("Look first at “{}”: {}.").format(link(title, title), formula(why))
 
 
 def _not_derived(name: str, box: LayerAnalysis) -> str:
