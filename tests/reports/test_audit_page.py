@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,27 +53,27 @@ def audit_of(*gains: float, **options) -> Audit:
             (-1.0, -1.0),
             "above at 0, below at 2 and undecided at 0 of 2 layers",
             "at none of the 2",
-            "none of 2 layers do",
+            "at none of 2 layers.",
         ),
         (
             (1.0, -1.0),
             "above at 1, below at 1 and undecided at 0 of 2 layers",
             "at layer 1 of the 2",
-            "1 of 2 layers does",
+            "at 1 of 2 layers.",
         ),
         (
             (1.0, 1.0),
             "above at 2, below at 0 and undecided at 0 of 2",
             "at layers 1 and 2 of the 2",
-            "2 of 2 layers do",
+            "at all 2 layers.",
         ),
         (
             (0.0, 0.0),
             "above at 0, below at 0 and undecided at 2 of 2 layers",
             "at none of the 2",
-            "none of 2 layers do",
+            "at none of 2 layers.",
         ),
-        ((1.0,), "above at 1, below at 0 and undecided at 0 of 1 layer ", "at layer 1 of the 1", "1 of 1 layer does"),
+        ((1.0,), "above at 1, below at 0 and undecided at 0 of 1 layer ", "at layer 1 of the 1", "at the only layer."),
     ],
 )
 def test_every_verdict(gains, counted, verdict, short):
@@ -106,9 +107,11 @@ def test_figures_show_every_layer_and_density():
 
 
 def test_the_page(tmp_path):
-    found = audit_of(1.0, -1.0)
-    page = write(audit_report([found, found], [("command", "some words")]), tmp_path).read_text()
-    assert "Side by side" in page and page.count("How likely held-out tokens are") == 2 and "some words" in page
+    found, other = audit_of(1.0, -1.0), replace(audit_of(1.0, -1.0), name="other")
+    page = write(audit_report([found, other], [("command", "some words")]), tmp_path).read_text()
+    assert "Side by side" in page and "<h3>How likely held-out tokens are (tiny)" in page and "some words" in page
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids)) and re.search(r'href="#([^"]*)"', page)[1] in ids
     text = re.sub(r"<(style|img)[^>]*>|<style>.*?</style>", "", page, flags=re.DOTALL)
     assert not re.search(r"\bNone\b|\bnan\b|all 1 ", text)
     assert {path.name for path in (tmp_path / "figures").glob("*_2.png")} == {

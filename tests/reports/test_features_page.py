@@ -29,9 +29,12 @@ def features(*scores: float, name: str = "tiny", silent: int = 0, layers: int = 
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (features(0.5, 0.6, 0.7), "3 features drawn at random (seed 0) from 100 in 1 layer, on 1,000 tokens; none of"),
-        (features(0.5, 0.6, silent=1), "1 of them never fires. Explained by the current and the previous token"),
-        (features(silent=2), "2 of them never fire. Too few of them fire to score explanations."),
+        (
+            features(0.5, 0.6, 0.7),
+            "3 features drawn at random (seed 0) from 100 in 1 layer, on 1,000 tokens; all fire. Explained",
+        ),
+        (features(0.5, 0.6, silent=1), "; 1 never fires. Explained by the current and the previous token"),
+        (features(silent=2), "; 2 never fire. Too few of them fire to score explanations."),
         (features(0.5, silent=2), "Too few of them fire to score explanations."),
         (features(0.5), "1 feature drawn at random"),
     ],

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .html import Table as Table
     from .pages import write as write
 
+__all__ = ["Figure", "Part", "Report", "Table", "write"]
 _NAMES = {**dict.fromkeys(("Figure", "Part", "Report", "Table"), "html"), "write": "pages"}
 
 

@@ -14,14 +14,7 @@ from matplotlib.figure import Figure as Drawing
 from ..analysis.audit.audit import CONDITIONS, OUTSIDE, Audit, LayerAudit
 from ..analysis.audit.fits import FITS
 from ..stats.words import interval, number, percent, plural
-from .audit_findings import (
-    describe,
-    describe_dictionary,
-    describe_geometry,
-    describe_outside,
-    holding,
-    judged_layers,
-)
+from .audit_findings import describe, describe_dictionary, describe_geometry, describe_outside, holding, judged_layers
 from .figures import WIDTH, band, finish, panels, rule
 from .html import HOW, MEASURED, PREDICTED, Figure, Part, Report, Table, link
 from .tables import frame
@@ -32,7 +25,7 @@ LAYER_NOTE = (
     "images or texts; learned, random, fitted: mixtures of Gaussians on those subspaces with a common mean. "
     "Energy: fraction of ‖z‖²."
 )
-_GAIN_TITLE = "Mixtures against one Gaussian, with controls"
+_GAINS_TITLE = "Mixtures against one Gaussian, with controls"
 _SHORT = {
     "learned": "learned",
     "random": "random",
@@ -68,12 +61,14 @@ def audit_report(audits: Sequence[Audit], record: Sequence[tuple[str, str]] = ()
         "intervals": f"95 %, bootstrap over {first.inputs}; each for its own layer, not corrected for their number",
         "seed": str(first.seed),
     }
-    parts = [Part("Side by side", items=(side_by_side(audits),))] if len(audits) > 1 else []
-    parts += [_part(audit, f"_{number}" if len(audits) > 1 else "") for number, audit in enumerate(audits, start=1)]
+    several = len(audits) > 1
+    ends = [(f"_{place}", f" ({audit.name})") if several else ("", "") for place, audit in enumerate(audits, start=1)]
+    parts = [Part("Side by side", items=(side_by_side(audits),))] if several else []
+    parts += [part for audit, end in zip(audits, ends) for part in _parts(audit, *end)]
     return Report(
         title=f"Subspace audit: {first.name}",
         subtitle=f"{first.num_images:,} {first.inputs}{', ' + first.data if first.data else ''}, {first.token_words}",
-        summary=_in_short(first),
+        summary=_in_short(first, ends[0][1]),
         parts=tuple(parts),
         record=(*record, *about.items()),
         files={"audit.csv": frame(rows), "audit.json": [audit.to_dict() for audit in audits]},
@@ -81,23 +76,20 @@ def audit_report(audits: Sequence[Audit], record: Sequence[tuple[str, str]] = ()
     )
 
 
-def _in_short(audit: Audit) -> tuple[str | Markup, ...]:
+def _in_short(audit: Audit, title_end: str) -> tuple[str | Markup, ...]:
     """Three sentences for a reader who does not know the theory."""
-    judged, total = judged_layers(audit), len(audit.layers)
-    holds = len(holding(judged))
-    fits = (
-        f"{holds} of {plural(total, 'layer')} does"
-        if holds == 1
-        else f"{holds or 'none'} of {plural(total, 'layer')} do"
-    )
+    total, holds = len(audit.layers), len(holding(judged_layers(audit)))
+    where = f"{holds or 'none'} of {plural(total, 'layer')}"
+    if holds == total:
+        where = f"all {total} layers" if total > 1 else "the only layer"
     own, random = (sum(float(layer.token(key).mean) for layer in audit.layers) / total for key in OUTSIDE)
     return (
-        f"CRATE assumes that tokens come from a mixture of Gaussians on the model's subspaces. Of {audit.name}, {fits} "
-        "fit that mixture better than every control.",
+        f"CRATE assumes that tokens come from a mixture of Gaussians on the model's subspaces. In {audit.name}, that "
+        f"mixture fits better than every control at {where}.",
         f"On average {percent(own)} of a token's energy lies outside its nearest subspace; with random subspaces it is "
         f"{percent(random)}.",
         Markup("Look at {} first: a mixture that fits lies above 0 for the model's tokens only.").format(
-            link("the mixtures beside their controls", _GAIN_TITLE)
+            link("the mixtures beside their controls", _GAINS_TITLE + title_end)
         ),
     )
 
@@ -143,7 +135,7 @@ def _mean_token(key: str, audit: Audit) -> str:
     return number(sum(layer.token(key).mean for layer in audit.layers) / len(audit.layers), 3)
 
 
-def _likelihood_table(audit: Audit) -> Table:
+def _likelihood_table(audit: Audit, title_end: str) -> Table:
     """Held-out log-likelihood and BIC of every fit."""
     rows = [
         {
@@ -165,26 +157,24 @@ def _likelihood_table(audit: Audit) -> Table:
         + "; ".join(f"{key}, {words}" for key, words in CONDITIONS.items())
         + "."
     )
-    return Table(f"Every fit: {audit.name}", frame(rows), note)
+    return Table(f"Every fit{title_end}", frame(rows), note)
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def _part(audit: Audit, suffix: str) -> Part:
+def _parts(audit: Audit, name_end: str, title_end: str) -> tuple[Part, Part]:
+    """What was found, with the figures, and folded below it every number; the ends keep several models apart."""
+    figures = _figures(audit, name_end, title_end)
+    shown = {text for figure in figures for text in figure.notes.values()}
+    sentences = tuple(line for line in describe(audit) if line not in shown)
     note = f"{LAYER_NOTE} Learned subspaces: {audit.subspace_kind}."
-    return Part(
-        title=f"{audit.name}: subspaces are {audit.subspace_kind}",
-        sentences=describe(audit),
-        items=(
-            *_figures(audit, suffix),
-            Table(f"Layer by layer: {audit.name}", layer_frame(audit), note),
-            _likelihood_table(audit),
-        ),
-    )
+    tables = (Table(f"Layer by layer{title_end}", layer_frame(audit), note), _likelihood_table(audit, title_end))
+    found = Part(f"{audit.name}: subspaces are {audit.subspace_kind}", sentences, tuple(figures))
+    return found, Part(f"Every number{title_end}", items=tables, folded=True)
 
 
-def _figures(audit: Audit, suffix: str) -> list[Figure]:
+def _figures(audit: Audit, name_end: str, title_end: str) -> list[Figure]:
     """The figures with what theory predicts of each and what was measured."""
     sentences = describe(audit)
     fits = (
@@ -195,8 +185,8 @@ def _figures(audit: Audit, suffix: str) -> list[Figure]:
     tokens = f"{audit.token_words}, all tokens of all {audit.num_images} {audit.inputs}; U_k orthonormalised."
     found = [
         Figure(
-            f"audit_fits{suffix}",
-            "How likely held-out tokens are",
+            f"audit_fits{name_end}",
+            f"How likely held-out tokens are{title_end}",
             plot_fits(audit),
             "log-likelihood of six densities over the layers",
             {
@@ -206,8 +196,8 @@ def _figures(audit: Audit, suffix: str) -> list[Figure]:
             },
         ),
         Figure(
-            f"audit_gains{suffix}",
-            _GAIN_TITLE,
+            f"audit_gains{name_end}",
+            _GAINS_TITLE + title_end,
             plot_gains(audit),
             "gain of mixtures over one Gaussian on trained, shuffled and untrained tokens",
             {
@@ -217,15 +207,15 @@ def _figures(audit: Audit, suffix: str) -> list[Figure]:
             },
         ),
         Figure(
-            f"audit_outside{suffix}",
-            "Energy outside the nearest subspace",
+            f"audit_outside{name_end}",
+            f"Energy outside the nearest subspace{title_end}",
             plot_outside(audit),
             "fraction of energy outside the nearest subspace over the layers, beside random subspaces",
             {PREDICTED: "Near 0, and falling with depth.", MEASURED: describe_outside(audit), HOW: tokens},
         ),
         Figure(
-            f"audit_blocks{suffix}",
-            "Overlap of the subspaces",
+            f"audit_blocks{name_end}",
+            f"Overlap of the subspaces{title_end}",
             plot_blocks(audit),
             "one K by K map per layer; the diagonal is left out",
             {
@@ -242,7 +232,9 @@ def _figures(audit: Audit, suffix: str) -> list[Figure]:
             HOW: "Singular values of D; relative Frobenius norm.",
         }
         alt = "step size and Gram error over the layers"
-        found.append(Figure(f"audit_dictionary{suffix}", "The dictionary", plot_dictionary(audit), alt, notes))
+        found.append(
+            Figure(f"audit_dictionary{name_end}", f"The dictionary{title_end}", plot_dictionary(audit), alt, notes)
+        )
     return found
 
 

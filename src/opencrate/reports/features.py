@@ -118,7 +118,7 @@ def _found(found: Features) -> str:
     text = (
         f"{found.name} ({found.kind}): {plural(len(found.features), 'feature')} drawn at random (seed {found.seed}) "
         f"from {sum(found.widths.values()):,} in {plural(len(found.widths), 'layer')}, on {found.tokens:,} tokens; "
-        f"{found.silent or 'none'} of them never {'fires' if found.silent == 1 else 'fire'}"
+        f"{f'{found.silent} never ' if found.silent else 'all '}{'fires' if found.silent == 1 else 'fire'}"
     )
     correlation, area, control = (found.interval(score) for score in ("pearson", "auc", "auc_control"))
     if correlation is None:

@@ -214,7 +214,7 @@ def formula(text: str) -> Markup:
     """Escaped text with `^x`, `^{words}` raised, `‖_0` lowered, and no line break before a per cent sign."""
     safe = str(escape(text)).replace(" %", "&nbsp;%")
     safe = re.sub(r"\^\{([^}]*)\}|\^(\S)", lambda match: f"<sup>{match[1] or match[2]}</sup>", safe)
-    return Markup(re.sub(r"(?<=[A-Z‖])_([0-9a-z])(?![0-9a-z_])", r"<sub>\1</sub>", safe))
+    return Markup(re.sub(r"(?<=[A-Z‖])_([0-9a-zA-Z])(?![0-9a-z_])", r"<sub>\1</sub>", safe))
 
 
 def cell(value: Any) -> Markup:

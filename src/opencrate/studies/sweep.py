@@ -61,7 +61,7 @@ class ArmRun:
     Attributes:
         subspaces: what its rates are taken against.
         shape: K, d and p of these.
-        values: of the keys of `ablation_measures.MEASURES`, `None` where one has no meaning.
+        values: of the keys of `sweep_measures.MEASURES`, `None` where one has no meaning.
     """
 
     arm: str

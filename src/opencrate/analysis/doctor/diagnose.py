@@ -23,14 +23,7 @@ from .checks import check_finite
 from .outputs import measure_outputs, measure_score, take
 from .patient import CHECKED, Finding, Patient, skip
 from .signatures import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, Check
-from .vitals import (
-    accuracy_of,
-    labels_of,
-    logits_of,
-    measure_vitals,
-    modules_of,
-    relative_gradients,
-)
+from .vitals import accuracy_of, labels_of, logits_of, measure_vitals, modules_of, relative_gradients
 
 __all__ = ["CHECKS", "FAIL", "FINDING", "NOT_CHECKED", "OK", "WARN", "Check", "Diagnosis", "Finding", "diagnose"]
 
