@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from ._files import kind_of, os_reason, shown
+from ._files import encoded, kind_of, os_reason, shown
 
 MARK = ".opencrate"
 """In every folder that results were written to: what lies there under their names is ours to replace."""
@@ -66,9 +68,7 @@ def _check_apart(path: Path, source: str | Path, inside_allowed: bool) -> None:
     if path == where:
         raise ValueError(f"{shown(path)}: is an input too ({shown(source)}); choose another output path")
     if where in path.parents and not inside_allowed:
-        raise ValueError(
-            f"{shown(path)}: lies inside an input ({shown(source)}); choose an output path outside it (--output DIR)"
-        )
+        raise ValueError(f"{shown(path)}: lies inside an input ({shown(source)}); choose an output path outside it")
 
 
 def check_replaced(path: str | Path, inputs: Iterable[str | Path | None]) -> None:
@@ -112,6 +112,24 @@ def _names_us(path: Path) -> bool:
         return b"opencrate" in file.read(1 << 22).lower()
 
 
+def check_free(folder: str | Path, marks: Iterable[str], overwrite: bool = False) -> None:
+    """Refuse a folder that holds finished results, unless they are to be replaced.
+
+    Args:
+        folder: of the results.
+        marks: names of files by which finished results are known.
+        overwrite: replace them.
+
+    Raises:
+        ValueError: one of the files is there and `overwrite` is off.
+    """
+    for path in (Path(folder).expanduser() / name for name in marks):
+        if os.path.lexists(path) and not overwrite:
+            raise ValueError(
+                f"{shown(path)}: exists; choose another output folder, or pass overwrite=True to replace it"
+            )
+
+
 def claim(folder: str | Path) -> Path:
     """Make a folder for results, with the mark that they are ours.
 
@@ -135,3 +153,13 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all; control characters and what is no text are escaped."""
+    write_whole(path, encoded(text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

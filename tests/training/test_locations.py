@@ -92,7 +92,7 @@ def test_places_are_absolute_and_words_stay(tmp_path, monkeypatch):
 
 
 def test_all_files_of_a_run_have_ordinary_permissions(places):
-    directory = train(recipe("training.save_strategy=epoch", "training.ema_decay=0.9"), "run").directory
+    directory = train(recipe("training.save_strategy=epoch", "optimiser.ema_decay=0.9"), "run").directory
     ordinary = directory.parent / "ordinary"
     ordinary.touch()
     modes = {path.relative_to(directory): stat.filemode(path.stat().st_mode) for path in directory.rglob("*.*")}

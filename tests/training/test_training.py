@@ -122,7 +122,7 @@ def test_crate_and_vit_see_the_same_batches(small, monkeypatch, tmp_path):
     "overrides",
     [
         ["training.bf16=true"],
-        ["training.optim=sgd", "training.label_smoothing_factor=0.1"],
+        ["optimiser.optim=sgd", "training.label_smoothing_factor=0.1"],
         ["training.gradient_accumulation_steps=2", "training.lr_scheduler_type=constant_with_warmup"],
         ["data.validation_fraction=0.25"],
         ["model.config.pool=cls", "training.dataloader_num_workers=1"],

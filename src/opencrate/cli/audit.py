@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .._outputs import check_output, check_results
+from .._outputs import check_free, check_output, check_results
 from .common import (
     Parser,
     add_inputs,
@@ -56,14 +56,14 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Audit, write the report, print a table per model."""
     prepare_libraries(arguments.debug)
-    from ..reports.audit import LAYER_NOTE, check_free, layer_rows, save_audit
+    from ..reports.audit import LAYER_NOTE, REPORT, layer_rows, save_audit
     from ..store.unlabelled import open_plain
 
     output = output_folder(arguments, "audit")
     sources = (arguments.model, *arguments.compare)
     check_output(output, [*sources, arguments.data, arguments.text], within=arguments.model)
     check_results(output, ("audit.html", "audit.csv", "audit.json", "figures"), "audit.html")
-    check_free(output, arguments.overwrite)
+    check_free(output, (REPORT,), arguments.overwrite)
     models = [open_plain(source) for source in sources]
     inputs = inputs_of(arguments)
     batches = [one.batches(inputs) for one in models]

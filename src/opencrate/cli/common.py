@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +63,6 @@ def prepare_libraries(debug: bool = False) -> None:
     import opencrate
 
     opencrate.register_auto_classes()
-    _log_to_stderr()
     if debug:
         return
     import datasets
@@ -76,20 +76,46 @@ def prepare_libraries(debug: bool = False) -> None:
         warnings.filterwarnings("ignore", category=category)
 
 
-def _log_to_stderr() -> None:
+_ARGUMENTS = {"num_inputs": "num_images", "output_dir": "output", "documents": "text"}
+"""Arguments of the library -> the options that fill them, where the names differ."""
+
+
+def in_options(text: str, parser: Parser) -> str:
+    """A library's message in the words of a command: `name=value` and `` `name` `` become the option's name.
+
+    >>> parser = Parser(prog="opencrate")
+    >>> _ = parser.add_argument("--overwrite", action="store_true"), parser.add_argument("--num-images")
+    >>> in_options("there already; pass overwrite=True, or give `num_inputs`", parser)
+    'there already; pass --overwrite, or give --num-images'
+    >>> in_options("num_inputs=9: only 5 there", parser)
+    '--num-images 9: only 5 there'
+    """
+    options = {action.dest: name for action in parser._actions for name in action.option_strings if name[:2] == "--"}
+    options |= {name: options[dest] for name, dest in _ARGUMENTS.items() if dest in options}
+    names = "|".join(options)
+    text = re.sub(rf"`({names})`", lambda found: options[found[1]], text)
+    flag = re.compile(rf"(?<![\w.`'\"/-])({names})=(True\b)?")  # not the keys of a recipe, nor what a user typed
+    return flag.sub(lambda found: options[found[1]] + ("" if found[2] else " "), text)
+
+
+def log_to_stderr(parser: Parser) -> None:
     """Show what the package itself has to say (weights loaded, images skipped); of several processes the first."""
     logger = logging.getLogger("opencrate")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine("opencrate: %(message)s"))
+    handler.setFormatter(_OneLine(parser))
     logger.handlers = [handler]
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
 class _OneLine(logging.Formatter):
-    """A message in one printable line, whatever names it holds."""
+    """A message in one printable line, whatever names it holds, in the words of a command."""
+
+    def __init__(self, parser: Parser) -> None:
+        super().__init__("opencrate: %(message)s")
+        self._parser = parser
 
     def format(self, record: logging.LogRecord) -> str:
-        return one_line(super().format(record))
+        return one_line(in_options(super().format(record), self._parser))
 
 
 def say(text: str) -> None:

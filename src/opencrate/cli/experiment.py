@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._outputs import check_output
+from .._outputs import check_free, check_output, check_results
 from .._suggest import suggest
 from .common import Parser, positive_int, prepare_libraries, print_table, say
 
@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     name = autoencoder.NAME if arguments.model else arguments.name
     output = Path(arguments.output or f"experiments/{name}")
     check_output(output, [*(arguments.model or []), arguments.data])
-    results.check_free(output, name, arguments.overwrite)
+    check_results(output, (f"{name}.csv", f"{name}.json", f"{name}.png"), f"{name}.json")
+    check_free(output, (f"{name}.json",), arguments.overwrite)
     found = _of_models(arguments, settings) if arguments.model else module.run(settings, _track)
     results.write_experiment(found, output, arguments.typed)
     say(found.title)

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .._outputs import check_output
+from .._outputs import check_free, check_output, check_results
 from .._values import Share
 from .common import (
     Parser,
@@ -54,12 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ..store.kinds import require_kind
     from ..store.load import name_of
     from ..store.unlabelled import load_processor
-    from ..studies.experiments.base import check_free
 
     name = name_of(arguments.model)
     output = Path(arguments.output or f"reconstructions/{name}")
     check_output(output, [arguments.model, *arguments.inputs], within=arguments.model)
-    check_free(output, NAME, arguments.overwrite)
+    check_results(output, (f"{NAME}.csv", f"{NAME}.json", f"{NAME}.png"), f"{NAME}.json")
+    check_free(output, (f"{NAME}.json",), arguments.overwrite)
     require_kind(arguments.model, ["autoencoder"])
     model = load_autoencoder(arguments.model)
     transform = ImageTransform.for_model(model.config, load_processor(arguments.model))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .._outputs import claim, write_whole
+from .._outputs import claim, write_json, write_text, write_whole
 from ..stats.intervals import paired_difference, seed_interval
 from ..store import runs
 from ..studies.sweep import ArmRun, Match, Sweep
@@ -104,8 +104,8 @@ def write_ablation(
     plot_ablation(sweep, cells).savefig(picture, format="png", dpi=200, facecolor="white", metadata={"Software": None})
     claim(folder)
     write_whole(folder / FILES["figure"], picture.getvalue())
-    runs.write_text(folder / FILES["csv"], _csv(cells))
-    runs.write_text(folder / FILES["markdown"], markdown(sweep, cells, found, command, match))
+    write_text(folder / FILES["csv"], _csv(cells))
+    write_text(folder / FILES["markdown"], markdown(sweep, cells, found, command, match))
     content = {
         "command": command,
         "match": match,
@@ -115,7 +115,7 @@ def write_ablation(
         "runs": [asdict(run) for run in found],
         "table": [{**asdict(cell), "verdict": cell.verdict} for cell in cells],
     }
-    runs.write_json(folder / FILES["json"], content)
+    write_json(folder / FILES["json"], content)
     return cells
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -20,8 +19,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from .. import __version__
-from .._files import encoded, read_json, shown
-from .._outputs import MARK, check_output, check_replaced, claim, write_whole
+from .._files import read_json, shown
+from .._outputs import MARK, check_output, check_replaced, claim
 from .._pretrained import read_config, read_tensors
 from ..recipe.load import load_recipe
 from ..recipe.locations import located
@@ -310,16 +309,6 @@ def _replace(partial: Path, final: Path) -> None:
 
 def _old_directory(final: Path) -> Path:
     return final.with_name(final.name + ".replaced")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    write_whole(path, encoded(text))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_recipe(run: str | Path) -> Recipe:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._files import read_json
+from .._outputs import write_json
 from .._suggest import suggest
 from .._values import Seed, allowed, field_error, fitted, shown_value
 from ..recipe.load import SWEEPS, load_recipe
@@ -239,7 +240,7 @@ def _measured(arm: str, seed: int, directory: Path, folder: Path, num_images: in
     if kept.get("num_images") != num_images or kept.get("weights") != _mark(directory):
         kept = {"num_images": num_images, "weights": _mark(directory), **measure_run(directory, num_images)}
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(path, kept)
+        write_json(path, kept)
     return ArmRun(arm, seed, str(directory), kept["subspaces"], tuple(kept["shape"]), kept["values"])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import save_model
 from transformers import TrainingArguments
 
+from .._outputs import write_json, write_text
 from ..recipe.load import recipe_yaml
 from ..recipe.locations import located
 from ..recipe.schema import Recipe
@@ -54,7 +55,7 @@ def train(
     is done. `training.per_device_train_batch_size` times the processes (times the accumulation steps) is what one
     optimizer step sees.
 
-    With `training.ema_decay` the averaged weights are evaluated and saved as the model; the last weights themselves
+    With `optimiser.ema_decay` the averaged weights are evaluated and saved as the model; the last weights themselves
     lie beside them in `last.safetensors`.
 
     Args:
@@ -86,10 +87,10 @@ def train(
         return TrainedRun(directory, runs.read_metrics(directory))
     check_model(recipe)
     keep_freed_memory()
-    if recipe.training.tensorboard:
+    if recipe.logging.tensorboard:
         _require_tensorboard()
     parts = task_of(recipe.task).build(recipe, skip_bad)
-    arguments = training_arguments(recipe.training, partial / runs.CHECKPOINTS, validate=parts.validation is not None)
+    arguments = training_arguments(recipe, partial / runs.CHECKPOINTS, validate=parts.validation is not None)
     if arguments.process_index > 0:
         _fit(recipe, parts, arguments, resume)
         return None
@@ -97,15 +98,15 @@ def train(
     with disk_errors(partial / runs.CHECKPOINTS), runs.new_directory(directory, replaces, resume) as working:
         if extends and newest(working / runs.CHECKPOINTS) is None:
             take_up(directory, working)
-        runs.write_text(working / runs.RECIPE, recipe_yaml(recipe))
-        runs.write_json(working / runs.ENVIRONMENT, runs.environment())
+        write_text(working / runs.RECIPE, recipe_yaml(recipe))
+        write_json(working / runs.ENVIRONMENT, runs.environment())
         parts.processor.save_pretrained(working)
         if starts_whitened(recipe.model):  # the rest of the start follows from the seed
             runs.save_start(working, parts.model)
         metrics = _fit(recipe, parts, arguments, resume)
         parts.model.save_pretrained(working)
         metrics = {**metrics, **task_of(recipe.task).test(parts.model, parts, recipe), "data": parts.data}
-        runs.write_json(working / runs.METRICS, metrics)
+        write_json(working / runs.METRICS, metrics)
         if recipe.training.save_strategy == "no":  # there is one if the run was interrupted
             shutil.rmtree(working / runs.CHECKPOINTS, ignore_errors=True)
     return TrainedRun(directory, metrics)
@@ -128,7 +129,7 @@ def _check_target(recipe: Recipe, directory: Path, overwrite: bool, resume: bool
 def _require_tensorboard() -> None:
     if importlib.util.find_spec("tensorboard") is None:
         raise ValueError(
-            "training.tensorboard=true: the tensorboard package is not installed; `pip install opencrate[tensorboard]`,"
+            "logging.tensorboard=true: the tensorboard package is not installed; `pip install opencrate[tensorboard]`,"
             " or leave the option out"
         )
 

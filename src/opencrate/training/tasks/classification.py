@@ -34,9 +34,9 @@ class ImageClassification(Task):
         log_skipped(splits.skipped)
         processor = build_processor(recipe.data)
         model, initialisation = start_model(recipe, build_config(recipe, splits.label_names))
-        check_regulariser(model.config, recipe.training)
+        check_regulariser(model.config, recipe.regulariser)
         transform = ImageTransform.for_model(model.config, processor)
-        count = recipe.training.measure_images if model.config.model_type == "crate" else 0
+        count = recipe.logging.measure_inputs if model.config.model_type == "crate" else 0
         if starts_whitened(recipe.model):
             rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
             whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
