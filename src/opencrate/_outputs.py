@@ -84,17 +84,27 @@ def check_replaced(path: str | Path, inputs: Iterable[str | Path | None]) -> Non
             raise ValueError(f"{shown(path)}: would be replaced, but an input lies in it ({shown(source)}); move one")
 
 
-def check_results(folder: str | Path, names: Iterable[str], main: str) -> None:
-    """Refuse a folder in which files that are not ours have the names of results.
+def check_results(
+    folder: str | Path,
+    names: Iterable[str],
+    main: str,
+    inputs: Iterable[str | Path | None] = (),
+    within: str | Path | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Refuse a folder that results cannot be written to, or in which files that are not ours have their names.
 
     Args:
         folder: of the results.
         names: of what will be written to it.
         main: the one of them that tells by its content who wrote it, where the folder has no mark.
+        inputs, within: as `check_output`.
+        overwrite: replace finished results.
 
     Raises:
-        ValueError: the path is no folder, or it holds such a file.
+        ValueError: as `check_output` and `check_free`; the path is no folder, or it holds such a file.
     """
+    check_output(folder, inputs, within)
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{shown(folder)}: is {kind_of(folder)}; give a folder")
@@ -103,6 +113,7 @@ def check_results(folder: str | Path, names: Iterable[str], main: str) -> None:
         raise ValueError(
             f"{shown(folder / taken[0])}: exists, and no command of ours wrote it; choose another output folder"
         )
+    check_free(folder, (main,), overwrite)
 
 
 def _names_us(path: Path) -> bool:

@@ -180,7 +180,7 @@ def test_files(report, tmp_path):
     html = path.read_text()
     assert "some words" in html and all(word not in html for word in ('src="http', 'href="http', "<script"))
     assert {f.suffix for f in (folder / "figures").iterdir()} == {".png", ".svg"}
-    with pytest.raises(ValueError, match=r"audit\.html: exists; .*--overwrite"):
+    with pytest.raises(ValueError, match=r"audit\.html: exists; .*overwrite=True"):
         report.save(folder)
     with pytest.raises(ValueError, match="reports: empty"):
         save_audit([], folder)

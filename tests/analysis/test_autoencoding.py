@@ -11,7 +11,7 @@ from opencrate.analysis.record.states import record
 from opencrate.objective import subspace_coding_rate
 from opencrate.reports.autoencoder_findings import describe
 from opencrate.reports.autoencoder_plots import plot_inverse, plot_noise, plot_rates
-from opencrate.store.load import untrained_copy
+from opencrate.store.saved import untrained_copy
 
 from .models import tiny_autoencoder, tiny_crate
 

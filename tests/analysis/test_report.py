@@ -19,7 +19,7 @@ from opencrate.reports.findings import compression_changes
 from opencrate.reports.html import ReportContent, ReportFigure, ReportSection, ReportTable, write_report
 from opencrate.reports.tables import TrainedModel, changes_table, comparison_table, layer_table
 from opencrate.reports.whitebox import RunRecord, Subject, white_box_page
-from opencrate.store.load import untrained_copy
+from opencrate.store.saved import untrained_copy
 
 from .foreign_models import inputs_for, tiny
 from .models import made_up_measures, split, tiny_crate, tiny_images

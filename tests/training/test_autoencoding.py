@@ -201,7 +201,7 @@ def test_the_model_gives_what_the_metrics_say(digits_run):
     """The saved weights, read back, have the recorded error on the same masks."""
     from opencrate.store.saved import open_saved
 
-    saved = open_saved(digits_run.directory, autoencoders=True)
+    saved = open_saved(digits_run.directory, ("classifier", "autoencoder"))
     parts = task_of("masked-autoencoding").build(saved.recipe, skip_bad=False)
     batch = batch_of(parts, 360)
     errors = masked_patch_errors(saved.model, batch["pixel_values"], batch["noise"])

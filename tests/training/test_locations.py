@@ -54,14 +54,15 @@ def test_a_run_is_read_by_every_command_after_a_move(words, moved):
 
 
 def test_the_runs_own_data_is_known_by_any_name(places, monkeypatch):
+    from opencrate.store.inputs import labelled_images
     from opencrate.store.saved import open_saved
 
     here, there = places
     saved = open_saved(train(recipe(), "run").directory)
     monkeypatch.chdir(there)
     names = (None, "../here/images/../images", str(here / "images"))
-    assert [saved.images(name).num_rows for name in names] == [6, 6, 6]
-    assert saved.images(names[2], "train").num_rows == 24
+    assert [labelled_images(saved, name).num_rows for name in names] == [6, 6, 6]
+    assert labelled_images(saved, names[2], "train").num_rows == 24
 
 
 def test_a_run_is_resumed_from_another_directory(places, monkeypatch):

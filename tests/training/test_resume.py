@@ -150,7 +150,7 @@ def test_signal_saves_and_stops(small, number, step, monkeypatch, tmp_path):
         return original(self, *arguments, **options)
 
     before = signal.getsignal(number)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=f"step {step + 1}.*--resume"):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=f"step {step + 1}.*resume=True"):
         patched.setattr(RecipeTrainer, "training_step", training_step)
         train(recipe, tmp_path / "run")
     assert signal.getsignal(number) == before

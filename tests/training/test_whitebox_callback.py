@@ -8,6 +8,7 @@ import torch
 
 from opencrate.analysis.layers.result import layer_measures
 from opencrate.reports.training import plot_training_measures
+from opencrate.store.inputs import labelled_images
 from opencrate.store.saved import open_saved
 from opencrate.training.train import train
 from opencrate.training.whitebox_callback import MEASURES
@@ -31,7 +32,7 @@ def test_last_row_is_what_the_saved_model_gives(measured):
     assert (white_box["images"], white_box["split"], white_box["eps"]) == (5, "validation", 0.5)
     assert [row["epoch"] for row in white_box["history"]] == [0, 1, 2, 3]
     saved = open_saved(measured.directory)
-    images = saved.images(split="validation")
+    images = labelled_images(saved, split="validation")
     rows = [index * len(images) // 5 for index in range(5)]
     expected = layer_measures(saved.model, saved.batches(images.select(rows)), 0.5, measures=list(MEASURES))
     for key in MEASURES:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .._outputs import check_free, check_output, check_results
+from .._outputs import check_results
 from .common import (
     Parser,
     add_inputs,
@@ -57,16 +57,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Audit, write the report, print a table per model."""
     prepare_libraries(arguments.debug)
     from ..reports.audit import LAYER_NOTE, REPORT, layer_rows, save_audit
-    from ..store.unlabelled import open_plain
+    from ..store.inputs import input_batches
+    from ..store.saved import open_saved
 
     output = output_folder(arguments, "audit")
     sources = (arguments.model, *arguments.compare)
-    check_output(output, [*sources, arguments.data, arguments.text], within=arguments.model)
-    check_results(output, ("audit.html", "audit.csv", "audit.json", "figures"), "audit.html")
-    check_free(output, (REPORT,), arguments.overwrite)
-    models = [open_plain(source) for source in sources]
+    names, read = (REPORT, "audit.csv", "audit.json", "figures"), [*sources, arguments.data, arguments.text]
+    check_results(output, names, REPORT, read, arguments.model, arguments.overwrite)
+    models = [open_saved(source) for source in sources]
     inputs = inputs_of(arguments)
-    batches = [one.batches(inputs) for one in models]
+    batches = [input_batches(one, inputs) for one in models]
     count = arguments.num_images or min(256, *(len(one.dataset) for one in batches))
     reports = [_audit(one, batch, count, arguments) for one, batch in zip(models, batches)]
     path = save_audit(reports, output, record=[("command", arguments.typed)], overwrite=arguments.overwrite)

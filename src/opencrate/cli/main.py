@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         parser = parser.commands[arguments.command]
         log_to_stderr(parser)
+        arguments.parser = parser
         return COMMANDS[arguments.command].run(arguments)
     except KeyboardInterrupt as error:
         return _fail(f"interrupted: {_one_line(error, parser)}" if error.args else "interrupted", 130)

@@ -154,7 +154,10 @@ def _check_sections(recipe: Recipe, where: Where) -> None:
                     f"of '{section}'; remove it, or change the task"
                 )
     if "text" in read:
-        check_text_data(recipe.text)
+        try:
+            check_text_data(recipe.text)
+        except ValueError as error:
+            raise ValueError(f"{where(str(error).partition('=')[0])}: {error}") from None
 
 
 def _check_regulariser(recipe: Recipe, where: Where) -> None:

@@ -82,7 +82,7 @@ def check_free(directory: str | os.PathLike, overwrite: bool = False) -> None:
     """
     path = Path(directory).expanduser() / REPORT
     if path.exists() and not overwrite:
-        raise ValueError(f"{path}: exists; choose another output folder, or pass --overwrite to replace it")
+        raise ValueError(f"{path}: exists; choose another output folder, or pass overwrite=True to replace it")
 
 
 def _content(reports: Sequence[AuditReport], record: Sequence[tuple[str, str]]) -> ReportContent:

@@ -27,10 +27,9 @@ from ..evaluation.classifier import Evaluation, evaluate_classifier
 from ..modeling_crate_mae import CrateMAEForPreTraining
 from ..recipe.schema import Recipe
 from ..store import checkpoints, runs
-from ..store.load import untrained_copy
-from ..store.saved import SavedModel, Split
+from ..store.inputs import HELD_OUT, Inputs, Split, input_batches, labelled_images
+from ..store.saved import SavedModel, untrained_copy
 from ..store.start import start_from_config
-from ..store.unlabelled import HELD_OUT, Inputs, PlainModel
 from . import figures as plots
 from .autoencoder import autoencoder_section
 from .html import ReportFigure, ReportSection, write_report
@@ -86,7 +85,7 @@ class ReportOptions:
             ValueError: more were asked for than there are.
         """
         if self.num_inputs is not None and self.num_inputs > available:
-            raise ValueError(f"--num-images {self.num_inputs}: only {available} there; ask for at most {available}")
+            raise ValueError(f"num_inputs={self.num_inputs}: only {available} there; ask for at most {available}")
         return min(MEASURED_INPUTS, available) if self.num_inputs is None else self.num_inputs
 
 
@@ -106,7 +105,7 @@ def report_runs(
         saved: the reported model first, then those beside it.
         path: of the HTML file; its folder is made, once everything is measured.
         command: what was typed, for the record.
-        data, split, skip_bad: as `SavedModel.images`.
+        data, split, skip_bad: as `labelled_images`.
         options: what is measured of the layers (accuracy uses all images).
 
     Returns:
@@ -117,7 +116,7 @@ def report_runs(
     """
     first = saved[0]
     _check(options, first.model, first.title)
-    images = first.images(data, split, skip_bad)
+    images = labelled_images(first, data, split, skip_bad)
     count = options.count(len(images))
     batches = [one.batches(images) for one in saved]
     boxes = [_measure_saved(one, batch, count, options) for one, batch in zip(saved, batches)]
@@ -136,7 +135,7 @@ def report_runs(
 
 
 def report_models(
-    models: Sequence[PlainModel],
+    models: Sequence[SavedModel],
     path: str | Path,
     *,
     command: str,
@@ -155,9 +154,9 @@ def report_models(
     """
     _check(options, models[0].model, models[0].title)
     if len({model.reads for model in models}) > 1:
-        raise ValueError("--compare: one model reads images, another text; compare models of one kind")
+        raise ValueError("`compare`: one model reads images, another text; compare models of one kind")
     names = _unique([model.title for model in models], [model.source for model in models])
-    batches = [model.batches(inputs) for model in models]
+    batches = [input_batches(model, inputs) for model in models]
     counts = [options.count(len(one.dataset)) for one in batches]
     boxes = [
         _measure(model.model, name, batch, count, options, _start_of(model), _checkpoints(model.source, options))
@@ -180,7 +179,7 @@ def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
     if not 0 < options.eps < float("inf"):
         raise ValueError(f"eps={options.eps}: must be a number above 0, such as 0.5")
     if options.theory and model.config.model_type != "crate":
-        raise ValueError(f"--theory: {name} is no CRATE of images, so no derived step is checked; leave it out")
+        raise ValueError(f"`theory`: {name} is no CRATE of images, so no derived step is checked; leave it out")
 
 
 def _measure_saved(saved: SavedModel, batches: DataLoader, count: int, options: ReportOptions) -> WhiteBoxReport | None:
@@ -227,12 +226,12 @@ def _checkpoints(run: str | Path, options: ReportOptions) -> dict[str, Path]:
     found = {checkpoints.step_of(path): path for path in checkpoints.complete(Path(run) / runs.CHECKPOINTS)}
     if not found:
         raise ValueError(
-            f"--checkpoints: {run} holds none; train with training.save_strategy=epoch training.save_total_limit=null"
+            f"`checkpoints`: {run} holds none; train with training.save_strategy=epoch training.save_total_limit=null"
         )
     missing = [step for step in options.checkpoints if step not in found]
     if missing:
         known = ", ".join(map(str, found))
-        raise ValueError(f"--checkpoints {missing[0]}: {run} has no checkpoint of that step; it has {known}")
+        raise ValueError(f"checkpoints={missing[0]}: {run} has no checkpoint of that step; it has {known}")
     steps = options.checkpoints or _spaced(list(found))
     return {f"step {step}": found[step] for step in steps}
 
@@ -320,11 +319,11 @@ def _unique(titles: Sequence[str], paths: Sequence[str | Path]) -> list[str]:
         names = [title if counts[title] == 1 else f"{title}, {path}" for title, path in zip(titles, paths)]
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
-        raise ValueError(f"--compare: {twice[0]} is given twice; name each model once")
+        raise ValueError(f"`compare`: {twice[0]} is given twice; name each model once")
     return names
 
 
-def _start_of(model: PlainModel) -> PreTrainedModel:
+def _start_of(model: SavedModel) -> PreTrainedModel:
     """As `_starting_model`; a model that is no run stands against a fresh copy."""
     known = (Path(model.source).expanduser() / runs.RECIPE).is_file()
     start = _starting_model(model.source, model.model, runs.read_recipe(model.source) if known else None)

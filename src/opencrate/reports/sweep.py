@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from .._outputs import claim, write_json, write_text, write_whole
 from ..stats.intervals import paired_difference, seed_interval
-from ..store import runs
+from ..store.environment import environment
 from ..studies.sweep import ArmRun, Match, Sweep
 from ..studies.sweep_measures import HEADLINES, MEASURES, Measure
 from .figures import COLOURS
@@ -110,7 +110,7 @@ def write_ablation(
         "command": command,
         "match": match,
         "sweep": asdict(sweep),
-        "environment": runs.environment(),
+        "environment": environment(),
         "measures": {key: asdict(measure) for key, measure in MEASURES.items()},
         "runs": [asdict(run) for run in found],
         "table": [{**asdict(cell), "verdict": cell.verdict} for cell in cells],

@@ -113,10 +113,10 @@ def choose(sweep: Sweep, arms: Sequence[str] | None = None, seeds: Sequence[int]
     """
     for arm in arms or ():
         if arm not in sweep.arms:
-            raise ValueError(f"--arms: sweep {sweep.name} has no arm '{arm}'; {suggest(arm, sweep.arms)}")
+            raise ValueError(f"arms={arm}: sweep {sweep.name} has no arm '{arm}'; {suggest(arm, sweep.arms)}")
     wanted = set(sweep.arms if arms is None else (*arms, sweep.reference))
     chosen = {name: recipe for name, recipe in sweep.arms.items() if name in wanted}
-    return dataclasses.replace(sweep, arms=chosen, seeds=sweep.seeds if seeds is None else _seeds(seeds, "--seeds"))
+    return dataclasses.replace(sweep, arms=chosen, seeds=sweep.seeds if seeds is None else _seeds(seeds, "seeds"))
 
 
 def arm_recipe(sweep: Sweep, arm: str, seed: int, overrides: Sequence[str] = (), smoke: bool = False) -> Recipe:
@@ -165,7 +165,7 @@ def run_sweep(
         raise ValueError("a sweep runs in one process; start it without torchrun")
     output = Path(output).expanduser()
     if any(word.partition("=")[0].strip() == "training.seed" for word in overrides):
-        raise ValueError("training.seed: a sweep gives every run its own seed; pass --seeds 0,1,... instead")
+        raise ValueError("training.seed: a sweep gives every run its own seed; pass seeds=0,1,... instead")
     recipes = {
         (arm, seed): arm_recipe(sweep, arm, seed, overrides, smoke) for seed in sweep.seeds for arm in sweep.arms
     }
@@ -216,7 +216,7 @@ def _check_place(directory: Path, recipe: Recipe) -> None:
     changed = runs.changed_keys(runs.read_recipe(directory), recipe)
     if changed:
         raise ValueError(
-            f"{directory}: a run with other settings lies there ({runs.in_words(changed)}); choose another --output"
+            f"{directory}: a run with other settings lies there ({runs.in_words(changed)}); choose another `output`"
         )
 
 

@@ -250,7 +250,7 @@ class RecipeTrainer(OpenTrainer):
             return load()
         stored, info = read_model(type(self.model), checkpoint)
         if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
-            raise ValueError(f"{checkpoint}: is not of this model; start again with --overwrite")
+            raise ValueError(f"{checkpoint}: is not of this model; start again with overwrite=True")
         self.model.load_state_dict(stored.state_dict(), strict=True)
 
     def checkpoints_folder(self) -> Path:
@@ -314,7 +314,7 @@ class RecipeTrainer(OpenTrainer):
             if progress[name] != value:
                 raise ValueError(
                     f"{self._checkpoint}: was written with {name}={progress[name]}, now it is {value}; resume with "
-                    "the same, or start again with --overwrite"
+                    "the same, or start again with overwrite=True"
                 )
         self.losses_since_logged.fill_(progress["losses_since_logged"][self.processes.rank])
         self.logged_at = progress["logged_at"]

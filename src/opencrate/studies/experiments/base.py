@@ -157,7 +157,7 @@ def check_free(folder: Path, name: str, overwrite: bool) -> None:
     """
     check_results(folder, (f"{name}.csv", f"{name}.json", f"{name}.png"), f"{name}.json")
     if (folder / f"{name}.json").exists() and not overwrite:
-        raise ValueError(f"--output {folder}: holds {name}.json already; --overwrite replaces it")
+        raise ValueError(f"{folder}: holds {name}.json already; overwrite=True replaces it")
 
 
 def write_experiment(experiment: Experiment, folder: Path, command: str = "") -> list[Path]:

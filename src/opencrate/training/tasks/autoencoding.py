@@ -18,7 +18,7 @@ from ...evaluation.inputs import evaluating, place
 from ...evaluation.masked import evaluate_autoencoder
 from ...recipe.schema import ENCODERS, Recipe
 from ...store.build import build_config, build_processor
-from ...store.saved import log_skipped
+from ...store.inputs import log_skipped
 from ...store.start import start_model
 from ..losses import penalty
 from ..whitebox_callback import measured_images

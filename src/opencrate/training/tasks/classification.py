@@ -17,7 +17,7 @@ from ...data.images.training import TrainingImages
 from ...evaluation.classifier import Evaluation, evaluate_classifier
 from ...recipe.schema import Recipe
 from ...store.build import build_config, build_processor
-from ...store.saved import log_skipped
+from ...store.inputs import log_skipped
 from ...store.start import start_model
 from ..losses import cross_entropy_sum
 from ..regulariser import check_regulariser
