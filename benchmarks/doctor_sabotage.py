@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from opencrate.analysis.doctor.outputs import measure_score
-from opencrate.store.load import untrained_copy
+from opencrate.store.saved import untrained_copy
 
 Batches = list[dict[str, Tensor]]
 ATTENTION_OUTPUT = r"(mssa|attention)\.output\.|o_proj\."

@@ -35,7 +35,7 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe)
     training = recipe.training
     model = initialise(build_config(recipe, [str(number) for number in range(10)]), training.seed).train()
-    optimizer = build_optimizer(model, training)
+    optimizer = build_optimizer(model, recipe)
     batch, shape = training.per_device_train_batch_size, (recipe.data.num_channels, *pair(recipe.data.image_size))
     images, labels = torch.randn(batch, *shape), torch.randint(10, (batch,))
     measured = {"pixel_values": torch.randn(arguments.images, *shape)}

@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
-    overrides = [*arguments.overrides, f"training.max_steps={arguments.steps}", "training.measure_images=0"]
+    overrides = [*arguments.overrides, f"training.max_steps={arguments.steps}", "logging.measure_inputs=0"]
     recipe = load_recipe(arguments.recipe, overrides)
     keep_freed_memory()
     parts = task_of(recipe.task).build(recipe, skip_bad=False)

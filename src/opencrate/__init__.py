@@ -1,26 +1,37 @@
 """OpenCRATE: white-box transformers, their objective, and the measures that make the box white.
 
 ``import opencrate`` registers the CRATE models with transformers' Auto classes and pipelines. The measures and
-operators (``opencrate.objective``, ``opencrate.operators``) need torch only and work without transformers.
+operators (``opencrate.objective``, ``opencrate.operators``) need torch only: ``import opencrate.objective`` alone does
+not load transformers. Where it came first, the models are registered with the first of the names below that needs them,
+or by ``register_auto_classes()``.
 """
 
 import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ._exports import lazy_exports
 
 if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers; a test compares the two
     from .analysis.audit.audit import audit as audit
     from .analysis.doctor.diagnose import diagnose as diagnose
+    from .analysis.doctor.inputs import diagnose_saved as diagnose_saved
+    from .analysis.features.find import find_features as find_features
     from .analysis.layers.analyze import LayerAnalysis as LayerAnalysis
     from .analysis.layers.analyze import analyze as analyze
+    from .analysis.layers.result import layer_measures as layer_measures
     from .analysis.record.hooks import BlockHooks as BlockHooks
+    from .analysis.theory.check import theory_check as theory_check
     from .configuration_crate import CrateConfig as CrateConfig
     from .configuration_crate_mae import CrateMAEConfig as CrateMAEConfig
     from .configuration_crate_text import CrateTextConfig as CrateTextConfig
     from .conversion import load_official as load_official
     from .conversion import to_official as to_official
+    from .evaluation.classifier import predict as predict
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.generation import generate as generate
     from .image_processing_crate import CrateImageProcessor as CrateImageProcessor
     from .modeling_crate import CrateBackbone as CrateBackbone
     from .modeling_crate import CrateForImageClassification as CrateForImageClassification
@@ -41,61 +52,65 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers; a test com
     from .objective import subspace_coding_rate as subspace_coding_rate
     from .operators import ista as ista
     from .operators import mssa as mssa
+    from .recipe.load import load_recipe as load_recipe
     from .registry import Operator as Operator
     from .registry import register_operator as register_operator
     from .sizes import list_sizes as list_sizes
+    from .store.kinds import kind_of as kind_of
+    from .store.saved import SavedModel as SavedModel
+    from .store.saved import open_saved as open_saved
+    from .training.train import train as train
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "coding_rate": "objective",
-    "subspace_coding_rate": "objective",
-    "rate_reduction": "objective",
-    "sparse_rate_reduction": "objective",
-    "sparsity": "objective",
-    "mssa": "operators",
-    "ista": "operators",
-    "Operator": "registry",
-    "register_operator": "registry",
-    "list_sizes": "sizes",
-    "CrateConfig": "configuration_crate",
-    "CrateModel": "modeling_crate",
-    "CrateBackbone": "modeling_crate",
-    "CrateForImageClassification": "modeling_crate",
-    "CrateMAEConfig": "configuration_crate_mae",
-    "CrateMAEModel": "modeling_crate_mae",
-    "CrateMAEForPreTraining": "modeling_crate_mae",
-    "CrateImageProcessor": "image_processing_crate",
-    "CrateTextConfig": "configuration_crate_text",
-    "CrateTextModel": "modeling_crate_text_model",
-    "CrateForCausalLM": "modeling_crate_text",
-    "CrateForMaskedLM": "modeling_crate_text",
-    "CrateForSequenceClassification": "modeling_crate_text_heads",
-    "CrateForTokenClassification": "modeling_crate_text_heads",
-    "CrateForQuestionAnswering": "modeling_crate_text_heads",
-    "CrateForMultipleChoice": "modeling_crate_text_heads",
-    "analyze": "analysis.layers.analyze",
-    "LayerAnalysis": "analysis.layers.analyze",
-    "BlockHooks": "analysis.record.hooks",
-    "audit": "analysis.audit.audit",
-    "diagnose": "analysis.doctor.diagnose",
-    "load_official": "conversion",
-    "to_official": "conversion",
+    "objective": ("coding_rate", "rate_reduction", "sparse_rate_reduction", "sparsity", "subspace_coding_rate"),
+    "operators": ("ista", "mssa"),
+    "registry": ("Operator", "register_operator"),
+    "sizes": ("list_sizes",),
+    "configuration_crate": ("CrateConfig",),
+    "configuration_crate_mae": ("CrateMAEConfig",),
+    "configuration_crate_text": ("CrateTextConfig",),
+    "image_processing_crate": ("CrateImageProcessor",),
+    "modeling_crate": ("CrateBackbone", "CrateForImageClassification", "CrateModel"),
+    "modeling_crate_mae": ("CrateMAEForPreTraining", "CrateMAEModel"),
+    "modeling_crate_text": ("CrateForCausalLM", "CrateForMaskedLM"),
+    "modeling_crate_text_heads": (
+        "CrateForMultipleChoice",
+        "CrateForQuestionAnswering",
+        "CrateForSequenceClassification",
+        "CrateForTokenClassification",
+    ),
+    "modeling_crate_text_model": ("CrateTextModel",),
+    "conversion": ("load_official", "to_official"),
+    "recipe.load": ("load_recipe",),
+    "store.kinds": ("kind_of",),
+    "store.saved": ("SavedModel", "open_saved"),
+    "training.train": ("train",),
+    "evaluation.classifier": ("predict",),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.generation": ("generate",),
+    "analysis.layers.result": ("layer_measures",),
+    "analysis.layers.analyze": ("LayerAnalysis", "analyze"),
+    "analysis.record.hooks": ("BlockHooks",),
+    "analysis.audit.audit": ("audit",),
+    "analysis.doctor.diagnose": ("diagnose",),
+    "analysis.doctor.inputs": ("diagnose_saved",),
+    "analysis.features.find": ("find_features",),
+    "analysis.theory.check": ("theory_check",),
 }
-
-__all__ = [*_PUBLIC, "register_auto_classes"]
-
+_LIGHT = ("objective", "operators", "recipe", "store.kinds")
+"""Modules that need no transformers, and nobody who imports one of them waits for it."""
+_find, __dir__, _names = lazy_exports(__name__, _PUBLIC)
+__all__ = [*_names, "register_auto_classes"]
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
 
-    def __getattr__(name: str):
-        if name not in _PUBLIC:
-            raise AttributeError(f"module 'opencrate' has no attribute {name!r}")
-        return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    def __getattr__(name: str) -> Any:
+        light = any(name in names for module, names in _PUBLIC.items() if module.startswith(_LIGHT))
+        if name in _names and not light and f"{__name__}._auto" not in sys.modules:
+            register_auto_classes()
+        return _find(name)
 
 
 def register_auto_classes() -> None:
@@ -108,5 +123,15 @@ def _is_command_line() -> bool:
     return Path(sys.argv[0]).stem == "opencrate" or sys.orig_argv[1:3] == ["-m", "opencrate"]
 
 
-if importlib.util.find_spec("transformers") and not _is_command_line():
+def _is_for_light_module() -> bool:
+    """Whether this file runs because of ``import opencrate.objective`` or the like, and transformers is not there yet.
+
+    The import of a module below a package holds the module's lock while it imports the package. Where Python keeps its
+    locks elsewhere, the models are registered: the import is slower, and nothing else.
+    """
+    locks = getattr(importlib._bootstrap, "_module_locks", {})
+    return "transformers" not in sys.modules and any(f"{__name__}.{module}" in locks for module in _LIGHT)
+
+
+if importlib.util.find_spec("transformers") and not _is_command_line() and not _is_for_light_module():
     register_auto_classes()

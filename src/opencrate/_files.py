@@ -13,6 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+HUB_PREFIX = "hf://"
+"""Before the name of a model or data set of the Hugging Face Hub."""
+CONFIG = "config.json"
+LOCAL = {"local_files_only": True}
+"""The order to `from_pretrained` not to use the network."""
 JSON_LIMIT = 256 << 20
 """Bytes of a JSON file; the largest tokenizers have some 30 million."""
 _SHOWN = 200
@@ -210,6 +215,44 @@ def read_json(path: str | Path, kind: type[Kind] = dict, advice: str = "replace 
     """
     content = read_bytes(path, "a JSON file", JSON_LIMIT)
     return parse_json(content, shown(path), kind, advice)
+
+
+def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is to be given: a Hub id, or a folder and the order not to use the network.
+
+    Raises:
+        ValueError: no such folder, or one without a `config.json`.
+    """
+    text = str(source)
+    if text.startswith(HUB_PREFIX):
+        return text.removeprefix(HUB_PREFIX), {}
+    folder = Path(text).expanduser()
+    try:
+        found = (folder / CONFIG).is_file()
+        what = "holds no config.json" if folder.is_dir() else "is no folder" if folder.exists() else "no such folder"
+    except OSError as error:
+        found, what = False, os_reason(error)
+    if not found:
+        raise ValueError(
+            f"{shown(source)}: {what}; give a run directory, a folder written by save_pretrained, or hf://owner/name"
+        )
+    return str(folder), dict(LOCAL)
+
+
+def read_config_file(source: str | os.PathLike) -> dict[str, Any]:
+    """What a folder's config.json holds, its `architectures` a list of names.
+
+    Raises:
+        ValueError: no folder, or a damaged file.
+    """
+    where, _ = locate(source)
+    fields = read_json(Path(where) / CONFIG, advice="give a folder written by save_pretrained")
+    named = fields.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ValueError(
+            f"{shown(Path(where) / CONFIG)}: 'architectures' is {shown(named)}; it must be a list of class names"
+        )
+    return fields
 
 
 def parse_json(content: bytes | str, where: str, kind: type[Kind] = dict, advice: str = "replace it") -> Kind:

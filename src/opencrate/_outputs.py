@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from ._files import kind_of, os_reason, shown
+from ._files import encoded, kind_of, os_reason, shown
 
 MARK = ".opencrate"
 """In every folder that results were written to: what lies there under their names is ours to replace."""
@@ -66,9 +68,7 @@ def _check_apart(path: Path, source: str | Path, inside_allowed: bool) -> None:
     if path == where:
         raise ValueError(f"{shown(path)}: is an input too ({shown(source)}); choose another output path")
     if where in path.parents and not inside_allowed:
-        raise ValueError(
-            f"{shown(path)}: lies inside an input ({shown(source)}); choose an output path outside it (--output DIR)"
-        )
+        raise ValueError(f"{shown(path)}: lies inside an input ({shown(source)}); choose an output path outside it")
 
 
 def check_replaced(path: str | Path, inputs: Iterable[str | Path | None]) -> None:
@@ -84,17 +84,27 @@ def check_replaced(path: str | Path, inputs: Iterable[str | Path | None]) -> Non
             raise ValueError(f"{shown(path)}: would be replaced, but an input lies in it ({shown(source)}); move one")
 
 
-def check_results(folder: str | Path, names: Iterable[str], main: str) -> None:
-    """Refuse a folder in which files that are not ours have the names of results.
+def check_results(
+    folder: str | Path,
+    names: Iterable[str],
+    main: str,
+    inputs: Iterable[str | Path | None] = (),
+    within: str | Path | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Refuse a folder that results cannot be written to, or in which files that are not ours have their names.
 
     Args:
         folder: of the results.
         names: of what will be written to it.
         main: the one of them that tells by its content who wrote it, where the folder has no mark.
+        inputs, within: as `check_output`.
+        overwrite: replace finished results.
 
     Raises:
-        ValueError: the path is no folder, or it holds such a file.
+        ValueError: as `check_output` and `check_free`; the path is no folder, or it holds such a file.
     """
+    check_output(folder, inputs, within)
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{shown(folder)}: is {kind_of(folder)}; give a folder")
@@ -103,6 +113,7 @@ def check_results(folder: str | Path, names: Iterable[str], main: str) -> None:
         raise ValueError(
             f"{shown(folder / taken[0])}: exists, and no command of ours wrote it; choose another output folder"
         )
+    check_free(folder, (main,), overwrite)
 
 
 def _names_us(path: Path) -> bool:
@@ -153,3 +164,13 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all; control characters and what is no text are escaped."""
+    write_whole(path, encoded(text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -23,15 +23,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from ._files import check_size, os_reason, path_problem, read_json, require_file, shown
+from ._files import (
+    CONFIG,
+    HUB_PREFIX,
+    LOCAL,
+    check_size,
+    locate,
+    os_reason,
+    path_problem,
+    read_config_file,
+    read_json,
+    require_file,
+    shown,
+)
 from ._memory import require_memory
 from ._suggest import suggest
 from ._values import Pixels, Positive, Within, field_error, fitted
 
 logger = logging.getLogger(__name__)
 
-HUB_PREFIX = "hf://"
-CONFIG = "config.json"
 GENERATION = "generation_config.json"
 FLOATING = ("F64", "F32", "F16", "BF16")
 """What safetensors calls the types that weights may have."""
@@ -39,7 +49,6 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _RUNS_KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _CLEAR = (OSError, ValueError, SafetensorError, StrictDataclassError)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_LOCAL = {"local_files_only": True}
 _SIZE = Pixels | list[Pixels] | dict[str, Pixels | None]
 _PROCESSOR_FIELDS: dict[str, Any] = {
     "size": _SIZE,
@@ -56,28 +65,6 @@ _INNER_WORDS = re.compile(r"\w+Error\b|<class |NoneType|invalid literal")
 """Python's own, in the messages of libraries."""
 
 
-def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is to be given: a Hub id, or a folder and the order not to use the network.
-
-    Raises:
-        ValueError: no such folder, or one without a `config.json`.
-    """
-    text = str(source)
-    if text.startswith(HUB_PREFIX):
-        return text.removeprefix(HUB_PREFIX), {}
-    folder = Path(text).expanduser()
-    try:
-        found = (folder / CONFIG).is_file()
-        what = "holds no config.json" if folder.is_dir() else "is no folder" if folder.exists() else "no such folder"
-    except OSError as error:
-        found, what = False, os_reason(error)
-    if not found:
-        raise ValueError(
-            f"{shown(source)}: {what}; give a run directory, a folder written by save_pretrained, or hf://owner/name"
-        )
-    return str(folder), dict(_LOCAL)
-
-
 def read_config_fields(source: str | os.PathLike) -> dict[str, Any]:
     """What a folder's config.json holds, checked as far as it decides which code runs.
 
@@ -85,13 +72,8 @@ def read_config_fields(source: str | os.PathLike) -> dict[str, Any]:
         ValueError: no folder, a damaged file, a model type that is unknown or missing, or a setting that would fetch
             code from the Hub.
     """
-    where, _ = locate(source)
-    path = Path(where) / CONFIG
-    fields = read_json(path, advice="give a folder written by save_pretrained")
+    fields, path = read_config_file(source), Path(source).expanduser() / CONFIG
     _check_type(fields, path)
-    named = fields.get("architectures") or []
-    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise ValueError(f"{shown(path)}: 'architectures' is {shown(named)}; it must be a list of class names")
     for key, value in _nested(fields):
         if key in _RUNS_KERNELS and "/" in str(value):
             raise ValueError(
@@ -250,7 +232,7 @@ def read_tokenizer(cls: Any, source: str | os.PathLike, **options: Any) -> Any:
             fields = read_json(Path(source) / name)
             if name == CONFIG and "model_type" in fields:
                 _check_type(fields, Path(source) / name)
-    return _open(cls, source, "a tokenizer", text, **_LOCAL, **options)
+    return _open(cls, source, "a tokenizer", text, **LOCAL, **options)
 
 
 def _open(cls: Any, source: Any, what: str, where: str, **options: Any) -> Any:

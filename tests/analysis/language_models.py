@@ -5,7 +5,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 from opencrate import CrateForCausalLM, CrateTextConfig
 from opencrate.data.text.tokenizers import train_tokenizer
-from opencrate.evaluation.language import LanguageModel
+from opencrate.store.saved import SavedModel
 
 STORY = "".join(f"The cat number {n} saw the dog and ran to tree {n * 7 % 5}.\n" for n in range(60))
 
@@ -37,7 +37,7 @@ def causal(kind="gpt2", tokenizer=None, context=32, steps=0, dictionary=None):
         model = CrateForCausalLM(CrateTextConfig.from_size("tiny", hidden_size=32, **size, **(dictionary or {})))
     if steps:
         fit(model, torch.tensor(tokenizer(STORY)["input_ids"]), steps)
-    return LanguageModel(kind, model.eval(), tokenizer, "causal")
+    return SavedModel(kind, model.eval(), "causal", tokenizer)
 
 
 def masked():
@@ -46,7 +46,7 @@ def masked():
     torch.manual_seed(0)
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, pad_token_id=0, **size)
-    return LanguageModel("bert", BertForMaskedLM(config).eval(), tokenizer, "masked")
+    return SavedModel("bert", BertForMaskedLM(config).eval(), "masked", tokenizer)
 
 
 def saved(language, folder):

@@ -19,7 +19,7 @@ from opencrate.reports.autoencoder import (
     plot_rates,
     rates_frame,
 )
-from opencrate.store.load import untrained_copy
+from opencrate.store.saved import untrained_copy
 
 from .models import tiny_autoencoder, tiny_crate
 

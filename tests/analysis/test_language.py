@@ -13,7 +13,9 @@ from opencrate.data.text.documents import Documents, digest
 from opencrate.data.text.tokenizers import train_tokenizer
 from opencrate.evaluation.generation import Sampling, generate
 from opencrate.evaluation.lambada import read_lambada, score_lambada
-from opencrate.evaluation.language import kind_of, open_language_model, score_masked, score_text, windows
+from opencrate.evaluation.language import score_masked, score_text, windows
+from opencrate.store.kinds import LANGUAGE
+from opencrate.store.saved import open_saved
 
 from .language_models import STORY, causal, masked, saved
 
@@ -164,26 +166,28 @@ def test_reading_lambada(tmp_path):
 # --- opening and generating
 
 
-def test_open_language_model(gpt2, tmp_path):
-    opened = open_language_model(str(saved(gpt2, tmp_path / "gpt2")))
+def test_open_language_models(gpt2, tmp_path):
+    opened = open_saved(saved(gpt2, tmp_path / "gpt2"), LANGUAGE)
     assert opened.kind == "causal" and opened.context == 32
     assert score_text(opened, documents()).loss == pytest.approx(score_text(gpt2, documents()).loss)
     train_tokenizer("bytes", []).save_pretrained(tmp_path / "bytes")
     with pytest.raises(ValueError, match=r"the tokenizer has 257 tokens and the model \d+"):
-        open_language_model(str(tmp_path / "gpt2"), str(tmp_path / "bytes"))
+        open_saved(tmp_path / "gpt2", LANGUAGE, tokenizer=str(tmp_path / "bytes"))
     gpt2.model.save_pretrained(tmp_path / "bare")
-    with pytest.raises(ValueError, match="give --tokenizer FOLDER"):
-        open_language_model(str(tmp_path / "bare"))
-    assert open_language_model(str(saved(masked(), tmp_path / "bert"))).kind == "masked"
+    with pytest.raises(ValueError, match="give `tokenizer`"):
+        open_saved(tmp_path / "bare", LANGUAGE)
+    assert open_saved(tmp_path / "bare").kind == "causal"
+    assert open_saved(saved(masked(), tmp_path / "bert"), LANGUAGE).kind == "masked"
 
 
-def test_other_models_are_refused():
-    vision = CrateForImageClassification(CrateConfig.from_size("digits"))
-    with pytest.raises(ValueError, match="CrateForImageClassification reads images; give a causal or masked"):
-        kind_of(vision, "here")
+def test_other_models_are_refused(tmp_path):
+    CrateForImageClassification(CrateConfig.from_size("digits")).save_pretrained(tmp_path / "vision")
+    with pytest.raises(ValueError, match="holds CrateForImageClassification, an image classifier, not a causal"):
+        open_saved(tmp_path / "vision", LANGUAGE)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    with pytest.raises(ValueError, match="has no language modelling head"):
-        kind_of(BertForSequenceClassification(BertConfig(**sizes)), "here")
+    BertForSequenceClassification(BertConfig(**sizes)).save_pretrained(tmp_path / "sentences")
+    with pytest.raises(ValueError, match="a classifier of texts, not a causal language model or a masked"):
+        open_saved(tmp_path / "sentences", LANGUAGE)
 
 
 def test_generation_repeats_itself_and_follows_the_seed(crate):
@@ -206,7 +210,7 @@ def test_empty_prompt_begins_a_text(gpt2):
 def test_bad_prompts(gpt2):
     with pytest.raises(ValueError, match="prompt: has 40 tokens, more than the model's context of 32"):
         generate(gpt2, "T" * 40)
-    with pytest.raises(ValueError, match="--max-new-tokens 23 or less"):
+    with pytest.raises(ValueError, match="max_new_tokens=23 or less"):
         generate(gpt2, "T" * 10)
     with pytest.raises(ValueError, match="does not know 'é'"):
         generate(gpt2, "caé")

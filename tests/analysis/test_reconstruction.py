@@ -7,7 +7,6 @@ import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from opencrate.evaluation.reconstruction import (
-    load_autoencoder,
     masked_patch_errors,
     masking,
     mean_colour,
@@ -15,6 +14,7 @@ from opencrate.evaluation.reconstruction import (
     patch_noise,
     reconstruct,
 )
+from opencrate.store.saved import open_saved
 
 from .models import tiny_autoencoder, tiny_crate
 
@@ -133,20 +133,20 @@ def test_bad_input(options, words):
 def test_only_autoencoders_are_loaded(tmp_path):
     model = tiny_autoencoder()
     model.save_pretrained(tmp_path / "whole")
-    loaded = load_autoencoder(tmp_path / "whole")
+    loaded = open_saved(tmp_path / "whole", ("autoencoder",)).model
     assert torch.equal(loaded.decoder.predict.weight, model.decoder.predict.weight)
     model.crate.save_pretrained(tmp_path / "encoder")
     tiny_crate().save_pretrained(tmp_path / "classifier")
     for name, kind in (("encoder", "CrateMAEModel"), ("classifier", "CrateForImageClassification")):
-        with pytest.raises(ValueError, match=f"holds {kind}, not a masked autoencoder"):
-            load_autoencoder(tmp_path / name)
+        with pytest.raises(ValueError, match=f"holds {kind}, .*not a masked autoencoder"):
+            open_saved(tmp_path / name, ("autoencoder",))
     state = model.state_dict()
     model.save_pretrained(tmp_path / "more", state_dict={**state, "crate.extra": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"weights that the model lacks: crate\.extra"):
-        load_autoencoder(tmp_path / "more")
+        open_saved(tmp_path / "more", ("autoencoder",))
     state.pop("decoder.norm.weight")
     model.save_pretrained(tmp_path / "less", state_dict=state)
     with pytest.raises(ValueError, match=r"missing.*decoder\.norm\.weight"):
-        load_autoencoder(tmp_path / "less")
+        open_saved(tmp_path / "less", ("autoencoder",))
     with pytest.raises(ValueError, match="no such folder"):
-        load_autoencoder(tmp_path / "nothing")
+        open_saved(tmp_path / "nothing", ("autoencoder",))

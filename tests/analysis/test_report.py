@@ -20,7 +20,7 @@ from opencrate.reports.layers import changes_table, layer_table
 from opencrate.reports.tables import frame
 from opencrate.reports.training import TrainingHistory, plot_training
 from opencrate.reports.whitebox import RunRecord, Subject, model_page
-from opencrate.store.load import untrained_copy
+from opencrate.store.saved import untrained_copy
 
 from .foreign_models import inputs_for, tiny
 from .models import made_up_measures, split, tiny_crate, tiny_images

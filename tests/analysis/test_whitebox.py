@@ -8,7 +8,7 @@ from torch import nn
 import opencrate
 from opencrate.analysis.layers.analyze import LayerAnalysis
 from opencrate.analysis.layers.result import layer_measures
-from opencrate.store.load import load_model, untrained_copy
+from opencrate.store.saved import load_model, untrained_copy
 
 from .foreign_models import inputs_for, tiny
 from .models import split, tiny_crate, tiny_images

@@ -675,7 +675,7 @@ def main(limit: float = 60.0) -> None:
     """Run the product and count."""
     cases = few_cases() if sys.argv[1:] == ["few"] else all_cases()
     import opencrate.cli.common
-    import opencrate.evaluation.language
+    import opencrate.evaluation.generation
     import opencrate.reports.runs
     import opencrate.store.saved
     import opencrate.training.train

@@ -91,7 +91,7 @@ def test_theory_section(opencrate, digits_run, tmp_path):
     [
         (["DIGITS", "--num-images", 9999], ["--num-images 9999", "only 360 there"]),
         (["DIGITS", "--eps", "-1"], ["--eps: '-1' is not a number of at least"]),
-        (["DIGITS", "--layers", "9"], ["layers=", "1 to 2, not 9"]),
+        (["DIGITS", "--layers", "9"], ["--layers", "1 to 2, not 9"]),
         (["DIGITS", "--layers", "a,b"], ["'a,b' is not a list of layer numbers"]),
         (["DIGITS", "--measures", "rats"], ["rats"]),
         (["DIGITS", "--subspaces", "value"], ["--subspaces 'value'", "did you mean 'values'"]),

@@ -37,7 +37,7 @@ def test_what_is_refused(opencrate, digits_run, plain_crate, tmp_path):
 
     assert "the model has layers 1 to 2" in refused(digits_run, "--layers", 3, "--num-images", 40, "--num-tokens", 240)
     assert "at least 192" in refused(digits_run, "--num-images", 8, "--num-tokens", 8)
-    assert "num_images=2: must be at least 4" in refused(digits_run, "--num-images", 2)
+    assert "--num-images 2: must be at least 4" in refused(digits_run, "--num-images", 2)
     assert "only 360 images there" in refused(digits_run, "--num-images", 361)
     assert "no such folder" in refused(tmp_path / "missing")
     assert "give --data IMAGES" in refused(plain_crate)

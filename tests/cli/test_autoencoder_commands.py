@@ -11,7 +11,7 @@ from opencrate.cli.main import main
 def autoencoder_run(tmp_path_factory):
     """A shallow CRATE autoencoder trained on digits for two epochs."""
     directory = tmp_path_factory.mktemp("autoencoder") / "run"
-    overrides = ["training.num_train_epochs=2", "model.config.num_hidden_layers=2", "training.measure_images=0"]
+    overrides = ["training.num_train_epochs=2", "model.config.num_hidden_layers=2", "logging.measure_inputs=0"]
     assert main(["train", "digits-mae", *overrides, "--output", str(directory)]) == 0
     return directory
 

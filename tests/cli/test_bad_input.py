@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import opencrate as opencrate_package
-from opencrate.store.build import load_classifier
+from opencrate.store.saved import open_saved
 
 from ..recipes.folders import write_classes, write_image
 
@@ -145,8 +145,8 @@ def test_foreign_folder_stays_even_with_overwrite(refused, tmp_path):
 def test_model_without_recipe_needs_data(refused, digits_run, tmp_path):
     shutil.copytree(digits_run, tmp_path / "plain")
     (tmp_path / "plain" / "recipe.yaml").unlink()
-    has(refused("evaluate", "plain"), "plain", "--data FOLDER")
-    has(refused("analyze", "plain"), "plain", "--data FOLDER")
+    has(refused("evaluate", "plain"), "plain", "--data IMAGES")
+    has(refused("analyze", "plain"), "plain", "--data IMAGES")
 
 
 def test_split_that_the_run_lacks(refused, digits_run):
@@ -180,7 +180,7 @@ def spoil(weights, problem, name):
 
 
 def official(folder):
-    return dict(opencrate_package.to_official(load_classifier(folder)[0]))
+    return dict(opencrate_package.to_official(open_saved(folder, ("classifier",)).model))
 
 
 @pytest.mark.parametrize("problem", ["missing", "extra", "wrong shape"])

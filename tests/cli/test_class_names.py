@@ -88,7 +88,7 @@ def test_what_names_no_classes_is_one_line(content, message, tmp_path):
     [
         (["--class-names", "imagenet"], "names 1,000 classes, but the model has 3"),
         (["--class-names", "nowhere.txt"], "nowhere.txt: no such file of class names"),
-        (["--class-names", "order"], "order of the classes of --data; give --data"),
+        (["--class-names", "order"], "order of the classes of the images; give --data IMAGES"),
     ],
 )
 def test_bad_options(opencrate, plain_crate, words, message):

@@ -14,7 +14,7 @@ import opencrate as opencrate_package
 from opencrate.cli import demo as demo_module
 from opencrate.cli.main import COMMANDS, main
 from opencrate.recipe.load import load_recipe, recipe_yaml
-from opencrate.store.build import load_classifier
+from opencrate.store.saved import open_saved
 
 from ..recipes.folders import CLASSES, FOLDER_OVERRIDES, VIT_OVERRIDES, write_classes, write_image
 
@@ -164,7 +164,7 @@ def test_convert_there_and_back_is_bit_equal(opencrate, plain_crate, official_wo
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "module."])
 def test_wrapped_checkpoints_convert(opencrate, plain_crate, official_words, tmp_path, wrapper):
-    official = opencrate_package.to_official(load_classifier(plain_crate)[0])
+    official = opencrate_package.to_official(open_saved(plain_crate, ("classifier",)).model)
     if wrapper == "module.":
         wrapped = {f"module.{name}": value for name, value in official.items()}
     else:

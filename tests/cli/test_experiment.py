@@ -71,7 +71,7 @@ def test_settings_are_listed_and_read_back(opencrate):
         (["compress", "tokens=1,2"], ["tokens='1,2'", "must be a whole number"]),
         (["compress", "eps=-1"], ["eps=-1", "must be a number of at least 1e-12"]),
         (["compress", "--seeds", "0"], ["--seeds", "'0'", "at least 1"]),
-        (["compress", "--seeds", "1"], ["seeds=1", "at least 2"]),
+        (["compress", "--seeds", "1"], ["--seeds 1", "at least 2"]),
         (["compress", "angle=100"], ["angle=100", "at least 0 and at most 90"]),
         (["reconstruct", "ambient=16"], ["ambient=16", "32 dimensions"]),
         (["sparsify", "lam=0"], ["lam=0", "must be a number of at least 1e-12"]),

@@ -42,6 +42,13 @@ def folder_of(architecture, tmp_path):
     return tmp_path
 
 
+def test_kinds_are_known_without_torch(tmp_path):
+    folder = folder_of("GPT2LMHeadModel", tmp_path)
+    code = f"import sys; from opencrate.store.kinds import kind_of; print(kind_of({str(folder)!r}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["causal", "False"], done.stderr
+
+
 @pytest.mark.parametrize(("architecture", "kind"), ARCHITECTURES.items())
 def test_kind(architecture, kind, tmp_path):
     assert kind_of(folder_of(architecture, tmp_path)) == kind and kind in KINDS

@@ -10,7 +10,7 @@ from opencrate import CrateImageProcessor
 from opencrate._pretrained import read_config, read_image_processor
 from opencrate.analysis.doctor.inputs import Case, _add_log
 from opencrate.data.images.tensors import ImageTransform
-from opencrate.store.load import load_model
+from opencrate.store.saved import load_model
 
 from ..bad_values import complaint
 

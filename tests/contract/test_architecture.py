@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 # A package imports from those before it and from itself. The flat files and `conversion` have ranks of their own below.
 ORDER = ("core", "stats", "data", "recipe", "store", "evaluation", "analysis", "training", "studies", "reports", "cli")
 CORE = {
-    **dict.fromkeys(("_logdet", "_graph", "_hf", "_suggest", "_values", "_memory", "_files"), 0),
+    **dict.fromkeys(("_logdet", "_graph", "_exports", "_hf", "_suggest", "_values", "_memory", "_files"), 0),
     **dict.fromkeys(("objective", "operators", "recording", "linear_maps"), 1),
     **dict.fromkeys(("cache", "_pretrained", "_outputs"), 1),
     **dict.fromkeys(("compression", "sparsification", "image_processing_crate"), 2),
@@ -181,6 +182,36 @@ def test_measures_and_operators_need_torch_only():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+IMPORTS = {
+    "import opencrate.objective": "'torch' in found and not {'transformers', 'datasets'} & found",
+    "from opencrate.recipe import load_recipe; load_recipe('digits')": "not {'torch', 'transformers'} & found",
+    "import opencrate": "'transformers' in found and not {'datasets', 'transformers.trainer'} & found",
+}
+
+
+@pytest.mark.parametrize("statement", IMPORTS)
+def test_imports_bring_no_more_than_they_need(statement):
+    code = f"{statement}; import sys; found = {{*sys.modules}}; assert {IMPORTS[statement]}"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert time.perf_counter() - start < 30
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from transformers import AutoModel; import opencrate",
+        "import opencrate.objective; from opencrate import CrateModel",
+    ],
+)
+def test_saved_models_open_whatever_comes_first(first, tmp_path):
+    opencrate.CrateModel(opencrate.CrateConfig.from_size("digits", num_hidden_layers=1)).save_pretrained(tmp_path)
+    code = f"{first}\nfrom transformers import AutoModel\nprint(type(AutoModel.from_pretrained({str(tmp_path)!r})))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert "CrateModel" in done.stdout, done.stderr[-2000:]
+
+
 def test_help_is_quick():
     """Under a second at its best of three, whatever else the machine is doing."""
     seconds = []
@@ -192,6 +223,25 @@ def test_help_is_quick():
         if seconds[-1] < 1:
             break
     assert "train" in done.stdout and min(seconds) < 1, seconds
+
+
+OPTION = re.compile(r"(^|[\s(`'\"])--[a-z]")
+NO_MESSAGES = {"An unfinished run of OpenCRATE: --resume goes on with it.\n"}  # the mark in lock files of every version
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] != "cli"], ids=str)
+def test_library_messages_name_arguments(path):
+    """Not options of the command line, which a Python caller does not have; `cli.common.in_options` puts them in."""
+    tree = ast.parse((ROOT / path).read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docs = {
+        id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in docs:
+            continue
+        text = node.value
+        assert text in NO_MESSAGES or " " not in text or not OPTION.search(text), f"{path}:{node.lineno}: {text}"
 
 
 def test_public_names_resolve():

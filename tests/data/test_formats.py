@@ -240,7 +240,7 @@ def test_hub_only_when_written_so(tmp_path, monkeypatch):
     write_parquet(tmp_path / "test.parquet", images(3), LABELS[:3], ClassLabel(names=NAMES))
     asked = []
 
-    def local(name):
+    def local(name, streaming):
         asked.append(name)
         files = {part: str(tmp_path / f"{part}.parquet") for part in ("train", "test")}
         return load_dataset("parquet", data_files=files)
@@ -256,7 +256,7 @@ def test_hub_only_when_written_so(tmp_path, monkeypatch):
 
 
 def test_hub_failure_is_one_line(monkeypatch):
-    def fail(name):
+    def fail(name, streaming):
         raise ConnectionError("Couldn't reach the Hub\nlong story")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)

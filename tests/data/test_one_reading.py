@@ -11,11 +11,11 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from transformers.image_utils import load_image
 
 from opencrate import CrateConfig, CrateForImageClassification, CrateImageProcessor
-from opencrate.cli.images import readable
 from opencrate.data.draws import Draw
 from opencrate.data.images.labelled import labelled_dataset
 from opencrate.data.images.tensors import ImageTransform, to_tensors
 from opencrate.data.images.training import TrainingImages
+from opencrate.evaluation.inputs import read_files
 from opencrate.image_processing_crate import as_grey_or_colour, eight_bits, read_picture
 
 SIDE = 16
@@ -89,7 +89,8 @@ def readings(file: Path, reader) -> dict[str, torch.Tensor]:
         prepared["processor, picture"] = processor(images=picture, return_tensors="pt")
         prepared["pipeline, picture"] = classify.preprocess(picture)
     found = {way: batch["pixel_values"].reshape(channels, SIDE, SIDE) for way, batch in prepared.items()}
-    return found | {"predict": readable(transform, [file], None)[0][1]}
+    ((_, pixels),) = read_files(transform, [file], 1)
+    return found | {"predict": pixels[0]}
 
 
 @pytest.mark.parametrize("mode", PICTURES)

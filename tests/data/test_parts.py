@@ -6,7 +6,7 @@ import logging
 import pytest
 from PIL import Image
 
-from opencrate.cli.images import named_files
+from opencrate.cli.common import named_files
 from opencrate.data.images.files import IMAGE_SUFFIXES, what_it_is
 from opencrate.data.images.sources import load_images, read_parts
 from opencrate.data.options import ImageData

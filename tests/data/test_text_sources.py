@@ -4,7 +4,7 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from opencrate.data.text import tables
+from opencrate.data import hub
 from opencrate.data.text.documents import Documents, held_out_by_position
 from opencrate.data.text.load import divided
 from opencrate.data.text.options import TextData, check_text_data
@@ -150,8 +150,8 @@ class FakeApi:
         return type("Info", (), {"sha": f"sha of {name}"})
 
 
-@pytest.fixture
-def hub(monkeypatch):
+@pytest.fixture(name="hub")
+def hub_fixture(monkeypatch):
     """`hf://owner/name` gives these tables; no network."""
     asked = []
 
@@ -162,8 +162,8 @@ def hub(monkeypatch):
                 raise loaded
             return loaded
 
-        monkeypatch.setattr(tables.datasets, "load_dataset", load_dataset)
-        monkeypatch.setattr(tables, "HfApi", FakeApi)
+        monkeypatch.setattr(hub.datasets, "load_dataset", load_dataset)
+        monkeypatch.setattr(hub, "HfApi", FakeApi)
         return asked
 
     return install

@@ -43,8 +43,11 @@ def test_arms_change_what_they_say(name):
         assert {key for key in own if own[key] != theirs.get(key)} - derived == changed, arm
         recipe = arm_recipe(sweep, arm, 3)
         assert recipe.data == reference.data and recipe.augmentation == reference.augmentation
-        different = {key for key, value in vars(recipe.training).items() if value != getattr(reference.training, key)}
-        assert different == ({"srr_weight"} if arm == "srr" else set()), arm
+        assert recipe.training == reference.training and recipe.optimiser == reference.optimiser
+        different = {
+            key for key, value in vars(recipe.regulariser).items() if value != vars(reference.regulariser)[key]
+        }
+        assert different == ({"weight"} if arm == "srr" else set()), arm
         assert recipe.training.seed == 3
 
 

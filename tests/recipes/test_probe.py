@@ -86,7 +86,7 @@ def test_an_autoencoder_is_shown_whole_images(kind):
 
 
 def test_layer_that_is_not_there(model):
-    with pytest.raises(ValueError, match=r"--layer 3: the model has the layers 1 to 2"):
+    with pytest.raises(ValueError, match="layer=3: the model has the layers 1 to 2"):
         features(model, [batch(2)], 3, "cls")
 
 

@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from opencrate.recipe.load import load_recipe, recipe_yaml
+from opencrate.recipe.schema import RENAMED, LoggingRecipe, OptimiserRecipe, RegulariserRecipe
 from opencrate.store.build import build_config, build_processor
 
 
@@ -75,7 +77,7 @@ def test_defaults_fill_a_short_recipe(tmp_path):
         ("training.seed=1.5", ["'training.seed'", "must be a whole number", "1.5"]),
         ("training.seed=-1", ["'training.seed'", "at least 0", "-1"]),
         ("training.bf16=perhaps", ["'training.bf16'", "must be true or false"]),
-        ("training.optim=adam", ["'training.optim'", "adamw_torch", "'adam'"]),
+        ("optimiser.optim=adam", ["'optimiser.optim'", "adamw_torch", "'adam'"]),
         ("training.num_train_epochs=0", ["'training.num_train_epochs'", "at least 1e-12"]),
         ("training.per_device_train_batch_size=0", ["at least 1"]),
         ("data.test_fraction=1", ["'data.test_fraction'", "below 1"]),
@@ -96,9 +98,9 @@ def test_defaults_fill_a_short_recipe(tmp_path):
         ("augmentation.mixup=-1", ["'augmentation.mixup'", "at least 0"]),
         ("augmentation.cutmix=-1", ["'augmentation.cutmix'", "at least 0"]),
         ("augmentation.cutmx=1", ["'augmentation.cutmx'", "did you mean 'augmentation.cutmix'"]),
-        ("training.ema_decay=1", ["'training.ema_decay'", "below 1"]),
+        ("optimiser.ema_decay=1", ["'optimiser.ema_decay'", "below 1"]),
         ("training.adam_beta2=1", ["'training.adam_beta2'", "below 1"]),
-        ("training.optim=lyon", ["'training.optim'", "lion", "'lyon'"]),
+        ("optimiser.optim=lyon", ["'optimiser.optim'", "lion", "'lyon'"]),
         ("training.save_total_limit=0", ["'training.save_total_limit'", "at least 1"]),
         ("model.init_fresh=head", ["'model.init_fresh'", "list"]),
         ("base=digits", ["'base'"]),
@@ -193,9 +195,32 @@ def test_training_fields_are_transformers_own():
     from opencrate.recipe.schema import TrainingRecipe
 
     theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
-    ours = {"ema_decay", "tensorboard", "min_learning_rate", "measure_images", "measure_every_epochs"}
-    ours |= {"srr_weight", "srr_parts", "srr_layers", "srr_lambda", "srr_eps"}
-    assert {field.name for field in dataclasses.fields(TrainingRecipe)} - theirs == ours
+    assert {field.name for field in dataclasses.fields(TrainingRecipe)} <= theirs
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_old_keys_name_the_new_ones(old, new, tmp_path):
+    with pytest.raises(ValueError, match=f"unknown key '{old}'; did you mean '{new}'"):
+        load_recipe("digits", [f"{old}=1"])
+    section, name = old.split(".")
+    (tmp_path / "mine.yaml").write_text(f"base: digits\n{section}: {{{name}: 1}}\n")
+    with pytest.raises(ValueError, match=f"unknown key '{old}'; did you mean '{new}'"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+def test_runs_of_earlier_versions_load(tmp_path):
+    """Their recipe.yaml has the old keys, which mean what they meant."""
+    old = {"optim": "sgd", "min_learning_rate": 0.1, "ema_decay": 0.9, "measure_every_epochs": 3, "tensorboard": True}
+    old |= {"srr_weight": 0.5, "srr_parts": ["l1"], "srr_layers": [1], "srr_lambda": 0.2, "srr_eps": 0.3}
+    content = {"training": {**old, "measure_images": 7, "seed": 4}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    recipe = load_recipe(tmp_path)
+    assert recipe == load_recipe(tmp_path / "recipe.yaml") and recipe.training.seed == 4
+    assert recipe.optimiser == OptimiserRecipe("sgd", 0.1, 0.9)
+    assert recipe.regulariser == RegulariserRecipe(0.5, ["l1"], [1], 0.2, 0.3)
+    assert recipe.logging == LoggingRecipe(7, 3, True)
+    (tmp_path / "recipe.yaml").write_text(recipe_yaml(recipe))
+    assert load_recipe(tmp_path) == recipe
 
 
 def test_schema_imports_neither_torch_nor_transformers():

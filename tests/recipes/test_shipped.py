@@ -104,9 +104,11 @@ def test_global_batch_is_the_published_one(name, images, processes):
 
 
 def test_paper_and_readme_forms_differ_as_published():
-    paper, readme = (load_recipe(f"imagenet-base-{form}").training for form in ("paper", "readme"))
-    assert (paper.optim, paper.learning_rate, paper.weight_decay) == ("lion", 2.4e-4, 0.5)
-    assert (readme.optim, readme.learning_rate, readme.weight_decay) == ("lion", 2e-4, 0.05)
+    paper, readme = (load_recipe(f"imagenet-base-{form}") for form in ("paper", "readme"))
+    assert paper.optimiser.optim == readme.optimiser.optim == "lion"
+    paper, readme = paper.training, readme.training
+    assert (paper.learning_rate, paper.weight_decay) == (2.4e-4, 0.5)
+    assert (readme.learning_rate, readme.weight_decay) == (2e-4, 0.05)
     assert paper.warmup_steps * paper.num_train_epochs == pytest.approx(5, rel=1e-4)
     assert readme.warmup_steps * readme.num_train_epochs == pytest.approx(20)
     assert load_recipe("imagenet-base-paper").augmentation == load_recipe("imagenet-base-readme").augmentation

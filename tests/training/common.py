@@ -11,7 +11,7 @@ RANDOM = (
     "augmentation.erasing=0.5",
     "augmentation.mixup=0.4",
     "augmentation.cutmix=1.0",
-    "training.ema_decay=0.9",
+    "optimiser.ema_decay=0.9",
     "training.label_smoothing_factor=0.1",
 )
 """Everything random that a recipe can ask for, and the moving average."""

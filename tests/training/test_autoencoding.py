@@ -33,14 +33,14 @@ VIT_MAE = (
     "decoder_hidden_size: 16, decoder_num_hidden_layers: 1, decoder_num_attention_heads: 4, "
     "decoder_intermediate_size: 32, patch_size: 4}",
 )
-RANDOM = ("augmentation.crop=padded", "augmentation.flip=0.5", "augmentation.erasing=0.5", "training.ema_decay=0.9")
+RANDOM = ("augmentation.crop=padded", "augmentation.flip=0.5", "augmentation.erasing=0.5", "optimiser.ema_decay=0.9")
 VISIBLE = "model.config.mask_tokens_in_encoder=false"
 
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     """A shallow autoencoder trained on digits for three epochs."""
-    overrides = ["training.num_train_epochs=3", "model.config.num_hidden_layers=2", "training.measure_every_epochs=1"]
+    overrides = ["training.num_train_epochs=3", "model.config.num_hidden_layers=2", "logging.measure_every_epochs=1"]
     return train(load_recipe("digits-mae", overrides), tmp_path_factory.mktemp("digits") / "run")
 
 
@@ -69,7 +69,7 @@ def test_layers_of_the_encoder_are_measured_on_whole_images(digits_run):
 @pytest.mark.parametrize(
     ("overrides", "stops"),
     [
-        ([*CRATE_MAE, VISIBLE, "training.optim=muon", "model.whiten_patches=true", *RANDOM], [1, 5]),
+        ([*CRATE_MAE, VISIBLE, "optimiser.optim=muon", "model.whiten_patches=true", *RANDOM], [1, 5]),
         ([*CRATE_MAE, "data.validation_fraction=0.25", "training.dataloader_num_workers=2", *RANDOM], [4]),
         ([*VIT_MAE, *RANDOM, "training.gradient_accumulation_steps=2"], [3]),
     ],
@@ -181,7 +181,7 @@ def test_whitened_tokens_are_uncorrelated(small):
         ([*CRATE_MAE, "augmentation.mixup=0.2"], ["augmentation.mixup=0.2", "for classifiers", "set it to 0"]),
         ([*CRATE_MAE, "augmentation.cutmix=1"], ["augmentation.cutmix=1"]),
         ([*CRATE_MAE, "training.label_smoothing_factor=0.1"], ["training.label_smoothing_factor=0.1"]),
-        ([*CRATE_MAE, "training.srr_weight=0.1"], ["training.srr_weight=0.1"]),
+        ([*CRATE_MAE, "regulariser.weight=0.1"], ["regulariser.weight=0.1"]),
         ([*CRATE_MAE, "data.image_size=18"], ["image_size", "18", "multiple"]),
         ([*VIT_MAE[:-1], VIT_MAE[-1].replace("{", "{mask_ratio: 0.0, ")], ["masks none of the 16 patches"]),
         ([*VIT_MAE, "data.image_size=18"], ["data.image_size=18 is not a multiple of patch_size=4"]),
@@ -201,7 +201,7 @@ def test_the_model_gives_what_the_metrics_say(digits_run):
     """The saved weights, read back, have the recorded error on the same masks."""
     from opencrate.store.saved import open_saved
 
-    saved = open_saved(digits_run.directory, autoencoders=True)
+    saved = open_saved(digits_run.directory, ("classifier", "autoencoder"))
     parts = task_of("masked-autoencoding").build(saved.recipe, skip_bad=False)
     batch = batch_of(parts, 360)
     errors = masked_patch_errors(saved.model, batch["pixel_values"], batch["noise"])

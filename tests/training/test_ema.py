@@ -27,7 +27,7 @@ def followed(small, tmp_path_factory):
 
     original = WeightAverage.on_optimizer_step
     patched.setattr(WeightAverage, "on_optimizer_step", recorded)
-    recipe = small("training.num_train_epochs=4", "training.ema_decay=0.4", "data.validation_fraction=0.25")
+    recipe = small("training.num_train_epochs=4", "optimiser.ema_decay=0.4", "data.validation_fraction=0.25")
     run = train(recipe, tmp_path_factory.mktemp("ema") / "run")
     patched.undo()
     start = initialise(build_config(recipe, ["bottom", "middle", "top"]), 0)
@@ -65,7 +65,7 @@ def test_validation_sees_the_average_and_leaves_the_weights(small, monkeypatch, 
         return metrics
 
     monkeypatch.setattr(RecipeTrainer, "evaluate", evaluate)
-    overrides = ("training.ema_decay=0.9", "data.validation_fraction=0.25", "training.label_smoothing_factor=0.2")
+    overrides = ("optimiser.ema_decay=0.9", "data.validation_fraction=0.25", "training.label_smoothing_factor=0.2")
     run = train(small("training.num_train_epochs=2", *overrides), tmp_path / "run")
     assert len(seen) == 2
     torch.testing.assert_close(*map(list, zip(*seen)), rtol=1e-5, atol=1e-6)

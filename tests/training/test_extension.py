@@ -69,5 +69,5 @@ def test_what_cannot_go_on_exactly_says_the_way(small, before, now, reason, tmp_
 
 def test_a_finished_run_of_the_same_recipe_has_nothing_to_resume(small, tmp_path):
     train(small(), tmp_path / "run")
-    with pytest.raises(ValueError, match="nothing to resume; --overwrite trains it again"):
+    with pytest.raises(ValueError, match="nothing to resume; overwrite=True trains it again"):
         train(small(), tmp_path / "run", resume=True)

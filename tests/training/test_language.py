@@ -92,7 +92,7 @@ def test_a_run_holds_model_tokenizer_and_metrics(form, corpus, tmp_path):
 @pytest.mark.parametrize("form", [TINY, (*TINY, *MASKED, "text.document=line", "text.packing=documents")])
 def test_layers_are_measured_on_text(form, corpus, tmp_path):
     """What is logged at the end is what the saved model gives on unmasked text, padding left out."""
-    recipe = small(corpus, *form, "training.measure_images=5", "text.validation_fraction=0.2")
+    recipe = small(corpus, *form, "logging.measure_inputs=5", "text.validation_fraction=0.2")
     run = train(recipe, tmp_path / "run")
     box = run.metrics["white_box"]
     assert (box["images"], box["inputs"], box["split"]) == (5, "texts", "validation")

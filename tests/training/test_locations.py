@@ -54,14 +54,15 @@ def test_a_run_is_read_by_every_command_after_a_move(words, moved):
 
 
 def test_the_runs_own_data_is_known_by_any_name(places, monkeypatch):
+    from opencrate.store.inputs import labelled_images
     from opencrate.store.saved import open_saved
 
     here, there = places
     saved = open_saved(train(recipe(), "run").directory)
     monkeypatch.chdir(there)
     names = (None, "../here/images/../images", str(here / "images"))
-    assert [saved.images(name).num_rows for name in names] == [6, 6, 6]
-    assert saved.images(names[2], "train").num_rows == 24
+    assert [labelled_images(saved, name).num_rows for name in names] == [6, 6, 6]
+    assert labelled_images(saved, names[2], "train").num_rows == 24
 
 
 def test_a_run_is_resumed_from_another_directory(places, monkeypatch):
@@ -92,7 +93,7 @@ def test_places_are_absolute_and_words_stay(tmp_path, monkeypatch):
 
 
 def test_all_files_of_a_run_have_ordinary_permissions(places):
-    directory = train(recipe("training.save_strategy=epoch", "training.ema_decay=0.9"), "run").directory
+    directory = train(recipe("training.save_strategy=epoch", "optimiser.ema_decay=0.9"), "run").directory
     ordinary = directory.parent / "ordinary"
     ordinary.touch()
     modes = {path.relative_to(directory): stat.filemode(path.stat().st_mode) for path in directory.rglob("*.*")}

@@ -1,6 +1,5 @@
 """Optimizers: what decays, and Lion against its formula."""
 
-import dataclasses
 import re
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from opencrate.recipe.schema import TrainingRecipe
+from opencrate.recipe.schema import OptimiserRecipe, Recipe, TrainingRecipe
 from opencrate.store.build import build_config, initialise
 from opencrate.training.muon import MOMENTUM, MuonAdamW, near_orthogonal
 from opencrate.training.optimizers import LION_BETAS, build_optimizer, muon_groups, parameter_groups
@@ -42,12 +41,16 @@ def quadratic(values, targets):
     return sum(((value - target) ** 2 * target.abs()).sum() for value, target in zip(values, targets))
 
 
+def recipe_of(optim="adamw_torch", **training):
+    return Recipe(training=TrainingRecipe(**training), optimiser=OptimiserRecipe(optim))
+
+
 def test_lion_is_the_papers_formula():
     """[arXiv 2302.06675, Alg. 2] in NumPy, with a learning rate that changes and a group that does not decay."""
     torch.manual_seed(0)
     model = nn.Linear(5, 4).double()
     targets = [torch.randn(4, 5).double(), torch.randn(4).double()]
-    recipe = dataclasses.replace(TrainingRecipe(), optim="lion", learning_rate=0.02, weight_decay=0.7)
+    recipe = recipe_of("lion", learning_rate=0.02, weight_decay=0.7)
     optimizer = build_optimizer(model, recipe)
     values = [value.detach().numpy().copy() for value in (model.weight, model.bias)]
     momenta = [np.zeros_like(value) for value in values]
@@ -71,10 +74,10 @@ def test_lion_is_the_papers_formula():
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
 def test_adamw_takes_the_recipes_settings(optim):
     model = nn.Linear(3, 3)
-    recipe = dataclasses.replace(TrainingRecipe(), optim=optim, adam_beta1=0.8, adam_beta2=0.95, learning_rate=0.1)
+    recipe = recipe_of(optim, adam_beta1=0.8, adam_beta2=0.95, learning_rate=0.1)
     optimizer = build_optimizer(model, recipe)
     assert optimizer.defaults["betas"] == (0.8, 0.95) and optimizer.defaults["lr"] == 0.1
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [recipe.weight_decay, 0.0]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [recipe.training.weight_decay, 0.0]
     assert bool(optimizer.defaults["fused"]) == optim.endswith("fused")
 
 
@@ -82,7 +85,7 @@ def test_first_adamw_step_by_hand():
     """After one step: w (1 - lr decay) - lr sign(g), because Adam's first ratio is the sign."""
     model = nn.Linear(2, 1, bias=False).double()
     start = model.weight.detach().clone()
-    optimizer = build_optimizer(model, dataclasses.replace(TrainingRecipe(), learning_rate=0.1, weight_decay=0.5))
+    optimizer = build_optimizer(model, recipe_of(learning_rate=0.1, weight_decay=0.5))
     (model.weight * torch.tensor([[3.0, -2.0]]).double()).sum().backward()
     optimizer.step()
     expected = start * (1 - 0.1 * 0.5) - 0.1 * torch.tensor([[1.0, -1.0]]).double()
@@ -121,7 +124,7 @@ def test_muon_is_its_formula_and_leaves_the_rest_to_adamw():
     layers = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(6, 4)]), "head": nn.Linear(4, 3)}).double()
     twin = nn.Linear(4, 3).double()
     twin.load_state_dict(layers["head"].state_dict())
-    recipe = dataclasses.replace(TrainingRecipe(), optim="muon", learning_rate=0.02, weight_decay=0.7)
+    recipe = recipe_of("muon", learning_rate=0.02, weight_decay=0.7)
     optimizer = build_optimizer(layers, recipe)
     reference = torch.optim.AdamW(parameter_groups(twin, 0.7), lr=0.02, betas=(0.9, 0.999))
     matrix = layers["layers"][0].weight.detach().clone()

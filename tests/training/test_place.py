@@ -70,7 +70,7 @@ def test_a_kill_at_any_step(tmp_path, before, way):
         try:
             runs.check_place(final)
         except ValueError as error:
-            assert "--resume" in str(error) or "--overwrite" in str(error)
+            assert "resume=True" in str(error) or "overwrite=True" in str(error)
         if way == "resume" and runs.recover(final):
             assert numbers_of(folder) == {2} and final.is_dir()
         else:
@@ -85,7 +85,7 @@ def test_a_complete_run_is_put_in_its_place(tmp_path):
     (tmp_path / "run").rename(tmp_path / "run.partial")
     (tmp_path / "run.partial" / runs._LOCK).write_text(runs._LOCK_TEXT)
     (tmp_path / "run.partial" / runs._COMPLETE).touch()
-    with pytest.raises(ValueError, match="was not put in its place; --resume puts it there"):
+    with pytest.raises(ValueError, match="was not put in its place; resume=True puts it there"):
         put(tmp_path / "run", 2)
     assert runs.recover(tmp_path / "run") and not runs.recover(tmp_path / "run")
     assert numbers_of(tmp_path) == {1}

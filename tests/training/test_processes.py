@@ -24,14 +24,14 @@ AUGMENTED = (
     "training.label_smoothing_factor=0.1",
 )
 FORMS = {
-    "adamw": (EPOCHS, *AUGMENTED, "training.ema_decay=0.9", "data.validation_fraction=0.1"),
-    "lion": (EPOCHS, *AUGMENTED, "training.optim=lion", "training.learning_rate=1e-4"),
+    "adamw": (EPOCHS, *AUGMENTED, "optimiser.ema_decay=0.9", "data.validation_fraction=0.1"),
+    "lion": (EPOCHS, *AUGMENTED, "optimiser.optim=lion", "training.learning_rate=1e-4"),
     "accumulation": (
         "training.max_steps=3",
         *AUGMENTED,
         "training.gradient_accumulation_steps=2",
         "model.config.subspace_penalty=0.1",
-        "training.srr_weight=0.1",
+        "regulariser.weight=0.1",
         "training.save_strategy=steps",
         "training.save_steps=2",
     ),

@@ -5,7 +5,7 @@ import torch
 
 from opencrate.objective import coding_rate, subspace_coding_rate
 from opencrate.recipe.load import load_recipe
-from opencrate.recipe.schema import TrainingRecipe
+from opencrate.recipe.schema import RegulariserRecipe
 from opencrate.store.build import build_config, initialise
 from opencrate.training.regulariser import (
     OUTPUTS,
@@ -45,23 +45,23 @@ def test_value_and_gradient(parts):
 
 
 def test_layers_follow_from_seed_and_step_alone():
-    random = [regularised_layers(TrainingRecipe(seed=1), 6, step) for step in range(300)]
-    assert random == [regularised_layers(TrainingRecipe(seed=1), 6, step) for step in range(300)]
+    random = [regularised_layers("random", 6, 1, step) for step in range(300)]
+    assert random == [regularised_layers("random", 6, 1, step) for step in range(300)]
     assert {layer for (layer,) in random} == set(range(1, 7))
-    assert random != [regularised_layers(TrainingRecipe(seed=2), 6, step) for step in range(300)]
-    assert regularised_layers(TrainingRecipe(srr_layers="all"), 3, 9) == [1, 2, 3]
-    assert regularised_layers(TrainingRecipe(srr_layers=[5, 2]), 6, 9) == [2, 5]
+    assert random != [regularised_layers("random", 6, 2, step) for step in range(300)]
+    assert regularised_layers("all", 3, 0, 9) == [1, 2, 3]
+    assert regularised_layers([5, 2], 6, 0, 9) == [2, 5]
 
 
 def test_sum_is_over_images_and_mean_over_layers(small):
     model = initialise(build_config(small(), ["a", "b"]), 0).train()
-    training = TrainingRecipe(srr_layers="all")
+    chosen = RegulariserRecipe(layers="all")
     images = torch.randn(3, 3, 16, 16)
-    whole = regulariser_sum(model, model(images, **OUTPUTS), training, 0)
-    parts = [regulariser_sum(model, model(part, **OUTPUTS), training, 0) for part in images.split(1)]
+    whole = regulariser_sum(model, model(images, **OUTPUTS), chosen, 0, 0)
+    parts = [regulariser_sum(model, model(part, **OUTPUTS), chosen, 0, 0) for part in images.split(1)]
     torch.testing.assert_close(whole, sum(parts))
     layers = [
-        regulariser_sum(model, model(images, **OUTPUTS), TrainingRecipe(srr_layers=[layer]), 0) for layer in (1, 2)
+        regulariser_sum(model, model(images, **OUTPUTS), RegulariserRecipe(layers=[layer]), 0, 0) for layer in (1, 2)
     ]
     torch.testing.assert_close(whole, sum(layers) / 2)
     whole.backward()
@@ -72,45 +72,45 @@ def test_sum_is_over_images_and_mean_over_layers(small):
 def test_training_lowers_it(small, tmp_path):
     """What is asked for happens: the parts of the objective move, and the run is another than without it."""
     long = ("training.num_train_epochs=8", "training.warmup_steps=0")
-    parts = "training.srr_parts=[subspace_rate]"
+    parts = "regulariser.parts=[subspace_rate]"
     rates = {}
     for weight in (0, 10):
         run = train(
-            small(*long, f"training.srr_weight={weight}", parts, "training.srr_layers=all"), tmp_path / str(weight)
+            small(*long, f"regulariser.weight={weight}", parts, "regulariser.layers=all"), tmp_path / str(weight)
         )
         rates[weight] = sum(run.metrics["white_box"]["history"][-1]["subspace_rate"])
     assert rates[10] < 0.9 * rates[0]
 
 
 def test_resumed_run_is_bit_equal(small, monkeypatch, tmp_path):
-    recipe = small(*STEPS, "training.srr_weight=0.1", "training.gradient_accumulation_steps=2", "training.bf16=true")
+    recipe = small(*STEPS, "regulariser.weight=0.1", "training.gradient_accumulation_steps=2", "training.bf16=true")
     whole = train(recipe, tmp_path / "whole")
     resumed = killed_and_resumed(recipe, tmp_path / "killed", [3, 5], monkeypatch)
     assert_same_run(whole.directory, resumed.directory)
 
 
 def test_models_that_cannot_have_it_are_refused(small, tmp_path):
-    with pytest.raises(ValueError, match=r"training.srr_weight=0.1: .* model.type is vit; set it to 0"):
-        train(small(*VIT_OVERRIDES, "training.srr_weight=0.1"), tmp_path / "run")
-    recipe = small("training.srr_weight=0.1", "training.srr_layers=[1, 3]")
-    with pytest.raises(ValueError, match=r"training.srr_layers=\[1, 3\]: the model has the layers 1 to 2"):
-        check_regulariser(build_config(recipe, ["a", "b"]), recipe.training)
+    with pytest.raises(ValueError, match=r"regulariser.weight=0.1: .* model.type is vit; set it to 0"):
+        train(small(*VIT_OVERRIDES, "regulariser.weight=0.1"), tmp_path / "run")
+    recipe = small("regulariser.weight=0.1", "regulariser.layers=[1, 3]")
+    with pytest.raises(ValueError, match=r"regulariser.layers=\[1, 3\]: the model has the layers 1 to 2"):
+        check_regulariser(build_config(recipe, ["a", "b"]), recipe.regulariser)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("srr_weight=-1", "'training.srr_weight' must be a number of at least 0"),
-        ("srr_eps=0", "'training.srr_eps' must be a number of at least 1e-12"),
-        ("srr_parts=[]", "'training.srr_parts' must be one or more"),
-        ("srr_parts=[l1, l1]", "'training.srr_parts' must be one or more of subspace_rate, rate, l1, each once"),
-        ("srr_parts=[l0]", "'training.srr_parts' must be"),
-        ("srr_layers=[]", "'training.srr_layers' must be all, random, or a list"),
-        ("srr_layers=[0]", "'training.srr_layers' must be one of 'all', 'random', or a list"),
-        ("srr_layers=last", "'training.srr_layers' must be"),
+        ("weight=-1", "'regulariser.weight' must be a number of at least 0"),
+        ("eps=0", "'regulariser.eps' must be a number of at least 1e-12"),
+        ("parts=[]", "'regulariser.parts' must be one or more"),
+        ("parts=[l1, l1]", "'regulariser.parts' must be one or more of subspace_rate, rate, l1, each once"),
+        ("parts=[l0]", "'regulariser.parts' must be"),
+        ("layers=[]", "'regulariser.layers' must be all, random, or a list"),
+        ("layers=[0]", "'regulariser.layers' must be one of 'all', 'random', or a list"),
+        ("layers=last", "'regulariser.layers' must be"),
     ],
 )
 def test_bad_values_name_the_key(override, message):
     with pytest.raises(ValueError, match=message):
-        load_recipe("digits", [f"training.{override}"])
+        load_recipe("digits", [f"regulariser.{override}"])

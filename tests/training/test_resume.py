@@ -47,9 +47,9 @@ def killed_and_resumed(recipe, directory, stops, monkeypatch):
     [
         ([*RANDOM], [1, 3, 5, 6]),  # before the first checkpoint, mid-epoch, at an epoch's end
         ([*RANDOM, "training.bf16=true", "training.dataloader_num_workers=2"], [5, 7]),
-        (["training.optim=lion", "training.gradient_accumulation_steps=2", "data.validation_fraction=0.25"], [3, 4]),
-        (["training.optim=sgd", "training.max_steps=8", "training.save_strategy=epoch"], [4, 7]),
-        (["training.optim=muon", "training.max_steps=6", *WHITENED], [3]),
+        (["optimiser.optim=lion", "training.gradient_accumulation_steps=2", "data.validation_fraction=0.25"], [3, 4]),
+        (["optimiser.optim=sgd", "training.max_steps=8", "training.save_strategy=epoch"], [4, 7]),
+        (["optimiser.optim=muon", "training.max_steps=6", *WHITENED], [3]),
         ([*RANDOM, *DROPOUT_VIT], [5]),
     ],
     ids=["random", "bf16-workers", "lion-accumulation", "sgd-epochs", "muon", "dropout-vit"],
@@ -150,7 +150,7 @@ def test_signal_saves_and_stops(small, number, step, monkeypatch, tmp_path):
         return original(self, *arguments, **options)
 
     before = signal.getsignal(number)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=f"step {step + 1}.*--resume"):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=f"step {step + 1}.*resume=True"):
         patched.setattr(RecipeTrainer, "training_step", training_step)
         train(recipe, tmp_path / "run")
     assert signal.getsignal(number) == before
@@ -163,7 +163,7 @@ def test_signal_saves_and_stops(small, number, step, monkeypatch, tmp_path):
 
 def test_checkpoints_load_as_weights_only(small, tmp_path):
     """Nothing in a checkpoint needs a pickle that can run code."""
-    run = train(small(*STEPS, "training.optim=lion"), tmp_path / "run")
+    run = train(small(*STEPS, "optimiser.optim=lion"), tmp_path / "run")
     kept = checkpoints.complete(run.directory / "checkpoints")
     assert [path.name for path in kept] == ["checkpoint-8", "checkpoint-9"]
     for path in kept:

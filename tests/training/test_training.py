@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from opencrate.store import runs
-from opencrate.store.build import build_config, initialise, load_classifier
+from opencrate.store.build import build_config, initialise
+from opencrate.store.saved import open_saved
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
 
@@ -49,7 +50,7 @@ def test_metrics_say_what_happened(short_run):
     assert metrics == json.loads(json.dumps(short_run.metrics))
     assert metrics["steps"] == 2 and metrics["seed"] == 0 and metrics["seconds"] > 0
     assert metrics["accuracy"] == metrics["test"]["top1"] and metrics["test"]["num_images"] == 6
-    model, _ = load_classifier(short_run.directory)
+    model = open_saved(short_run.directory, ("classifier",)).model
     assert metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert metrics["data"]["train"]["images"] == 24 and len(metrics["data"]["test"]["sha256"]) == 64
     assert all(math.isfinite(row["train_loss"]) for row in metrics["history"])
@@ -122,7 +123,7 @@ def test_crate_and_vit_see_the_same_batches(small, monkeypatch, tmp_path):
     "overrides",
     [
         ["training.bf16=true"],
-        ["training.optim=sgd", "training.label_smoothing_factor=0.1"],
+        ["optimiser.optim=sgd", "training.label_smoothing_factor=0.1"],
         ["training.gradient_accumulation_steps=2", "training.lr_scheduler_type=constant_with_warmup"],
         ["data.validation_fraction=0.25"],
         ["model.config.pool=cls", "training.dataloader_num_workers=1"],
@@ -140,7 +141,7 @@ def test_options_train(small, overrides, tmp_path):
 def test_finished_run_is_kept_unless_overwritten(small, tmp_path):
     run = train(small(SHORT), tmp_path / "run")
     before = (run.directory / "metrics.json").read_bytes()
-    with pytest.raises(ValueError, match=r"exists.*--overwrite"):
+    with pytest.raises(ValueError, match=r"exists.*overwrite=True"):
         train(small(SHORT), run.directory)
     assert (run.directory / "metrics.json").read_bytes() == before
     train(small(SHORT, "training.seed=3"), run.directory, overwrite=True)
@@ -217,7 +218,7 @@ def test_weights_must_fit_exactly(small, problem, tmp_path):
 
     CrateImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(ValueError) as caught:
-        load_classifier(tmp_path)
+        open_saved(tmp_path, ("classifier",))
     words = {"missing": "missing: classifier.bias", "extra": "stranger", "shape": "another shape", "damaged": ""}
     assert words[problem] in str(caught.value)
     assert str(tmp_path) in str(caught.value)

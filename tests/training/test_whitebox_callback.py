@@ -8,6 +8,7 @@ import torch
 
 from opencrate.analysis.layers.result import layer_measures
 from opencrate.reports.training import plot_training_measures
+from opencrate.store.inputs import labelled_images
 from opencrate.store.saved import open_saved
 from opencrate.training.train import train
 from opencrate.training.whitebox_callback import MEASURES
@@ -21,7 +22,7 @@ THREE = "training.num_train_epochs=3"
 
 @pytest.fixture(scope="module")
 def measured(small, tmp_path_factory):
-    recipe = small(THREE, "data.validation_fraction=0.25", "training.measure_images=5", "training.ema_decay=0.5")
+    recipe = small(THREE, "data.validation_fraction=0.25", "logging.measure_inputs=5", "optimiser.ema_decay=0.5")
     return train(recipe, tmp_path_factory.mktemp("measured") / "run")
 
 
@@ -31,7 +32,7 @@ def test_last_row_is_what_the_saved_model_gives(measured):
     assert (white_box["images"], white_box["split"], white_box["eps"]) == (5, "validation", 0.5)
     assert [row["epoch"] for row in white_box["history"]] == [0, 1, 2, 3]
     saved = open_saved(measured.directory)
-    images = saved.images(split="validation")
+    images = labelled_images(saved, split="validation")
     rows = [index * len(images) // 5 for index in range(5)]
     expected = layer_measures(saved.model, saved.batches(images.select(rows)), 0.5, measures=list(MEASURES))
     for key in MEASURES:
@@ -57,7 +58,7 @@ def test_measuring_changes_nothing(small, monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     with_measures = train(small(THREE, *RANDOM), tmp_path / "with")
-    without = train(small(THREE, *RANDOM, "training.measure_images=0"), tmp_path / "without")
+    without = train(small(THREE, *RANDOM, "logging.measure_inputs=0"), tmp_path / "without")
     first, second = weights(with_measures.directory), weights(without.directory)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert with_measures.metrics["history"] == without.metrics["history"]
@@ -68,7 +69,7 @@ def test_measuring_changes_nothing(small, monkeypatch, tmp_path):
 
 
 def test_resumed_measures_are_bit_equal(small, monkeypatch, tmp_path):
-    recipe = small(*STEPS, *RANDOM, "data.validation_fraction=0.25", "training.measure_images=4")
+    recipe = small(*STEPS, *RANDOM, "data.validation_fraction=0.25", "logging.measure_inputs=4")
     whole = train(recipe, tmp_path / "whole")
     resumed = killed_and_resumed(recipe, tmp_path / "killed", [1, 3, 6], monkeypatch)
     assert_same_run(whole.directory, resumed.directory)
@@ -81,7 +82,7 @@ def test_resumed_measures_are_bit_equal(small, monkeypatch, tmp_path):
 
 
 def test_fewer_measurements_on_request_and_none_of_other_models(small, tmp_path):
-    run = train(small(THREE, "training.measure_every_epochs=2"), tmp_path / "crate")
+    run = train(small(THREE, "logging.measure_every_epochs=2"), tmp_path / "crate")
     assert [row["epoch"] for row in run.metrics["white_box"]["history"]] == [0, 2, 3]
     assert "white_box" not in train(small(*VIT_OVERRIDES), tmp_path / "vit").metrics
 
@@ -95,14 +96,14 @@ def test_figure_of_the_measures(measured):
     figure = plot_training_measures(measured.metrics["white_box"])
     assert [len(axes.lines) for axes in figure.axes] == [2, 2]
     assert list(figure.axes[0].lines[0].get_xdata()) == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match=r"no measure 'gini' in it; train with training.measure_images above 0"):
+    with pytest.raises(ValueError, match=r"no measure 'gini' in it; train with logging.measure_inputs above 0"):
         plot_training_measures(measured.metrics["white_box"], ["gini"])
 
 
 def test_tensorboard_without_the_package_is_refused(small, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"training.tensorboard=true: .*pip install opencrate\[tensorboard\]"):
-        train(small("training.tensorboard=true"), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"logging.tensorboard=true: .*pip install opencrate\[tensorboard\]"):
+        train(small("logging.tensorboard=true"), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,7 +111,7 @@ def test_tensorboard_without_the_package_is_refused(small, monkeypatch, tmp_path
 def test_tensorboard_gets_losses_and_measures_once(small, monkeypatch, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    recipe = small(*STEPS, "training.tensorboard=true")
+    recipe = small(*STEPS, "logging.tensorboard=true")
     run = killed_and_resumed(recipe, tmp_path / "run", [5], monkeypatch)
     events = EventAccumulator(str(run.directory / "tensorboard"))
     events.Reload()

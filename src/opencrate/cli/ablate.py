@@ -15,7 +15,7 @@ import argparse
 import math
 from pathlib import Path
 
-from .._outputs import check_output, check_results
+from .._outputs import check_results
 from .common import Parser, positive_int, prepare_libraries, print_table, say, seed
 
 HELP = "compare recipes over seeds (are sparsity and structure necessary?)"
@@ -53,8 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     suffix = "" if arguments.match == "parameters" else f"-{arguments.match}"
     output = Path(arguments.output or f"ablations/{sweep.name}{suffix}").expanduser()
-    check_output(output, [arguments.sweep])
-    check_results(output, FILES.values(), FILES["markdown"])
+    check_results(output, FILES.values(), FILES["markdown"], [arguments.sweep])
     found = run_sweep(
         sweep, output, arguments.overrides, arguments.match, smoke=arguments.smoke, num_images=arguments.images
     )

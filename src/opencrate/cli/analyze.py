@@ -20,7 +20,7 @@ import argparse
 import sys
 from typing import Any
 
-from .._outputs import check_output, check_results
+from .._outputs import check_results
 from .._values import Positive
 from .common import (
     Parser,
@@ -77,12 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, write the report, say where it is."""
     prepare_libraries(arguments.debug)
     from ..reports.runs import ReportOptions, report_models, report_runs
-    from ..store.unlabelled import open_plain
+    from ..store.saved import open_saved
 
     sources = [arguments.model, *arguments.compare]
     output = output_folder(arguments, "analysis")
-    check_output(output, [*sources, arguments.data, arguments.text], within=arguments.model)
-    check_results(output, ("report.html", "layers.csv", "layers.json", "figures"), "report.html")
+    names, inputs = ("report.html", "layers.csv", "layers.json", "figures"), [*sources, arguments.data, arguments.text]
+    check_results(output, names, "report.html", inputs, within=arguments.model)
     options = ReportOptions(
         eps=arguments.eps,
         num_inputs=arguments.num_images,
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         for one, evaluation in zip(saved, found):
             say(f"{one.name}: accuracy {100 * evaluation.top1:.2f} % on {evaluation.num_images:,} images")
     else:
-        models = [open_plain(source) for source in sources]
+        models = [open_saved(source) for source in sources]
         for box in report_models(models, output / "report.html", inputs=inputs_of(arguments), **common):
             count = f"{box.measures.num_layers} layers on {box.measures.num_inputs:,} {box.inputs}"
             say(f"{box.model}: {count}, against {box.subspace_kind}")
@@ -111,13 +111,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _labelled(sources: list[str], arguments: argparse.Namespace) -> list[Any]:
     """The models as classifiers of labelled images; none where one is no classifier or the images have other labels."""
+    from ..store.inputs import knows_classes
     from ..store.kinds import kind_of
     from ..store.saved import open_saved
 
     if arguments.text is not None or any(kind_of(source) != "classifier" for source in sources):
         return []
-    saved = [open_saved(source) for source in sources]
-    if all(one.knows_classes(arguments.data) for one in saved):
+    saved = [open_saved(source, ("classifier",)) for source in sources]
+    if all(knows_classes(one, arguments.data) for one in saved):
         return saved
     print(f"opencrate: {arguments.data}: not of the model's classes; all is measured without labels", file=sys.stderr)
     return []

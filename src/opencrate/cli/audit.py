@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .._outputs import check_output, check_results
+from .._outputs import check_results
 from .common import (
     Parser,
     add_inputs,
@@ -56,20 +56,19 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Audit, write the report, print a table per model."""
     prepare_libraries(arguments.debug)
-    from .._outputs import check_free
     from ..reports.audit import FILES, LAYER_NOTE, audit_report, layer_frame
     from ..reports.audit_findings import describe
     from ..reports.html import write
-    from ..store.unlabelled import open_plain
+    from ..store.inputs import input_batches
+    from ..store.saved import open_saved
 
     output = output_folder(arguments, "audit")
     sources = (arguments.model, *arguments.compare)
-    check_output(output, [*sources, arguments.data, arguments.text], within=arguments.model)
-    check_results(output, FILES, FILES[0])
-    check_free(output, FILES[:1], arguments.overwrite)
-    models = [open_plain(source) for source in sources]
+    read = [*sources, arguments.data, arguments.text]
+    check_results(output, FILES, FILES[0], read, arguments.model, arguments.overwrite)
+    models = [open_saved(source) for source in sources]
     inputs = inputs_of(arguments)
-    batches = [one.batches(inputs) for one in models]
+    batches = [input_batches(one, inputs) for one in models]
     count = arguments.num_images or min(256, *(len(one.dataset) for one in batches))
     audits = [_audit(one, batch, count, arguments) for one, batch in zip(models, batches)]
     path = write(audit_report(audits, [("command", arguments.typed)]), output, arguments.overwrite)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .._files import one_line, printable, shown
+from .._files import locate, one_line, path_problem, printable, read_standard_input, shown
 from .._suggest import suggest
 from .._values import BatchSize, Count, Natural, Seed, allowed, fitted, number_in, shown_value
 
@@ -62,7 +63,6 @@ def prepare_libraries(debug: bool = False) -> None:
     import opencrate
 
     opencrate.register_auto_classes()
-    _log_to_stderr()
     if debug:
         return
     import datasets
@@ -76,20 +76,54 @@ def prepare_libraries(debug: bool = False) -> None:
         warnings.filterwarnings("ignore", category=category)
 
 
-def _log_to_stderr() -> None:
+_ARGUMENTS = {"num_inputs": "num_images", "output_dir": "output", "documents": "text"}
+"""Arguments of the library -> the options that fill them, where the names differ."""
+
+
+def in_options(text: str, parser: Parser) -> str:
+    """A library's message in the words of a command: `name=value` and `` `name` `` become the option's name.
+
+    >>> parser = Parser(prog="opencrate")
+    >>> _ = parser.add_argument("--overwrite", action="store_true"), parser.add_argument("--num-images", metavar="N")
+    >>> in_options("there already; pass overwrite=True, or give `num_inputs`", parser)
+    'there already; pass --overwrite, or give --num-images N'
+    >>> in_options("num_inputs=9: only 5 there", parser)
+    '--num-images 9: only 5 there'
+    """
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    actions |= {name: actions[dest] for name, dest in _ARGUMENTS.items() if dest in actions}
+    names = "|".join(actions)
+
+    def named(found: re.Match[str]) -> str:
+        action = actions[found[1]]
+        return " ".join(filter(None, (action.option_strings[-1], action.metavar)))
+
+    def given(found: re.Match[str]) -> str:
+        return actions[found[1]].option_strings[-1] + ("" if found[2] else " ")
+
+    text = re.sub(rf"`({names})`", named, text)
+    # not the keys of a recipe, nor what a user typed
+    return re.sub(rf"(?<![\w.`'\"/-])({names})=(True\b)?", given, text)
+
+
+def log_to_stderr(parser: Parser) -> None:
     """Show what the package itself has to say (weights loaded, images skipped); of several processes the first."""
     logger = logging.getLogger("opencrate")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine("opencrate: %(message)s"))
+    handler.setFormatter(_OneLine(parser))
     logger.handlers = [handler]
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
 class _OneLine(logging.Formatter):
-    """A message in one printable line, whatever names it holds."""
+    """A message in one printable line, whatever names it holds, in the words of a command."""
+
+    def __init__(self, parser: Parser) -> None:
+        super().__init__("opencrate: %(message)s")
+        self._parser = parser
 
     def format(self, record: logging.LogRecord) -> str:
-        return one_line(super().format(record))
+        return one_line(in_options(super().format(record), self._parser))
 
 
 def say(text: str) -> None:
@@ -102,7 +136,7 @@ def add_model_and_images(parser: Parser) -> None:
     parser.add_argument("model", metavar="RUN", help="run directory, or any saved folder")
     parser.add_argument(
         "--data",
-        metavar="DATA",
+        metavar="IMAGES",
         help="labelled images: whatever a recipe's data.path takes (default: the run's own data)",
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
@@ -117,7 +151,9 @@ def add_split(parser: Parser) -> None:
 
 def add_inputs(parser: Parser) -> None:
     """What a model is measured on without labels: images or a text, and how they are read."""
-    parser.add_argument("--data", metavar="DATA", help="images, as a recipe's data.path (default: the run's own data)")
+    parser.add_argument(
+        "--data", metavar="IMAGES", help="images, as a recipe's data.path (default: the run's own data)"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     add_split(parser)
     parser.add_argument(
@@ -127,12 +163,83 @@ def add_inputs(parser: Parser) -> None:
     parser.add_argument("--block-size", type=positive_int, default=128, metavar="N", help="tokens per text")
 
 
+def add_images(parser: Parser) -> None:
+    """IMAGE ... and --skip-bad: what every command that reads unlabelled image files takes."""
+    parser.add_argument("inputs", metavar="IMAGE", nargs="+", help="image files or folders of them; - reads a list")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
+
+
+def add_text(parser: Parser) -> None:
+    """--text and how it is read."""
+    parser.add_argument(
+        "--text",
+        metavar="TEXT",
+        help="for a language model: stdlib, a text, .jsonl or .parquet file, a folder of them, or hf://owner/name",
+    )
+    parser.add_argument("--text-column", metavar="NAME", help="column of a table's texts")
+    parser.add_argument(
+        "--document", choices=("file", "paragraph", "line"), default="file", help="what one document of a text file is"
+    )
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where the model has none")
+
+
 def inputs_of(arguments: argparse.Namespace) -> Any:
-    """What the options of `add_inputs` name, as `training.unlabelled.Inputs`."""
-    from ..store.unlabelled import Inputs
+    """What the options of `add_inputs` name, as `store.inputs.Inputs`."""
+    from ..store.inputs import Inputs
 
     names = ("data", "split", "skip_bad", "text", "tokenizer", "block_size")
     return Inputs(**{name: getattr(arguments, name) for name in names})
+
+
+def text_of(arguments: argparse.Namespace) -> Any:
+    """What the options of `add_text` name, as `TextData`; `None` for what the run held out."""
+    from ..data.options import TextData
+
+    return arguments.text and TextData(arguments.text, arguments.text_column, arguments.document)
+
+
+def named_files(inputs: list[str], skip_missing: bool) -> list[Path]:
+    """The image files that the words name, in order; missing ones too when they are to be skipped later.
+
+    Raises:
+        ValueError: a path that does not exist, a folder without images, or standard input that names nothing.
+    """
+    from ..data.images.files import LeftOut, image_files
+
+    files: list[Path] = []
+    for name in _names(inputs):
+        path = Path(name).expanduser()
+        if not skip_missing and (problem := path_problem(path)):
+            raise ValueError(f"{shown(name)}: {problem}")
+        left_out = LeftOut(path)
+        found = image_files(path, left_out) if path.is_dir() else [path]
+        if not found:
+            raise ValueError(f"{shown(name)}: no image files in this folder, but {str(left_out) or 'nothing at all'}")
+        if str(left_out):
+            print(one_line(f"opencrate: {name}: left out {left_out}"), file=sys.stderr)
+        files += found
+    return files
+
+
+def _names(inputs: list[str]) -> list[str]:
+    """The words, with standard input's lines in the place of `-`."""
+    if "-" not in inputs:
+        return inputs
+    if inputs.count("-") > 1:
+        raise ValueError("'-' stands twice; standard input can be read once")
+    lines = [line for line in read_standard_input().splitlines() if line.strip()]
+    place = inputs.index("-")
+    if not lines and len(inputs) == 1:
+        raise ValueError("'-': standard input names no files; give one file or folder a line")
+    return [*inputs[:place], *lines, *inputs[place + 1 :]]
+
+
+def report_skipped(skipped: list[str], total: int) -> None:
+    """Name what was left out, and count it, on standard error."""
+    for reason in skipped:
+        print(f"opencrate: skipped {one_line(reason)}", file=sys.stderr)
+    if skipped:
+        print(f"opencrate: skipped {len(skipped)} of {total} images", file=sys.stderr)
 
 
 def output_folder(arguments: argparse.Namespace, name: str) -> Path:
@@ -141,8 +248,6 @@ def output_folder(arguments: argparse.Namespace, name: str) -> Path:
     Raises:
         ValueError: neither, for a model of the Hub, or no model in its folder.
     """
-    from .._pretrained import locate
-
     if arguments.output:
         return Path(arguments.output).expanduser()
     where, local = locate(arguments.model)

@@ -107,12 +107,12 @@ def _is_text(model: Any) -> bool:
 
 
 def _image_processor(arguments: argparse.Namespace, model: Any) -> Any:
+    from ..configuration_crate import pair
     from ..image_processing_crate import CrateImageProcessor
 
     if arguments.tokenizer is not None:
         raise ValueError(f"--tokenizer is for language models; family {arguments.family} reads images")
-    size = model.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = pair(model.config.image_size)
     return CrateImageProcessor(
         size={"shortest_edge": round(max(height, width) * 256 / 224)},  # the paper's: 256 for a crop of 224
         crop_size={"height": height, "width": width},
@@ -137,6 +137,7 @@ def _tokenizer(source: str | None, model: Any) -> Any:
 
 def _to_official(arguments: argparse.Namespace) -> None:
     from ..conversion import to_official
+    from ..store.saved import open_saved
 
     output = Path(arguments.output)
     if output.suffix not in (".pth", ".pt", ".safetensors"):
@@ -146,29 +147,15 @@ def _to_official(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{shown(output)}: is a folder; give a file name")
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output}: exists; choose another file, or pass --overwrite to replace it")
-    model = _saved_model(arguments.source)
-    tensors = to_official(model)
+    saved = open_saved(arguments.source, ("classifier", "autoencoder", "causal"))
+    if not saved.model.config.model_type.startswith("crate"):
+        raise ValueError(f"{saved.source}: a {saved.model.config.model_type} model; only CRATE has official names")
+    tensors = to_official(saved.model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name[:50]}.") as folder:
         partial = Path(folder) / output.name
         _save(tensors, partial, output.suffix)
         os.replace(partial, output)
-
-
-def _saved_model(source: str) -> Any:
-    """A CRATE of a saved folder: a classifier, an autoencoder or a causal language model, as its configuration says."""
-    from .._pretrained import read_model
-    from ..modeling_crate_text import CrateForCausalLM
-    from ..store.build import load_weights, require_exact, saved_config
-
-    kind = saved_config(source).model_type
-    if kind == "crate_text":
-        model, info = read_model(CrateForCausalLM, source)
-        require_exact(info, source)
-        return model
-    if kind not in ("crate", "crate_mae"):
-        raise ValueError(f"{source}: a {kind} model; only CRATE has official names")
-    return load_weights(source)
 
 
 def _save(tensors: dict[str, Any], path: Path, suffix: str) -> None:

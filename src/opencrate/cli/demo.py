@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .._outputs import check_output, check_results
+from .._outputs import check_results
 from .common import Parser, prepare_libraries, print_table
 
 HELP = "train, evaluate and explain a CRATE on digits; start here"
@@ -46,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ..recipe.load import load_recipe
 
     output = Path(arguments.output)
-    check_output(output)
     check_results(output, ("report.html", "layers.csv", "layers.json", "figures"), "report.html")
     recipes = [load_recipe(name, arguments.overrides) for name in RECIPES]
     prepare_libraries(arguments.debug)

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import Any
 
-from .common import Parser, positive_int, prepare_libraries, print_table, say
-from .language import add_text
+from .common import Parser, add_text, in_options, positive_int, prepare_libraries, print_table, say
 
 HELP = "check a run for failure signatures"
 
@@ -28,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
     parser.add_argument(
         "--data",
-        metavar="DATA",
+        metavar="IMAGES",
         help="images, with labels or without: as a recipe's data.path, or a folder of image files (default: "
         "the run's own data)",
     )
@@ -45,12 +45,13 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check, print, and say by the exit code."""
     prepare_libraries(arguments.debug)
-    from ..analysis.doctor.diagnose import diagnose
-    from ..analysis.doctor.inputs import open_case
+    from ..analysis.doctor.inputs import diagnose_saved
 
-    case = open_case(arguments)
-    name = str(arguments.model)
-    found = diagnose(case.model, num_images=arguments.num_images, name=name, missing=case.missing, **case.inputs)
+    names = ("data", "text", "text_column", "document", "tokenizer", "block_size", "skip_bad")
+    given = {name: getattr(arguments, name) for name in names}
+    found = diagnose_saved(arguments.model, num_inputs=arguments.num_images, **given)
+    findings = (replace(one, evidence=in_options(one.evidence, arguments.parser)) for one in found.findings)
+    found = replace(found, findings=tuple(findings))
     print(json.dumps(found.to_dict(), allow_nan=False)) if arguments.json else _print(found)
     return 0 if found.healthy(arguments.strict) else 1
 

@@ -21,16 +21,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
-from . import language
 from .common import (
     Parser,
     add_model_and_images,
     add_split,
+    add_text,
     batch_size,
     positive_int,
     prepare_libraries,
     print_table,
+    text_of,
 )
 
 HELP = "accuracy and loss on labelled images, or loss on text"
@@ -45,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE",
         help="names of the model's classes: a file (one a line, or JSON), imagenet, or order (those of --data, sorted)",
     )
-    language.add_text(parser)
+    add_text(parser)
     parser.add_argument("--lambada", metavar="FILE", help="for a language model: LAMBADA's passages, .jsonl")
     parser.add_argument(
         "--context", type=positive_int, metavar="N", help="tokens read at a time (default: the model's)"
@@ -59,22 +61,25 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
-    prepare_libraries(arguments.debug)
-    from ..evaluation.classifier import evaluate_classifier
     from ..store.kinds import require_kind
+
+    kind = require_kind(arguments.model, ("classifier", "causal", "masked"))
+    reads_text = kind != "classifier"
+    if reads_text and arguments.data is not None:
+        raise ValueError("--data: names images; a language model is evaluated on --text or --lambada")
+    if not reads_text and (arguments.text is not None or arguments.lambada is not None):
+        raise ValueError(f"{arguments.model}: holds an image classifier, which reads no text; give --data IMAGES")
+    prepare_libraries(arguments.debug)
+    return (_evaluate_text if reads_text else _evaluate_images)(arguments)
+
+
+def _evaluate_images(arguments: argparse.Namespace) -> int:
+    from ..evaluation.evaluate import evaluate_images
     from ..store.saved import open_saved
 
-    kind = require_kind(arguments.model, ["classifier", "causal", "masked"])
-    if kind != "classifier":
-        return language.evaluate(arguments)
-    if arguments.text is not None or arguments.lambada is not None:
-        raise ValueError(f"{arguments.model}: holds an image classifier, which reads no text; give --data IMAGES")
-
-    saved = open_saved(arguments.model)
-    if arguments.class_names is not None:
-        saved.name_classes(arguments.class_names, arguments.data)
-    images = saved.images(arguments.data, arguments.split, arguments.skip_bad)
-    found = evaluate_classifier(saved.model, saved.batches(images, arguments.batch_size or 256))
+    saved = open_saved(arguments.model, ("classifier",))
+    options = {name: getattr(arguments, name) for name in ("data", "split", "class_names", "skip_bad")}
+    found = evaluate_images(saved, **options, batch_size=arguments.batch_size or 256)
     if arguments.format == "json":
         print(json.dumps({"model": arguments.model, "parameters": saved.num_parameters, **found.to_dict()}))
         return 0
@@ -94,3 +99,65 @@ def run(arguments: argparse.Namespace) -> int:
         [(name, str(count), f"{100 * share:.1f} %" if count else "–") for name, count, share in recall],
     )
     return 0
+
+
+def _evaluate_text(arguments: argparse.Namespace) -> int:
+    """Score a language model on --text or --lambada."""
+    from ..evaluation import lambada
+    from ..evaluation.evaluate import evaluate_text
+    from ..store.saved import open_saved
+
+    saved = open_saved(arguments.model, ("causal", "masked"), tokenizer=arguments.tokenizer)
+    found: dict[str, Any] = {}
+    if arguments.text is not None or arguments.lambada is None:
+        options = {name: getattr(arguments, name) for name in ("context", "stride", "batch_size")}
+        found["text"] = evaluate_text(saved, text_of(arguments), **options)
+    if arguments.lambada is not None:
+        passages = lambada.read_lambada(arguments.lambada)
+        found["lambada"] = lambada.score_lambada(saved, passages, arguments.batch_size)
+    if arguments.format == "json":
+        scores = {name: score.to_dict() for name, score in found.items()}
+        print(json.dumps({"model": arguments.model, "parameters": saved.num_parameters, **scores}))
+        return 0
+    for name, score in found.items():
+        rows = (_text_rows if name == "text" else _lambada_rows)(score)
+        source = getattr(arguments, name) or "the text it held out"
+        print_table(("", f"{arguments.model} on {source}"), [*rows, ("parameters", f"{saved.num_parameters:,}")])
+    return 0
+
+
+def _text_rows(score: Any) -> list[tuple[str, str]]:
+    counted = f"{score.tokens:,} {'masked ' if score.kind == 'masked' else ''}tokens of {score.bytes:,} bytes"
+    rows = [("text", f"{counted}, {score.documents:,} document{'' if score.documents == 1 else 's'}")]
+    if score.kind == "masked":
+        read = f"blocks of {score.context} tokens, 15 % masked, always the same ones"
+        rows += [("loss", f"{score.loss:.4f} nats per masked token"), ("pseudo-perplexity", _large(score.perplexity))]
+    else:
+        read = f"windows of {score.context} tokens, {score.stride} new ones each"
+        rows += [
+            ("loss", f"{score.loss:.4f} nats per token"),
+            ("perplexity", f"{_large(score.perplexity)} per token, {_large(score.word_perplexity)} per word"),
+            ("bits per byte", f"{score.bits_per_byte:.4f}"),
+        ]
+    rows += [("accuracy", f"{100 * score.accuracy:.2f} % of the tokens"), ("read as", read)]
+    if score.unknown:
+        share = f"{score.unknown:,} tokens that the tokenizer does not know"
+        rows.append(("unknown", share + ("" if score.kind == "masked" else ": bits per byte leave out what they were")))
+    return rows
+
+
+def _large(value: float) -> str:
+    return f"{value:,.2f}" if value < 1e6 else f"{value:.3g}"
+
+
+def _lambada_rows(score: Any) -> list[tuple[str, str]]:
+    low, high = score.interval
+    rows = [
+        ("passages", f"{score.passages:,}"),
+        ("last-word accuracy", f"{100 * score.accuracy:.2f} %  (95 % interval {100 * low:.2f} to {100 * high:.2f})"),
+        ("loss", f"{score.loss:.4f} nats per token of the last word, {score.word_loss:.4f} per last word"),
+        ("perplexity", f"{_large(score.perplexity)} per last word"),
+    ]
+    if score.truncated:
+        rows.append(("truncated", f"{score.truncated:,} passages lost their beginning to the context"))
+    return rows

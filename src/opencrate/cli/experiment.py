@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._outputs import check_free, check_output, check_results
+from .._outputs import check_results
 from .._suggest import suggest
 from .common import Parser, positive_int, prepare_libraries, print_table, say
 
@@ -43,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
     trained = parser.add_argument_group("reconstruct, of trained autoencoders")
     trained.add_argument("--model", metavar="RUN", action="append", help="an autoencoder; again for one beside it")
     trained.add_argument("--untrained", action="store_true", help="beside them fresh copies, and a tied one")
-    trained.add_argument("--data", metavar="DATA", help="images, as a recipe's data.path (default: the run's own)")
+    trained.add_argument("--data", metavar="IMAGES", help="images, as a recipe's data.path (default: the run's own)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,10 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     name = autoencoder.NAME if arguments.model else arguments.name
     output = Path(arguments.output or f"experiments/{name}")
-    check_output(output, [*(arguments.model or []), arguments.data])
-    check_results(output, (f"{name}.csv", f"{name}.json", f"{name}.png"), f"{name}.json")
-    check_free(output, (f"{name}.json",), arguments.overwrite)
-    found = _of_models(arguments, settings) if arguments.model else module.run(settings, _track)
+    names, read = (f"{name}.csv", f"{name}.json", f"{name}.png"), [*(arguments.model or []), arguments.data]
+    check_results(output, names, f"{name}.json", read, overwrite=arguments.overwrite)
+    if arguments.model:
+        prepare_libraries(arguments.debug)
+        found = autoencoder.run_saved(arguments.model, settings, arguments.data, arguments.untrained)
+    else:
+        found = module.run(settings, _track)
     write_experiment(found, output, arguments.typed)
     say(found.title)
     shown = table(found)
@@ -89,29 +92,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
     for option in ("untrained", "data"):
         if getattr(arguments, option) and not arguments.model:
             raise ValueError(f"--{option}: needs --model RUN")
-
-
-def _of_models(arguments: argparse.Namespace, settings: Any) -> Any:
-    """The experiment on trained autoencoders."""
-    prepare_libraries(arguments.debug)
-    from dataclasses import replace
-
-    from ..analysis.autoencoder import require_layered
-    from ..evaluation.reconstruction import load_autoencoder
-    from ..store.load import name_of
-    from ..store.unlabelled import Inputs, image_batches
-    from ..studies.experiments import autoencoder
-
-    models = {}
-    for source in arguments.model:
-        name = name_of(source)
-        models[source if name in models else name] = model = load_autoencoder(source)
-        require_layered(model)
-    batches, data = image_batches(arguments.model[0], next(iter(models.values())).config, Inputs(arguments.data))
-    settings = replace(settings, images=min(settings.images, len(batches.dataset)))
-    if arguments.untrained:
-        models = autoencoder.with_untrained(models, settings.seed)
-    return autoencoder.run(models, batches, settings, data)
 
 
 def _track(items: Sequence) -> Iterable:

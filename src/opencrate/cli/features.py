@@ -16,10 +16,9 @@ import argparse
 from pathlib import Path
 from typing import Annotated, Any
 
-from .._outputs import check_output, check_results
+from .._outputs import check_results
 from .._values import Natural, Within, fitted, number_in, shown_value
-from . import language
-from .common import Parser, layer_numbers, positive_int, prepare_libraries, say, seed
+from .common import Parser, add_text, layer_numbers, positive_int, prepare_libraries, say, seed, text_of
 
 HELP = "look at what single features of a language model stand for"
 
@@ -27,7 +26,7 @@ HELP = "look at what single features of a language model stand for"
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate features`."""
     parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
-    language.add_text(parser)
+    add_text(parser)
     parser.add_argument("--compare", metavar="MODEL", nargs="+", default=[], help="models of the same tokenizer")
     parser.add_argument("--layers", type=layer_numbers, metavar="L,L,...", help="layers, from 1 (default: all)")
     parser.add_argument(
@@ -53,24 +52,28 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, score, steer and write."""
+    from ..store.kinds import LANGUAGE, require_kind
+
     if arguments.output is None and arguments.model.startswith("hf://"):
         raise ValueError("--output is missing: a model of the Hub has no folder to write the page to")
     sources = [arguments.model, *arguments.compare]
     folder = Path(arguments.output) if arguments.output else Path(arguments.model) / "features"
-    check_output(folder, [*sources, arguments.text, arguments.tokenizer], within=arguments.model)
-    check_results(folder, ("features.html", "features.json", "features.csv", "figures"), "features.html")
+    read = [*sources, arguments.text, arguments.tokenizer]
+    names = ("features.html", "features.json", "features.csv", "figures")
+    check_results(folder, names, names[0], read, within=arguments.model)
+    for source in sources:
+        require_kind(source, LANGUAGE)
     prepare_libraries(arguments.debug)
     from ..analysis.features.find import find_features
-    from ..evaluation.language import open_language_model
+    from ..analysis.features.steer import steer_each
     from ..reports.features import describe, features_report
     from ..reports.html import write
-    from ..store.kinds import require_kind
+    from ..store.inputs import documents_of
+    from ..store.saved import open_saved
 
-    for source in sources:
-        require_kind(source, ["causal", "masked"])
-    opened = [open_language_model(source, arguments.tokenizer) for source in sources]
+    opened = [open_saved(source, LANGUAGE, tokenizer=arguments.tokenizer) for source in sources]
     _check_same_tokenizer(opened)
-    documents = language.documents_of(arguments)
+    documents = documents_of(arguments.model, text_of(arguments))
     reports = [
         find_features(
             model,
@@ -84,7 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for model, name in zip(opened, _names(opened))
     ]
-    steered = _steered(opened[0], reports[0], documents, arguments) if opened[0].kind == "causal" else []
+    steered = []
+    if opened[0].kind == "causal":
+        steered = steer_each(opened[0], reports[0], documents, arguments.steer, arguments.prompt, arguments.seed)
     record = [("command", arguments.typed), ("text", documents.where)]
     page = write(features_report(reports, steered, record), folder, overwrite=True)
     for sentence in describe(reports, steered):
@@ -105,28 +110,6 @@ def _check_same_tokenizer(opened: list[Any]) -> None:
     for other in opened[1:]:
         if tokenizer_identity(other.tokenizer) != tokenizer_identity(opened[0].tokenizer):
             raise ValueError(f"--compare {other.source}: has another tokenizer than {opened[0].source}")
-
-
-def _steered(model: Any, report: Any, documents: Any, arguments: argparse.Namespace) -> list[Any]:
-    """The features asked for, else in each layer the first drawn one that fires, set to ten times its largest value."""
-    import torch
-
-    from ..analysis.features.find import text_blocks
-    from ..analysis.features.steer import steer
-    from ..evaluation.generation import Sampling
-    from ..evaluation.language import progress
-
-    chosen = arguments.steer
-    if chosen is None:
-        first = {}
-        for one in report.features:
-            if one.maximum > 0:
-                first.setdefault(one.layer, (one.layer, one.index, 10 * one.maximum))
-        chosen = list(first.values())
-    ids = torch.from_numpy(text_blocks(model, documents, 1 << 10, report.block_size)[:8])
-    room = model.context - len(model.tokenizer(arguments.prompt)["input_ids"])
-    sampling = Sampling(max_new_tokens=max(1, min(60, room)), temperature=0.8, seed=arguments.seed)
-    return [steer(model, *place, ids, arguments.prompt, sampling) for place in progress(chosen, "setting features")]
 
 
 def _steer(text: str) -> tuple[int, int, float]:

@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from .._files import read_json, shown
 from .common import Parser, prepare_libraries
 from .train import add_run_arguments, train_recipe
 
@@ -47,9 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ..recipe.schema import ENCODERS
     from ..store.kinds import TEXTS, require_kind
 
-    kind, task = _model_type(arguments.model), load_recipe(arguments.recipe).task
-    prepare_libraries(arguments.debug)
+    task = load_recipe(arguments.recipe).task
     require_kind(arguments.model, _IMAGES.get(task, TEXTS))
+    prepare_libraries(arguments.debug)
+    from .._pretrained import read_config_fields
+
+    kind = read_config_fields(arguments.model)["model_type"]
     if task == "image-classification":
         kind = ENCODERS.get(kind, kind)
     source = [
@@ -59,17 +60,3 @@ def run(arguments: argparse.Namespace) -> int:
         "model.config={}",
     ]
     return train_recipe(arguments, [*source, *arguments.overrides])
-
-
-def _model_type(model: str) -> str:
-    """The model type in a folder's config.json, without the libraries."""
-    folder = Path(model).expanduser()
-    path = folder / "config.json"
-    if not path.is_file():
-        what = "holds no config.json" if folder.exists() else "no such folder"
-        raise ValueError(f"{model}: {what}; give a run directory or a folder written by save_pretrained")
-    advice = "give a folder written by save_pretrained"
-    kind = read_json(path, advice=advice).get("model_type")
-    if not isinstance(kind, str):
-        raise ValueError(f"{shown(path)}: names no model_type; {advice}")
-    return kind

@@ -1,4 +1,4 @@
-"""Go on with a text, word by word.
+"""Continue a text, word by word.
 
   opencrate generate runs/shakespeare "ROMEO:" --max-new-tokens 200 --temperature 0.8 --top-k 40
   opencrate generate gpt2-folder "Once upon a time" --temperature 0
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 
+from .._files import read_standard_input
 from .._values import Beams, NewTokens, Temperature, TopP
 from .common import Parser, number_of, positive_int, prepare_libraries, seed
 
-HELP = "go on with a text"
+HELP = "continue a text"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -46,17 +47,17 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate and print."""
+    from ..store.kinds import require_kind
+
+    prompt = read_standard_input().rstrip("\n") if arguments.prompt == "-" else arguments.prompt
+    require_kind(arguments.model, ("causal",))
     prepare_libraries(arguments.debug)
-    from .._files import read_standard_input
     from .._pretrained import read_generation
     from ..evaluation.generation import Sampling, generate
-    from ..evaluation.language import open_language_model
-    from ..store.kinds import require_kind
+    from ..store.saved import open_saved
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "num_beams", "seed", "crop")
     sampling = Sampling(**{name: getattr(arguments, name) for name in names})
-    prompt = read_standard_input().rstrip("\n") if arguments.prompt == "-" else arguments.prompt
-    require_kind(arguments.model, ["causal"])
     read_generation(arguments.model)
-    generate(open_language_model(arguments.model, arguments.tokenizer), prompt, sampling, stream=True)
+    generate(open_saved(arguments.model, ("causal",), tokenizer=arguments.tokenizer), prompt, sampling, stream=True)
     return 0

@@ -32,7 +32,7 @@ from . import (
     reconstruct,
     train,
 )
-from .common import Parser, reject_unknown
+from .common import Parser, in_options, log_to_stderr, reject_unknown
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module
@@ -68,13 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("OPENCRATE_DEBUG") == "1"
+    parser = _parser()
     try:
-        arguments = _parse(argv)
+        arguments = _parse(argv, parser)
         if arguments is None:
             return 0
+        parser = parser.commands[arguments.command]
+        log_to_stderr(parser)
+        arguments.parser = parser
         return COMMANDS[arguments.command].run(arguments)
     except KeyboardInterrupt as error:
-        return _fail(f"interrupted: {_one_line(error)}" if error.args else "interrupted", 130)
+        return _fail(f"interrupted: {_one_line(error, parser)}" if error.args else "interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -82,11 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         if _is_bad_input(error):
-            return _fail(f"error: {_one_line(error)}", 2)
+            return _fail(f"error: {_one_line(error, parser)}", 2)
         if getattr(error, "errno", None) == errno.ENOSPC:
-            return _fail(f"failed: {_one_line(error)}", 1)
+            return _fail(f"failed: {_one_line(error, parser)}", 1)
         hint = "" if debug else " (--debug shows where)"
-        return _fail(f"failed: {type(error).__name__}: {_one_line(error)}{hint}", 1)
+        return _fail(f"failed: {type(error).__name__}: {_one_line(error, parser)}{hint}", 1)
 
 
 _OF_PATHS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -105,9 +109,8 @@ def _is_bad_input(error: Exception) -> bool:
     return isinstance(error, StrictDataclassError)
 
 
-def _parse(argv: list[str]) -> argparse.Namespace | None:
+def _parse(argv: list[str], parser: Parser) -> argparse.Namespace | None:
     """The checked arguments; `None` when only help or the version was asked for."""
-    parser = _parser()
     try:
         arguments, unknown = parser.parse_known_args(argv)
     except SystemExit:  # argparse's way to end after --help and --version; errors are ValueErrors here
@@ -142,8 +145,8 @@ def _version() -> str:
     return f"opencrate {__version__}"
 
 
-def _one_line(error: BaseException) -> str:
-    text = str(error)
+def _one_line(error: BaseException, parser: Parser) -> str:
+    text = in_options(str(error), parser)
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{shown(error.filename)}: {os_reason(error)}; check the path and its permissions"
     elif isinstance(error, OSError) and error.errno:

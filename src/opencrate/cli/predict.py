@@ -1,4 +1,4 @@
-"""Name the class of image files.
+"""Classify image files.
 
   opencrate predict runs/photos cat.jpg holiday/ --top-k 3
   opencrate predict runs/photos holiday/ --format json
@@ -12,13 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
-from typing import Any
 
-from .common import Parser, batch_size, positive_int, prepare_libraries, print_table
-from .images import add_images, named_files, readable, report_skipped
+from .common import (
+    Parser,
+    add_images,
+    batch_size,
+    named_files,
+    positive_int,
+    prepare_libraries,
+    print_table,
+    report_skipped,
+)
 
-HELP = "name the class of image files"
+HELP = "classify image files"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -32,19 +38,18 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict and print."""
-    files = named_files(arguments.inputs, arguments.skip_bad)
-    prepare_libraries(arguments.debug)
     from ..store.kinds import require_kind
+
+    files = named_files(arguments.inputs, arguments.skip_bad)
+    require_kind(arguments.model, ("classifier",))
+    prepare_libraries(arguments.debug)
+    from ..evaluation.classifier import predict
     from ..store.saved import open_saved
 
-    require_kind(arguments.model, ["classifier"])
-    saved = open_saved(arguments.model)
-    results: list[dict[str, Any]] = []
+    saved = open_saved(arguments.model, ("classifier",))
     skipped: list[str] = []
-    for start in range(0, len(files), arguments.batch_size):
-        batch = files[start : start + arguments.batch_size]
-        images = readable(saved.transform, batch, skipped if arguments.skip_bad else None)
-        results += _predict(saved, images, arguments.top_k) if images else []
+    options = {"top_k": arguments.top_k, "batch_size": arguments.batch_size}
+    results = predict(saved, files, **options, skipped=skipped if arguments.skip_bad else None)
     report_skipped(skipped, len(files))
     if arguments.format == "json":
         print(json.dumps(results, indent=2))
@@ -56,24 +61,3 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     print_table(("file", "class", "probability"), rows)
     return 0
-
-
-def _predict(saved: Any, images: list[tuple[Path, Any]], top_k: int) -> list[dict[str, Any]]:
-    """For each file, its `top_k` most probable classes, the most probable first."""
-    import torch
-
-    pixels = torch.stack([pixel_values for _, pixel_values in images])
-    with torch.no_grad():
-        probabilities = saved.model(pixel_values=pixels.to(saved.model.device)).logits.float().softmax(-1)
-    values, indices = probabilities.topk(min(top_k, probabilities.shape[-1]))
-    names = saved.label_names
-    return [
-        {
-            "file": str(file),
-            "predictions": [
-                {"label": names[index], "probability": value}
-                for index, value in zip(row_indices.tolist(), row_values.tolist())
-            ],
-        }
-        for (file, _), row_indices, row_values in zip(images, indices, values)
-    ]

@@ -42,16 +42,19 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Probe and print."""
+    from ..store.kinds import require_kind
+
+    kinds = ("classifier", "autoencoder")
+    require_kind(arguments.model, kinds)
     prepare_libraries(arguments.debug)
     from ..evaluation.probe import features, last_layer, probe
-    from ..store.kinds import require_kind
+    from ..store.inputs import probe_images
     from ..store.saved import open_saved
 
-    require_kind(arguments.model, ["classifier", "autoencoder"])
-    saved = open_saved(arguments.model, autoencoders=True)
+    saved = open_saved(arguments.model, kinds)
     layer = last_layer(saved.model) if arguments.layer is None else arguments.layer
     token = arguments.token or getattr(saved.model.config, "pool", "cls")
-    parts = saved.parts(arguments.data, arguments.skip_bad)
+    parts = probe_images(saved, arguments.data, arguments.skip_bad)
     batches = [saved.batches(part, arguments.batch_size) for part in parts]
     models = {"trained": saved.model, **({"untrained": saved.untrained()} if arguments.untrained else {})}
     found = {}

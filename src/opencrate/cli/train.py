@@ -74,20 +74,19 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _write_report(recipe: Any, trained: Any, command: str) -> bool:
     """Of a classifier, a masked autoencoder, or a language model with held-out text."""
-    from ..store.texts import LANGUAGE_TASKS
+    from ..store.inputs import LANGUAGE_TASKS
+    from ..store.saved import open_saved
 
     directory, path = trained.directory, trained.directory / "report.html"
     held_out_text = recipe.task in LANGUAGE_TASKS and "loss" in trained.metrics
     if recipe.task == "image-classification":
         from ..reports.runs import report_runs
-        from ..store.saved import open_saved
 
         report_runs([open_saved(directory)], path, command=command)
     elif recipe.task == "masked-autoencoding" or held_out_text:
         from ..reports.runs import report_models
-        from ..store.unlabelled import open_plain
 
-        report_models([open_plain(str(directory))], path, command=command)
+        report_models([open_saved(directory)], path, command=command)
     else:
         return False
     return True

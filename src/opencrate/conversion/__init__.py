@@ -39,7 +39,7 @@ _PUBLISHED_IMAGES = ("patch_embedding", *_PUBLISHED)
 _PUBLISHED_BY_FAMILY = {
     "crate": _PUBLISHED_IMAGES,
     "crate_alpha": _PUBLISHED_IMAGES,
-    "crate_mae": (*_PUBLISHED_IMAGES, "mask_tokens_in_encoder"),
+    "crate_mae": ("mask_tokens_in_encoder",),
     **dict.fromkeys(
         texts.TEXT_FAMILIES,
         (*_PUBLISHED, "final_norm", "type_vocab_size", "tie_word_embeddings", "ista_step_size", "ista_lambda"),

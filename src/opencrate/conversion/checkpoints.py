@@ -67,8 +67,7 @@ def peel(content: Any, weights: str | None = None) -> dict[str, Tensor]:
     others = [path for path in found if path != chosen]
     if others:
         logger.warning(
-            "the checkpoint holds several sets of weights: took %s, left out %s; weights=KEY (--weights KEY) takes "
-            "another",
+            "the checkpoint holds several sets of weights: took %s, left out %s; weights=KEY takes another",
             _named(chosen),
             ", ".join(f"{_named(path)} ({len(found[path])} tensors)" for path in others),
         )

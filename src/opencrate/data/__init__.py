@@ -1,1 +1,24 @@
 """From a path to labelled images or blocks of tokens."""
+
+from typing import TYPE_CHECKING
+
+from .._exports import lazy_exports
+
+if TYPE_CHECKING:
+    from .images.sources import load_images as load_images
+    from .options import Augmentation as Augmentation
+    from .options import GlueData as GlueData
+    from .options import ImageData as ImageData
+    from .options import TextData as TextData
+    from .text.glue import load_glue as load_glue
+    from .text.load import load_text as load_text
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(
+        __name__,
+        {
+            "options": ("Augmentation", "GlueData", "ImageData", "TextData"),
+            "images.sources": ("load_images",),
+            "text.load": ("load_text",),
+            "text.glue": ("load_glue",),
+        },
+    )

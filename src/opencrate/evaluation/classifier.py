@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .inputs import Batch, evaluating, place, read_batches
+from ..store.saved import SavedModel
+from .inputs import Batch, evaluating, place, read_batches, read_files
 
 _Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 
@@ -119,6 +122,41 @@ def _timed_logits(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, float
     logits = model(pixel_values=pixel_values).logits
     synchronize()
     return logits, time.perf_counter() - start
+
+
+def predict(
+    saved: SavedModel,
+    files: Sequence[Path],
+    *,
+    top_k: int = 1,
+    batch_size: int = 64,
+    skipped: list[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Classify image files.
+
+    Args:
+        saved: a classifier.
+        files: images.
+        top_k: classes per image, at most all of them.
+        batch_size: images at a time.
+        skipped: takes the reasons for files that cannot be read; `None` raises them.
+
+    Returns:
+        One dict per readable file: `file`, and `predictions`, each a `label` with its `probability`, the most probable
+        first.
+
+    Raises:
+        ValueError: a file that cannot be read.
+    """
+    results = []
+    for read, pixels in read_files(saved.transform, files, batch_size, skipped):
+        with evaluating(saved.model):
+            probabilities = saved.model(pixel_values=place(pixels, saved.model)).logits.float().softmax(-1)
+        values, indices = probabilities.topk(min(top_k, probabilities.shape[-1]))
+        for file, row, chosen in zip(read, values.tolist(), indices.tolist()):
+            guesses = [{"label": saved.label_names[i], "probability": value} for i, value in zip(chosen, row)]
+            results.append({"file": str(file), "predictions": guesses})
+    return results
 
 
 class _Totals:

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import TextStreamer, set_seed
 
 from .._values import Beams, Count, NewTokens, Seed, Temperature, TopP, check_fields
+from ..store.saved import SavedModel
 from .inputs import evaluating
-from .language import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Sampling:
         check_fields(self)
 
 
-def prompt_ids(language: LanguageModel, prompt: str) -> Tensor:
+def prompt_ids(language: SavedModel, prompt: str) -> Tensor:
     """Token ids of a prompt, int64 `(1, N)`; of an empty one the token that begins a text.
 
     Raises:
@@ -59,7 +59,7 @@ def prompt_ids(language: LanguageModel, prompt: str) -> Tensor:
     return torch.tensor([ids])
 
 
-def generate(language: LanguageModel, prompt: str, sampling: Sampling | None = None, stream: bool = False) -> str:
+def generate(language: SavedModel, prompt: str, sampling: Sampling | None = None, stream: bool = False) -> str:
     """Go on with a prompt; the same arguments give the same text on one machine.
 
     Args:
@@ -96,7 +96,7 @@ def generate(language: LanguageModel, prompt: str, sampling: Sampling | None = N
     return text
 
 
-def _options(language: LanguageModel, sampling: Sampling) -> dict[str, Any]:
+def _options(language: SavedModel, sampling: Sampling) -> dict[str, Any]:
     samples = sampling.temperature > 0
     options: dict[str, Any] = {
         "max_new_tokens": sampling.max_new_tokens,
@@ -112,15 +112,15 @@ def _options(language: LanguageModel, sampling: Sampling) -> dict[str, Any]:
     return options
 
 
-def _check_length(language: LanguageModel, length: int, sampling: Sampling) -> None:
+def _check_length(language: SavedModel, length: int, sampling: Sampling) -> None:
     context = language.context
     if sampling.crop and language.model.config.model_type != "crate_text":
-        raise ValueError(f"{language.source}: only CRATE models go on beyond their context; leave --crop out")
+        raise ValueError(f"{language.source}: only CRATE models go on beyond their context; leave `crop` out")
     if length > context and not sampling.crop:
         raise ValueError(f"prompt: has {length} tokens, more than the model's context of {context}; shorten it")
     if length + sampling.max_new_tokens - 1 > context and not sampling.crop:
         raise ValueError(
             f"prompt and new tokens: {length} + {sampling.max_new_tokens} do not fit the context of {context}; give "
-            f"--max-new-tokens {context - length + 1} or less, or a shorter prompt"
-            + ("" if language.model.config.model_type != "crate_text" else ", or --crop")
+            f"max_new_tokens={context - length + 1} or less, or a shorter prompt"
+            + ("" if language.model.config.model_type != "crate_text" else ", or crop=True")
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from ..data.images.tensors import ImageTransform
 
 Batch = Tensor | Mapping[str, Tensor]
 """Images `(B, C, H, W)` or token ids `(B, N)`, or a mapping with `pixel_values` or `input_ids` among its fields."""
@@ -49,6 +52,33 @@ def read_batches(
     if num_inputs is not None:
         kind = "texts" if "input_ids" in fields else "images"
         raise ValueError(f"num_inputs={num_inputs}: only {seen} {kind} there; ask for at most {seen}")
+
+
+def read_files(
+    transform: ImageTransform, files: Sequence[Path], batch_size: int, skipped: list[str] | None = None
+) -> Iterator[tuple[list[Path], Tensor]]:
+    """Image files in batches, each with its `pixel_values (B, C, H, W)`.
+
+    Args:
+        transform: of the model.
+        files: images.
+        batch_size: files read at a time.
+        skipped: takes the reasons for files that cannot be read; `None` raises them.
+
+    Raises:
+        ValueError: a file that cannot be read.
+    """
+    for start in range(0, len(files), batch_size):
+        images = []
+        for file in files[start : start + batch_size]:
+            try:
+                images.append((file, transform([{"path": str(file), "bytes": None}])[0]))
+            except ValueError as error:
+                if skipped is None:
+                    raise
+                skipped.append(str(error))
+        if images:
+            yield [file for file, _ in images], torch.stack([pixels for _, pixels in images])
 
 
 def num_inputs_of(fields: Mapping[str, Tensor]) -> int:

@@ -19,9 +19,10 @@ from .._files import parse_json, require_file
 from ..data.text.masking import IGNORED
 from ..data.text.sources import read_text
 from ..data.text.tokenizers import encode
+from ..store.saved import SavedModel
 from .classifier import wilson_interval
 from .inputs import evaluating
-from .language import LanguageModel, padded, progress, token_losses
+from .language import padded, progress, token_losses
 
 _TOKENS_PER_BATCH = 1 << 12
 
@@ -88,7 +89,7 @@ def _passage(line: str, where: str) -> tuple[str, str]:
 
 
 def score_lambada(
-    language: LanguageModel, passages: Sequence[tuple[str, str]], batch_size: int | None = None
+    language: SavedModel, passages: Sequence[tuple[str, str]], batch_size: int | None = None
 ) -> LambadaScore:
     """Last-word loss and accuracy of a causal model.
 
@@ -129,9 +130,7 @@ def score_lambada(
     )
 
 
-def _rows(
-    language: LanguageModel, passages: Sequence[tuple[str, str]]
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
+def _rows(language: SavedModel, passages: Sequence[tuple[str, str]]) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
     """Inputs and targets of each passage, and how many were cut to the context."""
     rows, truncated = [], 0
     contexts = encode(language.tokenizer, [context for context, _ in passages])

@@ -21,86 +21,19 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers import PreTrainedModel
 
-from .._pretrained import HUB_PREFIX
 from ..data.text.blocks import TokenBlocks
 from ..data.text.cache import tokenised
-from ..data.text.datasets import EVALUATION_SEED, MaskedBlocks
+from ..data.text.datasets import MaskedBlocks
 from ..data.text.documents import Documents
 from ..data.text.masking import IGNORED, Masking
-from ..data.text.tokenizers import check_objective, check_vocabulary, frame_of, load_tokenizer
-from ..store.load import load_model
+from ..data.text.tokenizers import frame_of
+from ..store.saved import SavedModel
 from .inputs import evaluating
 
 Kind = Literal["causal", "masked"]
 _TOKENS_PER_BATCH = 1 << 12
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """A language model and the tokenizer that it reads with.
-
-    Attributes:
-        kind: "causal" predicts the next token, "masked" the masked ones.
-    """
-
-    source: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    kind: Kind
-
-    @property
-    def context(self) -> int:
-        """The most tokens that the model reads at a time."""
-        config = self.model.config
-        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        return int(limit or self.tokenizer.model_max_length)
-
-    @property
-    def start(self) -> int:
-        """The token that stands before a text: beginning, else end, else class token."""
-        names = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
-        return next(value for value in (getattr(self.tokenizer, name) for name in names) if value is not None)
-
-
-def open_language_model(source: str, tokenizer: str | None = None, finite: bool = True) -> LanguageModel:
-    """Read a causal or masked language model and its tokenizer.
-
-    Args:
-        source: a run directory, a folder written by save_pretrained, or `hf://owner/name`.
-        tokenizer: another folder to take the tokenizer from.
-        finite: refuse weights that are NaN or infinite.
-
-    Raises:
-        ValueError: nothing to read there; no language model (a vision model, a classifier); no tokenizer, or one of
-            another vocabulary.
-    """
-    model = load_model(source, finite=finite)
-    kind = kind_of(model, source)
-    try:
-        found = load_tokenizer(source if tokenizer is None else tokenizer)
-    except ValueError as error:
-        hint = "" if tokenizer else "; give --tokenizer FOLDER"
-        raise ValueError(f"{error}{hint}") from error
-    check_vocabulary(found, model.config, source)
-    check_objective(found, kind)
-    return LanguageModel(str(source).removeprefix(HUB_PREFIX), model, found, kind)
-
-
-def kind_of(model: PreTrainedModel, source: str = "model") -> Kind:
-    """Whether a model predicts the next or masked tokens.
-
-    Raises:
-        ValueError: neither.
-    """
-    for kind, mapping in (("masked", MODEL_FOR_MASKED_LM_MAPPING), ("causal", MODEL_FOR_CAUSAL_LM_MAPPING)):
-        found = mapping.get(type(model.config), ())
-        if type(model) in (found if isinstance(found, tuple) else (found,)):
-            return kind
-    reads = "reads images" if model.main_input_name == "pixel_values" else "has no language modelling head"
-    raise ValueError(f"{source}: a {type(model).__name__} {reads}; give a causal or masked language model")
 
 
 @dataclass(frozen=True)
@@ -152,7 +85,7 @@ class TextScore:
 
 
 def score_text(
-    language: LanguageModel,
+    language: SavedModel,
     documents: Documents,
     *,
     context: int | None = None,
@@ -249,7 +182,7 @@ def token_losses(model: PreTrainedModel, ids: Tensor, targets: Tensor, **inputs:
 
 
 def score_masked(
-    language: LanguageModel,
+    language: SavedModel,
     documents: Documents,
     *,
     probability: float = 0.15,
@@ -299,12 +232,8 @@ def score_masked(
     )
 
 
-MASKING_SEED = EVALUATION_SEED
-"""With which `score_masked` chooses its tokens."""
-
-
 def _checked_windows(
-    language: LanguageModel, context: int | None, stride: int | None, name: str = "context"
+    language: SavedModel, context: int | None, stride: int | None, name: str = "context"
 ) -> tuple[int, int]:
     limit = language.context
     context = min(limit, 1 << 16) if context is None else context

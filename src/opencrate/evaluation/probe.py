@@ -93,7 +93,7 @@ def features(model: PreTrainedModel, batches: Iterable[Batch], layer: int, token
     """
     last = last_layer(model)
     if not 0 <= layer <= last:
-        raise ValueError(f"--layer {layer}: the model has the layers 1 to {last}, and 0 for the embedding")
+        raise ValueError(f"layer={layer}: the model has the layers 1 to {last}, and 0 for the embedding")
     vectors, labels = [], []
     for batch in read_batches(batches):
         tokens = _hidden_states(model, place(batch["pixel_values"], model))[layer]
@@ -138,7 +138,7 @@ def probe(
         ValueError: fewer training images than neighbours, or training images of one class only.
     """
     if method == "knn" and len(train.labels) < NEIGHBOURS:
-        raise ValueError(f"--method knn: needs {NEIGHBOURS} training images, got {len(train.labels)}; use linear")
+        raise ValueError(f"method=knn: needs {NEIGHBOURS} training images, got {len(train.labels)}; use linear")
     if len(np.unique(train.labels)) < 2:
         raise ValueError("a probe needs training images of at least two classes")
     if method == "linear" and regularisation is None:

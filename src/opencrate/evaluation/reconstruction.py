@@ -8,19 +8,19 @@ those of the patch's structure alone, and the baselines get the same help.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..store.load import load_model
+from ..configuration_crate import pair
+from ..store.saved import SavedModel
 from .image_quality import psnr, ssim
-from .inputs import evaluating, masking, place
-
-AUTOENCODERS = ("CrateMAEForPreTraining", "ViTMAEForPreTraining")
+from .inputs import evaluating, masking, place, read_files
 
 _STANDARDISED_FLOOR = 1e-6
 """Added to a patch's variance by both models' `norm_pix_loss`."""
@@ -88,19 +88,9 @@ QUALITY = {
 """What `Reconstruction.quality` gives; NaN (or infinite) for masked patches where nothing is masked."""
 
 
-def load_autoencoder(source: str | os.PathLike) -> PreTrainedModel:
-    """A masked autoencoder from a folder or `hf://owner/name`, with exactly the weights its configuration names.
-
-    Raises:
-        ValueError: no such folder, another kind of model, or weights that are missing, extra or of another shape.
-    """
-    return load_model(source, only=AUTOENCODERS, what="a masked autoencoder with its decoder")
-
-
 def grid_of(model: PreTrainedModel, pixel_values: Tensor) -> tuple[int, int]:
     """Rows and columns of patches of images `(B, C, H, W)`."""
-    size = model.config.patch_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = pair(model.config.patch_size)
     return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
 
 
@@ -167,6 +157,37 @@ def reconstruct(
         errors=_errors(model, target, predicted, mask, grid),
         mean_std_known=bool(model.config.norm_pix_loss),
     )
+
+
+def reconstruct_files(
+    saved: SavedModel,
+    files: Sequence[Path],
+    mask_ratio: float | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    skipped: list[str] | None = None,
+) -> Iterator[tuple[list[Path], Reconstruction]]:
+    """Image files and what an autoencoder makes of them, batch by batch.
+
+    Args:
+        saved: an autoencoder.
+        files: images.
+        mask_ratio: instead of the model's own.
+        seed: of the masks; image i's is the same however many follow.
+        batch_size: files read at a time.
+        skipped: takes the reasons for files that cannot be read; `None` raises them.
+
+    Raises:
+        ValueError: a file that cannot be read, or as `reconstruct`.
+    """
+    done, noise, processor = 0, None, saved.processor
+    for read, pixels in read_files(saved.transform, files, batch_size, skipped):
+        if noise is None:
+            noise = patch_noise(len(files), math.prod(grid_of(saved.model, pixels)), seed)
+        chosen = noise[done : done + len(read)]
+        yield read, reconstruct(saved.model, pixels, chosen, processor.image_mean, processor.image_std, mask_ratio)
+        done += len(read)
 
 
 # --- Baselines ----------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """The recipe: one strict YAML file that states a whole run.
 
-A recipe has the sections `model` and `training`, and for its task `data` and `augmentation` (images), `text`, or `glue`
-(sentences with labels). Every key is a field of `schema`'s dataclasses; an unknown key, a wrong type or an impossible
-value is a `ValueError` that names the file, the full dotted key and what is allowed. A file may further hold
+A recipe has the sections `model`, `training` (transformers' `TrainingArguments`), `optimiser`, `regulariser` and
+`logging`, and for its task `data` and `augmentation` (images), `text`, or `glue` (sentences with labels). Every key is
+a field of `schema`'s dataclasses; an unknown key, a wrong type or an impossible value is a `ValueError` that names the
+file, the full dotted key and what is allowed. A file may further hold
 
 - `base`: the shipped recipe or the file (relative to this one) that it changes; its own keys win. A file that names
   another `model.type` starts the model section anew. `name`, `description` and `parameters` are not inherited.
@@ -22,16 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from .._suggest import suggest
-from .._values import (
-    Count,
-    allowed,
-    field_error,
-    field_hints,
-    fitted,
-    shown_value,
-)
+from .._values import Count, allowed, field_error, field_hints, fitted, shown_value
 from ..data.options import ImageData
-from .schema import SECTIONS, ModelRecipe, Recipe, check_values
+from .schema import RENAMED, SECTIONS, ModelRecipe, Recipe, check_values
 from .source_settings import keep_settings, source_settings
 from .strict_yaml import parse_value, read_mapping, write_mapping
 
@@ -40,6 +34,8 @@ SWEEPS = SHIPPED / "ablations"
 """Files that list recipes to be compared; see `ablation`."""
 
 
+RUN_FILE = "recipe.yaml"
+"""The resolved recipe in a run directory."""
 FILE_KEYS = ("base", "smoke", "parameters")
 """Keys of a file that say how to read it; the resolved recipe has none of them."""
 _NOT_INHERITED = ("name", "description")
@@ -63,8 +59,8 @@ def find_recipe(reference: str | Path, folder: Path = Path()) -> Path:
             return shipped[name]
     path = folder / Path(reference).expanduser()
     with suppress(OSError, ValueError):  # a name that no file can have
-        if (path / "recipe.yaml").is_file():
-            return path / "recipe.yaml"
+        if (path / RUN_FILE).is_file():
+            return path / RUN_FILE
         if path.is_file():
             return path
     raise ValueError(
@@ -180,6 +176,8 @@ def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             circle = " -> ".join(file.name for file in seen[seen.index(path.resolve()) :])
             raise ValueError(f"{path}: 'base' leads back to this file ({circle}); remove one of them")
         content = read_mapping(path)
+        if path.name == RUN_FILE:
+            _rename_old(content)
         _check_file_keys(content, str(path))
         layers.insert(0, (path, content))
         if "base" not in content:
@@ -188,6 +186,15 @@ def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             path = find_recipe(content["base"], path.parent)
         except ValueError as error:
             raise ValueError(f"{path}: 'base': {error}") from None
+
+
+def _rename_old(content: dict[str, Any]) -> None:
+    """Give the keys of a run of an earlier version their names of today, in place."""
+    training = content.get("training")
+    for old in RENAMED if isinstance(training, dict) else ():
+        if (name := old.partition(".")[2]) in training:
+            section, _, new = RENAMED[old].partition(".")
+            content.setdefault(section, {})[new] = training.pop(name)
 
 
 _FILE_KINDS = {
@@ -286,8 +293,9 @@ def _known(name: Any, prefix: str, source: str) -> None:
     known = _names(SECTIONS[prefix[:-1]] if prefix else Recipe)
     if name in known:
         return
-    homes = [section for section, cls in SECTIONS.items() if name in _names(cls)]
-    hint = f"did you mean '{homes[0]}.{name}'?" if homes else suggest(str(name), known, prefix)
+    homes = [f"{section}.{name}" for section, cls in SECTIONS.items() if name in _names(cls)]
+    meant = RENAMED.get(f"{prefix}{name}") or next(iter(homes), None)
+    hint = f"did you mean '{meant}'?" if meant else suggest(str(name), known, prefix)
     raise ValueError(f"{source}: unknown key {shown_value(f'{prefix}{name}')}; {hint}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ..data.images.tables import HUB_PREFIX
+from .._files import HUB_PREFIX
 from ..data.text.options import TRAINED
 from .schema import READ_BY, Recipe, recipe_value
 

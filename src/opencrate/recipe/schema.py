@@ -25,7 +25,7 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How to train: the names, meanings and units of transformers' `TrainingArguments`."""
+    """How to train: names of transformers' `TrainingArguments` and nothing else, with their meanings and units."""
 
     seed: Seed = 0
     num_train_epochs: Positive = 10
@@ -39,25 +39,41 @@ class TrainingRecipe:
     adam_beta2: Share = 0.999
     warmup_steps: Amount = 0.1  # below 1: a share of all steps
     lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup"] = "cosine"
-    min_learning_rate: Amount = 0.0  # where cosine_with_min_lr ends
-    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch"
     max_grad_norm: Amount = 1.0
-    ema_decay: Share = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
     label_smoothing_factor: Share = 0.0
-    srr_weight: Amount = 0.0  # of the negative sparse rate reduction per token in the loss (CRATE only); 0 is off
-    srr_parts: list[Literal["subspace_rate", "rate", "l1"]] = field(
-        default_factory=lambda: ["subspace_rate", "rate", "l1"]
-    )  # R^c - R + srr_lambda |Z|_1, or some of it
-    srr_layers: Literal["all", "random"] | list[Count] = "random"  # random: one, drawn anew in every step; or from 1
-    srr_lambda: Amount = 0.1
-    srr_eps: Positive = 0.5  # of the rates
     bf16: bool = False
     torch_compile: bool = False
     dataloader_num_workers: Annotated[int, Within(0, 64)] = 0
     save_strategy: Literal["no", "epoch", "steps"] = "no"
     save_steps: Count = 500
     save_total_limit: Count | None = 2
-    measure_images: Natural = 64  # or blocks of text, on which a CRATE's rates and sparsity are logged; 0 is off
+
+
+@dataclass(frozen=True)
+class OptimiserRecipe:
+    """Which optimizer, and what `TrainingArguments` do not have a name for."""
+
+    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch"
+    min_learning_rate: Amount = 0.0  # where training.lr_scheduler_type=cosine_with_min_lr ends
+    ema_decay: Share = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
+
+
+@dataclass(frozen=True)
+class RegulariserRecipe:
+    """The negative sparse rate reduction in the loss: R^c - R + sparsity |Z|_1 per token (CRATE only)."""
+
+    weight: Amount = 0.0  # 0 is off
+    parts: list[Literal["subspace_rate", "rate", "l1"]] = field(default_factory=lambda: ["subspace_rate", "rate", "l1"])
+    layers: Literal["all", "random"] | list[Count] = "random"  # random: one, drawn anew in every step; or from 1
+    sparsity: Amount = 0.1  # weight of the l1 norm
+    eps: Positive = 0.5  # of the rates
+
+
+@dataclass(frozen=True)
+class LoggingRecipe:
+    """What is written down while a model is trained."""
+
+    measure_inputs: Natural = 64  # images or blocks of text on which a CRATE's rates and sparsity are logged; 0 is off
     measure_every_epochs: Count = 1
     tensorboard: bool = False  # event files in the run directory; needs the tensorboard package
 
@@ -77,6 +93,9 @@ class Recipe:
     text: TextData = field(default_factory=TextData)
     glue: GlueData = field(default_factory=GlueData)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
+    regulariser: RegulariserRecipe = field(default_factory=RegulariserRecipe)
+    logging: LoggingRecipe = field(default_factory=LoggingRecipe)
 
 
 SECTIONS: dict[str, type] = {
@@ -86,7 +105,18 @@ SECTIONS: dict[str, type] = {
     "text": TextData,
     "glue": GlueData,
     "training": TrainingRecipe,
+    "optimiser": OptimiserRecipe,
+    "regulariser": RegulariserRecipe,
+    "logging": LoggingRecipe,
 }
+RENAMED = {
+    **{f"training.{name}": f"optimiser.{name}" for name in ("optim", "min_learning_rate", "ema_decay")},
+    **{f"training.srr_{name}": f"regulariser.{name}" for name in ("weight", "parts", "layers", "eps")},
+    "training.srr_lambda": "regulariser.sparsity",
+    "training.measure_images": "logging.measure_inputs",
+    **{f"training.{name}": f"logging.{name}" for name in ("measure_every_epochs", "tensorboard")},
+}
+"""Keys of earlier versions -> their names now."""
 ENCODERS = {"crate_mae": "crate", "vit_mae": "vit"}
 """Model types of masked autoencoders -> the type that their encoder is without them."""
 
@@ -112,7 +142,7 @@ def check_values(recipe: Recipe, where: Where) -> None:
 
 
 def _check_sections(recipe: Recipe, where: Where) -> None:
-    """Refuse settings that the task does not read, which would be an error of thought."""
+    """Refuse settings that the task does not read, which is almost certainly a mistake."""
     read = READ_BY.get(recipe.task, ("data", "augmentation"))
     unread = [section for section in ("data", "augmentation", "text", "glue") if section not in read]
     for section in unread:
@@ -124,15 +154,17 @@ def _check_sections(recipe: Recipe, where: Where) -> None:
                     f"of '{section}'; remove it, or change the task"
                 )
     if "text" in read:
-        check_text_data(recipe.text)
+        try:
+            check_text_data(recipe.text)
+        except ValueError as error:
+            raise ValueError(f"{where(str(error).partition('=')[0])}: {error}") from None
 
 
 def _check_regulariser(recipe: Recipe, where: Where) -> None:
-    training = recipe.training
-    fits = 0 < len(training.srr_parts) == len(set(training.srr_parts))
-    _require(fits, "training.srr_parts", "one or more of subspace_rate, rate, l1, each once", recipe, where)
-    layers = training.srr_layers
-    _require(len(layers) > 0, "training.srr_layers", "all, random, or a list of layers from 1", recipe, where)
+    parts, layers = recipe.regulariser.parts, recipe.regulariser.layers
+    fits = 0 < len(parts) == len(set(parts))
+    _require(fits, "regulariser.parts", "one or more of subspace_rate, rate, l1, each once", recipe, where)
+    _require(len(layers) > 0, "regulariser.layers", "all, random, or a list of layers from 1", recipe, where)
 
 
 def _check_images(recipe: Recipe, where: Where) -> None:

@@ -18,19 +18,16 @@ from ..analysis.record.attention import AttentionMaps, attention_maps
 from ..analysis.record.hooks import KNOWN_MODELS
 from ..analysis.record.states import has_maps
 from ..analysis.theory.check import theory_check
-from ..data.text.tokenizers import load_tokenizer
 from ..evaluation.classifier import Evaluation, evaluate_classifier
 from ..evaluation.generation import Sampling, generate
-from ..evaluation.language import LanguageModel
-from ..evaluation.reconstruction import AUTOENCODERS, grid_of, patch_noise, reconstruct
+from ..evaluation.reconstruction import grid_of, patch_noise, reconstruct
 from ..modeling_crate_mae import CrateMAEForPreTraining
 from ..recipe.schema import Recipe
 from ..stats.words import UNTRAINED
 from ..store import checkpoints, runs
-from ..store.load import untrained_copy
-from ..store.saved import SavedModel, Split
+from ..store.inputs import HELD_OUT, Inputs, Split, input_batches, labelled_images
+from ..store.saved import SavedModel, untrained_copy
 from ..store.start import start_from_config
-from ..store.unlabelled import HELD_OUT, Inputs, PlainModel, load_processor
 from . import tables
 from .autoencoder import autoencoder_part
 from .classifier import TrainedModel
@@ -112,7 +109,7 @@ def report_runs(
         saved: the reported model first, then those beside it.
         path: of the HTML file; its folder is made, once everything is measured.
         command: what was typed, for the record.
-        data, split, skip_bad: as `SavedModel.images`.
+        data, split, skip_bad: as `labelled_images`.
         options: what is measured of the layers (accuracy uses all images).
 
     Returns:
@@ -123,7 +120,7 @@ def report_runs(
     """
     first = saved[0]
     _check(options, first.model, first.title)
-    images = first.images(data, split, skip_bad)
+    images = labelled_images(first, data, split, skip_bad)
     count = options.count(len(images))
     batches = [one.batches(images) for one in saved]
     names = _unique([one.title for one in saved], [one.path for one in saved])
@@ -143,7 +140,7 @@ def report_runs(
 
 
 def report_models(
-    models: Sequence[PlainModel],
+    models: Sequence[SavedModel],
     path: str | Path,
     *,
     command: str,
@@ -170,13 +167,13 @@ def report_models(
     if len({model.reads for model in models}) > 1:
         raise ValueError("`models`: one reads images, another text; compare models of one kind")
     names = _unique([model.title for model in models], [model.source for model in models])
-    batches = [model.batches(inputs) for model in models]
+    batches = [input_batches(model, inputs) for model in models]
     counts = [options.count(len(one.dataset)) for one in batches]
     subjects, parts = [], []
     first_parts, files = _theory(first.model, names, batches[0], counts[0], options)
     parts += first_parts + _autoencoder([model.model for model in models], names, batches, counts[0], options)
     for model, name, batch, count in zip(models, names, batches, counts):
-        results, recipe = _results(model, name, batch), runs.read_recipe(model.source) if model.is_run else None
+        results, recipe = _results(model, name, batch), model.recipe
         box = _layers(model.source, model.model, recipe, name, batch, count, options, needed=results is None)
         subjects.append(Subject(name, box, results=results))
         parts += _while_training(results.metrics if results else None, name, Path(model.source))
@@ -197,7 +194,7 @@ def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
         raise ValueError(f"theory=True: {name} is not a CRATE of images, so no derived step is checked; leave it out")
 
 
-def _plain_record(models: Sequence[PlainModel], command: str, inputs: Inputs) -> RunRecord:
+def _plain_record(models: Sequence[SavedModel], command: str, inputs: Inputs) -> RunRecord:
     """What was run on inputs without labels."""
     source, first = Path(inputs.words).name or inputs.words, models[0]
     kind = (
@@ -205,9 +202,8 @@ def _plain_record(models: Sequence[PlainModel], command: str, inputs: Inputs) ->
     )
     facts = [("command", command), ("models", ", ".join(str(model.source) for model in models))]
     listings: list[tuple[str, str]] = []
-    if _is_finished(first):
-        run = Path(first.source).expanduser()
-        found, listings = training_record(run, runs.read_recipe(run), runs.read_metrics(run))
+    if first.is_run:
+        found, listings = training_record(first.path, first.recipe, first.metrics)
         facts += found
     return RunRecord(kind, tuple(facts), tuple(listings))
 
@@ -337,41 +333,35 @@ def _attention(saved: SavedModel, batches: DataLoader, count: int) -> AttentionM
 # --- What runs without classes came to ----------------------------------------------------------------------------
 
 
-def _is_finished(model: PlainModel) -> bool:
-    return model.is_run and (Path(model.source).expanduser() / runs.METRICS).is_file()
-
-
-def _results(model: PlainModel, name: str, batches: DataLoader) -> RunResults | None:
+def _results(model: SavedModel, name: str, batches: DataLoader) -> RunResults | None:
     """The results of a language model's or an autoencoder's run; `None` for any other model."""
-    metrics = runs.read_metrics(model.source) if _is_finished(model) else {}
-    autoencoder = type(model.model).__name__ in AUTOENCODERS
+    metrics = model.metrics or {}
+    autoencoder = model.kind == "autoencoder"
     if "loss" not in metrics or not (autoencoder or "perplexity" in metrics):
         return None
     samples = _continuations(model, batches) if "bits_per_byte" in metrics else ()
     images = _reconstructions(model, batches) if autoencoder else ()
-    size = sum(parameter.numel() for parameter in model.model.parameters())
-    return RunResults(name, size, metrics, samples, images, _SEED)
+    return RunResults(name, model.num_parameters, metrics, samples, images, _SEED)
 
 
-def _continuations(model: PlainModel, batches: DataLoader) -> tuple[tuple[str, str], ...]:
+def _continuations(model: SavedModel, batches: DataLoader) -> tuple[tuple[str, str], ...]:
     """(beginning, continuation) of the first held-out texts."""
-    language = LanguageModel(model.source, model.model, load_tokenizer(model.source), "causal")
-    ids = next(iter(batches))["input_ids"][:_SAMPLES, : min(_PROMPT_TOKENS, language.context // 2)]
-    sampling = Sampling(max_new_tokens=min(_NEW_TOKENS, language.context - ids.shape[1]), seed=_SEED)
+    ids = next(iter(batches))["input_ids"][:_SAMPLES, : min(_PROMPT_TOKENS, model.context // 2)]
+    sampling = Sampling(max_new_tokens=min(_NEW_TOKENS, model.context - ids.shape[1]), seed=_SEED)
     found = []
-    for prompt in language.tokenizer.batch_decode(ids, skip_special_tokens=True):
+    for prompt in model.tokenizer.batch_decode(ids, skip_special_tokens=True):
         try:
-            found.append((prompt, generate(language, prompt, sampling)))
+            found.append((prompt, generate(model, prompt, sampling)))
         except ValueError as error:  # the prompt, decoded and read again, may be longer
             logger.warning("%s: no sample: %s", model.source, error)
     return tuple(found)
 
 
-def _reconstructions(model: PlainModel, batches: DataLoader) -> tuple[ReconstructedImage, ...]:
+def _reconstructions(model: SavedModel, batches: DataLoader) -> tuple[ReconstructedImage, ...]:
     """The first images, masked and reconstructed."""
     pixels = next(iter(batches))["pixel_values"][:_ATTENTION_IMAGES]
     rows, columns = grid_of(model.model, pixels)
-    processor, noise = load_processor(model.source), patch_noise(len(pixels), rows * columns, _SEED)
+    processor, noise = model.processor, patch_noise(len(pixels), rows * columns, _SEED)
     found = reconstruct(model.model, pixels, noise, processor.image_mean, processor.image_std)
     return tuple(images_of(found, [f"image {number}" for number in range(1, len(pixels) + 1)], len(pixels)))
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from .._outputs import claim
 from ..analysis.layers.registry import Measure
 from ..stats.words import interval, number
-from ..store import runs
+from ..store.environment import environment
 from ..studies.sweep import ArmRun, Match, Sweep
 from ..studies.sweep_measures import MEASURES
 from ..studies.sweep_table import Cell, headline, measured, summarise
@@ -36,7 +36,7 @@ def write_ablation(
         "command": command,
         "match": match,
         "sweep": sweep,
-        "environment": runs.environment(),
+        "environment": environment(),
         "measures": {key: {name: getattr(one, name) for name in shown} for key, one in MEASURES.items()},
         "runs": found,
         "table": rows,

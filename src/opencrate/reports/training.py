@@ -239,7 +239,7 @@ def plot_training_measures(
     rows = white_box["history"]
     for key in keys:
         if not rows or key not in rows[0]:
-            raise ValueError(f"white_box: no measure '{key}' in it; train with training.measure_images above 0")
+            raise ValueError(f"white_box: no measure '{key}' in it; train with logging.measure_inputs above 0")
     epochs, layers = [row["epoch"] for row in rows], len(rows[0][keys[0]])
     each = white_box.get("inputs", "images").removesuffix("s")
     colours = [colormaps["viridis"](0.9 * layer / max(1, layers - 1)) for layer in range(layers)]

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from .._memory import require_memory
-from .._pretrained import read_config, read_image_processor, read_model
+from .._pretrained import read_config
 from .._suggest import suggest
 from .._values import field_error, fitted
 from ..configuration_crate import pair
@@ -150,7 +150,7 @@ def check_model(recipe: Recipe) -> None:
     if source is not None and not (Path(source).expanduser() / "config.json").is_file():
         return
     config = _outline(recipe) if recipe.task in READ_BY else build_config(recipe)
-    averages = _AVERAGES[recipe.training.optim] + (recipe.training.ema_decay > 0)
+    averages = _AVERAGES[recipe.optimiser.optim] + (recipe.optimiser.ema_decay > 0)
     copies = 1 if torch.cuda.is_available() else 2 + averages
     require_memory(config, AUTO_MODELS[recipe.task], "model", copies)
 
@@ -246,7 +246,7 @@ def build_processor(data: ImageData) -> CrateImageProcessor:
         ValueError: `resize_size` below `image_size`.
     """
     size = data.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = pair(size)
     target = {"height": height, "width": width}
     crop = data.resize_size is not None
     if crop and data.resize_size < max(height, width):
@@ -262,68 +262,6 @@ def build_processor(data: ImageData) -> CrateImageProcessor:
         image_std=list(data.image_std),
         resample=PILImageResampling[data.interpolation.upper()],
     )
-
-
-def load_classifier(path: str | Path, finite: bool = True) -> tuple[PreTrainedModel, Any]:
-    """A classifier and its image processor from a run directory or any saved transformers folder.
-
-    Args:
-        path: the folder.
-        finite: refuse weights that are NaN or infinite.
-
-    Raises:
-        ValueError: no such folder, no configuration, a model that names no classes, or weights that are missing,
-            extra or of another shape.
-    """
-    kind = saved_config(path).model_type
-    if kind in ENCODERS:
-        raise ValueError(
-            f"{path}: holds a {kind} model, a masked autoencoder, which names no classes; `opencrate finetune` makes a "
-            "classifier of it, `opencrate probe` and `opencrate reconstruct` take it as it is"
-        )
-    return load_saved(path, finite)
-
-
-def load_saved(path: str | Path, finite: bool = True) -> tuple[PreTrainedModel, Any]:
-    """A classifier or a masked autoencoder, whichever the folder holds, and its image processor.
-
-    Raises:
-        ValueError: as `load_classifier`, but for the kind of model.
-    """
-    return load_weights(path, finite), read_image_processor(path)
-
-
-def load_weights(path: str | Path, finite: bool = True) -> PreTrainedModel:
-    """The model alone, as `load_saved`.
-
-    Raises:
-        ValueError: as `load_saved`.
-    """
-    autoencoder = saved_config(path).model_type in ENCODERS
-    auto_class = AUTO_MODELS["masked-autoencoding" if autoencoder else "image-classification"]
-    model, info = read_model(auto_class, path, finite)
-    require_exact(info, path)
-    return model
-
-
-def require_exact(info: dict[str, Any], path: str | Path) -> None:
-    """Refuse weights that are not those of the configuration; `info` is from `read_model`.
-
-    Raises:
-        ValueError: weights that are missing, unexpected or of another shape.
-    """
-    for problem in ("missing", "unexpected", "mismatched"):
-        keys = sorted(map(str, info[f"{problem}_keys"]))
-        if keys:
-            meaning = {
-                "missing": "weights are missing",
-                "unexpected": "there are weights that the model lacks",
-                "mismatched": "weights have another shape than config.json says",
-            }[problem]
-            raise ValueError(
-                f"{path}: {meaning}: {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''} ({len(keys)} "
-                "in all); config.json and model.safetensors must come from the same model"
-            )
 
 
 def _config_class(model_type: str, task: str) -> type[PreTrainedConfig]:

@@ -1,4 +1,4 @@
-"""What a saved folder holds, decided once, from its config.json alone and before any weight is read."""
+"""What a saved folder holds, decided once, from its config.json alone and without torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, get_args
 
-from .._pretrained import HUB_PREFIX, read_config_fields, shown
+from .._files import HUB_PREFIX, read_config_file, shown
 
 Kind = Literal["classifier", "autoencoder", "causal", "masked", "sentences", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TEXTS: tuple[Kind, ...] = ("causal", "masked", "sentences", "other")
 """Kinds that read text, or may."""
+LANGUAGE: tuple[Kind, ...] = ("causal", "masked")
 _ARCHITECTURES: dict[Kind, re.Pattern[str]] = {
     "classifier": re.compile(r"ForImageClassification$"),
     "autoencoder": re.compile(r"MAEForPreTraining$"),
@@ -44,28 +45,36 @@ def kind_of(source: str | Path) -> Kind:
     Raises:
         ValueError: no such folder, or no readable config.json.
     """
-    if str(source).startswith(HUB_PREFIX):
-        return "other"
-    name = _architecture(source)
+    return "other" if str(source).startswith(HUB_PREFIX) else kind_of_class(_architecture(source))
+
+
+def kind_of_class(name: str) -> Kind:
+    """What a class of transformers is for, by its name."""
     return next((kind for kind, pattern in _ARCHITECTURES.items() if pattern.search(name)), "other")
 
 
 def require_kind(source: str | Path, kinds: Collection[Kind]) -> Kind:
-    """The kind of a folder's model, one of `kinds`; a model of the Hub is taken on trust.
+    """The kind of a folder's model, one of `kinds`; a model of the Hub is taken on trust until it is opened.
 
     Raises:
         ValueError: another kind, in one line with the commands that take it; or as `kind_of`.
     """
     kind = kind_of(source)
-    if kind in kinds or str(source).startswith(HUB_PREFIX):
-        return kind
+    if not str(source).startswith(HUB_PREFIX) and kind not in kinds:
+        raise wrong_kind(source, _architecture(source), kinds)
+    return kind
+
+
+def wrong_kind(source: str | Path, name: str, kinds: Collection[Kind]) -> ValueError:
+    """The error about a model of class `name` that is none of `kinds`."""
+    kind = kind_of_class(name)
     wanted = " or ".join(_WORDS[one] for one in KINDS if one in kinds)
-    name = _architecture(source) or "unnamed class"
-    takers = _COMMANDS[kind]
-    raise ValueError(f"{shown(source)}: holds {name}, {_WORDS[kind]}, not {wanted}; it can be given to {takers}")
+    return ValueError(
+        f"{shown(source)}: holds {name or 'unnamed class'}, {_WORDS[kind]}, not {wanted}; it can be given to "
+        f"{_COMMANDS[kind]}"
+    )
 
 
 def _architecture(source: str | Path) -> str:
     """The class that a folder's model was saved from; empty where the configuration does not say."""
-    names = read_config_fields(source).get("architectures")
-    return str(names[0]) if isinstance(names, list) and names else ""
+    return next(iter(read_config_file(source).get("architectures") or ()), "")

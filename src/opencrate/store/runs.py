@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from .. import __version__
-from .._files import encoded, read_json, shown
-from .._outputs import MARK, check_output, check_replaced, claim, write_whole
+from .._files import read_json, shown
+from .._outputs import MARK, check_output, check_replaced, claim
 from .._pretrained import read_config, read_tensors
 from ..recipe.load import load_recipe
 from ..recipe.locations import located
@@ -134,12 +128,12 @@ def check_place(
         return
     if (partial / _COMPLETE).is_file():
         raise ValueError(
-            f"{shown(partial)}: a finished run that was not put in its place; --resume puts it there, --overwrite "
-            "starts again"
+            f"{shown(partial)}: a finished run that was not put in its place; resume=True puts it there, "
+            "overwrite=True starts again"
         )
     raise ValueError(
         f"{shown(partial)}: an unfinished run lies there (still running, or killed); wait for it, go on with it by "
-        "--resume, or pass --overwrite to start again"
+        "resume=True, or pass overwrite=True to start again"
     )
 
 
@@ -225,8 +219,8 @@ def check_same_recipe(partial: Path, recipe: Recipe) -> None:
     changed = in_words(changed_keys(read_recipe(partial), recipe))
     if changed:
         raise ValueError(
-            f"{partial}: cannot resume with another recipe: {changed}; resume with `opencrate train {partial} --resume "
-            f"--output {partial.with_name(partial.name.removesuffix('.partial'))}`, or pass --overwrite to start again"
+            f"{partial}: cannot resume with another recipe: {changed}; resume with the recipe in "
+            f"{partial}, or pass overwrite=True to start again"
         )
 
 
@@ -263,10 +257,10 @@ def check_free(final: str | Path, overwrite: bool = False) -> None:
     if not final.is_dir() or not _is_run_or_model(final):
         raise ValueError(f"{shown(final)}: exists and is no run or model directory; choose another output path")
     if not overwrite:
-        raise ValueError(f"{shown(final)}: exists; choose another output path, or pass --overwrite to replace it")
+        raise ValueError(f"{shown(final)}: exists; choose another output path, or pass overwrite=True to replace it")
     if foreign := next((path for path in sorted(final.rglob("*")) if not _may_be_ours(path, final)), None):
         raise ValueError(
-            f"{shown(foreign)}: no command of ours wrote it, and --overwrite would remove it; move it elsewhere"
+            f"{shown(foreign)}: no command of ours wrote it, and overwrite=True would remove it; move it elsewhere"
         )
 
 
@@ -310,16 +304,6 @@ def _replace(partial: Path, final: Path) -> None:
 
 def _old_directory(final: Path) -> Path:
     return final.with_name(final.name + ".replaced")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    write_whole(path, encoded(text))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_recipe(run: str | Path) -> Recipe:
@@ -374,42 +358,3 @@ def save_start(run: Path, model: PreTrainedModel) -> None:
     state = {name: value for name, value in model.state_dict().items() if "patch_embeddings.projection" in name}
     assert state
     save_file(state, run / START)
-
-
-def environment() -> dict[str, Any]:
-    """What a run was made with: versions, processor and threads; no host or user names."""
-    packages = ("torch", "transformers", "accelerate", "datasets")
-    return {
-        "opencrate": __version__,  # also where it runs from its source, without an installation
-        **{name: metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "cpu_cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "commit": _commit(),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _commit() -> str | None:
-    """The commit of this package's own source tree, with `+changes` where it differs; `None` if installed."""
-    source = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(source.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", source.name)
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -1,72 +1,144 @@
-"""A trained model read back from disk, with the images it is to be measured on."""
+"""The one way to read a saved model back: a run directory, a folder written by `save_pretrained`, or a Hub name."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from datasets import Dataset
+from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.images.class_names import ORDER, name_classes, read_class_names
-from ..data.images.labelled import label_names, relabelled
-from ..data.images.sources import ImageSplits, evaluation_part, load_images, load_labelled, read_parts
-from ..data.images.tensors import ImageTransform, drop_bad, in_batches, to_tensors
-from ..data.options import ImageData
-from ..recipe.load import load_recipe
-from ..recipe.locations import same_place
+from .._files import HUB_PREFIX, shown
+from .._pretrained import read_config, read_image_processor, read_model
+from ..data.images.tensors import ImageTransform, in_batches, to_tensors
+from ..data.text.tokenizers import check_objective, check_vocabulary, load_tokenizer
 from ..recipe.schema import ENCODERS, Recipe
 from . import runs
-from .build import initialise, load_classifier, load_saved
+from .build import initialise
+from .kinds import LANGUAGE, Kind, kind_of_class, require_kind, wrong_kind
 
 logger = logging.getLogger(__name__)
 
-Split = Literal["train", "validation", "test"]
-_ARCHITECTURES = {"crate": "CRATE", "vit": "ViT", "crate_mae": "CRATE-MAE", "vit_mae": "ViTMAE"}
+_TITLES = {"crate": "CRATE", "vit": "ViT", "crate_mae": "CRATE-MAE", "vit_mae": "ViTMAE"}
+_WRONG = {
+    "missing": "weights are missing",
+    "unexpected": "there are weights that the model lacks",
+    "mismatched": "weights have another shape than config.json says",
+}
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model from a run directory, or from any saved folder (then `recipe` and `metrics` are `None`).
+    """A model read back, in evaluation mode, with what lies beside it.
 
-    A classifier, unless it was opened as any model. Recipe and metrics are read when they are asked for, so that a
-    run in which one is damaged can be used where it does not matter.
+    Processor, tokenizer, recipe and metrics are read when they are asked for, so that a folder in which one is
+    missing or damaged can be used where it does not matter.
+
+    Attributes:
+        source: its folder as it was given, or `hf://owner/name`.
+        kind: what it is for, by its class.
+        tokenizer_from: the tokenizer, or where it is read from; `None` is beside the model.
+        path: its folder, absolute: what is read later may be read from another working directory.
     """
 
-    path: Path
+    source: str
     model: PreTrainedModel
-    processor: Any
-    transform: ImageTransform
+    kind: Kind
+    tokenizer_from: PreTrainedTokenizerBase | str | None = None
+    path: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.source).expanduser().absolute())
+
+    @property
+    def _where(self) -> str:
+        return self.source if self.source.startswith(HUB_PREFIX) else str(self.path)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run directory, with a recipe and metrics."""
+        return (self.path / runs.RECIPE).is_file() and (self.path / runs.METRICS).is_file()
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """What the run was trained by."""
-        return runs.read_recipe(self.path) if self._is_run else None
+        """What the run was trained by; `None` where it is no run."""
+        return runs.read_recipe(self.path) if self.is_run else None
 
     @cached_property
     def metrics(self) -> dict[str, Any] | None:
-        """What the run came to."""
-        return runs.read_metrics(self.path) if self._is_run else None
+        """What the run came to; `None` where it is no run."""
+        return runs.read_metrics(self.path) if self.is_run else None
+
+    @cached_property
+    def processor(self) -> Any:
+        """The image processor beside the model.
+
+        Raises:
+            ValueError: there is none, or it cannot be read.
+        """
+        return read_image_processor(self._where)
+
+    @cached_property
+    def transform(self) -> ImageTransform:
+        """From a decoded image to what the model reads."""
+        return ImageTransform.for_model(self.model.config, self.processor)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model that reads text.
+
+        Raises:
+            ValueError: there is none, it cannot be read, or it is one of another vocabulary or without a mask token.
+        """
+        given = self.tokenizer_from
+        if isinstance(given, PreTrainedTokenizerBase):
+            return given
+        try:
+            found = load_tokenizer(self._where if given is None else given)
+        except ValueError as error:
+            raise ValueError(f"{error}{'' if given else '; give `tokenizer`'}") from error
+        check_vocabulary(found, self.model.config, self.source)
+        if self.kind in LANGUAGE:
+            check_objective(found, self.kind)
+        return found
 
     @property
-    def _is_run(self) -> bool:
-        return (self.path / runs.RECIPE).is_file() and (self.path / runs.METRICS).is_file()
+    def context(self) -> int:
+        """The most tokens that a model of text reads at a time."""
+        config = self.model.config
+        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return int(limit or self.tokenizer.model_max_length)
+
+    @property
+    def start(self) -> int:
+        """The token that stands before a text: beginning, else end, else class token."""
+        names = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+        return next(value for value in (getattr(self.tokenizer, name) for name in names) if value is not None)
 
     @property
     def name(self) -> str:
         """The recipe's name, or the folder's."""
-        return self.recipe.name if self.recipe else self.path.resolve().name
+        return self.recipe.name if self.recipe else name_of(self._where)
 
     @property
     def title(self) -> str:
         """The architecture and the name, for readers: `CRATE (digits)`."""
-        return title_of(self.model, self.name)
+        kind = self.model.config.model_type
+        return f"{_TITLES.get(kind, kind)} ({self.name})"
+
+    @property
+    def reads(self) -> Literal["images", "texts"]:
+        """What it takes."""
+        return "texts" if self.model.main_input_name == "input_ids" else "images"
 
     @property
     def label_names(self) -> list[str]:
@@ -78,167 +150,137 @@ class SavedModel:
         """All parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def images(self, data: str | None = None, split: Split = "test", skip_bad: bool = False) -> Dataset:
-        """Labelled images, with the model's label numbers.
-
-        Args:
-            data: `None` for the data of the run's own recipe; else anything that `data.path` takes, all of it, or
-                its test part where it has one.
-            split: which part of the run's own data.
-            skip_bad: leave out unreadable images, and log which; a run that was trained so always does for its
-                own data, so that its parts stay the same.
-
-        Raises:
-            ValueError: no data given and none known, a split that the run does not have, or other classes.
-        """
-        if not self._is_own(data):
-            if split != "test":
-                raise ValueError(f"--split {split}: parts are known for a run's own data only; leave --split out")
-            skipped: list[str] | None = [] if skip_bad else None
-            images = load_labelled(data, self.label_names, skipped=skipped)
-            if skipped is not None:
-                images, reasons = drop_bad(images, self.transform)
-                log_skipped([*skipped, *reasons])
-            return images
-        own = self._data_recipe(data)
-        dataset = getattr(self._load(own, skip_bad), split)
-        if dataset is None:
-            raise ValueError(f"--split {split}: the run held out no {split} images (data.{split}_fraction is 0)")
-        names = dataset.features["label"].names
-        if set(names) != set(self.label_names):
-            raise ValueError(
-                f"{own.path}: its classes {names} are not those of the model, {self.label_names}; give --data with "
-                "images of the model's classes"
-            )
-        return relabelled(dataset, self.label_names, own.path)
-
-    def name_classes(self, source: str, data: str | None = None) -> None:
-        """Give the model's classes names, in place.
-
-        Args:
-            source: as `read_class_names`, or `order`: the classes of `data` in their order.
-            data: anything that `data.path` takes.
-
-        Raises:
-            ValueError: as `read_class_names` and `load_labelled`, or not as many names as classes.
-        """
-        where = f"--class-names {source}"
-        if source != ORDER:
-            names = read_class_names(source)
-        elif data is None:
-            raise ValueError(f"{where}: goes by the order of the classes of --data; give --data")
-        else:
-            names, where = label_names(evaluation_part(data)), f"{where}: {data}"
-        name_classes(self.model.config, names, where)
-
-    def knows_classes(self, data: str | None) -> bool:
-        """Whether images have labels, and every image is of one of the model's classes.
-
-        Raises:
-            ValueError: no data given and none known, or a source that is missing, empty or damaged.
-        """
-        if self._is_own(data):
-            return True
-        try:
-            parts = read_parts(data)
-        except ValueError:
-            read_parts(data, labelled=False)
-            return False
-        try:
-            for part in parts.values():
-                relabelled(part, self.label_names, str(data))
-        except ValueError:
-            return False
-        return True
-
-    def parts(self, data: str | None = None, skip_bad: bool = False) -> tuple[Dataset, Dataset]:
-        """Labelled images to fit a probe on and to count on: the training and the test part, of any classes.
-
-        Args:
-            data: `None` for the data of the run's own recipe; else anything that `data.path` takes. Data without
-                parts is split as the run's recipe says.
-            skip_bad: leave out unreadable images, and log which.
-
-        Raises:
-            ValueError: no data given and none known, or as `load_images`.
-        """
-        splits = self._load(self._data_recipe(data), skip_bad)
-        return splits.train, splits.test
-
-    def _is_own(self, data: str | None) -> bool:
-        """Whether the words name the run's own data, or the digits, whose parts are known to every model."""
-        if data is None and self.recipe is None:
-            raise ValueError(f"{self.path}: has no recipe, so it names no data; give --data FOLDER")
-        return data in (None, "digits") or self._names_own(data)
-
-    def _names_own(self, data: str) -> bool:
-        try:
-            return self.recipe is not None and same_place("data.path", data, self.recipe.data.path)
-        except ValueError:  # the recipe is damaged, and nobody needs it for other data
-            return False
-
-    def _data_recipe(self, data: str | None) -> ImageData:
-        if self._is_own(data) and self.recipe is not None and (data is None or self._names_own(data)):
-            return self.recipe.data
-        if data == "digits":
-            return load_recipe("digits").data
-        base = self.recipe.data if self.recipe else ImageData(num_channels=self.transform.num_channels)
-        return replace(base, path=data, image_column=None, label_column=None)
-
-    def _load(self, data: ImageData, skip_bad: bool) -> ImageSplits:
-        own = self.recipe is not None and data == self.recipe.data
-        skipped_before = own and runs.left_out_bad(self.path)
-        splits = load_images(data, skip_bad=skip_bad or skipped_before, smallest=self.transform.smallest)
-        if skip_bad:
-            log_skipped(splits.skipped)
-        elif splits.skipped:
-            logger.info("left out %d images that the training skipped", len(splits.skipped))
-        return splits
+    @property
+    def own_data(self) -> str:
+        """What the run was trained on, as its recipe names it; empty where there is no run."""
+        if self.recipe is None:
+            return ""
+        return str(self.recipe.text.path if self.reads == "texts" else self.recipe.data.path)
 
     def batches(self, images: Dataset, batch_size: int = 256) -> DataLoader:
         """Model-ready batches of `pixel_values` and `labels`, in order."""
         return in_batches(to_tensors(images, self.transform), batch_size)
 
     def untrained(self) -> PreTrainedModel:
-        """The same architecture before any training, from the run's seed (0 without a run), on the same device."""
-        if self.recipe is not None:
+        """The model before any training: a run's from its own seed, another's from seed 0, on the same device."""
+        if self.is_run:
             model = runs.initial_model(self.path)
+        elif self.model.config.model_type in ENCODERS:
+            model = initialise(self.model.config, 0, "masked-autoencoding")
         else:
-            task = "masked-autoencoding" if self.model.config.model_type in ENCODERS else "image-classification"
-            model = initialise(self.model.config, 0, task)
+            return untrained_copy(self.model, seed=0)
         return model.to(self.model.device).eval()
 
 
-def title_of(model: PreTrainedModel, name: str) -> str:
-    """The architecture and a name, for readers: `CRATE (digits)`."""
-    kind = model.config.model_type
-    return f"{_ARCHITECTURES.get(kind, kind)} ({name})"
-
-
-def log_skipped(reasons: Sequence[str]) -> None:
-    """Name each image that was left out on request, and count them."""
-    for reason in reasons:
-        logger.warning("skipped %s", reason)
-    if reasons:
-        logger.warning("skipped %d images", len(reasons))
-
-
-def open_saved(path: str | Path, autoencoders: bool = False, finite: bool = True) -> SavedModel:
-    """Read a run directory or a folder written by `save_pretrained`.
+def open_saved(
+    source: str | os.PathLike,
+    kinds: Collection[Kind] | None = None,
+    *,
+    tokenizer: str | None = None,
+    finite: bool = True,
+) -> SavedModel:
+    """Read a saved transformers model, with the head that it was saved with.
 
     Args:
-        path: the folder.
-        autoencoders: take a masked autoencoder too, not classifiers alone.
+        source: a run directory, another folder with a `config.json`, or `hf://owner/name`, which is downloaded.
+        kinds: what it may be for; `None` takes any model. Of a language model the tokenizer is then read at once.
+        tokenizer: another folder or Hub name to take the tokenizer from.
         finite: refuse weights that are NaN or infinite.
 
     Raises:
-        ValueError: as `load_classifier`.
+        ValueError: no such folder, a configuration that cannot be read, a model for something else, weights that do
+            not fit the configuration; or as `SavedModel.tokenizer`.
     """
-    path = Path(path).expanduser().absolute()  # recipe and metrics are read later, perhaps from elsewhere
-    model, processor = (load_saved if autoencoders else load_classifier)(path, finite)
-    return SavedModel(
-        path=path,
-        model=model.to("cuda" if torch.cuda.is_available() else "cpu").eval(),
-        processor=processor,
-        transform=ImageTransform.for_model(model.config, processor),
-    )
+    text = str(source)
+    if kinds is not None:
+        require_kind(text, kinds)
+    config = read_config(text)
+    model, info = read_model(_class_of(config, text), text, finite, config=config)
+    name = type(model).__name__
+    saved = SavedModel(text, model, kind_of_class(name), tokenizer)
+    if kinds is not None and saved.kind not in kinds:
+        raise wrong_kind(text, name, kinds)
+    _require_exact(info, text, kinds is not None or type(model).__module__.startswith("opencrate."))
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if kinds is not None and saved.kind in LANGUAGE:
+        _ = saved.tokenizer
+    return saved
+
+
+def load_model(source: nn.Module | str | os.PathLike) -> nn.Module:
+    """A module as it is; the model of a saved folder, as `open_saved`."""
+    return source if isinstance(source, nn.Module) else open_saved(source).model
+
+
+def untrained_copy(model: nn.Module, seed: int, **changes: Any) -> nn.Module:
+    """The same architecture freshly initialised, on the same device; torch's random state stays as it was.
+
+    Args:
+        model: whose configuration is used.
+        seed: of the weights.
+        changes: fields of the configuration that are to differ.
+
+    Raises:
+        ValueError: the model has no configuration to build it from, or one that the changes do not fit.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"initial='untrained': {type(model).__name__} has no configuration; pass an untrained model")
+    config = type(model.config).from_dict({**model.config.to_dict(), **changes}) if changes else model.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(model)(config)
+    weight = next(model.parameters())
+    return fresh.to(weight.device, weight.dtype)
+
+
+def name_of(model: nn.Module | str | os.PathLike) -> str:
+    """A name for readers: the folder's, the Hub id, or the class's."""
+    if isinstance(model, nn.Module):
+        return type(model).__name__
+    text = str(model)
+    if text.startswith(HUB_PREFIX):
+        return text.removeprefix(HUB_PREFIX)
+    return Path(os.path.realpath(Path(text).expanduser())).name
+
+
+def _require_exact(info: dict[str, Any], source: str, all_used: bool) -> None:
+    """Refuse weights that are not those of the configuration; other people's folders may hold some that are not used.
+
+    Args:
+        info: from `read_model`.
+        source: for messages.
+        all_used: refuse weights that the model lacks, too.
+    """
+    for problem, meaning in _WRONG.items():
+        keys = sorted(map(str, info[f"{problem}_keys"]))
+        if keys and (all_used or problem != "unexpected"):
+            raise ValueError(
+                f"{source}: {meaning}: {_first(keys)} ({len(keys)} in all); config.json and model.safetensors must "
+                "come from the same model"
+            )
+        if keys:
+            logger.warning("%s: left out %d weights that the model lacks: %s", shown(source), len(keys), _first(keys))
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def _class_of(config: PreTrainedConfig, source: Any) -> Any:
+    """The class the model was saved from, so that every weight has its place; AutoModel where that is not known.
+
+    Raises:
+        ValueError: a class of models of another type.
+    """
+    import opencrate
+
+    name = (config.architectures or [""])[0]
+    found = getattr(opencrate if name.startswith("Crate") else transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        return transformers.AutoModel
+    if not isinstance(config, found.config_class or ()):
+        raise ValueError(
+            f"{shown(source)}/config.json: architectures names {name}, which is no class of the model_type "
+            f"{config.model_type}; give the config.json that belongs to the weights"
+        )
+    return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._files import read_json
+from .._outputs import write_json
 from .._suggest import suggest
 from .._values import Seed, allowed, field_error, fitted, shown_value
 from ..recipe.load import SWEEPS, load_recipe
@@ -112,10 +113,10 @@ def choose(sweep: Sweep, arms: Sequence[str] | None = None, seeds: Sequence[int]
     """
     for arm in arms or ():
         if arm not in sweep.arms:
-            raise ValueError(f"--arms: sweep {sweep.name} has no arm '{arm}'; {suggest(arm, sweep.arms)}")
+            raise ValueError(f"arms={arm}: sweep {sweep.name} has no arm '{arm}'; {suggest(arm, sweep.arms)}")
     wanted = set(sweep.arms if arms is None else (*arms, sweep.reference))
     chosen = {name: recipe for name, recipe in sweep.arms.items() if name in wanted}
-    return dataclasses.replace(sweep, arms=chosen, seeds=sweep.seeds if seeds is None else _seeds(seeds, "--seeds"))
+    return dataclasses.replace(sweep, arms=chosen, seeds=sweep.seeds if seeds is None else _seeds(seeds, "seeds"))
 
 
 def arm_recipe(sweep: Sweep, arm: str, seed: int, overrides: Sequence[str] = (), smoke: bool = False) -> Recipe:
@@ -164,7 +165,7 @@ def run_sweep(
         raise ValueError("a sweep runs in one process; start it without torchrun")
     output = Path(output).expanduser()
     if any(word.partition("=")[0].strip() == "training.seed" for word in overrides):
-        raise ValueError("training.seed: a sweep gives every run its own seed; pass --seeds 0,1,... instead")
+        raise ValueError("training.seed: a sweep gives every run its own seed; pass seeds=0,1,... instead")
     recipes = {
         (arm, seed): arm_recipe(sweep, arm, seed, overrides, smoke) for seed in sweep.seeds for arm in sweep.arms
     }
@@ -215,7 +216,7 @@ def _check_place(directory: Path, recipe: Recipe) -> None:
     changed = runs.changed_keys(runs.read_recipe(directory), recipe)
     if changed:
         raise ValueError(
-            f"{directory}: a run with other settings lies there ({runs.in_words(changed)}); choose another --output"
+            f"{directory}: a run with other settings lies there ({runs.in_words(changed)}); choose another `output`"
         )
 
 
@@ -239,7 +240,7 @@ def _measured(arm: str, seed: int, directory: Path, folder: Path, num_images: in
     if kept.get("num_images") != num_images or kept.get("weights") != _mark(directory):
         kept = {"num_images": num_images, "weights": _mark(directory), **measure_run(directory, num_images)}
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(path, kept)
+        write_json(path, kept)
     return ArmRun(arm, seed, str(directory), kept["subspaces"], tuple(kept["shape"]), kept["values"])
 
 

@@ -85,7 +85,7 @@ def measure_run(directory: Path, num_images: int) -> dict[str, Any]:
         directory: of a run of a CRATE, a CRATE autoencoder, or one of its ablations.
         num_images: test images for the layer measures, at most.
     """
-    saved = open_saved(directory, autoencoders=True)
+    saved = open_saved(directory, ("classifier", "autoencoder"))
     train, test = _parts(saved)
     images = test.select(_spread(len(test), num_images))
     values: dict[str, float | None] = {

@@ -189,7 +189,7 @@ class StopSignals(TrainerCallback):
             KeyboardInterrupt: always; says where the checkpoint is and how to go on.
         """
         last = checkpoints.newest(Path(args.output_dir))
-        raise KeyboardInterrupt(f"stopped at step {state.global_step}, saved in {last}; --resume goes on from there")
+        raise KeyboardInterrupt(f"stopped at step {state.global_step}, saved in {last}; resume=True goes on from there")
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.received:

@@ -60,7 +60,7 @@ class WeightAverage(TrainerCallback):
         for name, value in model.named_parameters():
             if name not in stored or stored[name].shape != value.shape:
                 raise ValueError(
-                    f"{shown(path)}: damaged, or not of this model ('{name}'); start again with --overwrite"
+                    f"{shown(path)}: damaged, or not of this model ('{name}'); start again with overwrite=True"
                 )
         self.values = {name: stored[name].to(value.device) for name, value in model.named_parameters()}
 

@@ -31,7 +31,7 @@ def check_extendable(directory: Path, recipe: Recipe) -> None:
     done = f"{directory}: is finished after {steps:,} steps"
     if not changed:
         raise ValueError(
-            f"{done}: there is nothing to resume; --overwrite trains it again, and "
+            f"{done}: there is nothing to resume; overwrite=True trains it again, and "
             f"`{_finetune(directory)}` trains its weights further"
         )
     newest = checkpoints.newest(directory / runs.CHECKPOINTS)
@@ -48,7 +48,7 @@ def check_extendable(directory: Path, recipe: Recipe) -> None:
     raise ValueError(
         f"{done} and cannot go on as a longer run, since {reason}; train its weights further by "
         f"`{_finetune(directory)}`, which starts a new schedule, or train the longer run from the start into another "
-        "--output (or --overwrite this one)"
+        "output directory (or pass overwrite=True to replace this one)"
     )
 
 
@@ -82,4 +82,4 @@ def _keeps_its_rate(training: TrainingRecipe) -> bool:
 
 
 def _finetune(directory: Path) -> str:
-    return f"opencrate finetune {directory} {directory} training.num_train_epochs=... --output NEW"
+    return f"opencrate finetune {directory} {directory} training.num_train_epochs=..."

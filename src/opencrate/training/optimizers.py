@@ -7,7 +7,7 @@ import re
 import torch
 from torch import nn
 
-from ..recipe.schema import TrainingRecipe
+from ..recipe.schema import Recipe
 from .muon import MuonAdamW
 
 UNDECAYED_NAMES = frozenset(
@@ -53,8 +53,8 @@ def muon_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{**decayed, "params": inside, "orthogonal": True}, {**decayed, "params": outside}, plain]
 
 
-def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """The optimizer `training.optim`, on `parameter_groups`.
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimizer `optimiser.optim`, on `parameter_groups`.
 
     AdamW and Lion take weight decay times the learning rate from a weight before the step, SGD adds it to the
     gradient. Lion [arXiv 2302.06675, Alg. 2], with gradient g, momentum m (0 at the start) and decay w:
@@ -63,15 +63,16 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opt
 
     Muon: see `MuonAdamW`.
     """
-    groups = parameter_groups(model, recipe.weight_decay)
-    if recipe.optim == "lion":
+    training, name = recipe.training, recipe.optimiser.optim
+    groups = parameter_groups(model, training.weight_decay)
+    if name == "lion":
         from optimi import Lion
 
-        return Lion(groups, lr=recipe.learning_rate, betas=LION_BETAS, decouple_lr=False)
-    if recipe.optim == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.learning_rate)
-    betas = (recipe.adam_beta1, recipe.adam_beta2)
-    if recipe.optim == "muon":
-        return MuonAdamW(muon_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=betas)
-    fused = True if recipe.optim == "adamw_torch_fused" else None
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=fused)
+        return Lion(groups, lr=training.learning_rate, betas=LION_BETAS, decouple_lr=False)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=training.learning_rate)
+    betas = (training.adam_beta1, training.adam_beta2)
+    if name == "muon":
+        return MuonAdamW(muon_groups(model, training.weight_decay), lr=training.learning_rate, betas=betas)
+    fused = True if name == "adamw_torch_fused" else None
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)

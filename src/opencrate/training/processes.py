@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,14 @@ class Processes:
         self.count = distributed.get_world_size() if several else 1
         self.rank = distributed.get_rank() if several else 0
         self._group = distributed.new_group(backend="gloo") if self.count > 1 else None
+        if self._group is not None:
+            atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        """End gloo's groups while Python still runs: their threads, left behind, abort the process now and then."""
+        group, self._group = self._group, None
+        if distributed.is_initialized():
+            distributed.destroy_process_group(None if distributed.get_backend() == "gloo" else group)
 
     @property
     def main(self) -> bool:

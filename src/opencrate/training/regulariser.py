@@ -12,43 +12,43 @@ from transformers import PretrainedConfig, PreTrainedModel
 from ..blocks import compressions
 from ..modeling_crate import CrateImageClassifierOutput
 from ..objective import coding_rate, subspace_coding_rate
-from ..recipe.schema import TrainingRecipe
+from ..recipe.schema import RegulariserRecipe
 
 OUTPUTS = {"output_hidden_states": True, "output_compressed_states": True}
 """What the model's forward has to record."""
 
 
-def check_regulariser(config: PretrainedConfig, training: TrainingRecipe) -> None:
+def check_regulariser(config: PretrainedConfig, regulariser: RegulariserRecipe) -> None:
     """Refuse a regulariser that does not fit the model.
 
     Raises:
         ValueError: the model is no CRATE, or has no such layer.
     """
-    if not training.srr_weight:
+    if not regulariser.weight:
         return
     if config.model_type != "crate":
         raise ValueError(
-            f"training.srr_weight={training.srr_weight}: the rates need the subspaces of a CRATE, and model.type is "
+            f"regulariser.weight={regulariser.weight}: the rates need the subspaces of a CRATE, and model.type is "
             f"{config.model_type}; set it to 0"
         )
     if config.operator("compression").subspaces is None:
         raise ValueError(
-            f"training.srr_weight={training.srr_weight}: the rates need subspaces, and model.config.compression="
+            f"regulariser.weight={regulariser.weight}: the rates need subspaces, and model.config.compression="
             f"{config.compression!r} has none; set it to 0"
         )
     total = config.num_hidden_layers
-    chosen = training.srr_layers if isinstance(training.srr_layers, list) else []
+    chosen = regulariser.layers if isinstance(regulariser.layers, list) else []
     if any(layer > total for layer in chosen):
-        raise ValueError(f"training.srr_layers={chosen}: the model has the layers 1 to {total}")
+        raise ValueError(f"regulariser.layers={chosen}: the model has the layers 1 to {total}")
 
 
-def regularised_layers(training: TrainingRecipe, num_layers: int, step: int) -> list[int]:
+def regularised_layers(layers: str | list[int], num_layers: int, seed: int, step: int) -> list[int]:
     """The layers (from 1) that count in an optimizer step: all, those listed, or one drawn by (seed, step) alone."""
-    if training.srr_layers == "all":
+    if layers == "all":
         return list(range(1, num_layers + 1))
-    if training.srr_layers == "random":
-        return [1 + int(np.random.default_rng([training.seed, step]).integers(num_layers))]
-    return sorted(set(training.srr_layers))
+    if layers == "random":
+        return [1 + int(np.random.default_rng([seed, step]).integers(num_layers))]
+    return sorted(set(layers))
 
 
 def negative_sparse_rate_reduction(
@@ -81,26 +81,27 @@ def negative_sparse_rate_reduction(
 
 
 def regulariser_sum(
-    model: PreTrainedModel, outputs: CrateImageClassifierOutput, training: TrainingRecipe, step: int
+    model: PreTrainedModel, outputs: CrateImageClassifierOutput, regulariser: RegulariserRecipe, seed: int, step: int
 ) -> Tensor:
     """`negative_sparse_rate_reduction`, mean over the step's layers and summed over the images; a scalar.
 
     Args:
         model: whose bases are used; gradients reach them as well as the states.
         outputs: of its forward with `OUTPUTS`.
-        training: the recipe's `srr_*` fields.
+        regulariser: the recipe's section.
+        seed: of the run, by which layers are drawn.
         step: optimizer steps done.
     """
     steps = compressions(model)
-    layers = regularised_layers(training, len(steps), step)
+    layers = regularised_layers(regulariser.layers, len(steps), seed, step)
     values = [
         negative_sparse_rate_reduction(
             outputs.compressed_states[layer - 1],
             outputs.hidden_states[layer],
             steps[layer - 1].operator.bases(),
-            training.srr_parts,
-            training.srr_lambda,
-            training.srr_eps,
+            regulariser.parts,
+            regulariser.sparsity,
+            regulariser.eps,
         )
         for layer in layers
     ]

@@ -12,12 +12,14 @@ from typing import Any
 from safetensors.torch import save_model
 from transformers import TrainingArguments
 
-from ..recipe.load import recipe_yaml
+from .._outputs import write_json, write_text
+from ..recipe.load import load_recipe, recipe_yaml
 from ..recipe.locations import located
 from ..recipe.schema import Recipe
 from ..store import runs
 from ..store.build import check_model
 from ..store.checkpoints import check_readable, disk_errors, newest, step_of
+from ..store.environment import environment
 from .allocator import keep_freed_memory
 from .callbacks import RunLog
 from .extension import check_extendable, is_finished, take_up
@@ -42,7 +44,7 @@ def default_run_directory(recipe: Recipe) -> Path:
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -54,11 +56,11 @@ def train(
     is done. `training.per_device_train_batch_size` times the processes (times the accumulation steps) is what one
     optimizer step sees.
 
-    With `training.ema_decay` the averaged weights are evaluated and saved as the model; the last weights themselves
+    With `optimiser.ema_decay` the averaged weights are evaluated and saved as the model; the last weights themselves
     lie beside them in `last.safetensors`.
 
     Args:
-        recipe: from `load_recipe`.
+        recipe: from `load_recipe`, or what that takes.
         output_dir: the run directory; `runs/<recipe>-seed<seed>` by default.
         overwrite: replace a finished run of that name, once this one is complete, and an unfinished one at once.
         resume: go on from the newest checkpoint of the unfinished run in that place; from the start if it has none. A
@@ -77,7 +79,7 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written.
         OSError: the disk is full (`errno.ENOSPC`).
     """
-    recipe = located(recipe)
+    recipe = located(recipe if isinstance(recipe, Recipe) else load_recipe(recipe))
     directory = Path(output_dir).expanduser() if output_dir is not None else default_run_directory(recipe)
     partial = runs.partial_directory(directory)
     extends = resume and is_finished(directory)
@@ -86,10 +88,10 @@ def train(
         return TrainedRun(directory, runs.read_metrics(directory))
     check_model(recipe)
     keep_freed_memory()
-    if recipe.training.tensorboard:
+    if recipe.logging.tensorboard:
         _require_tensorboard()
     parts = task_of(recipe.task).build(recipe, skip_bad)
-    arguments = training_arguments(recipe.training, partial / runs.CHECKPOINTS, validate=parts.validation is not None)
+    arguments = training_arguments(recipe, partial / runs.CHECKPOINTS, validate=parts.validation is not None)
     if arguments.process_index > 0:
         _fit(recipe, parts, arguments, resume)
         return None
@@ -97,15 +99,15 @@ def train(
     with disk_errors(partial / runs.CHECKPOINTS), runs.new_directory(directory, replaces, resume) as working:
         if extends and newest(working / runs.CHECKPOINTS) is None:
             take_up(directory, working)
-        runs.write_text(working / runs.RECIPE, recipe_yaml(recipe))
-        runs.write_json(working / runs.ENVIRONMENT, runs.environment())
+        write_text(working / runs.RECIPE, recipe_yaml(recipe))
+        write_json(working / runs.ENVIRONMENT, environment())
         parts.processor.save_pretrained(working)
         if starts_whitened(recipe.model):  # the rest of the start follows from the seed
             runs.save_start(working, parts.model)
         metrics = _fit(recipe, parts, arguments, resume)
         parts.model.save_pretrained(working)
         metrics = {**metrics, **task_of(recipe.task).test(parts.model, parts, recipe), "data": parts.data}
-        runs.write_json(working / runs.METRICS, metrics)
+        write_json(working / runs.METRICS, metrics)
         if recipe.training.save_strategy == "no":  # there is one if the run was interrupted
             shutil.rmtree(working / runs.CHECKPOINTS, ignore_errors=True)
     return TrainedRun(directory, metrics)
@@ -114,7 +116,7 @@ def train(
 def _check_target(recipe: Recipe, directory: Path, overwrite: bool, resume: bool) -> None:
     """Refuse, before any data is read, what cannot be written to."""
     if overwrite and resume:
-        raise ValueError("--resume goes on with a run, --overwrite starts it again: give one of them")
+        raise ValueError("resume=True goes on with a run, overwrite=True starts it again: give one of them")
     partial, extends = runs.partial_directory(directory), resume and is_finished(directory)
     text = (recipe.text.path, recipe.text.tokenizer, recipe.glue.path, recipe.glue.tokenizer)
     inputs = (recipe.data.path, recipe.model.init_from, *text)
@@ -128,7 +130,7 @@ def _check_target(recipe: Recipe, directory: Path, overwrite: bool, resume: bool
 def _require_tensorboard() -> None:
     if importlib.util.find_spec("tensorboard") is None:
         raise ValueError(
-            "training.tensorboard=true: the tensorboard package is not installed; `pip install opencrate[tensorboard]`,"
+            "logging.tensorboard=true: the tensorboard package is not installed; `pip install opencrate[tensorboard]`,"
             " or leave the option out"
         )
 

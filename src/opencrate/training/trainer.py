@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import sys
 import time
@@ -20,12 +19,13 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .._files import read_json, shown
+from .._outputs import write_json
 from .._pretrained import read_model
 from ..data.draws import DrawSampler
 from ..data.images.tensors import in_batches
 from ..evaluation.inputs import evaluating
 from ..modeling_crate_base import CratePreTrainedModel
-from ..recipe.schema import Recipe, TrainingRecipe
+from ..recipe.schema import Recipe
 from ..store import checkpoints
 from . import regulariser
 from .callbacks import FiniteWatch, ProgressBar, RunLog, StopSignals
@@ -53,10 +53,6 @@ _PROGRESS_KEYS |= {"processes", "training_samples"}
 AVERAGE = "ema.safetensors"
 TENSORBOARD = "tensorboard"
 """The folder of TensorBoard's event files in a run directory."""
-_OURS = (
-    *("optim", "ema_decay", "min_learning_rate", "tensorboard", "measure_images", "measure_every_epochs"),
-    *("srr_weight", "srr_parts", "srr_layers", "srr_lambda", "srr_eps"),
-)  # fields of the recipe that TrainingArguments does not know as such
 
 
 class RecipeTrainer(OpenTrainer):
@@ -66,13 +62,13 @@ class RecipeTrainer(OpenTrainer):
     same machine, the same weights and history, bit for bit, as one that was not.
 
     Attributes:
-        average: the moving average of the weights; `None` where `training.ema_decay` is 0.
+        average: the moving average of the weights; `None` where `optimiser.ema_decay` is 0.
         resumed_at: steps at which this run was taken up again.
 
     Args:
         parts: of the recipe, from its task.
         args: from `training_arguments`.
-        recipe: its `task`, `training` and `augmentation` are used.
+        recipe: its data and model are not used.
         log: told of everything that is logged.
     """
 
@@ -103,11 +99,11 @@ class RecipeTrainer(OpenTrainer):
         draws = DrawSampler(len(parts.train), args.seed, self.samples_per_step, recipe.augmentation)
         size, rank = args.per_device_train_batch_size, self.processes.rank
         self.batches = SharedBatches(draws, size, rank, self.processes.count)
-        self.average = WeightAverage(recipe.training.ema_decay) if recipe.training.ema_decay else None
+        self.average = WeightAverage(recipe.optimiser.ema_decay) if recipe.optimiser.ema_decay else None
         self.run_log = log
         self.white_box = None
         if parts.measured is not None and not self.is_fsdp_enabled:  # one process alone cannot run a sharded model
-            self.white_box = WhiteBoxLog(parts.model, parts.measured, recipe.training, log, self.average)
+            self.white_box = WhiteBoxLog(parts.model, parts.measured, recipe, log, self.average)
         self.resumed_at: list[int] = []
         self._watch = FiniteWatch()
         self._signals = StopSignals(self.processes)
@@ -148,7 +144,7 @@ class RecipeTrainer(OpenTrainer):
         """
         self._checkpoint = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         self._started = time.perf_counter()
-        if self.recipe.training.tensorboard and self.processes.main:
+        if self.recipe.logging.tensorboard and self.processes.main:
             self._start_tensorboard()
         try:
             with self._signals:
@@ -193,7 +189,7 @@ class RecipeTrainer(OpenTrainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The recipe's optimizer."""
         if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model if model is None else model, self.recipe.training)
+            self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
         return self.optimizer
 
     def count_items(self, batches: list[dict[str, Tensor]]) -> int:
@@ -208,7 +204,7 @@ class RecipeTrainer(OpenTrainer):
         num_items_in_batch: int | None = None,
     ) -> Any:
         """This batch's part of the step's loss, with penalties."""
-        weight = self.recipe.training.srr_weight
+        weight = self.recipe.regulariser.weight
         loss, outputs = self.task.loss_sum(model, inputs, self.recipe, regulariser.OUTPUTS if weight else {})
         if weight:
             loss = loss + weight * self._regulariser(outputs)
@@ -218,7 +214,8 @@ class RecipeTrainer(OpenTrainer):
 
     def _regulariser(self, outputs: Any) -> Tensor:
         """Summed over the images of this batch, as the cross-entropy is."""
-        return regulariser.regulariser_sum(self.model, outputs, self.recipe.training, self.state.global_step)
+        chosen, seed = self.recipe.regulariser, self.recipe.training.seed
+        return regulariser.regulariser_sum(self.model, outputs, chosen, seed, self.state.global_step)
 
     def gradient_is_ready(self, norm: Any) -> None:
         """Stop before the weights move where loss or gradient are not finite."""
@@ -253,7 +250,7 @@ class RecipeTrainer(OpenTrainer):
             return load()
         stored, info = read_model(type(self.model), checkpoint)
         if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
-            raise ValueError(f"{checkpoint}: is not of this model; start again with --overwrite")
+            raise ValueError(f"{checkpoint}: is not of this model; start again with overwrite=True")
         self.model.load_state_dict(stored.state_dict(), strict=True)
 
     def checkpoints_folder(self) -> Path:
@@ -300,7 +297,7 @@ class RecipeTrainer(OpenTrainer):
             "logged_at": self.logged_at,
             **self._identity(),
         }
-        (checkpoint / PROGRESS).write_text(json.dumps(progress, indent=2) + "\n", encoding="utf-8")
+        write_json(checkpoint / PROGRESS, progress)
 
     def _identity(self) -> dict[str, int]:
         return {"processes": self.processes.count, "training_samples": len(self.train_dataset)}
@@ -317,7 +314,7 @@ class RecipeTrainer(OpenTrainer):
             if progress[name] != value:
                 raise ValueError(
                     f"{self._checkpoint}: was written with {name}={progress[name]}, now it is {value}; resume with "
-                    "the same, or start again with --overwrite"
+                    "the same, or start again with overwrite=True"
                 )
         self.losses_since_logged.fill_(progress["losses_since_logged"][self.processes.rank])
         self.logged_at = progress["logged_at"]
@@ -357,13 +354,13 @@ class _Flow(TrainerCallback):
             control.should_save, self._save_later = True, False
 
 
-def training_arguments(recipe: TrainingRecipe, output_dir: Path, validate: bool) -> TrainingArguments:
+def training_arguments(recipe: Recipe, output_dir: Path, validate: bool) -> TrainingArguments:
     """The recipe's `training` section as transformers' `TrainingArguments`; joins the processes of a `torchrun`."""
-    fields = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in _OURS}
+    has_end = "min_lr" in recipe.training.lr_scheduler_type
     return TrainingArguments(
         output_dir=str(output_dir),
-        **fields,
-        lr_scheduler_kwargs={"min_lr": recipe.min_learning_rate} if "min_lr" in recipe.lr_scheduler_type else {},
+        **dataclasses.asdict(recipe.training),
+        lr_scheduler_kwargs={"min_lr": recipe.optimiser.min_learning_rate} if has_end else {},
         eval_strategy="epoch" if validate else "no",
         logging_strategy="epoch",
         logging_nan_inf_filter=False,

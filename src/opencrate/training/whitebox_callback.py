@@ -21,7 +21,7 @@ from ..data.images.sources import ImageSplits
 from ..data.images.tensors import ImageTransform
 from ..data.text.load import TextSplits
 from ..evaluation.inputs import num_inputs_of, read_batches
-from ..recipe.schema import TrainingRecipe
+from ..recipe.schema import Recipe
 from .callbacks import RunLog
 from .ema import WeightAverage
 
@@ -93,7 +93,7 @@ class WhiteBoxLog(TrainerCallback):
     Args:
         model: a CRATE, or a CRATE autoencoder, whose encoder is measured on whole images.
         inputs: to measure on.
-        training: the recipe's `measure_*` fields.
+        recipe: of the run.
         log: where a line per measurement is written.
         average: measured in place of the weights, since it is what the run leaves.
     """
@@ -102,7 +102,7 @@ class WhiteBoxLog(TrainerCallback):
         self,
         model: PreTrainedModel,
         inputs: MeasuredInputs,
-        training: TrainingRecipe,
+        recipe: Recipe,
         log: RunLog,
         average: WeightAverage | None = None,
     ) -> None:
@@ -110,8 +110,8 @@ class WhiteBoxLog(TrainerCallback):
         self.writer: Any = None
         self._model = model
         self._inputs = inputs
-        self._every = training.measure_every_epochs
-        self._batch_size = training.per_device_eval_batch_size
+        self._every = recipe.logging.measure_every_epochs
+        self._batch_size = recipe.training.per_device_eval_batch_size
         self._log = log
         self._average = average
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
-from ..._files import parse_json, read_bytes, shown
-from ..._pretrained import HUB_PREFIX
+from ..._files import HUB_PREFIX, parse_json, read_bytes, shown
 from ..._values import shown_value
 from ...configuration_crate import pair
 from ...data.images.masks import MaskedImages
@@ -18,17 +16,42 @@ from ...data.images.tensors import in_batches
 from ...data.text.cache import tokenised
 from ...data.text.load import blocks_of
 from ...data.text.options import TextData
-from ...evaluation.language import open_language_model
-from ...store import runs, texts
-from ...store.kinds import kind_of
-from ...store.load import load_model
-from ...store.saved import open_saved
-from ...store.unlabelled import Inputs, PlainModel, image_batches
+from ...store import runs
+from ...store.inputs import Inputs, documents_of, image_batches, input_batches, labelled_images
+from ...store.kinds import LANGUAGE, kind_of
+from ...store.saved import SavedModel, open_saved
+from .diagnose import Diagnosis, diagnose
 from .outputs import take
 
+_NO_TEXT = "no text given; name one by `text`"
 _OWN_ONLY = "known for a run's own data only"
 _IMAGES, _TEXTS = 256, 32
 """Inputs at a time."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model and what it is to be checked on; nothing named is what its run held out.
+
+    Attributes:
+        source: the folder, or `hf://owner/name`.
+        data: images, with labels or without, as `ImageData.path`.
+        text, text_column, document: a text, as `TextData`.
+        tokenizer: a folder with one, where the model has none.
+        block_size: tokens per text.
+        num_inputs: images or texts, at most.
+        skip_bad: leave out unreadable images.
+    """
+
+    source: str
+    data: str | None = None
+    text: str | None = None
+    text_column: str | None = None
+    document: Literal["file", "paragraph", "line"] = "file"
+    tokenizer: str | None = None
+    block_size: int = 128
+    num_inputs: int = 256
+    skip_bad: bool = False
 
 
 @dataclass
@@ -40,103 +63,108 @@ class Case:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def open_case(arguments: argparse.Namespace) -> Case:
-    """Everything that the options name, of whatever kind the model is.
+def diagnose_saved(source: str, **given: Any) -> Diagnosis:
+    """Check a saved model, of whatever kind, with its training log and what its run wrote down.
+
+    Args:
+        source: a run directory, another saved folder, or `hf://owner/name`.
+        given: fields of `Given`: what to check it on.
 
     Raises:
         ValueError: a model, data or log that cannot be read, or inputs of the other kind.
     """
-    source = arguments.model
-    kind = kind_of(source)
-    if kind == "classifier":
-        case = _classifier(arguments)
-    elif kind in ("causal", "masked"):
-        case = _language(arguments)
+    named = Given(str(source), **given)
+    case = open_case(named)
+    return diagnose(case.model, num_images=named.num_inputs, name=named.source, missing=case.missing, **case.inputs)
+
+
+def open_case(given: Given) -> Case:
+    """Everything that is named, of whatever kind the model is.
+
+    Raises:
+        ValueError: as `diagnose_saved`.
+    """
+    kind, local = kind_of(given.source), not given.source.startswith(HUB_PREFIX)
+    if kind in LANGUAGE:
+        case = _language(given)
     else:
-        case = _plain(arguments)
-    if not source.startswith(HUB_PREFIX):
-        _add_log(Path(source).expanduser(), case)
+        saved = open_saved(given.source, finite=False)
+        if saved.reads == "texts":
+            case = _texts(saved, given) if local else _language(given)
+        else:
+            case = _images(saved, given, labelled=kind == "classifier")
+    if local:
+        _add_log(Path(given.source).expanduser(), case)
     return case
 
 
-def _refuse(arguments: argparse.Namespace, reads: str) -> None:
+def _refuse(given: Given, reads: Literal["images", "texts"]) -> None:
     """Refuse what the model cannot read."""
-    wrong = ("text", "tokenizer") if reads == "images" else ("data",)
-    right = "--data IMAGES" if reads == "images" else "--text TEXT"
-    for option in wrong:
-        if getattr(arguments, option) is not None:
-            raise ValueError(f"--{option}: {arguments.model} reads {reads}; give {right} instead")
+    wrong, right = (("text", "tokenizer"), "data") if reads == "images" else (("data",), "text")
+    for name in wrong:
+        if getattr(given, name) is not None:
+            raise ValueError(f"`{name}`: {given.source} reads {reads}; give `{right}` instead")
 
 
-def _classifier(arguments: argparse.Namespace) -> Case:
-    """An image classifier in a folder, with labels where they are its own."""
-    _refuse(arguments, "images")
-    if not (Path(arguments.model).expanduser() / "preprocessor_config.json").is_file():
-        case = Case(load_model(arguments.model, finite=False))
-        _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", arguments)
-        return case
-    saved = open_saved(arguments.model, finite=False)
+def _images(saved: SavedModel, given: Given, labelled: bool) -> Case:
+    """A model of images in a folder, with labels where it is a classifier and they are its own."""
+    _refuse(given, "images")
     case = Case(saved.model)
+    if not labelled:
+        _add_images(case, saved, given)
+        return case
+    if not (saved.path / "preprocessor_config.json").is_file():
+        _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", given)
+        return case
     held_out = bool(saved.recipe and saved.recipe.data.validation_fraction)
-    split = "validation" if held_out and not arguments.data else "test"
+    split = "validation" if held_out and not given.data else "test"
     try:
-        case.inputs["batches"] = saved.batches(saved.images(arguments.data, split, arguments.skip_bad))
+        case.inputs["batches"] = saved.batches(labelled_images(saved, given.data, split, given.skip_bad))
     except (ValueError, OSError) as error:
         case.missing["labels"] = f"the labels are not used: {error}"
-        _add_images(case, arguments)
+        _add_images(case, saved, given)
         return case
-    if saved.recipe is None or arguments.data:
+    if saved.recipe is None or given.data:
         case.missing.update({"training images": f"training images are {_OWN_ONLY}", "stored score": _OWN_ONLY})
         return case
-    case.inputs["train_batches"] = saved.batches(saved.images(None, "train", arguments.skip_bad))
+    case.inputs["train_batches"] = saved.batches(labelled_images(saved, None, "train", given.skip_bad))
     _add_stored(case, saved.metrics)
     if held_out:
-        case.inputs["scored"] = saved.batches(saved.images(None, "test", arguments.skip_bad))
+        case.inputs["scored"] = saved.batches(labelled_images(saved, None, "test", given.skip_bad))
     return case
 
 
-def _plain(arguments: argparse.Namespace) -> Case:
-    """A model without a classifier's or a language model's head in a folder, or any at the Hub."""
-    plain = PlainModel(arguments.model, load_model(arguments.model, finite=False))
-    if plain.reads == "images":
-        _refuse(arguments, "images")
-        case = Case(plain.model)
-        _add_images(case, arguments)
-        return case
-    if arguments.model.startswith(HUB_PREFIX):
-        return _language(arguments)
-    _refuse(arguments, "text")
-    case = Case(plain.model)
-    if arguments.text is None:
-        _no_inputs(case, "no text given; name one with --text TEXT", arguments)
+def _texts(saved: SavedModel, given: Given) -> Case:
+    """A model of texts without a language model's head, in a folder."""
+    _refuse(given, "texts")
+    case = Case(saved.model)
+    if given.text is None:
+        _no_inputs(case, _NO_TEXT, given)
     else:
-        read = Inputs(text=arguments.text, tokenizer=arguments.tokenizer, block_size=arguments.block_size)
-        case.inputs["batches"] = plain.batches(read)
+        read = Inputs(text=given.text, tokenizer=given.tokenizer, block_size=given.block_size)
+        case.inputs["batches"] = input_batches(saved, read)
         case.missing["stored score"] = _OWN_ONLY
     return case
 
 
-def _add_images(case: Case, arguments: argparse.Namespace) -> None:
+def _add_images(case: Case, saved: SavedModel, given: Given) -> None:
     """Images without labels; those of a run's own data may be missing."""
     try:
-        named = Inputs(data=arguments.data, skip_bad=arguments.skip_bad)
-        batches = image_batches(arguments.model, case.model.config, named, _IMAGES)[0]
+        batches = image_batches(saved, Inputs(data=given.data, skip_bad=given.skip_bad), _IMAGES)[0]
     except (ValueError, OSError) as error:
-        _no_inputs(case, f"no images: {error}", arguments)
+        _no_inputs(case, f"no images: {error}", given)
         return
-    kept, _ = take(batches, arguments.num_images)
-    case.inputs["batches"] = [
-        {"pixel_values": batch["pixel_values"]} for batch in kept
-    ]  # labels may be another model's
+    kept, _ = take(batches, given.num_inputs)
+    case.inputs["batches"] = [{"pixel_values": batch["pixel_values"]} for batch in kept]  # labels may be another's
     case.missing.setdefault("labels", "the images have no labels")
     case.missing.update({"training images": f"training images are {_OWN_ONLY}", "stored score": _OWN_ONLY})
-    _add_masked_score(case, Path(arguments.model).expanduser(), arguments.data, batches.dataset)
+    _add_masked_score(case, saved.path, given.data, batches.dataset)
 
 
-def _no_inputs(case: Case, reason: str, arguments: argparse.Namespace) -> None:
+def _no_inputs(case: Case, reason: str, given: Given) -> None:
     """Check the weights alone, unless the user named images."""
-    if arguments.data:
-        raise ValueError(f"--data {arguments.data}: {reason.removeprefix('no images: ')}")
+    if given.data:
+        raise ValueError(f"data={given.data}: {reason.removeprefix('no images: ')}")
     case.missing.update(dict.fromkeys(("images", "texts", "labels", "training images", "stored score"), reason))
 
 
@@ -161,25 +189,25 @@ def _add_stored(case: Case, metrics: dict[str, Any] | None) -> None:
         case.missing["stored score"] = "the run wrote down no score on held-out data"
 
 
-def _language(arguments: argparse.Namespace) -> Case:
+def _language(given: Given) -> Case:
     """A language model on a text, or on what its run held out."""
-    _refuse(arguments, "text")
-    is_run = (Path(arguments.model).expanduser() / runs.RECIPE).is_file()
-    if arguments.text is None and not is_run:
-        case = Case(load_model(arguments.model, finite=False))
-        _no_inputs(case, "no text given; name one with --text TEXT", arguments)
+    _refuse(given, "texts")
+    is_run = (Path(given.source).expanduser() / runs.RECIPE).is_file()
+    if given.text is None and not is_run:
+        case = Case(open_saved(given.source, finite=False).model)
+        _no_inputs(case, _NO_TEXT, given)
         return case
-    opened = open_language_model(arguments.model, arguments.tokenizer, finite=False)
+    opened = open_saved(given.source, LANGUAGE, tokenizer=given.tokenizer, finite=False)
     case = Case(opened.model, missing={"labels": "the model reads text", "stored score": _OWN_ONLY})
-    named = arguments.text and TextData(arguments.text, arguments.text_column, arguments.document)
-    documents = texts.documents_of(arguments.model, named)
-    if arguments.text is None:
-        data = runs.read_recipe(arguments.model).text
-        if arguments.tokenizer is None:
-            _add_stored(case, runs.read_metrics(arguments.model))
+    named = given.text and TextData(given.text, given.text_column, given.document)
+    documents = documents_of(given.source, named)
+    if given.text is None:
+        data = runs.read_recipe(given.source).text
+        if given.tokenizer is None:
+            _add_stored(case, runs.read_metrics(given.source))
     else:
-        size = min(arguments.block_size, opened.context)
-        data = TextData(arguments.text, arguments.text_column, arguments.document, block_size=size)
+        size = min(given.block_size, opened.context)
+        data = TextData(given.text, given.text_column, given.document, block_size=size)
     file = tokenised(documents, opened.tokenizer)
     blocks = blocks_of(file, data, opened.kind, opened.tokenizer, "held-out")
     case.inputs["batches"] = in_batches(blocks, _TEXTS)

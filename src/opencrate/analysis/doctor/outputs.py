@@ -13,8 +13,8 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from ...configuration_crate import pair
 from ...data.text.masking import IGNORED
 from ...evaluation.inputs import Batch, evaluating, num_inputs_of, read_batches
-from ...evaluation.language import kind_of
-from ...evaluation.reconstruction import AUTOENCODERS, MaskedPatchErrors, grid_of, masked_patch_errors, patch_noise
+from ...evaluation.reconstruction import MaskedPatchErrors, grid_of, masked_patch_errors, patch_noise
+from ...store.kinds import LANGUAGE, kind_of_class
 from .vitals import Accuracy, labels_of, logits_of
 
 _SEED = 0
@@ -82,7 +82,7 @@ def measure_outputs(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> O
         return Outputs(text=_text_answers(model, batches) if _is_language_model(model) else None)
     pixels = torch.cat([batch["pixel_values"] for batch in batches]).float().cpu()
     scale = (float(pixels.mean()), float(pixels.std()))
-    if type(model).__name__ in AUTOENCODERS:
+    if kind_of_class(type(model).__name__) == "autoencoder":
         return Outputs(pixels=scale, errors=_masked_errors(model, batches))
     logits, labels = logits_of(model, batches), labels_of(batches)
     return Outputs(
@@ -101,7 +101,7 @@ def measure_score(model: nn.Module, batches: Iterable[Batch], num_inputs: int) -
         if not _is_language_model(model):
             return None, whole
         return Score(torch.cat([_guess(model, *one)[0] for one in _scored(model, kept, shuffle=False)])), whole
-    if type(model).__name__ in AUTOENCODERS:
+    if kind_of_class(type(model).__name__) == "autoencoder":
         return Score(_masked_errors(model, kept).model), whole
     logits, labels = logits_of(model, kept), labels_of(kept)
     if logits is None or labels is None:
@@ -179,11 +179,7 @@ def _masked_errors(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> Ma
 
 
 def _is_language_model(model: nn.Module) -> bool:
-    try:
-        kind_of(model)
-    except (ValueError, AttributeError):
-        return False
-    return True
+    return kind_of_class(type(model).__name__) in LANGUAGE
 
 
 def _text_answers(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> TextAnswers:
@@ -211,7 +207,7 @@ def _scored(
     model: nn.Module, batches: Sequence[dict[str, Tensor]], shuffle: bool
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
     """Ids, the token wanted at every place (-100 for none), both `(B, N)`, and the mask where there is one."""
-    causal = kind_of(model) == "causal"
+    causal = kind_of_class(type(model).__name__) == "causal"
     generator = torch.Generator().manual_seed(_SEED)
     for batch in batches:
         ids, labels = batch["input_ids"], batch.get("labels", batch["input_ids"])

@@ -17,8 +17,9 @@ from scipy import stats
 from ...data.text.blocks import TokenBlocks
 from ...data.text.cache import tokenised
 from ...data.text.documents import Documents
-from ...evaluation.language import LanguageModel, progress
+from ...evaluation.language import progress
 from ...stats.intervals import Interval, bootstrap_mean
+from ...store.saved import SavedModel
 from ..record.states import record
 from .codes import code_modules, codes_kind, directions, promoted_logits
 from .scores import TokenTables, detection, pearson, spearman, strong_positions
@@ -120,7 +121,7 @@ class Features:
 
 
 def find_features(
-    language: LanguageModel,
+    language: SavedModel,
     documents: Documents,
     *,
     layers: Sequence[int] | None = None,
@@ -191,7 +192,7 @@ def difference(first: Features, second: Features, score: str, seed: int = 0) -> 
     return Interval(*(torch.tensor(float(value)).double() for value in bounds), min(map(len, samples)), 0.95)
 
 
-def text_blocks(language: LanguageModel, documents: Documents, num_tokens: int, block_size: int) -> np.ndarray:
+def text_blocks(language: SavedModel, documents: Documents, num_tokens: int, block_size: int) -> np.ndarray:
     """The first token ids of a text, `(blocks, N)`: an even number of blocks, at least four.
 
     Raises:
@@ -207,7 +208,7 @@ def text_blocks(language: LanguageModel, documents: Documents, num_tokens: int, 
 
 
 def _activations(
-    language: LanguageModel,
+    language: SavedModel,
     blocks: np.ndarray,
     layers: Sequence[int],
     num_features: int,
@@ -235,7 +236,7 @@ def _activations(
 
 
 def _features_of_layer(
-    language: LanguageModel,
+    language: SavedModel,
     blocks: np.ndarray,
     layer: int,
     drawn: np.ndarray,
@@ -317,7 +318,7 @@ def _from_contexts(
     return table.predict(blocks[half:].reshape(-1), previous[half:].reshape(-1))[:, 0]
 
 
-def _context(language: LanguageModel, ids: np.ndarray, values: np.ndarray, at: int) -> Context:
+def _context(language: SavedModel, ids: np.ndarray, values: np.ndarray, at: int) -> Context:
     window = slice(max(0, at - _SIDE), at + _SIDE + 1)
     return Context(
         tokens=tuple(token_text(language, int(token)) for token in ids[window]),
@@ -326,7 +327,7 @@ def _context(language: LanguageModel, ids: np.ndarray, values: np.ndarray, at: i
     )
 
 
-def _promoted(language: LanguageModel, layer: int, drawn: np.ndarray, count: int = 8) -> list[tuple]:
+def _promoted(language: SavedModel, layer: int, drawn: np.ndarray, count: int = 8) -> list[tuple]:
     """For each feature the tokens that it raises most; none where a head of more than a norm lies between (BERT's)."""
     if language.kind == "masked" and codes_kind(language.model) != "sparse codes":
         return [()] * len(drawn)
@@ -339,7 +340,7 @@ def _promoted(language: LanguageModel, layer: int, drawn: np.ndarray, count: int
     ]
 
 
-def token_text(language: LanguageModel, token: int) -> str:
+def token_text(language: SavedModel, token: int) -> str:
     """A token as a reader sees it: its text, a special token by its name."""
     text = language.tokenizer.decode([token])
     return text or str(language.tokenizer.convert_ids_to_tokens(token))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from ...data.text.documents import Documents
 from ...evaluation.generation import Sampling, generate
 from ...evaluation.inputs import evaluating
-from ...evaluation.language import LanguageModel
+from ...evaluation.language import progress
+from ...store.saved import SavedModel
 from .codes import feature_set_to
-from .find import token_text
+from .find import Features, text_blocks, token_text
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Steering:
 
 
 def steer(
-    language: LanguageModel,
+    language: SavedModel,
     layer: int,
     feature: int,
     value: float,
@@ -81,10 +85,44 @@ def steer(
     )
 
 
-def _named(language: LanguageModel, tokens: Tensor, values: Tensor) -> tuple[tuple[str, float], ...]:
+def steer_each(
+    language: SavedModel,
+    report: Features,
+    documents: Documents,
+    chosen: Sequence[tuple[int, int, float]] | None = None,
+    prompt: str = "",
+    seed: int = 0,
+) -> list[Steering]:
+    """Set several features, one after another.
+
+    Args:
+        language: a causal model.
+        report: of its features.
+        documents: the text to measure the distribution on.
+        chosen: (layer, feature, value) each; by default in each layer the first feature of the report that fires, set
+            to ten times its largest value.
+        prompt: what the texts begin with.
+        seed: of their draws.
+
+    Raises:
+        ValueError: as `steer`.
+    """
+    if chosen is None:
+        first: dict[int, tuple[int, int, float]] = {}
+        for one in report.features:
+            if one.maximum > 0:
+                first.setdefault(one.layer, (one.layer, one.index, 10 * one.maximum))
+        chosen = list(first.values())
+    ids = torch.from_numpy(text_blocks(language, documents, 1 << 10, report.block_size)[:8])
+    room = language.context - len(language.tokenizer(prompt)["input_ids"])
+    sampling = Sampling(max_new_tokens=max(1, min(60, room)), temperature=0.8, seed=seed)
+    return [steer(language, *place, ids, prompt, sampling) for place in progress(chosen, "setting features")]
+
+
+def _named(language: SavedModel, tokens: Tensor, values: Tensor) -> tuple[tuple[str, float], ...]:
     return tuple((token_text(language, token), value) for token, value in zip(tokens.tolist(), values.tolist()))
 
 
-def _log_probabilities(language: LanguageModel, ids: Tensor) -> Tensor:
+def _log_probabilities(language: SavedModel, ids: Tensor) -> Tensor:
     with evaluating(language.model):
         return language.model(input_ids=ids.to(language.model.device)).logits.float().log_softmax(-1).cpu()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..._files import read_json, shown
 from ..._outputs import write_whole
 from ...evaluation.inputs import Batch
-from ...store.load import load_model, name_of, untrained_copy
+from ...store.saved import load_model, name_of, untrained_copy
 from ..record.hooks import BlockHooks
 from ..record.states import CRATE_HALF_STEP, LEARNED, describe_states
 from .result import LayerMeasures, layer_measures

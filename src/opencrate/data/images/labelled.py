@@ -100,7 +100,7 @@ def relabelled(dataset: Dataset, names: list[str], where: str) -> Dataset:
         if nameless(names):
             raise ValueError(
                 f"{where}: the model's {len(names)} classes have no names ({names[0]}, ...); give them by "
-                "`opencrate evaluate --class-names FILE`, or imagenet, or order (the classes of the data, sorted)"
+                "`class_names`: a file, imagenet, or order (the classes of the data, sorted)"
             )
         raise ValueError(
             f"{where}: class '{unknown[0]}'{more} is not among the {len(names)} classes of the model or training "

@@ -24,8 +24,7 @@ import numpy as np
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
-from ..._files import path_problem, require_file, shown
-from ..._pretrained import HUB_PREFIX
+from ..._files import HUB_PREFIX, path_problem, require_file, shown
 from ..options import ImageData
 from .binary import cifar_files, idx_files, read_cifar, read_idx, refuse_pickles
 from .files import LeftOut, is_image, start_of, visible_files, what_it_is
@@ -102,45 +101,27 @@ def load_images(
     return ImageSplits(train, validation, test, tuple(skipped or ()))
 
 
-def load_labelled(
-    path: str | Path,
-    label_names: list[str],
-    image_column: str | None = None,
-    label_column: str | None = None,
-    skipped: list[str] | None = None,
-) -> Dataset:
+def load_labelled(path: str | Path, label_names: list[str], skipped: list[str] | None = None) -> Dataset:
     """Images for evaluation, labelled by class name with a trained model's label numbers.
 
     Args:
         path: as `ImageData.path`; of data in parts the test part is read, else the validation part.
         label_names: the model's class names; the images may be of some of them, but of no others.
-        image_column: as `ImageData.image_column`.
-        label_column: as `ImageData.label_column`.
         skipped: as for `read_parts`.
 
     Raises:
-        ValueError: a source that is missing, empty or damaged, a class folder without images, an unknown class, or
-            data with a training part only.
+        ValueError: as `evaluation_part`, or an unknown class.
     """
-    return relabelled(evaluation_part(path, image_column, label_column, skipped), label_names, str(path))
+    return relabelled(evaluation_part(path, skipped), label_names, str(path))
 
 
-def evaluation_part(
-    path: str | Path,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    skipped: list[str] | None = None,
-) -> Dataset:
+def evaluation_part(path: str | Path, skipped: list[str] | None = None) -> Dataset:
     """The test part of a source, else its validation part, else all of it, with its own classes.
-
-    Args:
-        path: as `ImageData.path`, as `image_column` and `label_column`.
-        skipped: as in `read_parts`.
 
     Raises:
         ValueError: a source that is missing, empty or damaged, or that has a training part only.
     """
-    parts = read_parts(path, image_column, label_column, skipped)
+    parts = read_parts(path, skipped=skipped)
     part = next((part for part in ("test", "validation", "all") if part in parts), None)
     if part is None:
         raise ValueError(f"{path}: has a train part only; give its train folder or file itself to measure on that")

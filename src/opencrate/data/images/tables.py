@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+from datasets import ClassLabel, Dataset, Image, Value
 
-from ..._files import shown
-from ..._pretrained import HUB_PREFIX
-from ..parts import files_by_part, splits_by_part
-from .files import start_of, what_it_is
+from ..hub import check_readable, load_hub, no_progress_bars
+from ..parts import files_by_part
 from .labelled import NO_CLASS, Parts, class_names, tidy
 
 MOST_CLASSES = 100_000
@@ -74,23 +68,12 @@ def read_hub(
     skipped: list[str] | None = None,
     labelled: bool = True,
 ) -> Parts:
-    """A data set of the Hugging Face Hub, `hf://owner/name`: the only source that uses the network.
+    """A data set of the Hugging Face Hub; this uses the network.
 
     Raises:
-        ValueError: not of that form, not to be had, splits of other names only, or columns that do not fit.
+        ValueError: as `load_hub`, or columns that do not fit.
     """
-    name = reference.removeprefix(HUB_PREFIX)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"'{reference}' is not of the form hf://owner/name, for example hf://uoft-cs/cifar10")
-    try:
-        loaded = datasets.load_dataset(name)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
-            f"{reference}: cannot be had from the Hugging Face Hub ({reason}); check the name, the network and "
-            "`hf auth login`, or download it and give the local folder"
-        ) from error
-    parts = splits_by_part(loaded if isinstance(loaded, DatasetDict) else {"all": loaded}, reference)
+    parts, _ = load_hub(reference, "uoft-cs/cifar10")
     named = {
         part: as_labelled(table, image_column, label_column, f"{reference} {part}", skipped, labelled)
         for part, table in parts.items()
@@ -255,39 +238,3 @@ def _files_by_part(path: Path, files: list[Path]) -> dict[str, list[Path]]:
             "do; rename or remove it, or give one file"
         )
     return parts
-
-
-def check_readable(file: Path) -> int:
-    """The rows of a parquet file.
-
-    Raises:
-        ValueError: it is truncated, damaged or something else.
-    """
-    found = what_it_is(start_of(file))
-    try:
-        if found != "a parquet file":
-            raise pyarrow.ArrowInvalid(f"it is {found}")
-        with pyarrow.parquet.ParquetFile(file) as opened:
-            rows, groups = opened.metadata.num_rows, range(opened.metadata.num_row_groups)
-            size = sum(opened.metadata.row_group(group).total_byte_size for group in groups)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{shown(file)}: not a readable parquet file, truncated or damaged ({shown(error)}); replace it"
-        ) from error
-    free = shutil.disk_usage(file.parent).free
-    if size > free:
-        raise ValueError(f"{shown(file)}: unpacks to {size:,} bytes, but the disk has {free:,}; free some space")
-    return rows
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which are put back as they were."""
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()

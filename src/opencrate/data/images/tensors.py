@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..._files import check_size, os_reason, require_file, shown
+from ...configuration_crate import pair
 from ...image_processing_crate import as_grey_or_colour, read_picture
 from .files import start_of, what_it_is
 from .labelled import cells_of, label_names
@@ -65,7 +66,7 @@ class ImageTransform:
                     f"channels (config.json: num_channels); give {channels}"
                 )
         patch = getattr(config, "patch_size", 1)
-        return cls(processor, channels, (patch, patch) if isinstance(patch, int) else (patch[0], patch[1]))
+        return cls(processor, channels, pair(patch))
 
     def __call__(self, cells: Sequence[dict[str, Any]]) -> Tensor:
         """Image cells (`path` or `bytes`) to float32 `(B, C, H, W)`.

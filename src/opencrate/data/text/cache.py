@@ -7,7 +7,6 @@ is taken up where it stopped.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -26,6 +25,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase
 
 from ..._files import read_json
+from ..._outputs import write_json
 from .documents import Documents, digest
 from .tokenizers import encode, pieces, separator_of, tokenizer_identity, vocabulary_size
 
@@ -109,7 +109,7 @@ def _make(folder: Path, documents: Documents, tokenizer: PreTrainedTokenizerBase
         raise ValueError(f"{documents.where}: empty, there is no text in it; give text to read")
     about = {"where": documents.where, "dtype": np.dtype(dtype).name, "counts": asdict(counts)}
     (partial / _PROGRESS).unlink(missing_ok=True)
-    (partial / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_json(partial / _ABOUT, about)
     partial.rename(folder)
     seconds = time.perf_counter() - start
     logger.info("tokenised %s: %s tokens in %.1f s", documents.where, f"{counts.tokens:,}", seconds)
@@ -136,7 +136,7 @@ def _write(partial: Path, documents: Documents, tokenizer: PreTrainedTokenizerBa
             )
             tokens.flush()
             ends.flush()
-            _note(partial / _PROGRESS, counts)
+            write_json(partial / _PROGRESS, asdict(counts))
             shown(counts.characters)
     return counts
 
@@ -169,12 +169,6 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _note(path: Path, counts: Counts) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(asdict(counts)), encoding="utf-8")
-    temporary.replace(path)
 
 
 def _resumed(partial: Path, dtype: type) -> Counts:

@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
-from ..._files import path_problem, read_bytes, require_file, shown
-from ..._pretrained import HUB_PREFIX
+from ..._files import HUB_PREFIX, path_problem, read_bytes, require_file, shown
 from ..fingerprint import CONTENT_LIMIT
 from ..images.files import LeftOut, visible_files, what_it_is
 from ..parts import files_by_part, is_part

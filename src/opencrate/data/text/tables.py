@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -13,17 +12,14 @@ from typing import Any
 
 import datasets
 from datasets import Dataset, IterableDataset, Value
-from huggingface_hub import HfApi
 
 from ..._files import parse_json, read_limited, require_file, shown
-from ..._pretrained import HUB_PREFIX, reason
-from ..images.tables import check_readable, no_progress_bars
-from ..parts import splits_by_part
+from ..._pretrained import reason
+from ..hub import check_readable, load_hub, no_progress_bars
 from .documents import Documents, TextParts, digest
 from .options import TextData
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".jsonl.zst")
-_NAME = r"[\w.-]+/[\w.-]+(/[\w.-]+)?"
 _ROWS = 1000
 _UNPACKED_LIMIT, _MOST_PACKED = 64 << 20, 200
 
@@ -120,29 +116,15 @@ def text_column(features: Mapping[str, Any] | None, given: str | None, where: st
 
 
 def hub_parts(data: TextData) -> TextParts:
-    """A data set of the Hugging Face Hub, `hf://owner/name` or `hf://owner/name/config`; this uses the network.
+    """A data set of the Hugging Face Hub; this uses the network.
 
     With `text.streaming` nothing is downloaded before it is read. Without a validation split of its own, its first
     `validation_fraction * max_documents` documents are held out, and it needs `max_documents`.
 
     Raises:
-        ValueError: not of that form, not to be had, or splits of other names only.
+        ValueError: as `load_hub`, or no column that fits.
     """
-    name = data.path.removeprefix(HUB_PREFIX)
-    if not re.fullmatch(_NAME, name):
-        raise ValueError(f"'{data.path}' is not of the form hf://owner/name, for example hf://Skylion007/openwebtext")
-    owner, title, *config = name.split("/")
-    try:
-        with no_progress_bars():
-            loaded = datasets.load_dataset(f"{owner}/{title}", *config, streaming=data.streaming)
-        revision = HfApi().dataset_info(f"{owner}/{title}").sha if data.streaming else ""
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
-            f"{data.path}: cannot be had from the Hugging Face Hub ({reason}); check the name, the network and "
-            "`hf auth login`, or download it and give the local folder"
-        ) from error
-    tables = splits_by_part(loaded if isinstance(loaded, Mapping) else {"all": loaded}, data.path)
+    tables, revision = load_hub(data.path, "Skylion007/openwebtext", data.streaming)
     if set(tables) == {"train"}:
         tables = {"all": tables["train"]}
     parts = {part: _hub_documents(table, data, f"{data.path} {part}", revision) for part, table in tables.items()}

@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..._files import path_problem, read_bytes, read_json, shown
-from ..._pretrained import HUB_PREFIX, read_tokenizer, reason
+from ..._files import HUB_PREFIX, path_problem, read_bytes, read_json, shown
+from ..._pretrained import read_tokenizer, reason
 from .options import TRAINED
 
 Objective = Literal["causal", "masked"]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 from ..._values import Positive, Seed, Within, check_fields
-from ...analysis.autoencoder import AutoencoderMeasures, measure_autoencoder
+from ...analysis.autoencoder import AutoencoderMeasures, measure_autoencoder, require_layered
 from ...evaluation.inputs import Batch
 from ...modeling_crate_mae import CrateMAEForPreTraining
 from ...stats.intervals import bootstrap_mean
 from ...stats.words import UNTRAINED
-from ...store.load import untrained_copy
+from ...store.inputs import Inputs, image_batches
+from ...store.saved import name_of, open_saved, untrained_copy
 from .base import Amounts, Experiment, Row
 
 NAME = "autoencoder"
@@ -61,6 +62,33 @@ def with_untrained(models: Mapping[str, CrateMAEForPreTraining], seed: int) -> d
     if not tied and mirrors:
         found[f"{name}{UNTRAINED}, tied"] = untrained_copy(first, seed, tie_decoder=True)
     return found
+
+
+def run_saved(
+    sources: Sequence[str], settings: AutoencoderSettings, data: str | None = None, untrained: bool = False
+) -> Experiment:
+    """`run` of saved CRATE autoencoders.
+
+    Args:
+        sources: folders, or `hf://owner/name`.
+        settings: its `images` are at most those that there are.
+        data: images, as `ImageData.path`; `None` is what the first model's run held out.
+        untrained: add those of `with_untrained`.
+
+    Raises:
+        ValueError: as `open_saved`, `require_layered` and `image_batches`.
+    """
+    opened = [open_saved(source, ("autoencoder",)) for source in sources]
+    models: dict[str, CrateMAEForPreTraining] = {}
+    for saved in opened:
+        name = name_of(saved.source)
+        models[saved.source if name in models else name] = saved.model
+        require_layered(saved.model)
+    batches, words = image_batches(opened[0], Inputs(data))
+    settings = replace(settings, images=min(settings.images, len(batches.dataset)))
+    if untrained:
+        models = with_untrained(models, settings.seed)
+    return run(models, batches, settings, words)
 
 
 def run(

@@ -18,7 +18,7 @@ from ...evaluation.inputs import evaluating, place
 from ...evaluation.masked import evaluate_autoencoder
 from ...recipe.schema import ENCODERS, Recipe
 from ...store.build import build_config, build_processor
-from ...store.saved import log_skipped
+from ...store.inputs import log_skipped
 from ...store.start import start_model
 from ..losses import penalty
 from ..whitebox_callback import measured_images
@@ -28,7 +28,7 @@ from .classification import fingerprints
 
 _FOR_CLASSIFIERS = (
     *("augmentation.mixup", "augmentation.cutmix"),
-    *("training.label_smoothing_factor", "training.srr_weight"),
+    *("training.label_smoothing_factor", "regulariser.weight"),
 )
 """Keys that are for classifiers alone; 0 is off."""
 
@@ -49,7 +49,7 @@ class MaskedAutoencoding(Task):
         processor = build_processor(recipe.data)
         model, initialisation = start_model(recipe, config)
         transform = ImageTransform.for_model(config, processor)
-        count = recipe.training.measure_images if config.model_type == "crate_mae" else 0
+        count = recipe.logging.measure_inputs if config.model_type == "crate_mae" else 0
         if starts_whitened(recipe.model):
             rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
             whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)

@@ -17,7 +17,7 @@ from ...data.images.training import TrainingImages
 from ...evaluation.classifier import Evaluation, evaluate_classifier
 from ...recipe.schema import Recipe
 from ...store.build import build_config, build_processor
-from ...store.saved import log_skipped
+from ...store.inputs import log_skipped
 from ...store.start import start_model
 from ..losses import cross_entropy_sum
 from ..regulariser import check_regulariser
@@ -34,9 +34,9 @@ class ImageClassification(Task):
         log_skipped(splits.skipped)
         processor = build_processor(recipe.data)
         model, initialisation = start_model(recipe, build_config(recipe, splits.label_names))
-        check_regulariser(model.config, recipe.training)
+        check_regulariser(model.config, recipe.regulariser)
         transform = ImageTransform.for_model(model.config, processor)
-        count = recipe.training.measure_images if model.config.model_type == "crate" else 0
+        count = recipe.logging.measure_inputs if model.config.model_type == "crate" else 0
         if starts_whitened(recipe.model):
             rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
             whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)

@@ -34,7 +34,7 @@ class LanguageModelling(Task):
     def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
         splits = load_text(recipe.text, self.objective)
         model, initialisation = start_model(recipe, build_text_config(recipe, splits.tokenizer), splits.tokenizer)
-        count = recipe.training.measure_images if model.config.model_type == "crate_text" else 0
+        count = recipe.logging.measure_inputs if model.config.model_type == "crate_text" else 0
         return Parts(
             model=model,
             initialisation=initialisation,
