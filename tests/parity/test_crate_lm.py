@@ -227,7 +227,12 @@ def changed(file: str, **changes) -> dict[str, Tensor]:
         (weights("overcomplete"), "crate_lm", {}, "unexpected keys .*ln_f"),
         (weights("complete"), "crate_lm_overcomplete", {}, r"missing .*ln_f|dictionary_expansion"),
         (changed("complete", lm_head__weight=torch.ones(97, 48)), "crate_lm", {}, "differ, but .* ties them"),
-        (changed("complete", transformer__h__0__attn__bias=torch.ones(1, 1, 32, 32)), "crate_lm", {}, "not a causal mask"),
+        (
+            changed("complete", transformer__h__0__attn__bias=torch.ones(1, 1, 32, 32)),
+            "crate_lm",
+            {},
+            "not a causal mask",
+        ),
         (changed("complete", transformer__wpe__weight=None), "crate_lm", {}, "'transformer.wpe.weight' is missing"),
         (changed("complete", transformer__h__1__ista__weight=None), "crate_lm", {}, "missing .*h.1.ista.weight"),
         (changed("complete", lm_head__weight=None, transformer__wte__weight=None), "crate_lm", {}, "wte.* is missing"),
