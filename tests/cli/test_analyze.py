@@ -101,7 +101,7 @@ def test_theory_section(opencrate, digits_run, tmp_path):
         (["GPT2", "--text", "nowhere.txt"], ["nowhere.txt", "no such folder or file"]),
         (["GPT2", "--text", "EMPTY"], ["empty, there is no text in it"]),
         (["GPT2", "--text", "BYTES"], ["not UTF-8"]),
-        (["GPT2", "--text", "BOOK", "--compare", "DINO"], ["one reads images, another text"]),
+        (["GPT2", "--text", "BOOK", "--compare", "DINO"], ["one model reads images, another text"]),
         (["DINO"], ["reads images", "--data IMAGES"]),
         (["hf://owner/name"], ["--output is missing"]),
         (["EMPTY"], ["is no folder", "hf://owner/name"]),
