@@ -69,7 +69,7 @@ class ReportOptions:
         num_inputs: images or texts for the layer measures; `None` takes 256, or all where there are fewer.
         measures: a set's name or measures by name, as `layer_measures`.
         layers: layer numbers from 1; `None` measures all.
-        subspaces: of models that are no CRATE: "values", "keys" or "pca".
+        subspaces: of models other than CRATE: "values", "keys" or "pca".
         released_tool: add what the published measuring code prints.
         checkpoints: steps of a run's checkpoints to measure too; empty takes up to four, evenly spaced; `None` none.
         theory: add the check of theory against practice, for CRATE models.
