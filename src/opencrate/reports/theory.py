@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import matplotlib.figure
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
@@ -17,7 +18,7 @@ from ..analysis.theory.layers import QUANTITIES, STATES, Key
 from ..stats.intervals import ABOVE, BELOW
 from ..stats.words import listing, plural
 from . import figures, tables
-from .html import HOW, MEASURED, PREDICTED, Figure, Part, Report, Table
+from .html import HOW, MEASURED, PREDICTED, Figure, Part, Report, Table, link
 
 TITLE = "Theory against practice"
 _VERDICT_COLOURS = {DESCENDS: "#9ecae9", CANNOT_TELL: "#e4e4e4", ASCENDS: "#f6b48f"}
@@ -77,11 +78,13 @@ _OTHERS = {
 def page(check: TheoryCheck) -> Report:
     """The page of a check alone."""
     part = theory_part(check)
+    look = Markup("Look first at “{}”: which steps descend, layer by layer.")
+    summary = (*part.sentences[-2:], look.format(link(_TEXTS["theory_changes"][0], _TEXTS["theory_changes"][0])))
     rows = tables.frame(check.to_rows())
     return Report(
         TITLE,
         plural(check.num_images, "image"),
-        part.sentences[:3],
+        summary,
         (part,),
         files={"theory.csv": rows, "theory.json": rows},
     )
@@ -224,7 +227,9 @@ def plot_changes(check: TheoryCheck, state: str = "raw") -> matplotlib.figure.Fi
     axes.set_xlabel(f"layer ℓ   (κ = {step}/L where there is a step size)", fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    handles = [Patch(color=colour, label=word) for word, colour in _VERDICT_COLOURS.items()]
+    handles = [
+        Patch(color=colour, label=word.replace(CANNOT_TELL, "undecided")) for word, colour in _VERDICT_COLOURS.items()
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     return figure
 
