@@ -212,7 +212,7 @@ def test_figures_show_every_model():
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (tiny_crate(), "no CRATE autoencoder"),
+        (tiny_crate(), "not a CRATE autoencoder"),
         (tiny_autoencoder(compression="attention"), "has no subspaces"),
     ],
 )

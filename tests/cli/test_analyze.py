@@ -97,7 +97,7 @@ def test_theory_section(opencrate, digits_run, tmp_path):
         (["DIGITS", "--subspaces", "value"], ["--subspaces 'value'", "did you mean 'values'"]),
         (["DIGITS", "--beside", "x"], ["unknown option '--beside'"]),
         (["GPT2"], ["names no text", "--text TEXT"]),
-        (["GPT2", "--text", "BOOK", "--block-size", "8", "--theory"], ["--theory", "is no CRATE"]),
+        (["GPT2", "--text", "BOOK", "--block-size", "8", "--theory"], ["--theory", "is not a CRATE"]),
         (["GPT2", "--text", "nowhere.txt"], ["nowhere.txt", "no such folder or file"]),
         (["GPT2", "--text", "EMPTY"], ["empty, there is no text in it"]),
         (["GPT2", "--text", "BYTES"], ["not UTF-8"]),

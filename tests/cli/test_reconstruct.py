@@ -172,7 +172,7 @@ def test_analyze_says_how_far_the_decoder_undoes_the_encoder(opencrate, autoenco
         (["reconstruct", "--model", "MODEL", "--seeds", "3"], "--seeds: with --model the intervals are over images"),
         (["reconstruct", "--model", "MODEL"], "has no recipe, so it names no images"),
         (["reconstruct", "--model", "MODEL", "layers=3"], "unknown setting 'layers'"),
-        (["reconstruct", "--model", "VIT", "--data", "digits"], "is no CRATE autoencoder"),
+        (["reconstruct", "--model", "VIT", "--data", "digits"], "is not a CRATE autoencoder"),
     ],
 )
 def test_experiment_refuses(opencrate, autoencoder, vit_mae, tmp_path, monkeypatch, words, expected):

@@ -64,10 +64,10 @@ def require_layered(model: CrateMAEForPreTraining) -> None:
     """Refuse an autoencoder whose layers cannot be set against one another.
 
     Raises:
-        ValueError: no CRATE autoencoder, or no MSSA.
+        ValueError: not a CRATE autoencoder, or no MSSA.
     """
     if not isinstance(model, CrateMAEForPreTraining):
-        raise ValueError(f"{type(model).__name__}: is no CRATE autoencoder, whose decoder layers stand for inverses")
+        raise ValueError(f"{type(model).__name__}: is not a CRATE autoencoder, whose decoder layers stand for inverses")
     config = model.config
     if config.operator("compression").subspaces != LEARNED:
         raise ValueError(f"compression={config.compression!r}: has no subspaces U to take R^c against")

@@ -10,7 +10,7 @@ MODEL is a run directory, any folder written by save_pretrained (CRATE, ViT, DIN
 them), or hf://owner/name, which is downloaded. A run is measured on the images or the text that it held out, unless
 --data or --text say otherwise. Writes report.html (self-contained), layers.csv, layers.json and
 figures/, by default into MODEL/analysis. The model stands against its own start: a run's is rebuilt exactly from its
-seed, any other model's is a fresh copy of seed 0. A model that is no CRATE has no subspaces U; what it is measured
+seed, any other model's is a fresh copy of seed 0. A model other than CRATE has no subspaces U; what it is measured
 against instead is said at every number.
 """
 

@@ -51,38 +51,10 @@ def autoencoder_part(subjects: Mapping[str, AutoencoderMeasures]) -> Part:
     """
     found = next(iter(subjects.values()))
     how = f"{plural(found.num_images, 'whole image')}, mean and its 95 % bootstrap interval (band)"
-    made = (
-        Figure(
-            name="autoencoder_inverse",
-            title="How far decoder layers undo encoder layers",
-            figure=plot_inverse(subjects, narrow=True),
-            alt="Relative error of each encoder layer followed by its decoder layer, and of several together",
-            notes={
-                PREDICTED: "Decoder layer L + 1 − ℓ is the reverse of encoder layer ℓ: the error is near 0.",
-                HOW: f"{how}; the layers at the states that enter them, without the norms after each part.",
-            },
-        ),
-        Figure(
-            name="autoencoder_rates",
-            title="R^c along encoder and decoder",
-            figure=plot_rates(subjects, narrow=True),
-            alt="Coding rate against each layer's own subspaces, before and after attention, encoder then decoder",
-            notes={
-                PREDICTED: "R^c falls along the encoder and rises along the decoder, and so does each attention step.",
-                HOW: f"{how}; every layer under its own U, so levels of different layers do not compare.",
-            },
-        ),
-        Figure(
-            name="autoencoder_noise",
-            title="Where tokens leave the model's assumptions",
-            figure=plot_noise(subjects, narrow=True),
-            alt="Error of directions of a layer and its inverse over the length of the noise on its tokens",
-            notes={
-                PREDICTED: "Tokens near the subspaces come back; the encoder layer takes noise out, and it stays out.",
-                HOW: f"{how}; Gaussian noise on the input of each layer, mean over layers.",
-            },
-        ),
-    )
+    made = []
+    for name, (plot, title, alt, predicted, detail) in _FIGURES.items():
+        notes = {PREDICTED: predicted, HOW: f"{how}; {detail}"}
+        made.append(Figure(f"autoencoder_{name}", title, plot(subjects, narrow=True), alt, notes))
     note = f"{_reading(found)} One layer: mean over the layers. Plain autoencoding: of the pixels' variance."
     rates = Table("R^c along encoder and decoder", rates_frame(subjects))
     return Part(TITLE, tuple(describe(subjects)), (Table("Errors", errors_frame(subjects), note), rates, *made))
@@ -263,6 +235,32 @@ def plot_noise(subjects: Mapping[str, AutoencoderMeasures], narrow: bool = False
     note = "dotted: the noisy tokens; below it, noise was removed"
     _finish(panels, "length of the noise relative to the tokens'", note, narrow, whole=False)
     return figure
+
+
+_FIGURES = {
+    "inverse": (
+        plot_inverse,
+        "How far decoder layers undo encoder layers",
+        "Relative error of each encoder layer followed by its decoder layer, and of several together",
+        "Decoder layer L + 1 − ℓ is the reverse of encoder layer ℓ: the error is near 0.",
+        "the layers at the states that enter them, without the norms after each part.",
+    ),
+    "rates": (
+        plot_rates,
+        "R^c over encoder and decoder layers",
+        "Coding rate against each layer's own subspaces, before and after attention, encoder then decoder",
+        "R^c falls along the encoder and rises along the decoder, and so does each attention step.",
+        "every layer under its own U, so levels of different layers do not compare.",
+    ),
+    "noise": (
+        plot_noise,
+        "Where tokens leave the model's assumptions",
+        "Error of directions of a layer and its inverse over the length of the noise on its tokens",
+        "Tokens near the subspaces come back; the encoder layer takes noise out, and it stays out.",
+        "Gaussian noise on the input of each layer, mean over layers.",
+    ),
+}
+"""Of each figure of a page: how it is drawn, its title, what there is to see, what theory predicts, how it was made."""
 
 
 def _panels(count: int, narrow: bool) -> tuple[matplotlib.figure.Figure, list[Axes]]:

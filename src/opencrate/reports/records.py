@@ -12,7 +12,8 @@ from .._files import printable, read_bytes, read_json, shown
 from ..data.fingerprint import fingerprint
 from ..recipe.schema import Recipe
 from ..store import runs
-from ..store.saved import SavedModel, Split
+from ..store.inputs import Split
+from ..store.saved import SavedModel
 from .whitebox import RunRecord
 
 Facts = list[tuple[str, str]]
@@ -25,7 +26,7 @@ def images_record(saved: SavedModel, images: Dataset, command: str, data: str | 
         saved: the model that was trained.
         images: that it was evaluated on.
         command: what was typed.
-        data, split: as `SavedModel.images`.
+        data, split: as `store.inputs.labelled_images`.
     """
     own = saved.recipe.data.path if saved.recipe else None
     source = data or own or ""

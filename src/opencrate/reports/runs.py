@@ -67,7 +67,7 @@ class ReportOptions:
         num_inputs: images or texts for the layer measures; `None` takes 256, or all where there are fewer.
         measures: a set's name or measures by name, as `layer_measures`.
         layers: layer numbers from 1; `None` measures all.
-        subspaces: of models that are no CRATE: "values", "keys" or "pca".
+        subspaces: of models other than CRATE: "values", "keys" or "pca".
         released_tool: add what the published measuring code prints.
         checkpoints: steps of a run's checkpoints to measure too; empty takes up to four, evenly spaced; `None` none.
         theory: add the check of theory against practice, for CRATE models.
@@ -165,7 +165,7 @@ def report_models(
     first = models[0]
     _check(options, first.model, first.title)
     if len({model.reads for model in models}) > 1:
-        raise ValueError("`models`: one reads images, another text; compare models of one kind")
+        raise ValueError("`compare`: one model reads images, another text; compare models of one kind")
     names = _unique([model.title for model in models], [model.source for model in models])
     batches = [input_batches(model, inputs) for model in models]
     counts = [options.count(len(one.dataset)) for one in batches]
@@ -191,7 +191,7 @@ def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
     if not 0 < options.eps < float("inf"):
         raise ValueError(f"eps={options.eps}: must be a number above 0, such as 0.5")
     if options.theory and model.config.model_type != "crate":
-        raise ValueError(f"theory=True: {name} is not a CRATE of images, so no derived step is checked; leave it out")
+        raise ValueError(f"`theory`: {name} is not a CRATE of images, so no derived step is checked; leave it out")
 
 
 def _plain_record(models: Sequence[SavedModel], command: str, inputs: Inputs) -> RunRecord:
@@ -378,5 +378,5 @@ def _unique(titles: Sequence[str], paths: Sequence[str | Path]) -> list[str]:
         names = [title if counts[title] == 1 else f"{title}, {path}" for title, path in zip(titles, paths)]
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
-        raise ValueError(f"`models`: {twice[0]} is given twice; name each model once")
+        raise ValueError(f"`compare`: {twice[0]} is given twice; name each model once")
     return names

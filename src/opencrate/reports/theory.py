@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import matplotlib.figure
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
@@ -17,7 +18,7 @@ from ..analysis.theory.layers import QUANTITIES, STATES, Key
 from ..stats.intervals import ABOVE, BELOW
 from ..stats.words import listing, plural
 from . import figures, tables
-from .html import HOW, MEASURED, PREDICTED, Figure, Part, Report, Table
+from .html import HOW, MEASURED, PREDICTED, Figure, Part, Report, Table, link
 
 TITLE = "Theory against practice"
 _VERDICT_COLOURS = {DESCENDS: "#9ecae9", CANNOT_TELL: "#e4e4e4", ASCENDS: "#f6b48f"}
@@ -31,6 +32,34 @@ _SHORT = {
     "model": "model: Z + MSSA",
     "model_minus": "model: Z − MSSA",
 }
+_TEXTS = {
+    "theory_changes": (
+        "Which forms of the compression step lower R^c?",
+        "Table of forms by layers, coloured by whether R^c falls or rises, with the mean change.",
+        "Every form approximates a gradient step down R^c, so every cell should say 'descends'.",
+    ),
+    "theory_cosine": (
+        "Where does each update point?",
+        "Cosine between each form's update and the direction of steepest descent, over the layers.",
+        "1 along the steepest descent of R^c, above 0 for any direction that goes down.",
+    ),
+    "theory_errors": (
+        "What does each approximation cost?",
+        "Relative error of each approximation against the coherence of the layer's subspaces.",
+        "Small for incoherent subspaces (left) and γ‖V_k‖^2 < 1.",
+    ),
+    "theory_lasso": (
+        "How far does the ISTA step go?",
+        "The LASSO objective at the nearest code that the problem allows and after the ISTA step, over the layers.",
+        "The step lowers its LASSO objective; descent is guaranteed for η‖D‖^2 up to 1.",
+    ),
+    "theory_code_rates": (
+        "Is the rate kept by the dictionary?",
+        "Coding rates of the code, of the decoded code and of the input, over the layers.",
+        "For an orthonormal D the three rates are equal: R(A Dᵀ) = R(A), and A Dᵀ is close to X.",
+    ),
+}
+"""Of each figure: its title, what there is to see, and what theory predicts."""
 _ERRORS = {
     "neumann_error": "Neumann against exact",
     "softmax_error": "softmax against Neumann",
@@ -49,11 +78,13 @@ _OTHERS = {
 def page(check: TheoryCheck) -> Report:
     """The page of a check alone."""
     part = theory_part(check)
+    look = Markup("Look first at “{}”: which steps descend, layer by layer.")
+    summary = (*part.sentences[-2:], look.format(link(_TEXTS["theory_changes"][0], _TEXTS["theory_changes"][0])))
     rows = tables.frame(check.to_rows())
     return Report(
         TITLE,
         plural(check.num_images, "image"),
-        part.sentences[:3],
+        summary,
         (part,),
         files={"theory.csv": rows, "theory.json": rows},
     )
@@ -62,7 +93,7 @@ def page(check: TheoryCheck) -> Report:
 def theory_part(check: TheoryCheck, name: str = "") -> Part:
     """Verdicts on both steps of the layers, the figures, and what the approximations cost; `name` of the model."""
     sentences = (*describe_compression_step(check), describe_ista_step(check))
-    items = (*_compression_figures(check), *_ista_figures(check), approximations_table(check))
+    items = (*_figures(check), approximations_table(check))
     return Part(TITLE + (f": {name}" if name else ""), sentences, items)
 
 
@@ -85,79 +116,32 @@ def approximations_table(check: TheoryCheck) -> Table:
     return Table("What the approximations cost", tables.frame(rows), note)
 
 
-def _compression_figures(check: TheoryCheck) -> list[Figure]:
-    """What the forms of the compression step do to R^c, where they point, and what each approximation costs."""
-    step = _largest_step(check)
+def _figures(check: TheoryCheck) -> list[Figure]:
+    """What the forms of the compression step do to R^c and where they point, then the ISTA step and its dictionary."""
+    step, images, first = _largest_step(check), plural(check.num_images, "image"), STATES["raw"]
     how = (
-        f"{plural(check.num_images, 'image')}, all tokens, U as learned, ε = {check.eps:g}; mean change of R^c in "
-        f"nats per image; colour from the 95 % bootstrap interval over images; κ = {step}/L where a form has a step "
-        "size, L = γ‖U‖^2."
+        f"{first}. {images}, all tokens, U as learned, ε = {check.eps:g}; mean change of R^c in nats per image; colour "
+        f"from the 95 % bootstrap interval over images; κ = {step}/L where a form has a step size, L = γ‖U‖^2."
     )
-    alt = "Table of forms by layers, coloured by whether R^c falls or rises, with the mean change."
-    first, *others = (
-        Figure(f"theory_changes_{state}", words, plot_changes(check, state), alt) for state, words in STATES.items()
-    )
-    return [
-        Figure(
-            name="theory_changes",
-            title="Which forms of the compression step lower R^c?",
-            figure=first.figure,
-            alt=alt,
-            notes={
-                PREDICTED: "Every form approximates a gradient step down R^c, so every cell should say 'descends'.",
-                HOW: f"{first.title}. {how}",
-            },
-            folded=tuple(others),
-        ),
-        Figure(
-            name="theory_cosine",
-            title="Where does each update point?",
-            figure=plot_cosines(check),
-            alt="Cosine between each form's update and the direction of steepest descent, over the layers.",
-            notes={
-                PREDICTED: "1 along the steepest descent of R^c, above 0 for any direction that goes down.",
-                MEASURED: describe_cosine(check),
-                HOW: f"{STATES['raw']}; mean over {plural(check.num_images, 'image')}.",
-            },
-        ),
-        Figure(
-            name="theory_errors",
-            title="What does each approximation cost?",
-            figure=plot_errors(check),
-            alt="Relative error of each approximation against the coherence of the layer's subspaces.",
-            notes={
-                PREDICTED: "Small for incoherent subspaces (left) and γ‖V_k‖^2 < 1.",
-                HOW: f"One point per layer. {STATES['unit']}; coherence: see the table below.",
-            },
-        ),
+    alt = _TEXTS["theory_changes"][1]
+    others = [
+        Figure(f"theory_changes_{state}", words, plot_changes(check, state), alt)
+        for state, words in STATES.items()
+        if state != "raw"
     ]
-
-
-def _ista_figures(check: TheoryCheck) -> list[Figure]:
-    """What the ISTA step does to its LASSO, and what D does to the rate."""
-    return [
-        Figure(
-            name="theory_lasso",
-            title="How far does the ISTA step go?",
-            figure=plot_lasso(check),
-            alt="The LASSO objective before and after the ISTA step, over the layers.",
-            notes={
-                PREDICTED: "The step lowers its LASSO objective; descent is guaranteed for η‖D‖^2 up to 1.",
-                MEASURED: describe_ista_step(check),
-                HOW: "Summed over the tokens of an image; the start is the nearest code that the problem allows.",
-            },
-        ),
-        Figure(
-            name="theory_code_rates",
-            title="Is the rate kept by the dictionary?",
-            figure=plot_code_rates(check),
-            alt="Coding rates of the code, of the decoded code and of the input, over the layers.",
-            notes={
-                PREDICTED: "For an orthonormal D the three rates are equal: R(A Dᵀ) = R(A), and A Dᵀ is close to X.",
-                HOW: f"X is the input of the ISTA step (after LayerNorm), A its code; ε = {check.eps:g}.",
-            },
-        ),
-    ]
+    drawn = {
+        "theory_changes": (plot_changes, "", how),
+        "theory_cosine": (plot_cosines, describe_cosine(check), f"{first}; mean over {images}."),
+        "theory_errors": (plot_errors, "", f"One point per layer. {STATES['unit']}; coherence: see the table below."),
+        "theory_lasso": (plot_lasso, describe_ista_step(check), "Summed over the tokens of an image."),
+        "theory_code_rates": (plot_code_rates, "", f"X: input of the ISTA step, A: its code; ε = {check.eps:g}."),
+    }
+    found = []
+    for name, (plot, measured, how) in drawn.items():
+        title, alt, predicted = _TEXTS[name]
+        notes = {PREDICTED: predicted, MEASURED: measured, HOW: how}
+        found.append(Figure(name, title, plot(check), alt, notes, tuple(others) if name == "theory_changes" else ()))
+    return found
 
 
 # --- Words --------------------------------------------------------------------------------------------------------
@@ -243,7 +227,9 @@ def plot_changes(check: TheoryCheck, state: str = "raw") -> matplotlib.figure.Fi
     axes.set_xlabel(f"layer ℓ   (κ = {step}/L where there is a step size)", fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    handles = [Patch(color=colour, label=word) for word, colour in _VERDICT_COLOURS.items()]
+    handles = [
+        Patch(color=colour, label=word.replace(CANNOT_TELL, "undecided")) for word, colour in _VERDICT_COLOURS.items()
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     return figure
 

@@ -161,7 +161,7 @@ def analyze(
         initial: also measure this model, the same architecture before training; "untrained" makes a fresh copy of
             seed 0 (a run's own start is rebuilt by the command `opencrate analyze RUN`).
         checkpoints: also measure these, by name; paths are loaded one at a time.
-        subspaces: of a model that is no CRATE: "values", "keys" or "pca"; see `states.record`.
+        subspaces: of a model other than CRATE: "values", "keys" or "pca"; see `states.record`.
         hooks: where the blocks of a model of an unknown type keep their states.
         name: of the model in the report; the folder's, Hub id's or class's by default.
         options: further options of `rates.layer_measures`.

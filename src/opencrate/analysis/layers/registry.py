@@ -25,7 +25,7 @@ class Measure:
         unit: of the value; empty for a plain number.
         how: what it is taken on and how, such as which tokens, and how they are scaled.
         words: what sets it apart from another measure of the same symbol.
-        scale, digits: tables show `scale` times the value with so many decimals.
+        scale, digits: tables show `scale` times the value with this many decimals.
         judged: whether its sign says that something falls or rises.
         population_std: spread over images divides by n instead of n - 1 (the published code, for sparsity).
         quantity: what is measured, whatever the state.

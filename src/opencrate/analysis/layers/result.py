@@ -195,7 +195,7 @@ def layer_measures(
         norm: its sparsity term, "l0" (entries above `tol`) or "l1".
         tol: entries with |z| <= tol count as zero, and atoms as silent.
         released_tool: add the rows that the published measuring code prints.
-        subspaces, hooks: of a model that is no CRATE; see `states.record`.
+        subspaces, hooks: of a model other than CRATE; see `states.record`.
 
     Raises:
         ValueError: ε <= 0; an unknown measure; no images or fewer than asked for; layers that the model does not have;

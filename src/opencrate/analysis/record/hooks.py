@@ -1,4 +1,4 @@
-"""Where models that are no CRATE keep what is measured: one row of module names per model type.
+"""Where models other than CRATE keep what is measured: one row of module names per model type.
 
 A transformer block without U still has a half-step (the tokens after attention), an output and a hidden activation of
 its MLP. They are read by forward hooks while the model's own forward runs; nothing is computed a second time.

@@ -213,7 +213,7 @@ def _crate_states(
 ) -> LayerStates:
     """What a CRATE model reports of itself."""
     bases = [_bases(step) for step in compressions(model)]
-    run = model.base_model if hasattr(model, "lm_head") else model  # logits of every token are no one's answer here
+    run = model.base_model if hasattr(model, "lm_head") else model  # token logits are not used
     with masking(model, 0.0) if isinstance(model, CrateMAEPreTrainedModel) else nullcontext():
         outputs = run(
             **inputs,
