@@ -73,7 +73,7 @@ def test_bad_input(opencrate, crate, story, digits_run, tmp_path):
         (("generate", digits_run, "The"), "an image classifier, not a causal language model"),
         (("evaluate", crate, "--text", tmp_path / "none.txt"), "no such folder or file"),
         (("evaluate", crate, "--text", latin), "at byte 3 (0xff)"),
-        (("evaluate", crate, "--text", story, "--context", 64), "context=64: the model reads 2 to 32"),
+        (("evaluate", crate, "--text", story, "--context", 64), "--context 64: the model reads 2 to 32"),
         (("evaluate", crate, "--text", story, "--data", "digits"), "--data: names images"),
         (("generate", crate, "T" * 50), "prompt: has 50 tokens, more than the model's context of 32"),
         (("generate", crate, "The", "--top-p", 2), "argument --top-p: '2' is not a number"),

@@ -84,7 +84,8 @@ def in_options(text: str, parser: Parser) -> str:
     """A library's message in the words of a command: `name=value` and `` `name` `` become the option's name.
 
     >>> parser = Parser(prog="opencrate")
-    >>> _ = parser.add_argument("--overwrite", action="store_true"), parser.add_argument("--num-images", metavar="N")
+    >>> _ = parser.add_argument("--overwrite", action="store_true")
+    >>> _ = parser.add_argument("--num-images", metavar="N")
     >>> in_options("there already; pass overwrite=True, or give `num_inputs`", parser)
     'there already; pass --overwrite, or give --num-images N'
     >>> in_options("num_inputs=9: only 5 there", parser)
@@ -103,7 +104,7 @@ def in_options(text: str, parser: Parser) -> str:
 
     text = re.sub(rf"`({names})`", named, text)
     # not the keys of a recipe, nor what a user typed
-    return re.sub(rf"(?<![\w.`'\"/-])({names})=(True\b)?", given, text)
+    return re.sub(rf"(?<![\w.`'\"(/-])({names})=(True\b)?", given, text)
 
 
 def log_to_stderr(parser: Parser) -> None:

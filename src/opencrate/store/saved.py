@@ -97,7 +97,7 @@ class SavedModel:
         """The tokenizer of a model that reads text.
 
         Raises:
-            ValueError: there is none, it cannot be read, or it is one of another vocabulary or without a mask token.
+            ValueError: there is none, it cannot be read, or it is one of another vocabulary.
         """
         given = self.tokenizer_from
         if isinstance(given, PreTrainedTokenizerBase):
@@ -107,8 +107,6 @@ class SavedModel:
         except ValueError as error:
             raise ValueError(f"{error}{'' if given else '; give `tokenizer`'}") from error
         check_vocabulary(found, self.model.config, self.source)
-        if self.kind in LANGUAGE:
-            check_objective(found, self.kind)
         return found
 
     @property
@@ -189,7 +187,7 @@ def open_saved(
 
     Raises:
         ValueError: no such folder, a configuration that cannot be read, a model for something else, weights that do
-            not fit the configuration; or as `SavedModel.tokenizer`.
+            not fit the configuration; or a tokenizer that does not fit the model, or what it predicts.
     """
     text = str(source)
     if kinds is not None:
@@ -203,7 +201,7 @@ def open_saved(
     _require_exact(info, text, kinds is not None or type(model).__module__.startswith("opencrate."))
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     if kinds is not None and saved.kind in LANGUAGE:
-        _ = saved.tokenizer
+        check_objective(saved.tokenizer, saved.kind)
     return saved
 
 

@@ -98,7 +98,7 @@ def open_case(given: Given) -> Case:
     return case
 
 
-def _refuse(given: Given, reads: Literal["images", "texts"]) -> None:
+def _refuse(given: Given, reads: Literal["images", "text"]) -> None:
     """Refuse what the model cannot read."""
     wrong, right = (("text", "tokenizer"), "data") if reads == "images" else (("data",), "text")
     for name in wrong:
@@ -136,7 +136,7 @@ def _images(saved: SavedModel, given: Given, labelled: bool) -> Case:
 
 def _texts(saved: SavedModel, given: Given) -> Case:
     """A model of texts without a language model's head, in a folder."""
-    _refuse(given, "texts")
+    _refuse(given, "text")
     case = Case(saved.model)
     if given.text is None:
         _no_inputs(case, _NO_TEXT, given)
@@ -191,7 +191,7 @@ def _add_stored(case: Case, metrics: dict[str, Any] | None) -> None:
 
 def _language(given: Given) -> Case:
     """A language model on a text, or on what its run held out."""
-    _refuse(given, "texts")
+    _refuse(given, "text")
     is_run = (Path(given.source).expanduser() / runs.RECIPE).is_file()
     if given.text is None and not is_run:
         case = Case(open_saved(given.source, finite=False).model)
