@@ -116,6 +116,7 @@ def _images(saved: SavedModel, given: Given, labelled: bool) -> Case:
     if not (saved.path / "preprocessor_config.json").is_file():
         _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", given)
         return case
+    _ = saved.transform  # an image processor that is there and damaged is an error
     held_out = bool(saved.recipe and saved.recipe.data.validation_fraction)
     split = "validation" if held_out and not given.data else "test"
     try:
