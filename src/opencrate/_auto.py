@@ -57,7 +57,7 @@ _NAMES = (
     (modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, CrateForSequenceClassification),
     (modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, CrateForTokenClassification),
 )
-"""Tables that the Auto classes' `register` leaves out. By them a pipeline tells whether a model is one of its own, and
+"""Tables that the Auto classes' `register` leaves out. A pipeline uses them to recognise its models, and
 the Trainer whether label smoothing has to shift the labels (causal models)."""
 
 

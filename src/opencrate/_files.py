@@ -62,7 +62,7 @@ def is_text(name: str) -> bool:
 
 
 def encoded(text: str) -> bytes:
-    """A text as UTF-8 for a page or a table, with control characters, and what is no text, escaped; layout stays."""
+    """A text as UTF-8 for a page or a table, with control characters and non-text bytes escaped; layout stays."""
     return _CONTROLS.sub(lambda found: _printable(found[0]), text).encode("utf-8")
 
 
@@ -188,7 +188,7 @@ def read_limited(stream: BinaryIO, path: str | Path, limit: int | None = None) -
 
 
 def read_standard_input(limit: int = 64 << 20) -> str:
-    """Everything on standard input, which the user asked for by `-`.
+    """Everything on standard input, as requested by `-`.
 
     Raises:
         ValueError: more than `limit` characters, or bytes that are no UTF-8.
@@ -229,7 +229,7 @@ def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     folder = Path(text).expanduser()
     try:
         found = (folder / CONFIG).is_file()
-        what = "holds no config.json" if folder.is_dir() else "is no folder" if folder.exists() else "no such folder"
+        what = "holds no config.json" if folder.is_dir() else "is not a folder" if folder.exists() else "no such folder"
     except OSError as error:
         found, what = False, os_reason(error)
     if not found:

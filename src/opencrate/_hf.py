@@ -62,7 +62,7 @@ module that is exchanged or wrapped later.
 
 
 def states_asked_for(key: str) -> list[torch.Tensor] | None:
-    """The list that the running model returns as its ``key``, where the caller asked for these states."""
+    """The list that the running model returns as its ``key``, if the caller requested these states."""
     if torch.compiler.is_dynamo_compiling() and not _active_collector.compiling:  # a part compiled on its own
         return None
     collected = _active_collector.get()

@@ -16,7 +16,7 @@ MARK = ".opencrate"
 """In every folder that results were written to: what lies there under their names is ours to replace."""
 _MARK_TEXT = "OpenCRATE wrote results here, and replaces them when it is asked to.\n"
 _NEEDED = 1 << 20
-_WORDS = ("digits", "stdlib")  # sources that are no paths
+_WORDS = ("digits", "stdlib")  # sources that are not paths
 
 
 def check_output(path: str | Path, inputs: Iterable[str | Path | None] = (), within: str | Path | None = None) -> None:
@@ -97,7 +97,7 @@ def check_results(
     Args:
         folder: of the results.
         names: of what will be written to it.
-        main: the one of them that tells by its content who wrote it, where the folder has no mark.
+        main: the file whose content shows who wrote it, where the folder has no mark.
         inputs, within: as `check_output`.
         overwrite: replace finished results.
 

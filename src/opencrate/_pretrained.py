@@ -1,7 +1,7 @@
 """The one place where saved configurations, models, processors and tokenizers are opened.
 
-Nothing of a folder is ever executed and nothing is asked on the terminal: a type that transformers does not know is
-refused, whatever code lies beside it. Who trusts a folder's code loads it himself (`trust_remote_code=True`) and hands
+Nothing in a folder is ever executed and the terminal is never prompted: a type that transformers does not know is
+refused, even if code lies beside it. If you trust a folder's code, load it (`trust_remote_code=True`) and pass
 on the model.
 """
 
@@ -247,7 +247,7 @@ def _open(cls: Any, source: Any, what: str, where: str, **options: Any) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """Why a library could not read a file, in a line; its inner words (KeyError: 'x') tell a user nothing."""
+    """Why a library could not read a file, in a line; its own message (KeyError: 'x') does not help a user."""
     if isinstance(error, OSError) and error.errno:
         return os_reason(error)
     strict, cause = isinstance(error, StrictDataclassError), error.__cause__

@@ -156,7 +156,7 @@ def number_in(text: str) -> int | float:
         return int(text)
     if re.fullmatch(r"[-+]?(\d{1,100}\.?\d{0,100}|\.\d{1,100})([eE][-+]?\d{1,4})?", text, re.ASCII):
         return float(text)
-    raise ValueError(f"{shown_value(text)} is no number")
+    raise ValueError(f"{shown_value(text)} is not a number")
 
 
 def allowed(hint: Any) -> str:

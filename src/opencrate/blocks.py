@@ -119,7 +119,7 @@ class CrateLayer(GradientCheckpointingLayer):
 class CrateDecoderLayer(GradientCheckpointingLayer):
     """A :class:`CrateLayer` backwards: ``Y = D LN(Z)``, then ``Y - MSSA(LN(Y))``; neither with a residual around D.
 
-    Layer l of a decoder stands for the inverse of layer L + 1 - l of the encoder, and Y for its ``Z^{l+1/2}``.
+    Layer l of a decoder is meant to invert layer L + 1 - l of the encoder, and Y corresponds to its ``Z^{l+1/2}``.
     [2311.13110; textbook, chapter 7]
     """
 

@@ -164,7 +164,7 @@ class SoftmaxAttention(Subspaces):
         cache: Any = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        """``(B, N, d)`` -> the update ``(B, N, d)`` and, when asked for, the maps ``(B, K, N, keys)``.
+        """``(B, N, d)`` -> the update ``(B, N, d)`` and, on request, the maps ``(B, K, N, keys)``.
 
         The maps follow from the projected tokens, so they exist under every attention backend. A causal model may give
         its cache of earlier tokens, which then are keys and values too.

@@ -107,7 +107,7 @@ _DIGITS = {
     "patch_embedding": "conv",
 }
 # For 32 x 32 colour images and few epochs; each differs from the published form because it learned faster on held-out
-# training images of CIFAR-10 (docs/results.md).
+# training images of CIFAR-10 (docs/results/classification.md).
 _LAPTOP = {
     "image_size": 32,
     "patch_size": 4,

@@ -1,4 +1,4 @@
-"""The settings that every CRATE model's blocks have, whatever they read."""
+"""The settings of the blocks that all CRATE models share."""
 
 import inspect
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ class CrateMAEConfig(CrateConfig):
 
     Every field of :class:`CrateConfig` describes the encoder, with the published autoencoder's defaults; the decoder
     has the same width. ``layer_norm_eps`` is that of the blocks, ``head_layer_norm_eps`` that of the norms after the
-    encoder and after the decoder. ``pool`` has no meaning here; a classifier made of the encoder takes it.
+    encoder and after the decoder. ``pool`` is not used here; a classifier made from the encoder takes it.
 
     Args:
         decoder_num_hidden_layers: layers of the decoder; ``None`` is ``num_hidden_layers``.

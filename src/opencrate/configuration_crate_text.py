@@ -21,7 +21,7 @@ class CrateTextConfig(CrateBlockConfig):
         is_causal: ``True``: a token attends to itself and what is before it; ``False``: to all. ``None`` is what the
             class needs: causal for ``CrateForCausalLM``, else not.
         final_norm: LN after the last layer (published: overcomplete yes, complete no).
-        pool: token that stands for a sequence in the classification heads: ``first``, ``last`` or ``mean`` over the
+        pool: token that represents a sequence in the classification heads: ``first``, ``last`` or ``mean`` over the
             attended ones; ``None`` is ``last`` for a causal model, else ``first``.
         classifier_dropout: in training, share of the pooled vector set to zero; ``None`` is ``dropout``.
         context_overflow: what ``generate`` does beyond the context: ``error``, before anything is generated, or

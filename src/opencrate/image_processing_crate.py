@@ -89,7 +89,7 @@ class CrateImageProcessor(PilBackend):
 
     For another native size pass ``size``: ``{"shortest_edge": s}`` or ``{"height": h, "width": w}``; the crop is
     then s x s or h x w unless ``crop_size`` says less. One value in ``image_mean`` makes grey images, three make
-    colour ones, whatever is given: PIL images, files, NumPy arrays, torch tensors (channels first or last, or none for
+    colour ones, of every input: PIL images, files, NumPy arrays, torch tensors (channels first or last, or none for
     grey), or lists of them.
     """
 
@@ -163,7 +163,7 @@ def _orientation(picture: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or none that can be read."""
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # PIL's EXIF reader raises whatever the damaged bytes lead it to; the pixels are still good
+    except Exception:  # PIL's EXIF reader can raise anything on damaged bytes; the pixels are still good
         return 1
     return value if value in range(1, 9) else 1
 

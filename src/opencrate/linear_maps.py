@@ -14,7 +14,7 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 def affine_of(linear_map: nn.Module, width: int) -> tuple[Tensor, Tensor]:
     """The ``(d, m)`` matrix and the ``(m,)`` offset of a linear map: what it makes of the unit vectors and of zero.
 
-    So an adapter, a hook, a pruned, quantised or offloaded weight counts, whatever the map has become.
+    Adapters, hooks and pruned, quantised or offloaded weights therefore take effect, whatever wraps the map.
     """
     device = next((weight.device for weight in linear_map.parameters() if weight.device.type != "meta"), "cpu")
     rows = torch.eye(width + 1, width, dtype=dtype_of(linear_map), device=device)  # the last row is zero

@@ -160,11 +160,7 @@ class CrateModel(CrateImagePreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self,
-        pixel_values: Tensor,
-        attention_mask: Tensor | None = None,
-        interpolate_pos_encoding=None,
-        **kwargs,
+        self, pixel_values: Tensor, attention_mask: Tensor | None = None, interpolate_pos_encoding=None, **kwargs
     ) -> CrateModelOutput:
         """Encode images.
 

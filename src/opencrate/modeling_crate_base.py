@@ -111,7 +111,7 @@ class CratePreTrainedModel(PreTrainedModel):
     def _with_penalties(
         self, loss: Tensor | None, labels: Tensor | None = None, num_items: Tensor | int | None = None
     ) -> Tensor | None:
-        """The loss with the penalties that the configuration asks for; of several batches in a step, their share."""
+        """The loss with the penalties that the configuration sets; of several batches in a step, their share."""
         subspace, dictionary = self.config.subspace_penalty, self.config.dictionary_penalty
         if not (subspace or dictionary):
             return loss

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from ._graph import known
-from ._hf import (
-    RECORDED_BY_FORWARD,
-    can_return_tuple,
-    capture_outputs,
-    init,
-    merge_with_config_defaults,
-)
+from ._hf import RECORDED_BY_FORWARD, can_return_tuple, capture_outputs, init, merge_with_config_defaults
 from .blocks import CrateDecoderLayer, CrateLayer, LayerList
 from .configuration_crate import pair
 from .configuration_crate_mae import CrateMAEConfig
@@ -282,7 +276,7 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
             init.zeros_(self.unused_decoder_embed_bias)
 
     def _mirrored(self) -> dict[str, str]:
-        """Names of the decoder's parameters and of the encoder's that stand for them."""
+        """Names of the decoder's parameters and of the encoder's that they share."""
         tied, depth = {}, self.config.num_hidden_layers
         for layer in range(depth):
             own, other = f"decoder.layers.{layer}", f"crate.layers.{depth - 1 - layer}"
@@ -293,7 +287,7 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
         return tied
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
-        """``config.tie_decoder`` decides; transformers asks for ``tie_word_embeddings``, which images do not have."""
+        """``config.tie_decoder`` decides; transformers reads ``tie_word_embeddings``, which images do not have."""
         return dict(self._tied_weights_keys or {})
 
     @can_return_tuple

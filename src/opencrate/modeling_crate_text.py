@@ -86,7 +86,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         return loaded
 
     def _end_at_context(self) -> None:
-        """Let texts fill the context where no other length is configured: pipelines would ask for 256 new tokens."""
+        """Let texts fill the context where no other length is configured: pipelines would request 256 new tokens."""
         settings = self.generation_config
         if settings.max_length is None and settings.max_new_tokens is None:
             settings.max_length = self.config.max_position_embeddings + 1  # the last token needs no position

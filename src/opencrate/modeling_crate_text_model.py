@@ -179,7 +179,7 @@ class CrateTextModel(CrateTextPreTrainedModel):
         """The cache that the layers are to fill, if any; an exported graph, which returns tensors only, makes none.
 
         With activation checkpointing there is none: a layer computed again in the backward pass would add to it twice,
-        so transformers keeps it from the layers (before 5.24 also where no gradient is asked for).
+        so transformers keeps it from the layers (before 5.24 also without gradients).
         """
         if not self.config.is_causal:
             if cache is not None:

@@ -144,13 +144,7 @@ def shrink(A: Tensor, threshold: float, signed: bool = False) -> Tensor:
 
 
 def ista(
-    X: Tensor,
-    D: Tensor,
-    eta: float,
-    lam: float,
-    num_steps: int = 1,
-    A0: Tensor | None = None,
-    signed: bool = False,
+    X: Tensor, D: Tensor, eta: float, lam: float, num_steps: int = 1, A0: Tensor | None = None, signed: bool = False
 ) -> Tensor:
     """``num_steps`` ISTA steps on ``1/2 ||X - A D^T||^2 + lam ||A||_1`` (A >= 0 unless ``signed``).
 

@@ -11,7 +11,7 @@ from ._hf import states_asked_for
 def record(key: str, state: Tensor | None) -> None:
     """Hand a state to the caller who asked for ``output_<key>``; does nothing otherwise.
 
-    Called where the model goes on with the state, after all hooks on the modules before, so that it does not matter
+    Called where the model uses the state, after all hooks on the modules before, so that it does not matter
     whether a hook or the recording was there first.
     """
     states = states_asked_for(key)

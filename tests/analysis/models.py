@@ -2,12 +2,7 @@
 
 import torch
 
-from opencrate import (
-    CrateConfig,
-    CrateForImageClassification,
-    CrateMAEConfig,
-    CrateMAEForPreTraining,
-)
+from opencrate import CrateConfig, CrateForImageClassification, CrateMAEConfig, CrateMAEForPreTraining
 from opencrate.analysis.layers.registry import MEASURES
 from opencrate.analysis.layers.result import LayerMeasures
 

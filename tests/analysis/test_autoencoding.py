@@ -211,10 +211,7 @@ def test_figures_show_every_model():
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [
-        (tiny_crate(), "not a CRATE autoencoder"),
-        (tiny_autoencoder(compression="attention"), "has no subspaces"),
-    ],
+    [(tiny_crate(), "not a CRATE autoencoder"), (tiny_autoencoder(compression="attention"), "has no subspaces")],
 )
 def test_models_that_are_refused(model, words):
     with pytest.raises(ValueError, match=words):

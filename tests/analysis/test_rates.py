@@ -7,13 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from opencrate import (
-    coding_rate,
-    load_official,
-    sparse_rate_reduction,
-    sparsity,
-    subspace_coding_rate,
-)
+from opencrate import coding_rate, load_official, sparse_rate_reduction, sparsity, subspace_coding_rate
 from opencrate.analysis.layers import measure as measuring
 from opencrate.analysis.layers import result as rates
 from opencrate.analysis.layers.measure import released_coding_rate

@@ -4,13 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from opencrate import (
-    CrateForCausalLM,
-    CrateForMaskedLM,
-    CrateForSequenceClassification,
-    analyze,
-    coding_rate,
-)
+from opencrate import CrateForCausalLM, CrateForMaskedLM, CrateForSequenceClassification, analyze, coding_rate
 from opencrate.analysis.record.states import LEARNED, record
 from tests.contract.text import FORMS, ids_of, text_model
 

@@ -99,12 +99,12 @@ def test_theory_section(opencrate, digits_run, tmp_path):
         (["GPT2"], ["names no text", "--text TEXT"]),
         (["GPT2", "--text", "BOOK", "--block-size", "8", "--theory"], ["--theory", "is not a CRATE"]),
         (["GPT2", "--text", "nowhere.txt"], ["nowhere.txt", "no such folder or file"]),
-        (["GPT2", "--text", "EMPTY"], ["empty, there is no text in it"]),
+        (["GPT2", "--text", "EMPTY"], ["empty, it contains no text"]),
         (["GPT2", "--text", "BYTES"], ["not UTF-8"]),
         (["GPT2", "--text", "BOOK", "--compare", "DINO"], ["one model reads images, another text"]),
         (["DINO"], ["reads images", "--data IMAGES"]),
         (["hf://owner/name"], ["--output is missing"]),
-        (["EMPTY"], ["is no folder", "hf://owner/name"]),
+        (["EMPTY"], ["is not a folder", "hf://owner/name"]),
     ],
 )
 def test_bad_words(opencrate, digits_run, gpt2, dino, book, tmp_path, words, expected):

@@ -251,8 +251,8 @@ def test_full_disk_is_1_and_one_line(monkeypatch, capfd):
 
 def test_interruption_says_how_to_go_on(monkeypatch, capfd):
     def interrupted(arguments):
-        raise KeyboardInterrupt("saved in runs/x; --resume goes on")
+        raise KeyboardInterrupt("saved in runs/x; --resume continues")
 
     monkeypatch.setattr(COMMANDS["recipes"], "run", interrupted)
     assert main(["recipes"]) == 130
-    assert capfd.readouterr().err == "opencrate: interrupted: saved in runs/x; --resume goes on\n"
+    assert capfd.readouterr().err == "opencrate: interrupted: saved in runs/x; --resume continues\n"

@@ -99,10 +99,9 @@ def test_what_may_not_be_read(opencrate, world, monkeypatch, what):
         return not os.path.realpath(path).startswith(denied) and real_access(path, *arguments, **options)
 
     monkeypatch.setattr(os, "access", access)
-    words = {
-        "img.png": ("predict", "m", "img.png"),
-        "good.pth": ("convert", "good.pth", "out", *hostile.OFFICIAL),
-    }.get(what, ("evaluate", "m", "--data", "data"))
+    words = {"img.png": ("predict", "m", "img.png"), "good.pth": ("convert", "good.pth", "out", *hostile.OFFICIAL)}.get(
+        what, ("evaluate", "m", "--data", "data")
+    )
     result = opencrate(*words)
     assert result.code == 2 and result.out == "" and len(result.err.splitlines()) == 1, result
     assert "may not be read" in result.err or "no such" in result.err, result.err

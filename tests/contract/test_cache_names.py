@@ -5,12 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers import Trainer, TrainingArguments
 
-from opencrate import (
-    CrateForCausalLM,
-    CrateForSequenceClassification,
-    CrateForTokenClassification,
-    CrateTextModel,
-)
+from opencrate import CrateForCausalLM, CrateForSequenceClassification, CrateForTokenClassification, CrateTextModel
 from opencrate._hf import CACHE, CACHE_NAMES
 from opencrate.cache import SubspaceCache
 

@@ -21,13 +21,7 @@ from transformers import (
 )
 
 import opencrate
-from opencrate import (
-    CrateBackbone,
-    CrateConfig,
-    CrateForImageClassification,
-    CrateImageProcessor,
-    CrateModel,
-)
+from opencrate import CrateBackbone, CrateConfig, CrateForImageClassification, CrateImageProcessor, CrateModel
 
 from .common import ALL_STATES, config_of, images_of, model_of
 

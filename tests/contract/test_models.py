@@ -9,16 +9,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from opencrate import CrateForImageClassification, CrateModel, compression
 from opencrate.compression import attention_function, dense_mask, matmul_attention
 
-from .common import (
-    ALL_STATES,
-    STATES,
-    VARIANTS,
-    checkpoint_activations,
-    config_of,
-    gradients_of,
-    images_of,
-    model_of,
-)
+from .common import ALL_STATES, STATES, VARIANTS, checkpoint_activations, config_of, gradients_of, images_of, model_of
 
 close = torch.testing.assert_close
 every_variant = pytest.mark.parametrize("variant", VARIANTS)

@@ -112,10 +112,7 @@ def test_regression_and_several_labels():
     outputs = one(**inputs, labels=torch.tensor([0.5, -1.0]))
     assert_close(outputs.loss, F.mse_loss(outputs.logits[:, 0], torch.tensor([0.5, -1.0])))
     several = text_model(
-        cls=CrateForSequenceClassification,
-        num_labels=3,
-        type_vocab_size=2,
-        problem_type="multi_label_classification",
+        cls=CrateForSequenceClassification, num_labels=3, type_vocab_size=2, problem_type="multi_label_classification"
     )
     outputs = several(**inputs, labels=torch.tensor([[1.0, 0, 1], [0, 0, 1]]))
     expected = F.binary_cross_entropy_with_logits(outputs.logits, torch.tensor([[1.0, 0, 1], [0, 0, 1]]))

@@ -14,12 +14,7 @@ BASE = {
 }
 VARIANTS = {
     "complete": {},
-    "overcomplete": {
-        "dictionary_expansion": 4,
-        "dictionary_decode": "tied",
-        "ista_num_steps": 2,
-        "final_norm": True,
-    },
+    "overcomplete": {"dictionary_expansion": 4, "dictionary_decode": "tied", "ista_num_steps": 2, "final_norm": True},
     "alpha": {
         "dictionary_expansion": 4,
         "dictionary_decode": "untied",

@@ -59,7 +59,7 @@ def test_tables(tmp_path):
     for file in ("table.parquet", "table.jsonl"):
         assert parts_of(tmp_path / file) == {"all": ["first", "second"]}
         assert parts_of(tmp_path / file, text_column="title", max_documents=1) == {"all": ["a"]}
-        with pytest.raises(ValueError, match=r"text\.text_column='n' is no column of strings; there are title, text"):
+        with pytest.raises(ValueError, match=r"text\.text_column='n' has no strings; columns that do: title, text"):
             read_parts(TextData(str(tmp_path / file), text_column="n"))
 
 
@@ -89,7 +89,7 @@ def test_undecodable_bytes_are_named(tmp_path):
 @pytest.mark.parametrize("content", ["", " \n\t\n"])
 def test_empty_corpus(tmp_path, content):
     (tmp_path / "empty.txt").write_text(content)
-    with pytest.raises(ValueError, match=r"empty\.txt: empty, there is no text in it"):
+    with pytest.raises(ValueError, match=r"empty\.txt: empty, it contains no text"):
         read_parts(TextData(str(tmp_path / "empty.txt")))
 
 

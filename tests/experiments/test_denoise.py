@@ -39,10 +39,7 @@ def test_rows_words_and_figures(found):
     assert kinds == {("denoising", form) for form in FORMS} | {("sampling", form) for form in SAMPLERS}
     assert all(row["seeds"] == 2 and row["low"] <= row["mean"] <= row["high"] for row in found.rows)
     assert {row["measure"] for row in found.rows} >= set(MEASURES)
-    assert table(found).shape == (len(FORMS), 3) and set(figures(found)) == {
-        "denoise",
-        "denoise_samples",
-    }
+    assert table(found).shape == (len(FORMS), 3) and set(figures(found)) == {"denoise", "denoise_samples"}
     text = "\n".join(describe(found))
     assert (
         "MSSA, scale 1/σ²:" in text and "better than doing nothing at 0, better than best linear map at 0 of 2" in text

@@ -38,7 +38,7 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         "nonsquare": (
             rf"{_WEIGHTS}|images|layer0\.code\d",
             r"patch_conv|tokens_embedded|layer\d\.(attention|projected|half|ista_out|out)",
-        ),
+        )
     },
     "crate_lm": {
         "complete": (

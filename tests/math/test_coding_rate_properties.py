@@ -6,13 +6,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given, settings
 
-from opencrate.objective import (
-    coding_rate,
-    rate_reduction,
-    sparse_rate_reduction,
-    sparsity,
-    subspace_coding_rate,
-)
+from opencrate.objective import coding_rate, rate_reduction, sparse_rate_reduction, sparsity, subspace_coding_rate
 
 DOUBLE = torch.float64
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)

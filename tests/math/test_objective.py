@@ -11,13 +11,7 @@ import torch
 from hypothesis import given, settings
 
 from opencrate import _logdet, objective
-from opencrate.objective import (
-    coding_rate,
-    rate_reduction,
-    sparse_rate_reduction,
-    sparsity,
-    subspace_coding_rate,
-)
+from opencrate.objective import coding_rate, rate_reduction, sparse_rate_reduction, sparsity, subspace_coding_rate
 from tests.golden import golden_meta, load_golden, sub_dict
 
 DOUBLE = torch.float64

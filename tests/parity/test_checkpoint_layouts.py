@@ -179,8 +179,7 @@ def test_a_sharded_checkpoint_of_torch_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["lightning.fabric.utilities.data.AttributeDict", "yacs.config.CfgNode", "omegaconf.dictconfig.DictConfig"],
+    "name", ["lightning.fabric.utilities.data.AttributeDict", "yacs.config.CfgNode", "omegaconf.dictconfig.DictConfig"]
 )
 def test_settings_of_trainers_are_read_as_plain_values(name, tmp_path, monkeypatch):
     """Nothing of the module is imported: it is gone when the file is read."""

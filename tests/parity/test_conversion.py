@@ -12,13 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from opencrate import (
-    CrateConfig,
-    CrateForImageClassification,
-    CrateModel,
-    load_official,
-    to_official,
-)
+from opencrate import CrateConfig, CrateForImageClassification, CrateModel, load_official, to_official
 from opencrate.conversion import read_checkpoint, source_state_dict
 from tests.golden import load_golden, sub_dict
 
@@ -27,17 +21,9 @@ from .common import present
 CLASSIFIER = {
     "main": {"num_attention_heads": 4},
     "nonsquare_mean_pool": {"num_attention_heads": 1, "image_size": (32, 48), "pool": "mean"},
-    "rect_patch_gray": {
-        "num_attention_heads": 3,
-        "image_size": (16, 40),
-        "patch_size": (4, 8),
-        "ista_step_size": 0.3,
-    },
+    "rect_patch_gray": {"num_attention_heads": 3, "image_size": (16, 40), "patch_size": (4, 8), "ista_step_size": 0.3},
 }
-ALPHA = {
-    "main": {"num_attention_heads": 4},
-    "nonsquare": {"num_attention_heads": 2, "image_size": [16, 24]},
-}
+ALPHA = {"main": {"num_attention_heads": 4}, "nonsquare": {"num_attention_heads": 2, "image_size": [16, 24]}}
 CASES = [("crate_classifier", "crate", file, kwargs) for file, kwargs in CLASSIFIER.items()]
 CASES += [("crate_alpha",) * 2 + (file, kwargs) for file, kwargs in ALPHA.items() if file in present("crate_alpha")]
 
@@ -285,7 +271,7 @@ def changed(**changes) -> dict:
         (changed(mlp_head__1__bias=torch.ones(3)), r"mlp_head\.1\.bias has shape \(3,\), expected \(10,\)"),
         (changed(mlp_head__1__bias=torch.ones(10, dtype=torch.int64)), "dtype torch.int64"),
         (changed(cls_token=torch.ones(48)), r"'cls_token' has shape \(48,\)"),
-        (changed(pos_embedding=torch.ones(1, 60, 48)), "59 positions are no square grid"),
+        (changed(pos_embedding=torch.ones(1, 60, 48)), "59 positions form no square grid"),
         (changed(transformer__layers__0__0__fn__qkv__weight=torch.ones(())), "qkv.weight' has shape"),
         (
             {name.replace("layers.1.", "layers.7."): value for name, value in weights().items()},

@@ -37,10 +37,7 @@ def test_forward_and_gradients(file, dtype, attention):
     code1 = ista(layer.norm(outputs.compressed_states[0]), layer.ista.dictionary, 0.1, 0.1, num_steps=1)
     grid = model.config.grid_size
     patches = computed["patches_embedded"]
-    computed |= {
-        "layer0.code1": lambda: code1,
-        "patch_conv": lambda: patches().transpose(1, 2).unflatten(2, grid),
-    }
+    computed |= {"layer0.code1": lambda: code1, "patch_conv": lambda: patches().transpose(1, 2).unflatten(2, grid)}
     if "labels" in golden:
         computed |= losses(outputs.logits, golden["labels"])
         loss = model(images.to(dtype), labels=golden["labels"]).loss

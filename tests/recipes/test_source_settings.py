@@ -10,12 +10,7 @@ import yaml
 from PIL import Image
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from opencrate import (
-    CrateConfig,
-    CrateForImageClassification,
-    CrateMAEConfig,
-    CrateMAEForPreTraining,
-)
+from opencrate import CrateConfig, CrateForImageClassification, CrateMAEConfig, CrateMAEForPreTraining
 from opencrate.data.options import ImageData
 from opencrate.recipe.load import load_recipe, recipe_yaml
 from opencrate.recipe.source_settings import source_settings

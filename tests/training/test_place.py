@@ -158,5 +158,5 @@ def test_a_sweep_looks_at_every_place_first(tmp_path, words, capsys):
     letters(tmp_path / "out" / "attention-only-seed0")
     command = ("ablate", "digits-structure", "--smoke", "--arms", "attention-only", "--seeds", "0")
     assert main([*command, *words, "--output", str(tmp_path / "out")]) == 2
-    assert ("pass --seeds" if words else "seed0: exists and is no run") in capsys.readouterr().err
+    assert ("pass --seeds" if words else "seed0: exists and is not a run") in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["attention-only-seed0", "letter.txt"]

@@ -1,6 +1,6 @@
 """A CRATE autoencoder measured as what it claims to be: a decoder whose layers undo the encoder's, last first.
 
-Whole images go through (mask ratio 0). Decoder layer L + 1 − ℓ stands for the inverse of encoder layer ℓ; a decoder of
+Whole images go through (mask ratio 0). Decoder layer L + 1 − ℓ is meant to invert encoder layer ℓ; a decoder of
 fewer layers has inverses of the last encoder layers only. Layers are called as they are; states are those that the
 model records of itself.
 """
@@ -93,7 +93,7 @@ def measure_autoencoder(
         seed: of the noise on tokens and of the masks.
 
     Raises:
-        ValueError: what `require_layered` refuses; no images, or fewer than asked for; ε <= 0 or a level < 0.
+        ValueError: what `require_layered` refuses; no images, or fewer than requested; ε <= 0 or a level < 0.
     """
     require_layered(model)
     if not eps > 0 or min(noise_levels, default=-1) < 0:
@@ -120,7 +120,7 @@ def _states(model: CrateMAEForPreTraining, pixels: Tensor) -> CrateMAEForPreTrai
 
 
 def _mirrored(model: CrateMAEForPreTraining) -> list[tuple[Step, Step]]:
-    """Encoder layers and the decoder layers that stand for their inverses, in the encoder's order."""
+    """Encoder layers and the decoder layers that mirror them, in the encoder's order."""
     pairs = list(zip(reversed(model.crate.layers), model.decoder.layers))
     return pairs[::-1]
 

@@ -5,7 +5,7 @@
   opencrate ablate cifar10-structure data.path=DATA --match compute
 
 SWEEP is a shipped sweep's name or a YAML file (keys: name, description, reference, seeds, arms, settings). Bare
-`key=value` words change every arm. Finished runs are kept and unfinished ones resumed, so the same command goes on
+`key=value` words change every arm. Finished runs are kept and unfinished ones resumed, so the same command resumes
 after an interruption. The output folder holds the runs and the table: ablation.md, .csv, .json and .png.
 """
 

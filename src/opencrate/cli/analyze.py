@@ -9,9 +9,9 @@
 MODEL is a run directory, any folder written by save_pretrained (CRATE, ViT, DINOv2, BERT, GPT-2 and models built like
 them), or hf://owner/name, which is downloaded. A run is measured on the images or the text that it held out, unless
 --data or --text say otherwise. Writes report.html (self-contained), layers.csv, layers.json and
-figures/, by default into MODEL/analysis. The model stands against its own start: a run's is rebuilt exactly from its
+figures/, by default into MODEL/analysis. The model is compared with its own start: a run's is rebuilt exactly from its
 seed, any other model's is a fresh copy of seed 0. A model other than CRATE has no subspaces U; what it is measured
-against instead is said at every number.
+against instead is stated at every number.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _labelled(sources: list[str], arguments: argparse.Namespace) -> list[Any]:
-    """The models as classifiers of labelled images; none where one is no classifier or the images have other labels."""
+    """The models as classifiers of labelled images; none if one is not a classifier or the images have other labels."""
     from ..store.inputs import knows_classes
     from ..store.kinds import kind_of
     from ..store.saved import open_saved

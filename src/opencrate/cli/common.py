@@ -138,7 +138,7 @@ def add_model_and_images(parser: Parser) -> None:
     parser.add_argument(
         "--data",
         metavar="IMAGES",
-        help="labelled images: whatever a recipe's data.path takes (default: the run's own data)",
+        help="labelled images: anything a recipe's data.path takes (default: the run's own data)",
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
 

@@ -7,9 +7,9 @@
   opencrate convert crate-base crate_base.pth --to-official
 
 The first form writes config.json, model.safetensors and the image processor, of a language model the tokenizer that
---tokenizer names; --class-names gives a classifier's classes names. Sizes that the tensors do not tell are given as
+--tokenizer names; --class-names gives a classifier's classes names. Sizes that the tensors do not show are given as
 options, any other field of the configuration as field=value. SOURCE is a file or folder that a common trainer wrote
-(Lightning, timm, DINO, accelerate, ...); of several sets of weights the averaged one is taken, which is said, and
+(Lightning, timm, DINO, accelerate, ...); of several sets of weights the averaged one is taken (with a notice), and
 --weights KEY takes another. The last form writes a classifier or a causal language model under the official names with
 the same values, as .pth, .pt or .safetensors.
 """

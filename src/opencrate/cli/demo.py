@@ -1,7 +1,7 @@
-"""The whole story on real data in a few minutes: train a CRATE and a matched ViT on scikit-learn's handwritten digits.
+"""The whole tour on real data in a few minutes: train a CRATE and a matched ViT on scikit-learn's handwritten digits.
 
 Both are evaluated on the same held-out images; the CRATE's white box is measured against its own initialisation, and
-everything stands in one report that opens offline. Training uses one thread: the order of sums, and so the accuracies,
+one report that opens offline shows everything. Training uses one thread: the order of sums, and so the accuracies,
 then do not depend on the number of cores (on the kind of processor they still do).
 """
 

@@ -7,7 +7,7 @@
 MODEL is a run directory, any folder written by save_pretrained (image classifiers, backbones, masked autoencoders,
 language models), or hf://owner/name, which is downloaded. Labels are used where images have the model's classes, and
 are not needed. A run is checked on what it held out: its validation part where it has one, else its test part. Each
-check has a threshold with its origin (docs/doctor.md); what a model or folder lacks is "not checked", with why. Exit
+check has a threshold with its origin (docs/doctor_checks.md); what is missing is "not checked", with the reason. Exit
 code: 0 no check failed, 1 at least one failed (with --strict also when one warned; findings never count), 2 bad input.
 """
 

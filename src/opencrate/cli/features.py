@@ -20,7 +20,7 @@ from .._outputs import check_results
 from .._values import Natural, Within, fitted, number_in, shown_value
 from .common import Parser, add_text, layer_numbers, positive_int, prepare_libraries, say, seed, text_of
 
-HELP = "look at what single features of a language model stand for"
+HELP = "what single features of a language model respond to"
 
 
 def add_arguments(parser: Parser) -> None:

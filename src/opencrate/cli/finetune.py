@@ -10,7 +10,7 @@ bare `model.config.<field>=value` changes a setting. So are mean and deviation, 
 channels, tokenizer and length, unless RECIPE or a bare `key=value` states another; then the line about the weights
 says what they were trained with and what is used now. (A tokenizer that RECIPE would make from its text counts as not
 stated.) This is `opencrate train RECIPE model.init_from=MODEL model.type=<its type> model.size=null model.config={}`.
-What is loaded, new and left out is said and recorded in metrics.json: the head starts anew where the classes differ,
+What is loaded, new and left out is printed and recorded in metrics.json: the head is new where the classes differ,
 positions are interpolated where the grid of patches differs, and any other weight that does not fit is an error unless
 model.init_fresh names it.
 """

@@ -41,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
         "--num-beams", type=number_of(Beams), default=1, metavar="N", help="beam search, printed at the end"
     )
     parser.add_argument("--seed", type=seed, default=0, help="of the draws (default: 0)")
-    parser.add_argument("--crop", action="store_true", help="go on beyond the context with its last tokens (CRATE)")
+    parser.add_argument("--crop", action="store_true", help="continue beyond the context with its last tokens (CRATE)")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where MODEL has none")
 
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `opencrate`; those of the process by default.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):  # names that are no UTF-8 are shown escaped, and stop nothing
+    for stream in (sys.stdout, sys.stderr):  # names that are not UTF-8 are shown escaped, without an error
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("OPENCRATE_DEBUG") == "1"
@@ -99,7 +99,7 @@ _OF_PATHS |= {errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EEXIST, errno.EINVAL, e
 
 
 def _is_bad_input(error: Exception) -> bool:
-    """Whether an error is about what the user gave; configuration classes raise no `ValueError`s."""
+    """Whether an error is about user input; configuration classes do not raise `ValueError`."""
     if isinstance(error, OSError) and not isinstance(error, ValueError):
         return error.errno in _OF_PATHS or isinstance(error, FileNotFoundError)
     if isinstance(error, ValueError):
@@ -110,7 +110,7 @@ def _is_bad_input(error: Exception) -> bool:
 
 
 def _parse(argv: list[str], parser: Parser) -> argparse.Namespace | None:
-    """The checked arguments; `None` when only help or the version was asked for."""
+    """The checked arguments; `None` for --help and --version."""
     try:
         arguments, unknown = parser.parse_known_args(argv)
     except SystemExit:  # argparse's way to end after --help and --version; errors are ValueErrors here
@@ -152,7 +152,7 @@ def _one_line(error: BaseException, parser: Parser) -> str:
     elif isinstance(error, OSError) and error.errno:
         text = f"{os_reason(error)}; check the files and the disk"
     if isinstance(error, UnicodeEncodeError):
-        text = f"{shown(error.object)}: holds bytes that are no UTF-8; rename it"
+        text = f"{shown(error.object)}: contains bytes that are not UTF-8; rename it"
     if text.startswith("Caught ") and "Traceback" in text:  # from a data loading process: its last line says it
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return one_line(text) or type(error).__name__

@@ -1,10 +1,10 @@
-"""How much a frozen model's tokens tell about the classes of labelled images.
+"""How well a frozen model's tokens predict the classes of labelled images.
 
   opencrate probe runs/digits-seed0
   opencrate probe runs/cifar10-seed0 --data flowers --method knn --layer 4 --token mean
   opencrate probe runs/cifar10-mae-seed0 --untrained
 
-A classifier that never touches the model is fitted on the training part of the images and counted on the test part:
+A classifier that does not change the model is fitted on the training images and evaluated on the test images:
 logistic regression on standardised features, its regularisation chosen on held-out training images (linear), or the 20
 nearest neighbours by cosine (knn). RUN is a classifier or a masked autoencoder (CRATE's or transformers' ViTMAE), whose
 encoder is shown whole images. Without --data, the run's own images are used; other images may have other classes than
@@ -17,14 +17,7 @@ import argparse
 import json
 from typing import Any
 
-from .common import (
-    Parser,
-    add_model_and_images,
-    batch_size,
-    non_negative_int,
-    prepare_libraries,
-    print_table,
-)
+from .common import Parser, add_model_and_images, batch_size, non_negative_int, prepare_libraries, print_table
 
 HELP = "linear or nearest-neighbour probe of a layer's tokens"
 

@@ -5,9 +5,9 @@
   opencrate train imagefolder data.path=photos training.num_train_epochs=50 --output runs/photos
   opencrate train imagefolder data.path=photos --output runs/photos --resume
 
---resume goes on with an unfinished run. A finished one goes on as the longer run that the words ask for
+--resume continues an unfinished run. A finished one continues as the longer run that the overrides describe
 (training.num_train_epochs or training.max_steps) if that is exact: a constant learning rate, and a checkpoint kept by
-training.save_strategy. Else the schedule has ended: `opencrate finetune RUN RUN` starts a new one from the weights.
+training.save_strategy. If not, the schedule has ended: `opencrate finetune RUN RUN` starts a new one from the weights.
 
 RECIPE is a shipped recipe's name (`opencrate recipes`), a YAML file, or an earlier run's directory. Any key of it is
 changed by a bare `key=value`; `--print-config` shows the result. The run directory holds the model, its image
@@ -37,7 +37,7 @@ def add_run_arguments(parser: Parser) -> None:
     parser.takes_overrides = True
     parser.add_argument("--output", metavar="DIR", help="run directory (default: runs/<recipe>-seed<seed>)")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished run in that place")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of an unfinished run")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of an unfinished run")
     parser.add_argument("--smoke", action="store_true", help="the recipe's smoke form: seconds on a laptop")
     parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe and stop")

@@ -58,7 +58,7 @@ def _infer_patch(state_dict: Mapping[str, Tensor], family: str, patch_size: Any)
     side = round((shape[1] / 3) ** 0.5)
     if 3 * side**2 != shape[1]:
         raise ValueError(
-            f"patch_size cannot be inferred: {shape[1]} numbers per patch are no square patch of 3 channels; give "
+            f"patch_size cannot be inferred: {shape[1]} numbers per patch form no square patch of 3 channels; give "
             "patch_size (the channels follow from it)"
         )
     return side, 3
@@ -77,6 +77,6 @@ def _infer_image_size(positions: int, patch: Any, image_size: Any) -> Any:
     side = round(positions**0.5)
     if side**2 != positions:
         raise ValueError(
-            f"image_size cannot be inferred: {positions} positions are no square grid; give image_size=(height, width)"
+            f"image_size cannot be inferred: {positions} positions form no square grid; give image_size=(height, width)"
         )
     return side * patch_height if patch_height == patch_width else [side * patch_height, side * patch_width]

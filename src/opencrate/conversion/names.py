@@ -12,12 +12,9 @@ from .checkpoints import shorten
 
 logger = logging.getLogger(__name__)
 
-# official prefix -> ours; "{l}" stands for the layer number. Longest match first is not needed: no prefix of one
+# official prefix -> ours; "{l}" is the layer number. Longest match first is not needed: no prefix of one
 # row is a prefix of another.
-_EMBEDDING = {
-    "cls_token": "crate.embeddings.cls_token",
-    "pos_embedding": "crate.embeddings.position_embeddings",
-}
+_EMBEDDING = {"cls_token": "crate.embeddings.cls_token", "pos_embedding": "crate.embeddings.position_embeddings"}
 _COMPRESSION = {
     "transformer.layers.{l}.0.norm.": "crate.layers.{l}.compress.norm.",
     "transformer.layers.{l}.0.fn.qkv.": "crate.layers.{l}.compress.mssa.subspaces.",

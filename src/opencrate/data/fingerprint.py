@@ -34,11 +34,7 @@ def fingerprint(dataset: Dataset, content_limit: int = CONTENT_LIMIT) -> dict[st
         content = _content(cell) if by_content or cell["bytes"] is not None else _name_and_size(cell)
         digest.update(f"{names[label]}\0{len(content)}\0".encode())
         digest.update(content)
-    return {
-        "images": len(cells),
-        "sha256": digest.hexdigest(),
-        "of": "content" if by_content else "names and sizes",
-    }
+    return {"images": len(cells), "sha256": digest.hexdigest(), "of": "content" if by_content else "names and sizes"}
 
 
 def _content(cell: dict[str, Any]) -> bytes:

@@ -75,7 +75,7 @@ def check_readable(file: Path) -> int:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which are put back as they were."""
+    """Without the progress bars of `datasets`, which are restored afterwards."""
     if datasets.are_progress_bars_disabled():
         yield
         return

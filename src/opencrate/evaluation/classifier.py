@@ -101,7 +101,7 @@ def evaluate_classifier(
         num_images: use this many images; `None` uses all.
 
     Raises:
-        ValueError: no images; a batch without labels; a label that is no class; a logit that is not finite.
+        ValueError: no images; a batch without labels; a label that is not a class; a logit that is not finite.
     """
     totals = _Totals()
     for fields in read_batches(batches, num_images):
@@ -125,12 +125,7 @@ def _timed_logits(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, float
 
 
 def predict(
-    saved: SavedModel,
-    files: Sequence[Path],
-    *,
-    top_k: int = 1,
-    batch_size: int = 64,
-    skipped: list[str] | None = None,
+    saved: SavedModel, files: Sequence[Path], *, top_k: int = 1, batch_size: int = 64, skipped: list[str] | None = None
 ) -> list[dict[str, Any]]:
     """Classify image files.
 

@@ -19,13 +19,13 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-        max_new_tokens: at most so many; generation ends earlier at the end token.
+        max_new_tokens: upper bound; generation ends earlier at the end token.
         temperature: divides the logits; 0 takes the most probable token (greedy).
-        top_k: draw from the so many most probable tokens; `None`: all.
+        top_k: draw from this many most probable tokens; `None`: all.
         top_p: draw from the most probable tokens that together have this probability; `None`: all.
         num_beams: above 1, beam search; with temperature 0 without sampling.
         seed: of the draws.
-        crop: go on beyond the context with its last tokens (CRATE); otherwise that is an error.
+        crop: continue beyond the context with its last tokens (CRATE); otherwise that is an error.
     """
 
     max_new_tokens: NewTokens = 100
@@ -47,7 +47,7 @@ def prompt_ids(language: SavedModel, prompt: str) -> Tensor:
         ValueError: a masked model, or characters that the tokenizer does not know.
     """
     if language.kind != "causal":
-        raise ValueError(f"{language.source}: a masked model cannot go on with a text; give a causal one")
+        raise ValueError(f"{language.source}: a masked model cannot continue a text; give a causal one")
     tokenizer = language.tokenizer
     ids = tokenizer(prompt)["input_ids"] or [language.start]
     unknown = tokenizer.unk_token_id
@@ -115,7 +115,7 @@ def _options(language: SavedModel, sampling: Sampling) -> dict[str, Any]:
 def _check_length(language: SavedModel, length: int, sampling: Sampling) -> None:
     context = language.context
     if sampling.crop and language.model.config.model_type != "crate_text":
-        raise ValueError(f"{language.source}: only CRATE models go on beyond their context; leave `crop` out")
+        raise ValueError(f"{language.source}: only CRATE models continue beyond their context; leave `crop` out")
     if length > context and not sampling.crop:
         raise ValueError(f"prompt: has {length} tokens, more than the model's context of {context}; shorten it")
     if length + sampling.max_new_tokens - 1 > context and not sampling.crop:

@@ -111,7 +111,7 @@ def place(values: Tensor, model: nn.Module) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is put back at the end."""
+    """Evaluation mode without gradients; every module's own mode is restored at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -124,7 +124,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def masking(model: PreTrainedModel, ratio: float | None) -> Iterator[None]:
-    """The model with another mask ratio, put back at the end; `None` leaves the model's own.
+    """The model with another mask ratio, restored at the end; `None` leaves the model's own.
 
     Raises:
         ValueError: a ratio outside [0, 1).

@@ -63,7 +63,7 @@ def read_lambada(path: str | Path) -> list[tuple[str, str]]:
     A line has `context` and `continuation` (of one word), or `text`, whose last word is the one to predict.
 
     Raises:
-        ValueError: no such file, a line that is no such object, or no lines.
+        ValueError: no such file, a line that is not such an object, or no lines.
     """
     path = Path(path).expanduser()
     require_file(path, "LAMBADA as a .jsonl file")

@@ -44,7 +44,7 @@ class TextScore:
         kind: "causal", or "masked" (then `tokens` are the masked ones, and there are no bits per byte).
         tokens, documents, bytes: scored tokens, documents, and their bytes of UTF-8.
         words: as WikiText counts them: what white space divides, and one per line end.
-        unknown: tokens that the tokenizer does not know; bits per byte then are no code length of the text.
+        unknown: tokens that the tokenizer does not know; bits per byte are then not a code length of the text.
         loss: nats per token.
         accuracy: share of tokens that are the most probable one.
         context, stride: tokens of a window, and by how many it moves; blocks without overlap for "masked".
@@ -194,7 +194,7 @@ def score_masked(
 
     Args:
         language: the model.
-        documents: the text, in blocks whatever ends there; less than a block at the end is left out.
+        documents: the text, cut into blocks of equal length; less than a block at the end is left out.
         probability: share of tokens that are masked.
         whole_word: mask words.
         block_size: tokens per block, special ones included; the model's context by default.

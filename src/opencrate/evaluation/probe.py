@@ -1,4 +1,4 @@
-"""How much a frozen model's tokens tell about the classes: linear probe and nearest neighbours on cached features."""
+"""How well a frozen model's tokens predict the classes: linear probe and nearest neighbours on cached features."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ features."""
 HELD_OUT = 0.2
 """Share of the training images that decides between them, stratified."""
 CHOSEN_ON = 10_000
-"""The choice is made on at most this many training images, evenly spaced; the fit that counts uses all."""
+"""The choice is made on at most this many training images, evenly spaced; the final fit uses all."""
 _MAX_ITERATIONS = 1000
 
 
@@ -116,12 +116,7 @@ def _hidden_states(model: PreTrainedModel, pixels: Tensor) -> tuple[Tensor, ...]
 
 
 def probe(
-    train: Features,
-    test: Features,
-    method: Method,
-    layer: int,
-    token: Token,
-    regularisation: float | None = None,
+    train: Features, test: Features, method: Method, layer: int, token: Token, regularisation: float | None = None
 ) -> Probe:
     """Fit on the training features, count on the test features.
 
@@ -178,7 +173,7 @@ def choose_regularisation(train: Features) -> float:
     fitted, held_out = train_test_split(rows, test_size=HELD_OUT, random_state=0, stratify=train.labels[rows])
     best, most = REGULARISATIONS[0], -1.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the fit that counts says so
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the final fit warns
         for value in REGULARISATIONS:
             classifier = _linear(value).fit(train.values[fitted], train.labels[fitted])
             accuracy = classifier.score(train.values[held_out], train.labels[held_out])

@@ -1,7 +1,7 @@
 """What a masked autoencoder gives back of an image, and how much of it copying what is visible would give.
 
 Reads `CrateMAEForPreTraining` and transformers' `ViTMAEForPreTraining` through the interface they share. Where a
-model predicts patches standardised by their own mean and deviation (`norm_pix_loss`), its predictions are put back
+model predicts patches standardised by their own mean and deviation (`norm_pix_loss`), its predictions are given
 with the mean and deviation of the *original* patch, which no reconstruction could know: such pictures and errors are
 those of the patch's structure alone, and the baselines get the same help.
 """
@@ -55,7 +55,7 @@ class Reconstruction:
         mask: `(B, n)` bool, true where a patch was masked.
         where: `(B, 1, H, W)` bool, the same for every pixel.
         errors: on the masked patches; `None` where nothing is masked or nothing is visible.
-        mean_std_known: the prediction was put back with the original patch's mean and deviation.
+        mean_std_known: the prediction was rescaled to the original patch's mean and deviation.
     """
 
     original: Tensor

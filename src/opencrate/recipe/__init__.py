@@ -11,9 +11,5 @@ if TYPE_CHECKING:
     from .schema import Recipe as Recipe
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
-        __name__,
-        {
-            "load": ("load_recipe", "recipe_yaml", "shipped_recipes"),
-            "schema": ("Recipe",),
-        },
+        __name__, {"load": ("load_recipe", "recipe_yaml", "shipped_recipes"), "schema": ("Recipe",)}
     )

@@ -84,7 +84,7 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
 
     Raises:
         ValueError: unknown recipe, unreadable YAML, unknown key, wrong type or impossible value; a `base` that
-            leads back to itself; no smoke form where it is asked for.
+            leads back to itself; a smoke form is requested and there is none.
     """
     path = find_recipe(reference)
     values, shrunk = _merged(path)
@@ -129,7 +129,7 @@ def _scale_resize(values: _Values, before: Any) -> None:
 
 
 def _keep_source_settings(values: _Values, overridden: set[str]) -> None:
-    """Take over what the weights of `model.init_from` were trained on, where nothing else is asked for."""
+    """Take over what the weights of `model.init_from` were trained on, unless the recipe states otherwise."""
     stated = {key: value for key, (value, _) in values.items()}
     source = stated.get("model.init_from")
     if isinstance(source, str):

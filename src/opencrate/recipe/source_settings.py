@@ -51,7 +51,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def keep_settings(stated: Mapping[str, Any], overridden: set[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a source's settings that a recipe takes over, because it does not ask for something else.
+    """The settings of a source that a recipe takes over, because it does not state another value.
 
     What a recipe states wins, with one exception: a kind of tokenizer that is made from the training text is for
     training from scratch, since its tokens would mean other words than the source's; on the command line it wins too.
@@ -98,7 +98,7 @@ def _geometry(processor: dict[str, Any], config: dict[str, Any]) -> dict[str, An
 
 
 def _normalisation(processor: dict[str, Any]) -> dict[str, Any]:
-    """Mean and deviation of pixels from 0 to 1, whatever range the processor gives to its own."""
+    """Mean and deviation for pixels from 0 to 1, for any range of the processor's own."""
     if not processor:
         return {}
     mean, std = processor.get("image_mean"), processor.get("image_std")
@@ -136,5 +136,5 @@ def _context(config: dict[str, Any], tokenizer: dict[str, Any]) -> int | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON mapping; empty where there is no such file."""
+    """A JSON mapping; empty if there is no such file."""
     return read_json(path, advice="train or convert again") if path.is_file() else {}

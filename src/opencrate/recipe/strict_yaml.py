@@ -1,7 +1,7 @@
 """YAML as recipes read it: the plain values of YAML 1.2, within bounds, and no key twice.
 
 What makes YAML surprising is refused with its line: anchors and aliases (which can make a small file huge), tags,
-several documents, keys that are no words. Dates, `1_000` and `<<` are plain words here.
+several documents, keys that are not words. Dates, `1_000` and `<<` are plain words here.
 """
 
 from __future__ import annotations

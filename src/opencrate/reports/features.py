@@ -52,7 +52,7 @@ def features_report(
 
     Args:
         models: the model's first, then those beside it.
-        steered: features that were set by hand.
+        steered: features that were set to a value.
         record: (name, text) of what was run.
     """
     cards = [

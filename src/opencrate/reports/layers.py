@@ -201,7 +201,7 @@ def attention_figure(attention: AttentionMaps, name: str, number: int | None) ->
         Figure(f"{key}_layer{layer}", f"Layer {layer}", plots.plot_attention(attention, layer - 1), alt)
         for layer in range(1, layers)
     )
-    predicted = "Each head compares tokens within one subspace; nothing is predicted for a single head."
+    predicted = "Each head compares tokens within one subspace; theory makes no prediction for a single head."
     title = f"Last layer ({layers} of {layers})" + ("" if number is None else f": {name}")
     return Figure(key, title, plots.plot_attention(attention), alt, {PREDICTED: predicted, HOW: how}, folded)
 

@@ -71,7 +71,7 @@ def training_record(run: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> tu
 
 
 def _machine_facts(path: Path) -> Facts:
-    """What a run was made on; the numbers stand without it, so a damaged file is said and no error."""
+    """What a run was made on; the numbers stand without it, so a damaged file is reported, not an error."""
     try:
         machine = read_json(path)
         device = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['torch_threads']} threads"

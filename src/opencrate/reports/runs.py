@@ -86,7 +86,7 @@ class ReportOptions:
         """How many of the inputs at hand are measured.
 
         Raises:
-            ValueError: more were asked for than there are.
+            ValueError: more were requested than there are.
         """
         if self.num_inputs is not None and self.num_inputs > available:
             raise ValueError(f"num_inputs={self.num_inputs}: only {available} there; ask for at most {available}")
@@ -116,7 +116,7 @@ def report_runs(
         One evaluation per model.
 
     Raises:
-        ValueError: no usable images, fewer than asked for, or whatever `analyze` refuses.
+        ValueError: no usable images, fewer than requested, or what `analyze` refuses.
     """
     first = saved[0]
     _check(options, first.model, first.title)
@@ -160,7 +160,7 @@ def report_models(
         The measures of every model whose layers can be measured.
 
     Raises:
-        ValueError: inputs of the wrong kind or too few, or whatever `analyze` refuses.
+        ValueError: inputs of the wrong kind or too few, or what `analyze` refuses.
     """
     first = models[0]
     _check(options, first.model, first.title)
@@ -240,7 +240,7 @@ def _checkpoints(run: str | Path, options: ReportOptions) -> dict[str, Path]:
     """The checkpoints of a run that are to be measured, by name.
 
     Raises:
-        ValueError: it has none, or not those that were asked for.
+        ValueError: it has none, or not the requested ones.
     """
     if options.checkpoints is None:
         return {}

@@ -82,11 +82,7 @@ def page(check: TheoryCheck) -> Report:
     summary = (*part.sentences[-2:], look.format(link(_TEXTS["theory_changes"][0], _TEXTS["theory_changes"][0])))
     rows = tables.frame(check.to_rows())
     return Report(
-        TITLE,
-        plural(check.num_images, "image"),
-        summary,
-        (part,),
-        files={"theory.csv": rows, "theory.json": rows},
+        TITLE, plural(check.num_images, "image"), summary, (part,), files={"theory.csv": rows, "theory.json": rows}
     )
 
 

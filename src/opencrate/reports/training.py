@@ -216,7 +216,7 @@ def measures_part(white_box: Mapping[str, Any], name: str, key: str) -> Part:
         figure=plot_training_measures(white_box),
         alt="R^c after compression and the non-zero fraction after sparsification, per layer, against the epoch",
         notes={
-            PREDICTED: "Training is end to end: nothing in it asks for a lower R^c, the theory only hopes for it.",
+            PREDICTED: "Training is end to end. Its loss does not contain R^c; theory only predicts that R^c falls.",
             MEASURED: f"Summed over the layers, {symbol} went from {first:.1f} to {last:.1f} nats during training.",
             HOW: f"{inputs} at the end of epochs, the same ones each time; ε = {white_box['eps']:g}.",
         },

@@ -11,8 +11,5 @@ if TYPE_CHECKING:
     from .intervals import seed_interval as seed_interval
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
-        __name__,
-        {
-            "intervals": ("Interval", "bootstrap_mean", "paired_difference", "seed_interval"),
-        },
+        __name__, {"intervals": ("Interval", "bootstrap_mean", "paired_difference", "seed_interval")}
     )

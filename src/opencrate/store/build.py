@@ -192,7 +192,7 @@ def _start_vit_mae(model: ViTMAEForPreTraining) -> None:
     """The published start of a ViTMAE's embedding: transformers' own leaves tokens and both position tables at 0.
 
     Sine-cosine positions, tokens of standard deviation 0.02, Xavier-uniform patch embedding [2111.06377]. Without
-    positions neither encoder nor decoder could tell one patch's place from another's.
+    positions neither encoder nor decoder could distinguish the places of patches.
     """
     embeddings, decoder = model.vit.embeddings, model.decoder
     (height, width), (rows, columns) = pair(model.config.image_size), pair(model.config.patch_size)
@@ -300,7 +300,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         fitted(value, hint)
     except ValueError as error:
         raise field_error(name, value, str(error)) from None
-    except TypeError:  # a type that is no value's, such as a forward reference: the class itself checks it
+    except TypeError:  # not the type of a value, such as a forward reference: the class itself checks it
         return
 
 

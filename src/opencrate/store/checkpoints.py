@@ -1,7 +1,7 @@
-"""Checkpoints that are there whole or not at all.
+"""Checkpoints that are written whole or not at all.
 
 A checkpoint is written below `STAGING`, flushed to the disk, and renamed to `checkpoint-<step>`; one that is to go
-is renamed back before it is deleted. So whatever ends the process, every `checkpoint-<step>` can be resumed from.
+is renamed back before it is deleted. However the process ends, every `checkpoint-<step>` can be resumed from.
 """
 
 from __future__ import annotations

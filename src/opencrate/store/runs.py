@@ -37,7 +37,7 @@ START = "start.safetensors"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
-_LOCK_TEXT = "An unfinished run of OpenCRATE: --resume goes on with it.\n"
+_LOCK_TEXT = "An unfinished run of OpenCRATE: --resume continues it.\n"
 """In the lock file: the mark by which an unfinished directory is known to be ours."""
 _COMPLETE, _OLD = ".complete", ".replaced"
 """Marks of a run that only has to be put in its place, and of one that another takes the place of."""
@@ -68,7 +68,7 @@ def new_directory(final: str | Path, overwrite: bool = False, resume: bool = Fal
     Args:
         final: the directory to be.
         overwrite: replace a finished or unfinished one.
-        resume: go on in an unfinished one; start where there is none.
+        resume: continue an unfinished run; start if there is none.
 
     Raises:
         ValueError: `final` exists and is not to be overwritten, or is not ours; an unfinished run lies there and
@@ -132,7 +132,7 @@ def check_place(
             "overwrite=True starts again"
         )
     raise ValueError(
-        f"{shown(partial)}: an unfinished run lies there (still running, or killed); wait for it, go on with it by "
+        f"{shown(partial)}: there is an unfinished run (still running, or killed); wait for it, continue it with "
         "resume=True, or pass overwrite=True to start again"
     )
 
@@ -209,7 +209,7 @@ def _empty(partial: Path) -> None:
 
 
 def check_same_recipe(partial: Path, recipe: Recipe) -> None:
-    """Refuse to go on with a run under another recipe than the one it was started with.
+    """Refuse to resume a run with another recipe than the one it was started with.
 
     Raises:
         ValueError: names each key that differs, with both values.
@@ -255,7 +255,7 @@ def check_free(final: str | Path, overwrite: bool = False) -> None:
     if not final.exists() or (final.is_dir() and not any(final.iterdir())):
         return
     if not final.is_dir() or not _is_run_or_model(final):
-        raise ValueError(f"{shown(final)}: exists and is no run or model directory; choose another output path")
+        raise ValueError(f"{shown(final)}: exists and is not a run or model directory; choose another output path")
     if not overwrite:
         raise ValueError(f"{shown(final)}: exists; choose another output path, or pass overwrite=True to replace it")
     if foreign := next((path for path in sorted(final.rglob("*")) if not _may_be_ours(path, final)), None):
@@ -285,9 +285,9 @@ def _may_be_ours(path: Path, final: Path) -> bool:
 
 
 def _replace(partial: Path, final: Path) -> None:
-    """Put `partial` in the place of `final`; the old directory goes only after the new one stands.
+    """Put `partial` in the place of `final`; the old directory is removed only after the new one is in place.
 
-    Wherever this is interrupted, `recover` or the next run in this place goes on from there.
+    Wherever this is interrupted, `recover` or the next run in this place continues from there.
     """
     old = _old_directory(final)
     if final.exists() and any(final.iterdir()):

@@ -278,7 +278,7 @@ def _class_of(config: PreTrainedConfig, source: Any) -> Any:
         return transformers.AutoModel
     if not isinstance(config, found.config_class or ()):
         raise ValueError(
-            f"{shown(source)}/config.json: architectures names {name}, which is no class of the model_type "
+            f"{shown(source)}/config.json: architectures names {name}, which is not a class of the model_type "
             f"{config.model_type}; give the config.json that belongs to the weights"
         )
     return found

@@ -8,9 +8,4 @@ if TYPE_CHECKING:
     from .sweep import load_sweep as load_sweep
     from .sweep import run_sweep as run_sweep
 else:
-    __getattr__, __dir__, __all__ = lazy_exports(
-        __name__,
-        {
-            "sweep": ("load_sweep", "run_sweep"),
-        },
-    )
+    __getattr__, __dir__, __all__ = lazy_exports(__name__, {"sweep": ("load_sweep", "run_sweep")})

@@ -109,7 +109,7 @@ def choose(sweep: Sweep, arms: Sequence[str] | None = None, seeds: Sequence[int]
     """The sweep with some of its arms (the reference always among them) and other seeds.
 
     Raises:
-        ValueError: an arm that the sweep does not have, or seeds that are no distinct whole numbers.
+        ValueError: an arm that the sweep does not have, or seeds that are not distinct whole numbers.
     """
     for arm in arms or ():
         if arm not in sweep.arms:
@@ -145,7 +145,7 @@ def run_sweep(
     """Train what is not trained yet, one run after another, and measure every run on its test images.
 
     Runs lie in `<output>/<arm>-seed<seed>`. A finished one is kept, an unfinished one resumed; measures are kept in
-    `<output>/measures`. So a sweep that was stopped goes on where it was.
+    `<output>/measures`. An interrupted sweep therefore resumes where it was.
 
     Args:
         sweep: what to run.
@@ -228,7 +228,7 @@ def _train(recipe: Recipe, directory: Path) -> None:
     try:
         train(recipe, directory, resume=True)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"{directory.name}: stopped; the same command goes on from there") from error
+        raise KeyboardInterrupt(f"{directory.name}: stopped; the same command resumes there") from error
 
 
 def _measured(arm: str, seed: int, directory: Path, folder: Path, num_images: int) -> ArmRun:

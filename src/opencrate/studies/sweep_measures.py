@@ -28,7 +28,7 @@ from ..store.saved import SavedModel, open_saved
 EPS = 0.5
 """ε of the coding rates."""
 PROBE_IMAGES = 5000
-"""The linear probe is fitted on at most this many training images, and counted on as many test images."""
+"""The linear probe is fitted on at most this many training images, and evaluated on as many test images."""
 _BATCH = 64
 
 

@@ -9,10 +9,4 @@ if TYPE_CHECKING:
     from .tasks import Task as Task
     from .train import TrainedRun as TrainedRun
 else:
-    __getattr__, __dir__, __all__ = lazy_exports(
-        __name__,
-        {
-            "tasks": ("TASKS", "Task"),
-            "train": ("TrainedRun",),
-        },
-    )
+    __getattr__, __dir__, __all__ = lazy_exports(__name__, {"tasks": ("TASKS", "Task"), "train": ("TrainedRun",)})

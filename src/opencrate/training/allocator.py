@@ -1,4 +1,4 @@
-"""Keep freed CPU memory in the process: training asks for the same large tensors in every step."""
+"""Keep freed CPU memory in the process: training allocates the same large tensors in every step."""
 
 from __future__ import annotations
 

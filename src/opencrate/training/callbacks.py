@@ -98,7 +98,7 @@ class ProgressBar(TrainerCallback):
 class FiniteWatch(TrainerCallback):
     """Stops a run whose loss, gradient or weights are no longer finite.
 
-    On a CPU every step is looked at before the optimizer moves, so the weights are still good. A GPU is not waited
+    On a CPU every step is checked before the optimizer moves, so the weights are still good. A GPU is not waited
     for: its verdict is copied back beside the computation and read at a later step, and at the latest when the
     epoch is logged; `require_finite_weights` keeps what happened in between out of every checkpoint.
     """
@@ -189,7 +189,9 @@ class StopSignals(TrainerCallback):
             KeyboardInterrupt: always; says where the checkpoint is and how to go on.
         """
         last = checkpoints.newest(Path(args.output_dir))
-        raise KeyboardInterrupt(f"stopped at step {state.global_step}, saved in {last}; resume=True goes on from there")
+        raise KeyboardInterrupt(
+            f"stopped at step {state.global_step}, saved in {last}; resume=True continues from there"
+        )
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.received:

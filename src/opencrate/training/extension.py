@@ -1,4 +1,4 @@
-"""A finished run goes on: exactly, as if it had been longer from the start, or not at all."""
+"""Continue a finished run: exactly, as if it had been longer from the start, or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_finished(directory: Path) -> bool:
 
 
 def check_extendable(directory: Path, recipe: Recipe) -> None:
-    """Refuse to go on with a finished run where that would not be the longer run that the recipe describes.
+    """Refuse to continue a finished run where that would not be the longer run that the recipe describes.
 
     It is where the length alone differs, the learning rate does not depend on it, and a checkpoint was kept.
 
@@ -46,14 +46,14 @@ def check_extendable(directory: Path, recipe: Recipe) -> None:
     else:
         return
     raise ValueError(
-        f"{done} and cannot go on as a longer run, since {reason}; train its weights further by "
+        f"{done} and cannot continue as a longer run, since {reason}; train its weights further by "
         f"`{_finetune(directory)}`, which starts a new schedule, or train the longer run from the start into another "
         "output directory (or pass overwrite=True to replace this one)"
     )
 
 
 def take_up(directory: Path, working: Path) -> None:
-    """Copy what the rest of a finished run depends on to where it goes on."""
+    """Copy what the rest of a finished run depends on to where it continues."""
     newest = checkpoints.newest(directory / runs.CHECKPOINTS)
     if newest is None:
         return

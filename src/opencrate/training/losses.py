@@ -21,7 +21,7 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor, smoothing: float = 0.0) ->
 
 
 def penalty(model: PreTrainedModel) -> Tensor | float:
-    """The orthogonality penalties that a CRATE's configuration asks for; 0 for every other model."""
+    """The orthogonality penalties that a CRATE's configuration sets; 0 for every other model."""
     subspace = getattr(model.config, "subspace_penalty", 0.0)
     dictionary = getattr(model.config, "dictionary_penalty", 0.0)
     return orthogonality_loss(model, subspace, dictionary) if subspace or dictionary else 0.0

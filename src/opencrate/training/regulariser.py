@@ -22,7 +22,7 @@ def check_regulariser(config: PretrainedConfig, regulariser: RegulariserRecipe) 
     """Refuse a regulariser that does not fit the model.
 
     Raises:
-        ValueError: the model is no CRATE, or has no such layer.
+        ValueError: the model is not a CRATE, or has no such layer.
     """
     if not regulariser.weight:
         return

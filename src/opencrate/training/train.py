@@ -63,8 +63,8 @@ def train(
         recipe: from `load_recipe`, or what that takes.
         output_dir: the run directory; `runs/<recipe>-seed<seed>` by default.
         overwrite: replace a finished run of that name, once this one is complete, and an unfinished one at once.
-        resume: go on from the newest checkpoint of the unfinished run in that place; from the start if it has none. A
-            finished run goes on if the recipe is longer and the rest of it would be the same (`check_extendable`).
+        resume: continue from the newest checkpoint of the unfinished run there; from the start if it has none. A
+            finished run continues if the recipe is longer and the rest of it would be the same (`check_extendable`).
         skip_bad: leave out images that cannot be read; they are named in the metrics.
 
     Returns:

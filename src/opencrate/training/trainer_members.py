@@ -72,7 +72,7 @@ class OpenTrainer(Trainer):
         load()
 
     def checkpoints_folder(self) -> Path:
-        """Where the next checkpoint's folder is made."""
+        """The folder of the next checkpoint."""
         return Path(self.args.output_dir)
 
     def write_checkpoint(self, write: Callable[[], None]) -> None:
@@ -106,7 +106,7 @@ class OpenTrainer(Trainer):
         return self._prepare_inputs(batch)
 
     def save_checkpoint_now(self) -> None:
-        """A checkpoint of the weights as they are, beside those that the arguments ask for."""
+        """A checkpoint of the weights as they are, beside those that the arguments request."""
         self._save_checkpoint(self.model_wrapped, None)
 
     def _of_training(self, name: str) -> Any:

@@ -121,7 +121,7 @@ class WhiteBoxLog(TrainerCallback):
             self._measure(state)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Every so many epochs, and at the end of the run."""
+        """Every `every_epochs` epochs, and at the end of the run."""
         epoch = round(state.epoch)
         if epoch % self._every == 0 or state.global_step >= state.max_steps:
             self._measure(state)

@@ -248,12 +248,12 @@ def audit(
         num_tokens: tokens in a fit, about (the same number from every image, chosen at random); as many held out.
         untrained: the same architecture before training, as a control; left out where not given.
         name, data: of model and images, for readers.
-        random_draws: how many sets of random subspaces stand for chance, at least 2.
+        random_draws: number of sets of random subspaces that define chance, at least 2.
         iterations: of EM, at most.
         seed: of everything random.
 
     Raises:
-        ValueError: a layer that does not exist; an unknown token kind; fewer images than asked for, or so few tokens
+        ValueError: a layer that does not exist; an unknown token kind; fewer images than requested, or so few tokens
             that a covariance is not determined; a state that is not finite (names its layer); `batches` can be read
             only once where it must be read twice.
     """

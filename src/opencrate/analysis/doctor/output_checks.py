@@ -57,7 +57,7 @@ def _class_collapse(patient: Patient) -> Judged:
     text = patient.need_outputs().text
     if text is None:
         return _classes_found(patient)
-    evidence = f"the token that is foretold most often is foretold at {percent(text.same_token)} of the places"
+    evidence = f"the most often predicted token is predicted at {percent(text.same_token)} of the places"
     values = {"same_token": text.same_token}
     return Judged(evidence, values, fail=text.same_token > limits.SAME_TOKEN_FAIL)
 
@@ -135,7 +135,7 @@ def _generalisation_gap(patient: Patient) -> Judged:
 @check("reconstruction")
 def _reconstruction(patient: Patient) -> Judged:
     if patient.outputs is None or patient.outputs.errors is None:
-        reason = patient.why_no("images") if patient.outputs is None else "the model is no masked autoencoder"
+        reason = patient.why_no("images") if patient.outputs is None else "the model is not a masked autoencoder"
         raise NotChecked(reason)
     errors = patient.outputs.errors
     model, colour, nearest = (float(one.mean()) for one in (errors.model, errors.mean_colour, errors.nearest_visible))

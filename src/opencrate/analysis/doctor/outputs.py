@@ -33,7 +33,7 @@ class TextAnswers:
         unigram: entropy of the scored tokens' own frequencies.
         uniform: log of the vocabulary.
         shuffled: mean loss with the tokens of every block in random order.
-        same_token: share of places at which the most often foretold token is foretold.
+        same_token: share of places at which the most often predicted token is predicted.
         tokens: different token ids in the text, `(v)`.
     """
 
@@ -127,7 +127,7 @@ def take(batches: Iterable[Batch], num_inputs: int | None) -> tuple[list[dict[st
 
 
 def nearest_class_mean(pixels: Tensor, labels: Tensor) -> Accuracy:
-    """Accuracy of naming the class whose mean image is nearest, each image left out of its own class's mean.
+    """Accuracy of predicting the class whose mean image is nearest, each image left out of its own class's mean.
 
     Args:
         pixels: `(n, C, H, W)`; averaged down to 32 pixels a side where larger.
@@ -184,12 +184,12 @@ def _is_language_model(model: nn.Module) -> bool:
 
 def _text_answers(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> TextAnswers:
     size = int(model.config.vocab_size)
-    losses, shuffled, counts, foretold = [], [], torch.zeros(size), torch.zeros(size)
+    losses, shuffled, counts, predicted = [], [], torch.zeros(size), torch.zeros(size)
     for ids, targets, mask in _scored(model, batches, shuffle=False):
         loss, guesses = _guess(model, ids, targets, mask)
         losses.append(loss)
         counts += torch.bincount(targets[targets != IGNORED], minlength=size)
-        foretold += torch.bincount(guesses, minlength=size)
+        predicted += torch.bincount(guesses, minlength=size)
     for ids, targets, mask in _scored(model, batches, shuffle=True):
         shuffled.append(_guess(model, ids, targets, mask)[0])
     share = counts[counts > 0].double() / counts.sum()
@@ -198,7 +198,7 @@ def _text_answers(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> Tex
         unigram=float(-(share * share.log()).sum()),
         uniform=math.log(size),
         shuffled=float(torch.cat(shuffled).mean()),
-        same_token=float(foretold.max() / foretold.sum()),
+        same_token=float(predicted.max() / predicted.sum()),
         tokens=torch.cat([batch["input_ids"].flatten() for batch in batches]).unique(),
     )
 
@@ -221,7 +221,7 @@ def _scored(
 
 
 def _guess(model: nn.Module, ids: Tensor, targets: Tensor, mask: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean loss of every block that has something to score, float64 `(n)`, and the tokens foretold there."""
+    """Mean loss of every block that has something to score, float64 `(n)`, and the tokens predicted there."""
     device = next(model.parameters()).device
     with evaluating(model):
         inputs = {key: value.to(device) for key, value in mask.items()}

@@ -1,6 +1,6 @@
 """What the doctor's checks read, what they give back, and how a function becomes a check.
 
-A check that lacks what it needs (images, labels, a log, a learned U) says so; it never passes in silence. What each
+A check that lacks what it needs (images, labels, a log, a learned U) says so; it never passes silently. What each
 looks at, and its threshold, stands in `signatures.CHECKS`.
 """
 

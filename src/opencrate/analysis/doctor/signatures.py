@@ -1,7 +1,7 @@
-"""The signs that the doctor looks for: what is looked at, from where on it speaks, why from there, what to do.
+"""The signs that the doctor looks for: what is measured, the threshold, the reason for it, and what to do.
 
 Every threshold is a constant below and stands, with its origin, in `CHECKS`. "Trained" numbers are of the models in
-`benchmarks/doctor_study.py`, on the seeds that thresholds were chosen on; docs/doctor.md has the rates on other seeds.
+`benchmarks/doctor_study.py`, on the seeds that set the thresholds; docs/results/doctor.md has the rates on others.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ CHECKS: dict[str, Check] = {
     "token-rank": Check(
         "effective rank of an input's tokens after each layer, mean over inputs",
         f"warns below {TOKEN_RANK_WARN:g}, fails below {TOKEN_RANK_FAIL:g}",
-        "at 1 all tokens are multiples of one vector and attention has nothing left to tell apart",
+        "at 1 all tokens are multiples of one vector and attention cannot distinguish them",
         "fewer layers, a smaller learning rate or a residual; the last layers of a mean-pooled classifier come closest",
     ),
     "attention-effect": Check(
@@ -206,10 +206,10 @@ CHECKS: dict[str, Check] = {
         "look at the position embeddings: zeroed, or not loaded",
     ),
     "class-collapse": Check(
-        "how many of a class's images are named right, and which classes are never named",
+        "how many of a class's images are predicted correctly, and which classes are never predicted",
         f"fails if all images get one class though {MIN_CLASS_IMAGES} are of others, or a class of at least "
-        f"{MIN_CLASS_IMAGES} images is named right so seldom that half of the model's accuracy would give it with a "
-        f"probability below {CLASS_CHANCE:g} in all; for text, if one token is foretold at more than "
+        f"{MIN_CLASS_IMAGES} images is predicted so seldom that half of the model's accuracy would give it with a "
+        f"probability below {CLASS_CHANCE:g} in all; for text, if one token is predicted at more than "
         f"{100 * SAME_TOKEN_FAIL:g} % of the places",
         "an exact binomial test, divided by the number of classes",
         "look at the class balance of the training data, at the head's row of the class, and at the order of the names",
@@ -245,7 +245,7 @@ CHECKS: dict[str, Check] = {
         "rows of the token embedding, for tokens of the text, and of the position embedding, that are zero or equal to "
         "another row",
         "fails at the first",
-        "equal rows cannot be told apart by anything that follows",
+        "nothing that follows can distinguish equal rows",
         "load the original embeddings; tokens that were added later have to be trained",
     ),
     "stored-score": Check(

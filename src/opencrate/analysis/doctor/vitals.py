@@ -25,14 +25,14 @@ EPS = 0.5
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of how many images were named right."""
+    """Number of correct predictions and of images."""
 
     num_correct: int
     num_images: int
 
     @property
     def fraction(self) -> float:
-        """Of images named right."""
+        """Share of correct predictions."""
         return self.num_correct / self.num_images
 
     @property
@@ -46,7 +46,7 @@ class Vitals:
     """What one pass over the images shows; per-layer tensors are float64 `(L)`, means over images unless said.
 
     Attributes:
-        num_images: looked at, images or texts.
+        num_images: number of inputs measured, images or texts.
         subspace_rate: R^c(Z^{ℓ+½} | U^ℓ), nats; `None` for a model without a learned U.
         nonzero: fraction of non-zero entries of the codes; `None` where a model shows none.
         l1: ℓ1 of the codes per token.

@@ -1,1 +1,1 @@
-"""What single features of a language model stand for."""
+"""What single features of a language model respond to."""

@@ -1,4 +1,4 @@
-"""Where a model's code is made and read: the directions that features write, and features set by hand.
+"""Where a model's code is made and read: the directions that features write, and features set to a value.
 
 A feature is one entry of a layer's code: of a CRATE what its ISTA step gives after the ReLU, of another model its MLP's
 hidden activation. What one unit of it adds to the layer's output is its column of the decoding dictionary (of another

@@ -1,4 +1,4 @@
-"""What changes when a feature is set by hand: the next-token distribution, and texts."""
+"""What changes when a feature is set to a value: the next-token distribution, and texts."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class LayerAnalysis:
     Attributes:
         model: its name, for readers.
         model_type: transformers' word for the architecture ("crate", "vit", "gpt2", ...).
-        series: measures by name: "trained", then "initialisation" and checkpoints where they were asked for; all on
+        series: measures by name: "trained", then "initialisation" and checkpoints on request; all on
             the same inputs.
         subspace_kind: what the subspaces of R^c are: "learned U" of a CRATE, else a value of `states.SUBSPACES`.
         half_step: what Z^{ℓ+½} is, in symbols.
@@ -171,7 +171,7 @@ def analyze(
 
     Raises:
         ValueError: a model that cannot be loaded, or of an unknown type without `hooks`; ε <= 0; no inputs, or fewer
-            than asked for; layers that the model does not have; a state that is not finite (names its layer).
+            than requested; layers that the model does not have; a state that is not finite (names its layer).
     """
     batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs
     if (initial is not None or checkpoints) and iter(batches) is batches:

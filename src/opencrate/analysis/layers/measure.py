@@ -15,16 +15,7 @@ from torch.nn.functional import normalize
 from ...objective import coding_rate, sparsity
 from ..maths.spectra import effective_rank, squared_singular_values, stable_rank
 from ..record.states import LayerStates, LayerStep
-from .registry import (
-    MAIN_STATE,
-    MEASURES,
-    RELEASED,
-    RELEASED_EPS_SQUARED,
-    SETS,
-    SPARSITY,
-    STATES,
-    measure_key,
-)
+from .registry import MAIN_STATE, MEASURES, RELEASED, RELEASED_EPS_SQUARED, SETS, SPARSITY, STATES, measure_key
 from .threads import single_threaded
 
 
@@ -59,11 +50,11 @@ class Plan:
     codes_by_name: bool
 
     def wants(self, quantity: str, *states: str) -> bool:
-        """Whether a quantity is asked for at one of the states."""
+        """Whether a quantity is requested at one of the states."""
         return any(measure_key(quantity, state) in self.keys for state in states)
 
     def prices(self, *states: str) -> bool:
-        """Whether the sparse rate reduction is asked for at one of the states."""
+        """Whether the sparse rate reduction is requested at one of the states."""
         return self.wants("sparse_rate_reduction", *states)
 
 
@@ -100,7 +91,7 @@ def measure_states(states: LayerStates, plan: Plan) -> tuple[dict[str, Tensor], 
 
     Returns:
         Values float64 `(B, L)` on the CPU by key (`(B, L, K)` for the subspaces one by one), and per layer which atoms
-        `(m)` fired in the batch, `None` where that is not asked for or cannot be read.
+        `(m)` fired in the batch, `None` if not requested or not readable.
     """
     values: dict[str, Tensor] = {}
     fired: list[Tensor] | None = None
@@ -193,7 +184,7 @@ def _measure_layers(steps: Sequence[LayerStep], plan: Plan) -> tuple[list[dict[s
 def _alone(step: LayerStep, state: str, plan: Plan) -> dict[str, Tensor]:
     """What a state's tokens say without the subspaces, by quantity, each `(B)`.
 
-    An end of a layer is the start of the next: what is asked for at either is computed for both.
+    The end of a layer is the start of the next: what is requested at either is computed for both.
     """
     Z = getattr(step, state)
     states = (state,) if state == "compressed" else ("before", "after")

@@ -2,7 +2,7 @@
 
 A layer has three states: before, Z^ℓ; compressed, Z^{ℓ+½}; after, Z^{ℓ+1}. All three are measured against the layer's
 own subspaces U^ℓ, as they are. Tokens are taken raw (no LayerNorm), class token included, padding left out; the rows
-that differ say so. `docs/measures.md` says what each measure can and cannot tell.
+that differ say so. `docs/measures.md` says how to read each measure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 RELEASED_EPS_SQUARED = 0.01
-"""The `eps` of the published measuring code; it enters unsquared, so it stands for our ε²."""
+"""The `eps` of the published measuring code; it enters unsquared, so it corresponds to our ε²."""
 
 STATES = {"before": "Z^ℓ", "compressed": "Z^{ℓ+½}", "after": "Z^{ℓ+1}"}
 """The states of a layer and their symbols."""
@@ -28,7 +28,7 @@ class Measure:
         scale, digits: tables show `scale` times the value with this many decimals.
         judged: whether its sign says that something falls or rises.
         population_std: spread over images divides by n instead of n - 1 (the published code, for sparsity).
-        quantity: what is measured, whatever the state.
+        quantity: what is measured, at any state.
         state: of the layer, a key of `STATES`; "code" for the sparse code.
     """
 

@@ -28,9 +28,9 @@ class LayerMeasures:
     Attributes:
         eps: ε of all rates but the released tool's.
         values: by key of `MEASURES`: float64 `(n, L)` on the CPU.
-        layers: the numbers of the measured layers, from 1; empty stands for 1 to L.
+        layers: the numbers of the measured layers, from 1; empty means 1 to L.
         totals: what is taken over all images together, by key: float64 `(L)`.
-        subspace_values: R^c of each subspace, by key: float64 `(n, L, K)`; empty where not asked for.
+        subspace_values: R^c of each subspace, by key: float64 `(n, L, K)`; empty if not requested.
         lam: λ of the sparse rate reduction, nats per non-zero entry (or per unit of absolute value).
         norm: its sparsity term, "l0" or "l1".
     """
@@ -198,7 +198,7 @@ def layer_measures(
         subspaces, hooks: of a model other than CRATE; see `states.record`.
 
     Raises:
-        ValueError: ε <= 0; an unknown measure; no images or fewer than asked for; layers that the model does not have;
+        ValueError: ε <= 0; an unknown measure; no images or fewer than requested; layers that the model does not have;
             a state that is not finite (names its layer); "code_..." or "dead_atoms" by name of a model whose code
             cannot be read; and whatever `states.record` refuses.
     """

@@ -62,7 +62,7 @@ def fista(
         lam: sparsity weight, > 0.
         signed: codes of both signs instead of codes >= 0.
         tol: gap of every token relative to ½‖x‖².
-        max_steps: where to stop in any case; `converged` tells.
+        max_steps: upper bound; see `converged`.
 
     Raises:
         ValueError: lam <= 0, which has no dual certificate.

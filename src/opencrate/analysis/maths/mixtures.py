@@ -34,7 +34,7 @@ class LowRankMixture:
     Attributes:
         weights: `(K)`, sum to 1.
         means: `(K, d)`.
-        bases: Q `(K, d, q)`, orthonormal columns; a column of zeros stands for a direction that is not there.
+        bases: Q `(K, d, q)`, orthonormal columns; a column of zeros marks a missing direction.
         variances: v `(K, q)`, total variance along each column, at least `noise`.
         noise: s `(K)`, variance of every direction outside the span.
         num_parameters: that were fitted.

@@ -104,7 +104,7 @@ def blocks_of(model: nn.Module, hooks: BlockHooks) -> list[nn.Module]:
     """The blocks, first to last.
 
     Raises:
-        ValueError: there is no list of blocks of that name.
+        ValueError: no list of blocks has that name.
     """
     found = _descend(base_of(model, hooks), hooks.layers, "hooks.layers", "the model")
     if not isinstance(found, (nn.ModuleList, nn.Sequential)) or len(found) == 0:
@@ -184,7 +184,7 @@ def run_and_capture(
 ) -> list[dict[str, Tensor]]:
     """Run the model without its head and read its states at the given blocks.
 
-    The hooks that read are set for this run, after all that the model has, so they see what the model goes on with.
+    The hooks that read are set for this run, after all that the model has, so they see what the model continues with.
 
     Args:
         inputs: model inputs by name, on the model's device; a model that is none of transformers' gets the first alone.
@@ -250,10 +250,7 @@ def _hook_block(
 
         return hook
 
-    places = {
-        "compressed": _descend(block, hooks.compressed, "hooks.compressed", "a block"),
-        "before": block,
-    }
+    places = {"compressed": _descend(block, hooks.compressed, "hooks.compressed", "a block"), "before": block}
     if hooks.codes is not None:
         places["codes"] = _first(block, hooks.codes)
     if following is not None:

@@ -21,12 +21,8 @@ from ...registry import LEARNED
 from . import hooks as foreign
 from .hooks import BlockHooks
 
-SUBSPACES = {
-    "values": "value projections per head",
-    "keys": "key projections per head",
-    "pca": "PCA of tokens",
-}
-"""What a model without U is measured against, by the word that asks for it."""
+SUBSPACES = {"values": "value projections per head", "keys": "key projections per head", "pca": "PCA of tokens"}
+"""What a model without U is measured against, by the name of the option."""
 
 MAX_BATCH = 32
 """Larger batches are cut, so that the states of one batch stay a few hundred MB at ViT-B's size."""
@@ -69,7 +65,7 @@ class LayerStates:
         subspace_kind: what `LayerStep.subspaces` are: "learned U" of a CRATE, else a value of `SUBSPACES`.
         half_step: what Z^{ℓ+½} is, in symbols.
         mask: `(B, N)` bool, true for real tokens; `None` where all are.
-        attentions: one tensor `(B, K, N, N)` per recorded layer, or `None` where they were not asked for.
+        attentions: one tensor `(B, K, N, N)` per recorded layer, or `None` if not requested.
         logits: `(B, C)`, or `None` for a model without a classifier.
     """
 
@@ -122,7 +118,7 @@ def record(
 
     Raises:
         ValueError: a model of an unknown type and no hooks; layers that the model does not have; an unknown kind of
-            subspaces; no inputs; fewer inputs than asked for.
+            subspaces; no inputs; fewer inputs than requested.
     """
     if subspaces not in SUBSPACES:
         raise ValueError(f"subspaces='{subspaces}': must be one of {', '.join(SUBSPACES)}")

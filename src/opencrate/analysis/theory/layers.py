@@ -109,11 +109,7 @@ def measure_layer(
     normed = compression.norm(before)
     unit = normalize(normed, dim=-1)
     with _bypassed(compression.norm):
-        own = {
-            "raw": compressed - before,
-            "layernorm": compression(normed) - normed,
-            "unit": compression(unit) - unit,
-        }
+        own = {"raw": compressed - before, "layernorm": compression(normed) - normed, "unit": compression(unit) - unit}
     values: dict[Key, Tensor] = {}
     for state, tokens in (("raw", before), ("layernorm", normed), ("unit", unit)):
         values |= _compression(state, tokens.double(), own[state].double(), step.subspaces.double(), options)

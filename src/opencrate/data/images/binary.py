@@ -146,7 +146,7 @@ def _read_cifar_file(
 
 def _read_idx_array(file: Path) -> np.ndarray:
     try:
-        packed = start_of(file).startswith(_GZIP)  # whatever the name says
+        packed = start_of(file).startswith(_GZIP)  # by content, not by name
         with gzip.open(file) if packed else file.open("rb") as stream:
             content = read_limited(stream, file)
     except (OSError, EOFError, zlib.error) as error:

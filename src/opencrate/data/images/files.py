@@ -57,7 +57,7 @@ class LeftOut:
         self._found.setdefault(kind, []).append(path)
 
     def add_files(self, files: Iterable[Path]) -> None:
-        """Files that are no data, by their suffix."""
+        """Files that are not data, by their suffix."""
         for file in files:
             self.add(f"{file.suffix.lower()} file{{s}}" if file.suffix else "file{s} without suffix", file)
 
@@ -107,7 +107,7 @@ def is_image(file: Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is there for a system, not for people."""
+    """Whether a file or folder belongs to the operating system or a tool."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 

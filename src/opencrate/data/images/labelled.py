@@ -44,7 +44,7 @@ def images_without_labels(cells: list[dict[str, Any]], where: object) -> Dataset
 
 
 def class_names(names: Sequence[str], where: object) -> list[str]:
-    """Names of classes as people see them (`tidy`); names that differ in capitals only are said.
+    """Names of classes as people see them (`tidy`); names that differ in capitals only are reported.
 
     Raises:
         ValueError: two names that look the same to a person.
@@ -84,7 +84,7 @@ def label_names(dataset: Dataset) -> list[str]:
 def relabelled(dataset: Dataset, names: list[str], where: str) -> Dataset:
     """The same images with the label numbers of `names`, matched by name; classes without images do not matter.
 
-    Names that look the same to a person match; a difference in capitals is said.
+    Names that look the same to a person match; a difference in capitals is reported.
 
     Raises:
         ValueError: an image of a class that is not among `names`.

@@ -140,7 +140,7 @@ def read_parts(
     Args:
         path: as `ImageData.path`, as `image_column` and `label_column`.
         skipped: gets a line for each image that is left out because of its label; `None`: such a label is an error.
-        labelled: whether labels are needed. Without, images that have none are read as one class, whatever folders
+        labelled: whether labels are needed. If not, images without any are read as one class, in whatever folders
             they lie in.
 
     Raises:

@@ -32,7 +32,7 @@ _FILE_LIMIT = 1 << 30
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Image files to `pixel_values`: decode, check, and whatever the image processor says.
+    """Image files to `pixel_values`: decode, check, and apply the image processor.
 
     Attributes:
         processor: the transformers image processor that is saved with the model.
@@ -102,7 +102,7 @@ class ImageTransform:
             raise ValueError(
                 f"{name}: not a readable image, truncated or damaged (it is {_what_it_is(cell)}); replace or remove it"
             ) from error
-        except Exception as error:  # decoders raise whatever damaged bytes lead them to
+        except Exception as error:  # decoders can raise anything on damaged bytes
             raise ValueError(
                 f"{name}: not a readable image, truncated or damaged ({_first_line(error)}); replace or remove it"
             ) from error
@@ -130,7 +130,7 @@ class CachedImages(TorchDataset):
 
 
 class LazyImages(TorchDataset):
-    """Images decoded when asked for, for splits that do not fit in memory."""
+    """Images decoded on access, for splits that do not fit in memory."""
 
     def __init__(self, dataset: Dataset, transform: ImageTransform) -> None:
         self.dataset = dataset

@@ -21,12 +21,12 @@ _CHUNK_PIXELS = 1 << 18
 
 
 class TrainingImages(TorchDataset):
-    """Augmented, normalised and mixed images: one `Draw`, one dict, whatever else is asked for with it.
+    """Augmented, normalised and mixed images: one `Draw`, one dict.
 
     Items hold `pixel_values` float32 `(C, H, W)` and `labels`: an int64 scalar, or float32 `(num_classes,)` summing
     to 1 where the draw mixes. Without augmentation and mixing they are bit-equal to what the processor gives.
     Decoded images are kept as bytes up to `limit`: cropped and resized as for evaluation, or (for the resized crop)
-    as they are; above it each is decoded when asked for.
+    as they are; above it each is decoded on access.
 
     Args:
         dataset: a split with the columns `image` and `label`.
@@ -68,7 +68,7 @@ class TrainingImages(TorchDataset):
         return self.__getitems__([draw])[0]
 
     def __getitems__(self, draws: Sequence[Draw]) -> list[dict[str, Tensor]]:
-        """The same items at once; an image that is also another's partner is made once."""
+        """The same items at once; an image that is also another's partner is decoded once."""
         rows: dict[tuple[int, int, int], int] = {}
         for draw in draws:
             rows.setdefault((draw.seed, draw.epoch, draw.index), len(rows))

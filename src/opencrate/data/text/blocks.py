@@ -14,10 +14,10 @@ from .cache import TokenFile
 class TokenBlocks:
     """The blocks of one part: `block_size` tokens each, special tokens of the frame included.
 
-    - `packing="stream"`: the documents one after another, a separator after each, cut every so many tokens whatever
+    - `packing="stream"`: the documents joined, a separator after each, and cut into equal blocks regardless of what
       ends there; attention crosses documents. The rest at the end, less than a block, is left out. With a (seed,
       epoch), the cuts are shifted by a random number of tokens, the same for the whole epoch.
-    - `packing="documents"`: every document begins a block of its own, a longer one goes on in the next; the last is
+    - `packing="documents"`: every document begins a new block, a longer one continues in the next; the last is
       filled up with padding that is neither attended to nor predicted. No block holds two documents.
 
     Args:

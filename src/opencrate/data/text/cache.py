@@ -106,7 +106,7 @@ def _make(folder: Path, documents: Documents, tokenizer: PreTrainedTokenizerBase
     counts = _write(partial, documents, tokenizer, dtype)
     if counts.documents == 0:
         shutil.rmtree(partial)
-        raise ValueError(f"{documents.where}: empty, there is no text in it; give text to read")
+        raise ValueError(f"{documents.where}: empty, it contains no text; give a text to read")
     about = {"where": documents.where, "dtype": np.dtype(dtype).name, "counts": asdict(counts)}
     (partial / _PROGRESS).unlink(missing_ok=True)
     write_json(partial / _ABOUT, about)

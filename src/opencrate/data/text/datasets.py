@@ -14,7 +14,7 @@ from .blocks import TokenBlocks
 from .masking import IGNORED, Masking
 
 EVALUATION_SEED = 0
-"""With which texts are masked that are asked for by index alone: always the same tokens."""
+"""The seed of masks for texts read by index alone: always the same tokens."""
 
 
 class PlainBlocks(Dataset):

@@ -62,7 +62,7 @@ class Documents:
             ValueError: there is no text in them.
         """
         if next(iter(self), None) is None:
-            raise ValueError(f"{self.where}: empty, there is no text in it; give text to read")
+            raise ValueError(f"{self.where}: empty, it contains no text; give a text to read")
         return self
 
 
@@ -80,7 +80,7 @@ def held_out_by_position(
 ) -> tuple[Documents, Documents | None, Documents | None]:
     """Train, validation and test part by position in the text: the first characters, the next, the last.
 
-    Of `n` characters the training part is the first `round(n (1 - validation - test))`, the validation part goes on to
+    Of `n` characters the training part is the first `round(n (1 - validation - test))`, the validation part extends to
     `round(n (1 - test))`; a part of fraction 0 is `None`.
     """
     if validation_fraction == 0 and test_fraction == 0:

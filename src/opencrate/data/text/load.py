@@ -131,7 +131,7 @@ def tokenizer_for(data: TextData, train: Documents, objective: Objective) -> Pre
 
 
 def _keep(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save under another name, then rename; whoever comes second leaves what is there, which is the same."""
+    """Save under another name, then rename; a second process leaves the file in place, which is the same."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         made = Path(temporary) / "made"

@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens are asked for, and what stands in their place."""
+"""Masked language modelling: which tokens are predicted, and what replaces them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Masking:
     """BERT's corruption [arXiv 1810.04805, Sec. 3.1]: of the chosen tokens 80 % become the mask token, 10 % a random
     one, 10 % stay; the labels are the chosen tokens, and -100 elsewhere.
 
-    Every token that is no special token is chosen with the given probability, by itself, or with all tokens of its word
+    Every token that is not special is chosen with the given probability, individually or with all tokens of its word
     and at least one per text (`whole_word`). A word is a run of WordPieces that `##` joins; for other tokenizers, of
     tokens that join letter or digit to letter or digit without anything between.
 

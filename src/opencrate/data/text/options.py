@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from ..._values import Count, Share, Within, check_fields
 
 TRAINED = ("characters", "bytes", "bpe", "wordpiece")
-"""Tokenizers that are made from the training text itself."""
+"""Tokenizers that are trained on the training text itself."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TextData:
     text_column: str | None = None  # of tables; null: `text`, else the only column of strings
     document: Literal["file", "paragraph", "line"] = "file"  # what one document of a plain text file is
     streaming: bool = False  # hf:// only: read while downloading
-    max_documents: Count | None = None  # the first so many documents of every part; null: all
+    max_documents: Count | None = None  # at most this many documents of every part, the first; null: all
     validation_fraction: Share = 0.1  # of the characters, from the end; used where there is no validation part
     test_fraction: Share = 0.0  # of the characters, at the very end; used where there is no test part
     tokenizer: str = "characters"  # "characters", "bytes", "bpe", "wordpiece", a folder or file, or hf://owner/name
@@ -27,7 +27,7 @@ class TextData:
     block_size: Annotated[int, Within(2, 2**20)] = 256  # tokens, special tokens included
     packing: Literal["stream", "documents"] = "stream"  # documents: no block holds two; short ones are padded
     mask_probability: Annotated[float, Within(1e-6, 1)] = (
-        0.15  # share of the tokens that masked language modelling asks for
+        0.15  # share of the tokens that masked language modelling predicts
     )
     whole_word: bool = False  # masked language modelling: all tokens of a word or none
 

@@ -29,7 +29,7 @@ from .tables import JSON_SUFFIXES, hub_parts, table_documents
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".py", ".tokens")
 """Plain text files of a folder; a single file may have any suffix that is no table's."""
 DESCRIPTIONS = frozenset({"readme", "license", "licence", "citation", "changelog", "notice"})
-"""Names, without suffix and in lower case, of files that tell of the data and are data only alone."""
+"""Names, without suffix and in lower case, of files that describe the data; they are read only if alone."""
 TABLE_SUFFIXES = (".parquet", *JSON_SUFFIXES)
 _ALLOWED = "'stdlib', a text, .jsonl or .parquet file, a folder of them, or hf://owner/name"
 _NOT_STDLIB = frozenset(
@@ -152,7 +152,7 @@ def _files(path: Path) -> dict[str, list[Path]]:
 
 
 def _of_one_kind(folder: Path) -> list[Path]:
-    """The readable files below a folder, sorted by name; the others are said."""
+    """The readable files below a folder, sorted by name; the others are reported."""
     left_out = LeftOut(folder)
     files = visible_files(folder, left_out)
     data = [file for file in files if file.name.lower().partition(".")[0] not in DESCRIPTIONS]

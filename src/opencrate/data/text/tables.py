@@ -104,7 +104,7 @@ def text_column(features: Mapping[str, Any] | None, given: str | None, where: st
     if given is not None:
         if given not in strings:
             raise ValueError(
-                f"{where}: text.text_column={given!r} is no column of strings; there are {', '.join(strings) or 'none'}"
+                f"{where}: text.text_column={given!r} has no strings; columns that do: {', '.join(strings) or 'none'}"
             )
         return given
     if "text" in strings:

@@ -25,7 +25,7 @@ class AutoencoderSettings:
     """Settings of `opencrate experiment reconstruct --model`.
 
     Attributes:
-        images: measured, at least 2; fewer where there are not so many.
+        images: measured, at least 2; fewer if there are fewer.
         eps: ε of R^c.
         noise: length of the noise on tokens relative to theirs.
         seed: of untrained copies, masks and noise.

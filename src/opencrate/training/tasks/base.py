@@ -18,7 +18,7 @@ from ..whitebox_callback import MeasuredInputs
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that a recipe stands for, built and checked before anything is written.
+    """Everything that a recipe describes, built and checked before anything is written.
 
     Attributes:
         model: before its first step, on the CPU.
@@ -48,7 +48,7 @@ class Task(ABC):
 
     @abstractmethod
     def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
-        """Everything that the recipe stands for.
+        """Everything that the recipe describes.
 
         Raises:
             ValueError: bad data, or a model that does not fit the data.
@@ -77,7 +77,7 @@ class Task(ABC):
 
     @abstractmethod
     def test(self, model: PreTrainedModel, parts: Parts, recipe: Recipe) -> dict[str, Any]:
-        """What goes into the run's metrics about the test split, looked at once, after training."""
+        """The metrics of the test split, which is evaluated once, after training."""
 
     @abstractmethod
     def outcome(self, metrics: dict[str, Any]) -> str:
