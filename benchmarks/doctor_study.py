@@ -25,13 +25,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from doctor_sabotage import SABOTAGES, DoesNotApply, Patient, apply, write_score
 
 from opencrate.analysis.doctor.diagnose import CHECKS, FAIL, FINDING, WARN, diagnose
-from opencrate.analysis.doctor.inputs import open_case
+from opencrate.analysis.doctor.inputs import Given, open_case
 from opencrate.analysis.doctor.outputs import take
 from opencrate.cli.main import main as opencrate
 
@@ -134,7 +133,7 @@ def _examine_run(pool: Path, run: Run, names: Iterable[str]) -> Iterator[dict]:
     others = [pool / one.name for one in RUNS if one.recipe == run.recipe and one.seed != run.seed]
     finished = [folder for folder in others if (folder / "metrics.json").exists()]
     if finished:
-        patient.peer = open_case(_arguments(finished[0])).model
+        patient.peer = open_case(Given(str(finished[0]))).model
     for name in names:
         sick = copy.deepcopy(patient)
         row = {"run": run.name, "chosen": run.chosen, "sabotage": name}
@@ -154,7 +153,7 @@ def _examine_run(pool: Path, run: Run, names: Iterable[str]) -> Iterator[dict]:
 
 def open_patient(folder: Path, num_inputs: int = 256, num_scored: int = 1024) -> Patient:
     """A run with its inputs read once, so that a sabotage can change them; of a part, the score is measured anew."""
-    case = open_case(_arguments(folder))
+    case = open_case(Given(str(folder)))
     parts = {}
     for name, count in (("batches", num_inputs), ("train_batches", num_inputs), ("scored", num_scored)):
         source = case.inputs.get(name, case.inputs["batches"] if name == "scored" else None)
@@ -163,12 +162,6 @@ def open_patient(folder: Path, num_inputs: int = 256, num_scored: int = 1024) ->
     if len((case.inputs.get("scored") or case.inputs["batches"]).dataset) > num_scored:
         write_score(patient)
     return patient
-
-
-def _arguments(folder: Path) -> SimpleNamespace:
-    names = ("data", "text", "text_column", "tokenizer", "skip_bad")
-    sizes = {"block_size": 128, "num_images": 256, "document": "file"}
-    return SimpleNamespace(model=str(folder), **sizes, **dict.fromkeys(names))
 
 
 def read_cases(pool: Path) -> list[dict]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opencrate.cli.main import _parse
+from opencrate.cli.main import _parse, _parser
 
 PAGE = (Path(__file__).parents[2] / "docs" / "analysis.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
@@ -25,4 +25,4 @@ def test_example_runs(number, capsys):
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_is_accepted(line):
-    assert _parse(shlex.split(line, comments=True)[1:]).command == "analyze"
+    assert _parse(shlex.split(line, comments=True)[1:], _parser()).command == "analyze"

@@ -81,9 +81,9 @@ def test_operations_by_hand():
 def test_choose():
     sweep = load_sweep("digits-structure")
     assert list(choose(sweep, ["mlp"], [4]).arms) == ["crate", "mlp"] and choose(sweep, ["mlp"], [4]).seeds == (4,)
-    with pytest.raises(ValueError, match=r"--arms: sweep digits-structure has no arm 'mpl'; did you mean 'mlp'\?"):
+    with pytest.raises(ValueError, match=r"arms=mpl: sweep digits-structure has no arm 'mpl'; did you mean 'mlp'\?"):
         choose(sweep, ["mpl"])
-    with pytest.raises(ValueError, match="--seeds must be a list of different numbers"):
+    with pytest.raises(ValueError, match="seeds must be a list of different numbers"):
         choose(sweep, None, [1, 1])
 
 
