@@ -75,9 +75,10 @@ PLACES = {
     "average": ("opencrate.training.ema.save_file", "checkpoint-4"),
     "flush": ("opencrate.store.checkpoints._flush", "checkpoint-4"),
 }
+EARLIER = ("model", "optimizer", "average")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ["flush", *(pytest.param(one, marks=pytest.mark.slow) for one in EARLIER)])
 def test_disk_full_while_saving(small, place, monkeypatch, tmp_path):
     recipe = small(*SAVING, *RANDOM)
     whole = train(recipe, tmp_path / "whole")

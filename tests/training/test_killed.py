@@ -101,8 +101,9 @@ def check_kills(killer, folder, overrides, kills, seed):
     return inside, runs
 
 
-def test_three_kills(killer, tmp_path):
-    inside, runs = check_kills(killer, tmp_path, ["training.max_steps=26"], 3, seed=0)
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_kills(killer, kills, tmp_path):
+    inside, runs = check_kills(killer, tmp_path, ["training.max_steps=26"], kills, seed=0)
     assert inside >= 1 and runs >= 1
 
 
