@@ -1,5 +1,8 @@
 """What the commands do, Python does, by the names at the top of the package."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from PIL import Image
@@ -48,3 +51,23 @@ def test_errors_name_arguments(run, tmp_path):
         opencrate.open_saved(run.directory, ("causal",))
     with pytest.raises(ValueError, match=r"`text`: .* reads images; give `data` instead"):
         opencrate.diagnose_saved(run.directory, text="stdlib")
+
+
+@pytest.mark.parametrize("first", ["opencrate.training.train", "opencrate.store.saved", "opencrate.recipe.load"])
+def test_any_module_may_be_imported_first(first, tmp_path):
+    """Whatever a program imports first, training and opening find our models."""
+    words = (
+        f"import {first}; from opencrate.store.build import build_config; from opencrate.recipe.load import load_recipe"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            f"{words}; print(build_config(load_recipe('digits'), list('0123456789')).model_type)",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "crate", done.stderr[-1000:]

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.image_utils import PILImageResampling
 
+from .._auto import register
 from .._memory import require_memory
 from .._pretrained import read_config
 from .._suggest import suggest
@@ -34,6 +35,8 @@ from ..data.text.tokenizers import vocabulary_size
 from ..image_processing_crate import CrateImageProcessor
 from ..modeling_crate_mae import sincos_positions
 from ..recipe.schema import ENCODERS, READ_BY, Recipe
+
+register()  # models are found by transformers' Auto classes, whatever was imported first
 
 _FROM_DATA = ("image_size", "num_channels")
 AUTO_MODELS = {
