@@ -19,8 +19,7 @@ class InverseErrors:
 
     Attributes:
         per_layer: of layer ℓ at the state that enters it, `(L, ...)`.
-        network: of the first ℓ layers, encoded and then decoded in reverse, one per requested depth ℓ, `(depths, ...)`;
-            the last is the whole network unless depths were chosen.
+        network: of the first ℓ layers, encoded and then decoded in reverse, one per requested depth ℓ, `(depths, ...)`.
     """
 
     per_layer: Tensor

@@ -73,6 +73,7 @@ def fista(
     eta = 1 / torch.linalg.matrix_norm(D, 2).square().item()
     limit = tol * X.square().sum(-1) / 2
     A = X.new_zeros(*X.shape[:-1], D.shape[1])
+    gap = torch.full_like(limit, torch.inf)
     lookahead, momentum, last = A, 1.0, torch.inf
     for step in range(1, max_steps + 1):
         new = ista(X, D, eta, lam, 1, lookahead, signed)
