@@ -129,15 +129,8 @@ class LayerAudit:
             "random_overlap": float(U.ranks.max()) / U.width if several else math.nan,
             "coherence": U.coherence,
         }
-        if D is None:
-            return values
-        return values | {
-            "dictionary_gram_error": D.gram_error,
-            "dictionary_scaled_gram_error": D.scaled_gram_error,
-            "dictionary_coherence": D.coherence,
-            "dictionary_condition": D.condition,
-            "dictionary_step": D.step,
-        }
+        of_dictionary = ("gram_error", "scaled_gram_error", "coherence", "condition", "step") if D else ()
+        return values | {f"dictionary_{name}": getattr(D, name) for name in of_dictionary}
 
 
 @dataclass(frozen=True)

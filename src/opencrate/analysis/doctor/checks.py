@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from statistics import median
 
 import torch
@@ -83,7 +84,7 @@ def _duplicate_atoms(patient: Patient) -> Judged:
     return _by_layer(evidence, shares, worst > 0, worst > limits.TWINS_FAIL, largest_cosine=closest)
 
 
-def _falling(patient: Patient, name: str, field: str, unit: str, digits: int, everywhere: bool) -> Judged:
+def _falling(name: str, field: str, unit: str, digits: int, everywhere: bool, patient: Patient) -> Judged:
     """Of a quantity that theory says falls over the layers, `everywhere` or overall; never more than a note."""
     if not patient.is_crate:
         raise NotChecked("the model learns no U and D, so nothing predicts that this falls")
@@ -96,19 +97,12 @@ def _falling(patient: Patient, name: str, field: str, unit: str, digits: int, ev
     return _by_layer(describe_trend(name, values, unit, digits), values, note=note)
 
 
-@check("rate-trend")
-def _rate_trend(patient: Patient) -> Judged:
-    return _falling(patient, "R^c", "subspace_rate", "nats", 1, everywhere=True)
-
-
-@check("l0-trend")
-def _l0_trend(patient: Patient) -> Judged:
-    return _falling(patient, "The non-zero fraction", "nonzero", "", 3, everywhere=True)
-
-
-@check("l1-trend")
-def _l1_trend(patient: Patient) -> Judged:
-    return _falling(patient, "ℓ1 per token", "l1", "", 2, everywhere=False)
+for _name, _options in {
+    "rate-trend": ("R^c", "subspace_rate", "nats", 1, True),
+    "l0-trend": ("The non-zero fraction", "nonzero", "", 3, True),
+    "l1-trend": ("ℓ1 per token", "l1", "", 2, False),
+}.items():
+    check(_name)(partial(_falling, *_options))
 
 
 @check("dead-atoms")

@@ -86,13 +86,17 @@ def diagnose(
     patient = Patient(model, bool(compressions(model)), log=log, stored=stored, missing=dict(missing or {}))
     weights_finite = all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
     if weights_finite:
-        patient = _with_geometry(patient)
+        learned = [step.operator.bases() for step in compressions(model) if step.entry.subspaces]
+        dictionaries = tuple(dictionary_of(module) for module in modules_of(model, ISTA))
+        patient = replace(patient, subspaces=tuple(map(subspace_geometry, learned)), dictionaries=dictionaries)
         if batches is not None:
             kept, _ = take(batches, num_images)
             patient = _with_states(patient, kept)
             if not patient.broken:
                 patient = _with_outputs(patient, kept, train_batches, num_images)
-                patient = _with_score(patient, batches if scored is None else scored)
+            if stored is not None and not patient.broken:
+                score, whole = measure_score(model, batches if scored is None else scored, _NUM_SCORED)
+                patient = replace(patient, score=score, whole=whole)
     broken = not weights_finite or patient.broken
     findings = [check_finite(patient, weights_finite)]
     for check in list(CHECKS)[1:]:
@@ -103,15 +107,6 @@ def diagnose(
 
 _NUM_SCORED = 1024
 """At most this many held-out images or texts are scored against what the run wrote down."""
-
-
-def _with_geometry(patient: Patient) -> Patient:
-    model = patient.model
-    return replace(
-        patient,
-        subspaces=tuple(subspace_geometry(one.operator.bases()) for one in compressions(model) if one.entry.subspaces),
-        dictionaries=tuple(dictionary_of(module) for module in modules_of(model, ISTA)),
-    )
 
 
 def _with_states(patient: Patient, batches: Sequence[dict[str, Tensor]]) -> Patient:
@@ -138,13 +133,6 @@ def _with_outputs(
         logits, labels = logits_of(patient.model, kept), labels_of(kept)
         training = None if logits is None or labels is None else accuracy_of(logits, labels)
     return replace(patient, outputs=measure_outputs(patient.model, batches), training_accuracy=training)
-
-
-def _with_score(patient: Patient, batches: Iterable[Batch]) -> Patient:
-    if patient.stored is None:
-        return patient
-    score, whole = measure_score(patient.model, batches, _NUM_SCORED)
-    return replace(patient, score=score, whole=whole)
 
 
 def _plain(value: Any) -> Any:

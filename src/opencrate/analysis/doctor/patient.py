@@ -73,9 +73,7 @@ class Judged(NamedTuple):
 class Patient:
     """Everything the checks read; `missing` says why something is not there, by its name.
 
-    Attributes:
-        score: on the held-out data, with `whole`: all of them.
-        stored: "loss" and perhaps "accuracy" as the run wrote them down.
+    The `score` is on held-out data, with `whole` on all of them; `stored` is what the run wrote down of it.
     """
 
     model: Any  # nn.Module

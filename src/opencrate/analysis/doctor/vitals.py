@@ -50,8 +50,7 @@ class Vitals:
     Attributes:
         num_images: number of inputs measured, images or texts.
         subspace_rate: R^c(Z^{ℓ+½} | U^ℓ), nats; `None` for a model without a learned U.
-        nonzero: fraction of non-zero entries of the codes; `None` where a model shows none.
-        l1: ℓ1 of the codes per token.
+        nonzero, l1: fraction of non-zero entries of the codes, and their ℓ1 per token; `None` where a model has none.
         dead: fraction of code coordinates that are zero at every token of every image.
         token_rank: effective rank of the tokens Z^{ℓ+1}.
         peak: largest |entry| of any state.

@@ -143,10 +143,9 @@ def find_features(
         num_features: drawn per layer, all of a narrower one.
         num_tokens: of both halves together; what the text has if less.
         block_size: tokens that the model reads at a time, at most its context.
-        num_contexts: kept for readers.
+        num_contexts, name: kept for readers.
         num_explaining: top contexts that `pearson_contexts` is made of.
         seed: of the draws.
-        name: for readers.
 
     Raises:
         ValueError: layers or a kind of model that are not there; too little text for two blocks in each half.

@@ -207,7 +207,13 @@ def _combine(step: LayerStep, alone: dict[str, dict[str, Tensor]], plan: Plan) -
             here["sparse_rate_reduction"] = here["rate_reduction"] - plan.lam * here[plan.norm]
         values |= {measure_key(q, state): here[q] for q in MAIN_STATE if plan.wants(q, state)}
         values |= {key: here[key] for key in here if key == "subspace_rate_unit_norm" or key.startswith(EACH)}
-    return values | _code_values(step, alone["after"], plan) | _released_values(step, plan)
+    values |= _code_values(step, alone["after"], plan)
+    if "released_subspace_rate" in plan.keys:
+        assert step.projected is not None
+        values["released_subspace_rate"] = released_coding_rate(step.projected)
+    if "released_zero_fraction" in plan.keys:
+        values["released_zero_fraction"] = 1 - sparsity(step.after, "l0").double()
+    return values
 
 
 def _against_subspaces(step: LayerStep, state: str, plan: Plan) -> dict[str, Tensor]:
@@ -247,14 +253,3 @@ def _code_values(step: LayerStep, after: dict[str, Tensor], plan: Plan) -> dict[
     if not values["l1"].isfinite().all():
         require_finite(step.codes, f"layer {step.layer}: the state 'codes' holds")
     return {f"code_{quantity}": values[quantity] for quantity in wanted}
-
-
-def _released_values(step: LayerStep, plan: Plan) -> dict[str, Tensor]:
-    """The rows of the published measuring code."""
-    values = {}
-    if "released_subspace_rate" in plan.keys:
-        assert step.projected is not None
-        values["released_subspace_rate"] = released_coding_rate(step.projected)
-    if "released_zero_fraction" in plan.keys:
-        values["released_zero_fraction"] = 1 - sparsity(step.after, "l0").double()
-    return values

@@ -116,15 +116,13 @@ class LayerMeasures:
         return pandas.DataFrame(self.to_rows())
 
     def _row(self, key: str, mean: float, std: float, low: float, high: float) -> dict[str, object]:
-        measure = MEASURES[key]
+        measure, spread = MEASURES[key], {"std": std, "low": low, "high": high}
         return {
             "measure": key,
             "quantity": measure.title,
             "unit": measure.unit,
             "mean": mean,
-            "std": None if math.isnan(std) else std,
-            "low": None if math.isnan(low) else low,
-            "high": None if math.isnan(high) else high,
+            **{name: None if math.isnan(value) else value for name, value in spread.items()},
             "num_images": self.num_inputs,
             "eps": self.eps_of(key),
             "lam": self.lam if measure.quantity == "sparse_rate_reduction" else None,

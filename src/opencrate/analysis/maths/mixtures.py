@@ -2,10 +2,9 @@
 
     p(x) = sum_k w_k N(x; m_k, Q_k S_k Q_k^T + s_k I),   Q_k (d, q) orthonormal, S_k >= 0
 
-With Q_k the learned subspaces and one common mean it is the signal model of CRATE [2306.01129, Sec. 2.2], with a
-noise level of its own per component; with Q_k and m_k fitted it is the mixture of probabilistic principal component
-analysers [Tipping & Bishop 1999, Neural Computation 11(2)]. Inverse and determinant of a d x d covariance are never
-formed: in the orthonormal basis that diagonalises S_k, Woodbury's identity leaves
+With Q_k the learned subspaces and one common mean it is the signal model of CRATE [2306.01129, Sec. 2.2]; with Q_k and
+m_k fitted the mixture of probabilistic principal component analysers [Tipping & Bishop 1999, Neural Computation 11(2)].
+Inverse and determinant of a d x d covariance are never formed: in the basis that diagonalises S_k, Woodbury leaves
 
     (x - m)^T C^-1 (x - m) = (|x - m|^2 - |a|^2) / s + sum_j a_j^2 / v_j,   log det C = sum_j log v_j + (d - q) log s
 
@@ -51,9 +50,8 @@ class LowRankMixture:
     def log_prob_components(self, X: Tensor) -> Tensor:
         """log(w_k N(x; ...)) `(n, K)` in nats, for X `(n, d)` float64."""
         columns = []
-        for weight, mean, basis, variances, noise in zip(
-            self.weights, self.means, self.bases, self.variances, self.noise
-        ):
+        parts = zip(self.weights, self.means, self.bases, self.variances, self.noise)
+        for weight, mean, basis, variances, noise in parts:
             centred = X - mean
             densities = _log_density(centred @ basis, centred.square().sum(-1), variances, noise, X.shape[1])
             columns.append(weight.log() + densities)

@@ -18,13 +18,7 @@ from .inverse import relative_error
 
 @dataclass(frozen=True)
 class Form:
-    """One way to write the compression step Z → Z + Δ.
-
-    Attributes:
-        formula: Z + Δ, tokens as rows.
-        words: what it is.
-        sized: whether it has a step size κ.
-    """
+    """One way to write the compression step: Z + Δ, tokens as rows; what it is; whether it has a step size κ."""
 
     formula: str
     words: str
@@ -56,15 +50,8 @@ def gradient_lipschitz(U: Tensor, num_tokens: int, eps: float) -> float:
 def step_directions(X: Tensor, U: Tensor, eps: float) -> dict[str, Tensor]:
     """Δ/κ of the sized forms and Δ of "plus" and "minus", from the operators. [N, Eq. 9, 69, 71, 76, 12]
 
-    The factor γ of a tied MSSA and the softmax without 1/√p are the paper's.
-
-    Args:
-        X: tokens `(..., N, d)`.
-        U: bases `(K, d, p)`.
-        eps: ε > 0.
-
-    Returns:
-        Six updates `(..., N, d)` by the keys of `FORMS`.
+    The factor γ of a tied MSSA and the softmax without 1/√p are the paper's. Of tokens X `(..., N, d)`, bases U
+    `(K, d, p)` and ε > 0: six updates `(..., N, d)` by the keys of `FORMS`.
     """
     g = gamma(X.shape[-2], U.shape[-1], eps)
     attention = mssa(X, U, scale=1.0, factor=g)

@@ -43,8 +43,8 @@ def attention_maps(
         model: a CRATE classifier.
         batches: mappings with `pixel_values`; `labels` add the true class to the titles.
         num_images: M.
-        image_mean: per channel, what the processor subtracted, to show the image as it was.
-        image_std: per channel, what it divided by. Without both, each image is stretched to [0, 1].
+        image_mean, image_std: per channel, what the processor subtracted and divided by, to show the image as it was.
+            Without both, each image is stretched to [0, 1].
 
     Raises:
         ValueError: no images, or fewer than `num_images`.

@@ -125,7 +125,7 @@ def record(
     model = unwrapped(model)
     run = _recorder(model, layers, subspaces, hooks, attentions)
     estimated = None
-    if subspaces == "pca" or _without_subspaces(model, hooks):
+    if subspaces == "pca" or (_is_crate(model, hooks) and compressions(model)[0].entry.subspaces is None):
         if iter(batches) is batches:
             raise ValueError(
                 "batches: can be read only once (a generator); principal directions (subspaces='pca', or an operator "
@@ -165,10 +165,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _is_crate(model: nn.Module, hooks: BlockHooks | None) -> bool:
     return hooks is None and bool(compressions(model))
-
-
-def _without_subspaces(model: nn.Module, hooks: BlockHooks | None) -> bool:
-    return _is_crate(model, hooks) and compressions(model)[0].entry.subspaces is None
 
 
 Recorder = Callable[[Mapping[str, Tensor]], LayerStates]
