@@ -13,7 +13,7 @@ from opencrate.analysis.audit import fits as audit_measures
 from opencrate.analysis.audit import tokens as audit_tokens
 from opencrate.analysis.audit.audit import TOKEN_MEASURES, Audit, LayerAudit, audit
 from opencrate.analysis.audit.fits import FITS
-from opencrate.analysis.maths.geometry import subspace_geometry
+from opencrate.analysis.maths.geometry import orthonormal_bases, subspace_geometry
 from opencrate.analysis.record.states import record
 from opencrate.reports.audit import audit_report, layer_frame, side_by_side
 from opencrate.reports.audit_findings import describe
@@ -136,7 +136,7 @@ def test_shuffling_keeps_each_coordinate_and_nothing_else():
 
 def test_token_measures_by_hand_and_masked():
     U = torch.stack([torch.eye(4)[:, :2], torch.eye(4)[:, 2:3].repeat(1, 2)])
-    bases = audit_tokens._bases(U)[1]
+    bases = orthonormal_bases(U).float()
     tokens = torch.tensor([[[3.0, 0, 4, 0], [0, 1, 0, 0], [9, 9, 9, 9]]])
     found = audit_measures.token_measures(tokens, torch.tensor([[True, True, False]]), bases)
     assert float(found["outside_nearest"]) == pytest.approx(0.36 / 2)

@@ -315,7 +315,7 @@ def test_float32_projections_are_enough():
             Z[:, 0] *= massive
             U = torch.randn(6, 192, 32, generator=generator) / 14
             step = LayerStep(Z, None, U, Z, Z)
-            plan = measuring.plan_measures(("rate", "subspace_rate"), 0.5)
+            plan = measuring.plan_measures(("rate", "subspace_rate"), 0.5, 0.1, "l0", 0.0, False)
             (found,), _ = measuring._measure_layers([step], plan)
             for key, exact in (
                 ("rate", coding_rate(Z.double(), 0.5)),

@@ -1,14 +1,14 @@
 """A CRATE autoencoder measured as what it claims to be: a decoder whose layers undo the encoder's, last first.
 
 Whole images go through (mask ratio 0). Decoder layer L + 1 − ℓ is meant to invert encoder layer ℓ; a decoder of
-fewer layers has inverses of the last encoder layers only. Layers are called as they are; states are those that the
-model records of itself.
+fewer layers has inverses of the last encoder layers only. States are those that the model records of itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from ..evaluation.inputs import Batch, evaluating, masking, place, read_batches
 from ..evaluation.reconstruction import masked_patch_errors, patch_noise
-from ..modeling_crate_mae import CrateMAEForPreTraining, CrateMAEForPreTrainingOutput
+from ..modeling_crate_mae import CrateMAEForPreTraining
 from ..objective import subspace_coding_rate
 from ..registry import LEARNED
 from .maths.inverse import Step, inverse_errors, relative_error
@@ -61,11 +61,7 @@ class AutoencoderMeasures:
 
 
 def require_layered(model: CrateMAEForPreTraining) -> None:
-    """Refuse an autoencoder whose layers cannot be set against one another.
-
-    Raises:
-        ValueError: not a CRATE autoencoder, or no MSSA.
-    """
+    """Refuse what is not a CRATE autoencoder whose layers can be set against one another, with a `ValueError`."""
     if not isinstance(model, CrateMAEForPreTraining):
         raise ValueError(f"{type(model).__name__}: is not a CRATE autoencoder, whose decoder layers stand for inverses")
     config = model.config
@@ -103,29 +99,23 @@ def measure_autoencoder(
     for number, fields in enumerate(read_batches(batches, num_images, MAX_BATCH)):
         pixels = place(fields["pixel_values"], model)
         with evaluating(model):
-            found = _states(model, pixels)
+            with masking(model, 0):  # whole images, tokens in the order of the patches
+                found = model(pixels, output_hidden_states=True, output_compressed_states=True)
             values = _inverse(model, found) | _rates(model, found, eps) | _noise(model, found, noise_levels, generator)
             values |= _pixels(model, pixels, found, seed + number)
         parts.append({name: value.double().cpu() for name, value in values.items()})
     values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    depth, mirrored = len(model.crate.layers), len(_mirrored(model))
-    layers = tuple(range(depth - mirrored + 1, depth + 1))
+    depth = len(model.crate.layers)
+    layers = tuple(range(depth - len(_mirrored(model)) + 1, depth + 1))
     return AutoencoderMeasures(eps, model.config.loss_on, layers, tuple(noise_levels), values)
-
-
-def _states(model: CrateMAEForPreTraining, pixels: Tensor) -> CrateMAEForPreTrainingOutput:
-    """What the model records of whole images, tokens in the order of the patches."""
-    with masking(model, 0):
-        return model(pixels, output_hidden_states=True, output_compressed_states=True)
 
 
 def _mirrored(model: CrateMAEForPreTraining) -> list[tuple[Step, Step]]:
     """Encoder layers and the decoder layers that mirror them, in the encoder's order."""
-    pairs = list(zip(reversed(model.crate.layers), model.decoder.layers))
-    return pairs[::-1]
+    return list(zip(reversed(model.crate.layers), model.decoder.layers))[::-1]
 
 
-def _inverse(model: CrateMAEForPreTraining, found: CrateMAEForPreTrainingOutput) -> dict[str, Tensor]:
+def _inverse(model: CrateMAEForPreTraining, found: Any) -> dict[str, Tensor]:
     """Errors of layers and of those up to ℓ together, raw and of directions, `(B, M)` each."""
     encoders, decoders = zip(*_mirrored(model))
     start = found.hidden_states[len(model.crate.layers) - len(encoders)]
@@ -136,7 +126,7 @@ def _inverse(model: CrateMAEForPreTraining, found: CrateMAEForPreTrainingOutput)
     return values
 
 
-def _rates(model: CrateMAEForPreTraining, found: CrateMAEForPreTrainingOutput, eps: float) -> dict[str, Tensor]:
+def _rates(model: CrateMAEForPreTraining, found: Any, eps: float) -> dict[str, Tensor]:
     """R^c before and after every attention half-step, `(B, L)` each."""
     encoder = [layer.compress.operator.bases() for layer in model.crate.layers]
     decoder = [layer.expand.operator.bases() for layer in model.decoder.layers]
@@ -155,10 +145,7 @@ def _rates(model: CrateMAEForPreTraining, found: CrateMAEForPreTrainingOutput, e
 
 
 def _noise(
-    model: CrateMAEForPreTraining,
-    found: CrateMAEForPreTrainingOutput,
-    levels: Sequence[float],
-    generator: torch.Generator,
+    model: CrateMAEForPreTraining, found: Any, levels: Sequence[float], generator: torch.Generator
 ) -> dict[str, Tensor]:
     """What a layer and its inverse make of tokens with noise, mean over layers, `(B, levels)` each."""
     mirrored = _mirrored(model)
@@ -178,9 +165,7 @@ def _noise(
     return {name: torch.stack(column, dim=1) for name, column in columns.items()}
 
 
-def _pixels(
-    model: CrateMAEForPreTraining, pixels: Tensor, found: CrateMAEForPreTrainingOutput, seed: int
-) -> dict[str, Tensor]:
+def _pixels(model: CrateMAEForPreTraining, pixels: Tensor, found: Any, seed: int) -> dict[str, Tensor]:
     """Errors on pixels: of plain autoencoding, and on masked patches at the model's own ratio beside the baselines."""
     target = model.patchify(pixels)
     variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
@@ -190,9 +175,6 @@ def _pixels(
     num_patches = target.shape[1]
     if 0 < int(num_patches * (1 - model.config.mask_ratio)) < num_patches:
         errors = masked_patch_errors(model, pixels, patch_noise(len(pixels), num_patches, seed))
-        values |= {
-            "masked": errors.model,
-            "masked_mean_colour": errors.mean_colour,
-            "masked_nearest": errors.nearest_visible,
-        }
+        values |= {"masked": errors.model, "masked_mean_colour": errors.mean_colour}
+        values["masked_nearest"] = errors.nearest_visible
     return values

@@ -1,9 +1,7 @@
 """Subspace audit: how far real tokens fit the signal model that CRATE's layers are derived from.
 
 The derivation takes tokens as samples of a mixture of K low-dimensional Gaussians on incoherent subspaces U_k
-[2306.01129, Sec. 2.2 and Approximation 4]. Per layer, this measures the geometry of the learned U and D, where the
-tokens lie relative to the subspaces, and how likely held-out tokens are under such mixtures, against models that
-assume no subspaces and tokens that have none. Images are split: even-numbered ones are fitted, odd ones held out.
+[2306.01129, Sec. 2.2 and Approximation 4]. Images are split: even-numbered ones are fitted, odd ones held out.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from ...evaluation.inputs import Batch
 from ...sparsification import ISTA
 from ...stats.intervals import ABOVE, UNDECIDED, Interval, bootstrap_mean
 from ..layers.registry import Measure
-from ..maths.geometry import DictionaryGeometry, SubspaceGeometry, dictionary_geometry, subspace_geometry
+from ..maths.geometry import DictionaryGeometry, SubspaceGeometry, dictionary_of, subspace_geometry
 from .fits import FITS, Fit, Sample, fit_all, random_bases, random_measures, shuffled
 from .tokens import TOKEN_KINDS, LayerTokens, TokenKind, collect
 
@@ -67,8 +65,7 @@ class LayerAudit:
 
     Attributes:
         layer: from 1.
-        subspaces: the geometry of U.
-        dictionary: the geometry of D; `None` for a model without one.
+        subspaces, dictionary: the geometry of U, and of D; `None` for a model without one.
         tokens: values by key of `TOKEN_MEASURES`, one per image, or of random subspaces one per draw.
         fits: by key of `CONDITIONS`, then of `FITS`.
         dimensions: in which the fitted tokens vary, by key of `CONDITIONS`; densities live there.
@@ -88,10 +85,10 @@ class LayerAudit:
 
     def gain_over(self, condition: str, model: str) -> Interval:
         """Gain over the full Gaussian on the model's tokens minus that on a control's tokens, image by image."""
-        gains = [
-            fits[model].held_out - fits["gaussian"].held_out for fits in (self.fits["trained"], self.fits[condition])
-        ]
-        return bootstrap_mean(gains[0] - gains[1])
+        own, other = (
+            self.fits[one][model].held_out - self.fits[one]["gaussian"].held_out for one in ("trained", condition)
+        )
+        return bootstrap_mean(own - other)
 
     def token(self, measure: str) -> Interval:
         """Mean of a token measure over images (of random subspaces over draws)."""
@@ -102,6 +99,7 @@ class LayerAudit:
         fits = self.fits["trained"]
         side, draws = self.gain("learned", "random").sign, fits["random"].draws
         own = float(fits["learned"].held_out.mean())
+        assert draws is not None  # the mean over random subspaces keeps them
         beyond = own > float(draws.max()) if side == ABOVE else own < float(draws.min())
         return side if beyond else UNDECIDED
 
@@ -131,15 +129,8 @@ class LayerAudit:
             "random_overlap": float(U.ranks.max()) / U.width if several else math.nan,
             "coherence": U.coherence,
         }
-        if D is None:
-            return values
-        return values | {
-            "dictionary_gram_error": D.gram_error,
-            "dictionary_scaled_gram_error": D.scaled_gram_error,
-            "dictionary_coherence": D.coherence,
-            "dictionary_condition": D.condition,
-            "dictionary_step": D.step,
-        }
+        of_dictionary = ("gram_error", "scaled_gram_error", "coherence", "condition", "step") if D else ()
+        return values | {f"dictionary_{name}": getattr(D, name) for name in of_dictionary}
 
 
 @dataclass(frozen=True)
@@ -147,9 +138,7 @@ class Audit:
     """The audit of one model on one data set.
 
     Attributes:
-        layers: the audited layers.
-        name: of the model, for readers.
-        data: of the images, for readers.
+        name, data: of the model and of the images, for readers.
         subspace_kind: what the subspaces are ("learned U", "value projections per head", ...).
         token_words: what tokens were audited.
         num_images: fitted and held out together; texts where `inputs` says so.
@@ -190,34 +179,30 @@ class Audit:
         return {"model": self.name, "data": self.data, "rows": self.to_rows(), "subspaces": layers}
 
     def _layer_rows(self, layer: LayerAudit) -> Iterator[dict[str, Any]]:
-        def row(group: str, measure: str, quantity: str, unit: str, value: float, found: Interval | None = None):
-            low, high = (found.low, found.high) if found else (None, None)
-            values = {"value": value, "low": low, "high": high}
-            finite = {key: None if v is None or math.isnan(v) else float(v) for key, v in values.items()}
+        def row(group: str, measure: str, quantity: str, unit: str, found: float | Interval):
+            parts = (found.mean, found.low, found.high) if isinstance(found, Interval) else (found, math.nan, math.nan)
+            numbers = [None if math.isnan(part) else float(part) for part in parts]
             words = {"layer": layer.layer, "group": group, "measure": measure, "quantity": quantity}
             about = {"subspaces": self.subspace_kind, "tokens": self.token_words if group != "geometry" else None}
-            return {**words, **finite, "unit": unit, **about}
+            return {**words, **dict(zip(("value", "low", "high"), numbers)), "unit": unit, **about}
 
         overcomplete = layer.dictionary is not None and layer.dictionary.overcomplete
         for key, value in layer.geometry().items():
             measure = _TIGHT_FRAME if overcomplete and key == "dictionary_gram_error" else GEOMETRY[key]
             yield row("geometry", key, measure.title, measure.unit, value)
         for key, measure in TOKEN_MEASURES.items():
-            found = layer.token(key)
-            yield row("tokens", key, measure.title, measure.unit, found.mean, found)
+            yield row("tokens", key, measure.title, measure.unit, layer.token(key))
         for condition, fits in layer.fits.items():
             on = CONDITIONS[condition]
             for name, fit in fits.items():
                 key, words = f"{condition}.{name}", f"{FITS[name]}, on {on}"
-                found = fit.log_likelihood
                 held_out = f"held-out log-likelihood: {words}"
-                yield row("mixture", f"log_likelihood.{key}", held_out, "nats per token", found.mean, found)
+                yield row("mixture", f"log_likelihood.{key}", held_out, "nats per token", fit.log_likelihood)
                 yield row("mixture", f"bic.{key}", f"BIC: {words}", "nats", fit.bic)
                 yield row("mixture", f"parameters.{key}", f"parameters: {words}", "count", fit.num_parameters)
                 if name not in ("gaussian", "isotropic"):
-                    gain = layer.gain(name, condition=condition)
                     above = f"held-out gain over one full Gaussian: {words}"
-                    yield row("mixture", f"gain.{key}", above, "nats per token", gain.mean, gain)
+                    yield row("mixture", f"gain.{key}", above, "nats per token", layer.gain(name, condition=condition))
             yield row("mixture", f"dimensions.{condition}", f"dimensions: {on}", "count", layer.dimensions[condition])
 
 
@@ -304,7 +289,7 @@ def _audit_layer(
     return LayerAudit(
         layer=number,
         subspaces=subspace_geometry(layer.sample.subspaces),
-        dictionary=None if dictionary is None else _dictionary(dictionary),
+        dictionary=None if dictionary is None else dictionary_of(dictionary),
         tokens=layer.measures | random_measures(layer.sample.tokens, draws),
         fits=fits,
         dimensions=dimensions,
@@ -316,11 +301,6 @@ def _check_choice(tokens: str, num_images: int, num_tokens: int, random_draws: i
         raise ValueError(f"tokens={tokens!r}: must be one of {', '.join(TOKEN_KINDS)}")
     if num_images < 4:
         raise ValueError(f"num_images={num_images}: must be at least 4, half of them to fit and half held out")
-    if num_tokens < 2:
-        raise ValueError(f"num_tokens={num_tokens}: must be at least 2")
-    if random_draws < 2:
-        raise ValueError(f"random_draws={random_draws}: must be at least 2")
-
-
-def _dictionary(module: ISTA) -> DictionaryGeometry:
-    return dictionary_geometry(module.effective_dictionary(), module.config.ista_step_size)
+    for name, value in (("num_tokens", num_tokens), ("random_draws", random_draws)):
+        if value < 2:
+            raise ValueError(f"{name}={value}: must be at least 2")

@@ -33,7 +33,6 @@ class Fit:
     Attributes:
         held_out: `(n)`, mean log-likelihood per token of each held-out image, nats.
         bic: of the fitted tokens, taken as independent (tokens of one image are not); lower is better.
-        num_parameters: that were fitted.
         draws: of a fit that is the mean over random subspaces, the mean log-likelihood of each draw; else `None`.
     """
 
@@ -55,9 +54,6 @@ class Sample:
     tokens: Tensor
     images: Tensor
     subspaces: Tensor
-
-
-# --- Where tokens lie -------------------------------------------------------------------------------------------------
 
 
 def random_bases(subspaces: Tensor, seed: int) -> Tensor:
@@ -122,9 +118,6 @@ def _dispersion(unit: Tensor, count: Tensor) -> dict[str, Tensor]:
     return {"mean_cosine": mean_cosine, "uniformity": uniformity}
 
 
-# --- Densities --------------------------------------------------------------------------------------------------------
-
-
 def shuffled(sample: Sample, seed: int) -> Sample:
     """Every coordinate permuted over the tokens of a half on its own: the same marginals, no joint structure."""
     generator = torch.Generator().manual_seed(seed)
@@ -152,41 +145,34 @@ def fit_all(sample: Sample, draws: Sequence[Tensor], iterations: int, seed: int)
     bases = orthonormal_bases(support.mT @ sample.subspaces.double())
     rank = min(bases.shape[2], dimensions - 1)
     images = sample.images[~fitted]
-    options = {"iterations": iterations, "tolerance": 1e-3}
+    options: dict[str, Any] = {"iterations": iterations, "tolerance": 1e-3}
 
     learned = fit_on_subspaces(X, bases, **options).mixture
-    models: dict[str, Any] = {"learned": learned}
-    others = [orthonormal_bases(support.mT @ draw) for draw in draws]
-    random = [fit_on_subspaces(X, one, **options).mixture for one in others]
-    centred = X.new_zeros(dimensions)
-    shares = learned.responsibilities(X)
-    models["subspaces"] = fit_mixture(X, rank, shares, centred, seed=seed, **options).mixture
-    models["clusters"] = fit_mixture(X, rank, cluster_shares(X, len(bases), seed), seed=seed, **options).mixture
-    models["gaussian"] = fit_gaussian(X)
-    models["isotropic"] = fit_isotropic(X)
-    fits = {name: _fit(model, X, held_out, images) for name, model in models.items()}
+    random = [fit_on_subspaces(X, orthonormal_bases(support.mT @ draw), **options).mixture for draw in draws]
+    shares, clusters = learned.responsibilities(X), cluster_shares(X, len(bases), seed)
+    models: dict[str, Any] = {
+        "learned": learned,
+        "subspaces": fit_mixture(X, rank, shares, X.new_zeros(dimensions), seed=seed, **options).mixture,
+        "clusters": fit_mixture(X, rank, clusters, seed=seed, **options).mixture,
+        "gaussian": fit_gaussian(X),
+        "isotropic": fit_isotropic(X),
+    }
+
+    def judged(model: Any) -> Fit:
+        scores = _per_image(model.log_prob(held_out), images)
+        return Fit(scores, bic(model.log_prob(X), model.num_parameters), model.num_parameters)
+
+    fits = {name: judged(model) for name, model in models.items()}
     if random:
-        fits["random"] = _mean_fit([_fit(model, X, held_out, images) for model in random])
+        fits["random"] = _mean_fit([judged(model) for model in random])
     return {name: fits[name] for name in FITS if name in fits}, dimensions
-
-
-def _fit(model: Any, X: Tensor, held_out: Tensor, images: Tensor) -> Fit:
-    return Fit(
-        held_out=_per_image(model.log_prob(held_out), images),
-        bic=bic(model.log_prob(X), model.num_parameters),
-        num_parameters=model.num_parameters,
-    )
 
 
 def _mean_fit(draws: Sequence[Fit]) -> Fit:
     """Several fits of one kind as one: the mean of each image's log-likelihood, and every draw's mean."""
     held_out = torch.stack([fit.held_out for fit in draws])
-    return Fit(
-        held_out=held_out.mean(0),
-        bic=sum(fit.bic for fit in draws) / len(draws),
-        num_parameters=draws[0].num_parameters,
-        draws=held_out.mean(1),
-    )
+    mean_bic = sum(fit.bic for fit in draws) / len(draws)
+    return Fit(held_out.mean(0), mean_bic, draws[0].num_parameters, held_out.mean(1))
 
 
 def _support(X: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...evaluation.inputs import Batch
 from ..maths.geometry import orthonormal_bases
-from ..record.states import LayerStep, record
+from ..record.states import record, require_finite
 from .fits import Sample, token_measures
 
 TokenKind = Literal["normalised", "raw"]
@@ -50,38 +50,41 @@ def collect(
     generator = torch.Generator().manual_seed(seed)
     kept: dict[int, list[Tensor]] = {}
     measures: dict[int, list[dict[str, Tensor]]] = {}
-    bases: dict[int, tuple[Tensor, Tensor]] = {}
+    bases: dict[int, Tensor] = {}
+    orthonormal: dict[int, Tensor] = {}
     images: list[Tensor] = []
     first_image, normalised, subspace_kind = 0, True, ""
     with _watched_norms(model) as norms:
         for states in record(model, batches, num_inputs=num_images, layers=layers):
-            steps = list(states.steps())
-            subspace_kind = states.subspace_kind
-            mask = _token_mask(steps[0])
+            subspace_kind, shape = states.subspace_kind, states.layers[0].before.shape[:2]
+            mask = torch.ones(shape, dtype=torch.bool) if states.mask is None else states.mask.cpu()
             positions = _positions(mask, -(-num_tokens // (num_images // 2)), generator)
             images.append(torch.repeat_interleave(torch.arange(len(mask)), positions.sum(1)) + first_image)
-            for step in steps:
+            for step in states.layers:
                 number = step.layer
                 seen = _matching_output(norms, step.before) if kind == "normalised" else step.before
                 normalised = normalised and seen is not None
-                tokens = _finite(step.before if seen is None else seen, number)
+                tokens = (step.before if seen is None else seen).float().cpu()
+                require_finite(tokens, f"layer {number}: its tokens hold")
                 if number not in bases:
-                    bases[number] = _bases(step.subspaces)
+                    bases[number] = step.subspaces.detach().float().cpu()
+                    orthonormal[number] = orthonormal_bases(bases[number]).float()
                 kept.setdefault(number, []).append(tokens[positions])
-                measures.setdefault(number, []).append(token_measures(tokens, mask, bases[number][1]))
+                measures.setdefault(number, []).append(token_measures(tokens, mask, orthonormal[number]))
             norms.clear()
             first_image += len(mask)
     all_images = torch.cat(images)
+    words = "LN(Z^ℓ)" if normalised else "Z^ℓ as it is, no LayerNorm stands before the subspaces"
     return Collected(
         layers={
             number: LayerTokens(
-                sample=Sample(torch.cat(kept[number]), all_images, bases[number][0]),
+                sample=Sample(torch.cat(kept[number]), all_images, bases[number]),
                 measures={key: torch.cat([part[key] for part in measures[number]]) for key in measures[number][0]},
             )
             for number in kept
         },
         subspace_kind=subspace_kind,
-        token_words=_token_words(kind, normalised),
+        token_words="Z^ℓ, no LayerNorm" if kind == "raw" else words,
     )
 
 
@@ -90,7 +93,11 @@ def _watched_norms(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """A list that every LayerNorm of the model appends its (input, output) to."""
     calls: list[tuple[Tensor, Tensor]] = []
     norms = [module for module in model.modules() if type(module).__name__.endswith(("LayerNorm", "RMSNorm"))]
-    hooks = [norm.register_forward_hook(lambda _, given, out: calls.append((given[0], out))) for norm in norms]
+
+    def note(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        calls.append((given[0], out))
+
+    hooks = [norm.register_forward_hook(note) for norm in norms]
     try:
         yield calls
     finally:
@@ -106,36 +113,7 @@ def _matching_output(calls: Sequence[tuple[Tensor, Tensor]], tokens: Tensor) -> 
     return None
 
 
-def _finite(tokens: Tensor, layer: int) -> Tensor:
-    """The tokens as float32 on the CPU, if all are finite."""
-    tokens = tokens.float().cpu()
-    if not torch.isfinite(tokens).all():
-        raise ValueError(
-            f"layer {layer}: its tokens hold NaN or infinite values; the model's weights or its input are damaged, or "
-            "training diverged"
-        )
-    return tokens
-
-
-def _token_words(kind: TokenKind, normalised: bool) -> str:
-    """What the tokens are, for readers."""
-    if kind == "raw":
-        return "Z^ℓ, no LayerNorm"
-    return "LN(Z^ℓ)" if normalised else "Z^ℓ as it is, no LayerNorm stands before the subspaces"
-
-
-def _token_mask(step: LayerStep) -> Tensor:
-    """Which tokens are real, bool `(B, N)`."""
-    return torch.ones(step.before.shape[:2], dtype=torch.bool) if step.mask is None else step.mask.bool().cpu()
-
-
 def _positions(mask: Tensor, per_image: int, generator: torch.Generator) -> Tensor:
     """Choose up to `per_image` real tokens of every image at random, bool `(B, N)`."""
     order = torch.rand(mask.shape, generator=generator).masked_fill(~mask, 2.0).argsort(1).argsort(1)
     return mask & (order < per_image)
-
-
-def _bases(subspaces: Tensor) -> tuple[Tensor, Tensor]:
-    """U as it is, and its orthonormal bases."""
-    subspaces = subspaces.detach().float().cpu()
-    return subspaces, orthonormal_bases(subspaces).float()

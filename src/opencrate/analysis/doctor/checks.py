@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from ...stats.intervals import trend
 from ...stats.words import describe_trend, percent
 from . import signatures as limits
-from .patient import Finding, Judged, NotChecked, Patient, check
+from .patient import Finding, Judged, NotChecked, Patient, check, needed
 from .signatures import FAIL, OK
 from .weights import fewest_values, fresh_parameters, scale_outlier
 
@@ -18,6 +20,13 @@ from .weights import fewest_values, fresh_parameters, scale_outlier
 def _layer(values: Tensor, largest: bool = True) -> int:
     """The layer, from 1, of the largest (smallest) value."""
     return int(values.argmax() if largest else values.argmin()) + 1
+
+
+def _by_layer(
+    evidence: str, found: Tensor, warn: bool = False, fail: bool = False, note: bool = False, **more: float
+) -> Judged:
+    """What was found per layer, and more numbers, judged."""
+    return Judged(evidence, {"per_layer": found.tolist(), **more}, warn, fail, note)
 
 
 def check_finite(patient: Patient, weights_finite: bool) -> Finding:
@@ -47,8 +56,8 @@ def _fresh_parameters(patient: Patient) -> Judged:
         evidence += ", all gains among them"
     elif found.head:
         evidence += ", the classifier's bias among them"
-    fail = found.every_gain or bool(found.odd)
-    return Judged(evidence, {"odd": found.odd, "fresh": found.fresh}, warn=found.head, fail=fail)
+    values = {"odd": found.odd, "fresh": found.fresh}
+    return Judged(evidence, values, warn=found.head, fail=found.every_gain or bool(found.odd))
 
 
 @check("layer-scale")
@@ -61,60 +70,50 @@ def _layer_scale(patient: Patient) -> Judged:
 
 @check("few-values")
 def _few_values(patient: Patient) -> Judged:
-    found = fewest_values(patient.model)
-    if found is None:
-        raise NotChecked("the model has no matrices of that size")
-    evidence = f"fewest {found[0]} ({found[1]})"
-    return Judged(evidence, {"fewest": found[0], "parameter": found[1]}, fail=found[0] <= limits.FEW_VALUES)
+    fewest, name = needed(fewest_values(patient.model), "the model has no matrices of that size")
+    return Judged(f"fewest {fewest} ({name})", {"fewest": fewest, "parameter": name}, fail=fewest <= limits.FEW_VALUES)
 
 
 @check("duplicate-atoms")
 def _duplicate_atoms(patient: Patient) -> Judged:
-    dictionaries = patient.need_dictionaries()
-    nearest = [one.nearest for one in dictionaries]
+    nearest = [one.nearest for one in patient.need_dictionaries()]
     shares = torch.stack([(cosines > limits.TWIN_COSINE).double().mean() for cosines in nearest])
     worst, closest = float(shares.max()), max(float(cosines.max()) for cosines in nearest)
     where = f"up to {percent(worst)} of a layer's atoms (layer {_layer(shares)})" if worst else "none in any layer"
     evidence = f"{where}; largest |cosine| between two {closest:.3f}"
-    values = {"per_layer": shares.tolist(), "largest_cosine": closest}
-    return Judged(evidence, values, warn=worst > 0, fail=worst > limits.TWINS_FAIL)
+    return _by_layer(evidence, shares, worst > 0, worst > limits.TWINS_FAIL, largest_cosine=closest)
 
 
-def _falling(patient: Patient, name: str, field: str, unit: str, digits: int, everywhere: bool) -> Judged:
+def _falling(name: str, field: str, unit: str, digits: int, everywhere: bool, patient: Patient) -> Judged:
     """Of a quantity that theory says falls over the layers, `everywhere` or overall; never more than a note."""
-    patient.need_crate("the model learns no U and D, so nothing predicts that this falls")
+    if not patient.is_crate:
+        raise NotChecked("the model learns no U and D, so nothing predicts that this falls")
     missing = "the layers learn no U" if field == "subspace_rate" else "the layers have no sparse code"
     values = patient.need_vital(field, missing)
     if len(values) < 2:
         raise NotChecked("there is only one layer")
     found = trend(values)
     note = not found.last < found.first or (everywhere and found.falls < found.steps)
-    return Judged(describe_trend(name, values, unit, digits), {"per_layer": values.tolist()}, note=note)
+    return _by_layer(describe_trend(name, values, unit, digits), values, note=note)
 
 
-@check("rate-trend")
-def _rate_trend(patient: Patient) -> Judged:
-    return _falling(patient, "R^c", "subspace_rate", "nats", 1, everywhere=True)
-
-
-@check("l0-trend")
-def _l0_trend(patient: Patient) -> Judged:
-    return _falling(patient, "The non-zero fraction", "nonzero", "", 3, everywhere=True)
-
-
-@check("l1-trend")
-def _l1_trend(patient: Patient) -> Judged:
-    return _falling(patient, "ℓ1 per token", "l1", "", 2, everywhere=False)
+for _name, _options in {
+    "rate-trend": ("R^c", "subspace_rate", "nats", 1, True),
+    "l0-trend": ("The non-zero fraction", "nonzero", "", 3, True),
+    "l1-trend": ("ℓ1 per token", "l1", "", 2, False),
+}.items():
+    check(_name)(partial(_falling, *_options))
 
 
 @check("dead-atoms")
 def _dead_atoms(patient: Patient) -> Judged:
-    patient.need_crate("the model has no dictionary")
+    if not patient.is_crate:
+        raise NotChecked("the model has no dictionary")
     dead = patient.need_vital("dead", "the layers have no sparse code")
     worst = float(dead.max())
     where = f"up to {percent(worst)} of a layer's atoms (layer {_layer(dead)})" if worst else "none in any layer"
     evidence = f"{where}, {patient.need_vitals().num_images} {patient.kind}"
-    return Judged(evidence, {"per_layer": dead.tolist()}, worst > limits.DEAD_WARN, worst > limits.DEAD_FAIL)
+    return _by_layer(evidence, dead, worst > limits.DEAD_WARN, worst > limits.DEAD_FAIL)
 
 
 @check("collapsed-subspaces")
@@ -125,8 +124,7 @@ def _collapsed_subspaces(patient: Patient) -> Judged:
     ranks = torch.stack([found.effective_ranks.min() for found in patient.subspaces])
     worst = float(ranks.min()) / p
     evidence = f"smallest effective rank {float(ranks.min()):.1f} of p = {p} (layer {_layer(ranks, largest=False)})"
-    values = {"per_layer": ranks.tolist(), "subspace_dimension": p}
-    return Judged(evidence, values, worst < limits.RANK_WARN, worst < limits.RANK_FAIL)
+    return _by_layer(evidence, ranks, worst < limits.RANK_WARN, worst < limits.RANK_FAIL, subspace_dimension=p)
 
 
 @check("correlated-subspaces")
@@ -152,12 +150,11 @@ def _correlated_subspaces(patient: Patient) -> Judged:
 
 @check("dictionary-condition")
 def _dictionary_condition(patient: Patient) -> Judged:
-    dictionaries = patient.need_dictionaries()
-    found = torch.tensor([one.condition for one in dictionaries], dtype=torch.float64)
+    found = torch.tensor([one.condition for one in patient.need_dictionaries()], dtype=torch.float64)
     worst, width = float(found.max()), patient.model.config.hidden_size
     evidence = f"largest condition number {worst:.3g} (layer {_layer(found)}), d = {width}"
     note = worst > limits.CONDITION_PER_DIM * width
-    return Judged(evidence, {"per_layer": found.tolist()}, note=note, fail=worst > limits.CONDITION_FAIL)
+    return _by_layer(evidence, found, note=note, fail=worst > limits.CONDITION_FAIL)
 
 
 @check("ista-step")
@@ -168,35 +165,30 @@ def _ista_step(patient: Patient) -> Judged:
     smallest = min(one.step_size for one in dictionaries)
     evidence = f"largest η ‖D‖² {worst:.3f} (layer {_layer(found)}), η = {smallest:g}"
     fail = smallest <= 0 or worst > limits.STEP_FAIL
-    return Judged(evidence, {"per_layer": found.tolist()}, note=worst > limits.STEP_FINDING, fail=fail)
+    return _by_layer(evidence, found, note=worst > limits.STEP_FINDING, fail=fail)
 
 
 @check("token-rank")
 def _token_rank(patient: Patient) -> Judged:
-    ranks = patient.need_vitals().token_rank
+    ranks = patient.need_vital("token_rank")
     worst = float(ranks.min())
     evidence = f"smallest {worst:.1f} (layer {_layer(ranks, largest=False)}), last layer {float(ranks[-1]):.1f}"
-    values = {"per_layer": ranks.tolist()}
-    return Judged(evidence, values, worst < limits.TOKEN_RANK_WARN, worst < limits.TOKEN_RANK_FAIL)
+    return _by_layer(evidence, ranks, worst < limits.TOKEN_RANK_WARN, worst < limits.TOKEN_RANK_FAIL)
 
 
 @check("attention-effect")
 def _attention_effect(patient: Patient) -> Judged:
-    found = patient.need_vital(
-        "attention_effect", "a norm follows the sum, so what attention added cannot be separated"
-    )
+    reason = "a norm follows the sum, so what attention added cannot be separated"
+    found = patient.need_vital("attention_effect", reason)
     worst = float(found.min())
     evidence = f"smallest {worst:.3g} (layer {_layer(found, largest=False)}), largest {float(found.max()):.3g}"
-    values = {"per_layer": found.tolist()}
-    return Judged(evidence, values, warn=worst < limits.EFFECT_WARN, fail=not worst >= limits.EFFECT_FAIL)
+    return _by_layer(evidence, found, worst < limits.EFFECT_WARN, not worst >= limits.EFFECT_FAIL)
 
 
 @check("gradient-depth")
 def _gradient_depth(patient: Patient) -> Judged:
     patient.need_vitals()
-    found = patient.gradients
-    if found is None:
-        raise NotChecked("the model has no head with a loss to take gradients of")
+    found = needed(patient.gradients, "the model has no head with a loss to take gradients of")
     if len(found) < 2:
         raise NotChecked("there is only one layer")
     smallest, largest = float(found.min()), float(found.max())
@@ -204,18 +196,17 @@ def _gradient_depth(patient: Patient) -> Judged:
     evidence = f"from {smallest:.2e} (layer {_layer(found, largest=False)}) to {largest:.2e} (layer {_layer(found)})"
     evidence += f", ratio {ratio:.3g}"
     broken = not bool(torch.isfinite(found).all())
-    values = {"per_layer": found.tolist(), "ratio": ratio}
-    return Judged(evidence, values, ratio > limits.GRADIENT_WARN, broken or ratio > limits.GRADIENT_FAIL)
+    fail = broken or ratio > limits.GRADIENT_FAIL
+    return _by_layer(evidence, found, ratio > limits.GRADIENT_WARN, fail, ratio=ratio)
 
 
 @check("half-precision")
 def _half_precision(patient: Patient) -> Judged:
-    peak = patient.need_vitals().peak
+    peak = patient.need_vital("peak")
     worst = float(peak.max())
     half = next(patient.model.parameters()).dtype == torch.float16
     evidence = f"largest |entry| {worst:.3g} (layer {_layer(peak)}), float16 ends at {limits.HALF_LIMIT:g}"
-    values = {"per_layer": peak.tolist()}
-    return Judged(evidence, values, worst > limits.ACTIVATION_WARN, half and worst > limits.HALF_LIMIT)
+    return _by_layer(evidence, peak, worst > limits.ACTIVATION_WARN, half and worst > limits.HALF_LIMIT)
 
 
 @check("softmax-saturation")
@@ -223,28 +214,22 @@ def _softmax_saturation(patient: Patient) -> Judged:
     found = patient.need_vital("saturated", "attention maps are read from CRATE models that have them")
     worst = float(found.max())
     evidence = f"up to {percent(worst)} of a layer's attention rows (layer {_layer(found)})" if worst else "no row"
-    return Judged(
-        evidence, {"per_layer": found.tolist()}, worst > limits.SATURATION_WARN, worst > limits.SATURATION_FAIL
-    )
+    return _by_layer(evidence, found, worst > limits.SATURATION_WARN, worst > limits.SATURATION_FAIL)
 
 
 @check("loss-curve")
 def _loss_curve(patient: Patient) -> Judged:
-    if patient.log is None:
-        raise NotChecked(patient.why_no("log"))
-    losses = [float(entry["loss"]) for entry in patient.log if "loss" in entry]
-    if not losses:
-        raise NotChecked("the log holds no training loss")
+    log = needed(patient.log, patient.why_no("log"))
+    losses = needed(
+        [float(entry["loss"]) for entry in log if "loss" in entry] or None, "the log holds no training loss"
+    )
     bad = [number for number, loss in enumerate(losses, start=1) if not math.isfinite(loss)]
     if bad:
         evidence = f"{len(bad)} of {len(losses)} logged losses are not finite, first entry {bad[0]}"
         return Judged(evidence, {"entries": bad}, fail=True)
-    spikes = [
-        number
-        for number in range(limits.SPIKE_WINDOW, len(losses))
-        if losses[number]
-        > limits.SPIKE_FACTOR * sorted(losses[number - limits.SPIKE_WINDOW : number])[limits.SPIKE_WINDOW // 2]
-    ]
+    window = limits.SPIKE_WINDOW
+    medians = {number: median(losses[number - window : number]) for number in range(window, len(losses))}
+    spikes = [number for number, usual in medians.items() if losses[number] > limits.SPIKE_FACTOR * usual]
     stuck = len(losses) > 1 and not losses[-1] < losses[0]
     evidence = f"from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} entries, spikes: {len(spikes)}"
     if spikes:

@@ -1,7 +1,6 @@
-"""Signs of a failed training, or of damage after it, as checks: what was measured, from where on it speaks, what to do.
+"""Signs of a failed training, or of damage after it, as checks; their thresholds are in `signatures`.
 
-The signs and their thresholds are in `signatures`. What is measured is in `weights`, `vitals` (layers) and `outputs`;
-how each is judged in `checks` and `output_checks`.
+What is measured is in `weights`, `vitals` (layers) and `outputs`; how it is judged in `checks` and `output_checks`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from ...blocks import compressions
 from ...evaluation.inputs import Batch
 from ...sparsification import ISTA
-from ..maths.geometry import DictionaryGeometry, dictionary_geometry, subspace_geometry
+from ..maths.geometry import dictionary_of, subspace_geometry
 from . import output_checks  # noqa: F401  (its checks are in CHECKED once it is read)
 from .checks import check_finite
 from .outputs import measure_outputs, measure_score, take
-from .patient import CHECKED, Finding, Patient, skip
+from .patient import BROKEN, CHECKED, Finding, Patient, skip
 from .signatures import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, Check
 from .vitals import accuracy_of, labels_of, logits_of, measure_vitals, modules_of, relative_gradients
 
@@ -84,36 +83,30 @@ def diagnose(
     Raises:
         ValueError: no inputs in a given `batches`.
     """
-    reasons = dict(missing or {})
-    patient = Patient(model=model, is_crate=bool(compressions(model)), log=log, stored=stored, missing=reasons)
+    patient = Patient(model, bool(compressions(model)), log=log, stored=stored, missing=dict(missing or {}))
     weights_finite = all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
     if weights_finite:
-        patient = _with_geometry(patient)
+        learned = [step.operator.bases() for step in compressions(model) if step.entry.subspaces]
+        dictionaries = tuple(dictionary_of(module) for module in modules_of(model, ISTA))
+        patient = replace(patient, subspaces=tuple(map(subspace_geometry, learned)), dictionaries=dictionaries)
         if batches is not None:
             kept, _ = take(batches, num_images)
             patient = _with_states(patient, kept)
             if not patient.broken:
                 patient = _with_outputs(patient, kept, train_batches, num_images)
-                patient = _with_score(patient, batches if scored is None else scored)
+            if stored is not None and not patient.broken:
+                score, whole = measure_score(model, batches if scored is None else scored, _NUM_SCORED)
+                patient = replace(patient, score=score, whole=whole)
     broken = not weights_finite or patient.broken
     findings = [check_finite(patient, weights_finite)]
     for check in list(CHECKS)[1:]:
         readable = not broken or check == "loss-curve"
-        findings.append(CHECKED[check](patient) if readable else skip(check, "weights or states are not finite"))
+        findings.append(CHECKED[check](patient) if readable else skip(check, BROKEN))
     return Diagnosis(name or type(model).__name__, tuple(findings))
 
 
 _NUM_SCORED = 1024
 """At most this many held-out images or texts are scored against what the run wrote down."""
-
-
-def _with_geometry(patient: Patient) -> Patient:
-    model = patient.model
-    return replace(
-        patient,
-        subspaces=tuple(subspace_geometry(one.operator.bases()) for one in compressions(model) if one.entry.subspaces),
-        dictionaries=tuple(_dictionary(module) for module in modules_of(model, ISTA)),
-    )
 
 
 def _with_states(patient: Patient, batches: Sequence[dict[str, Tensor]]) -> Patient:
@@ -137,19 +130,9 @@ def _with_outputs(
     training = None
     if train_batches is not None:
         kept, _ = take(train_batches, num_images)
-        training = accuracy_of(logits_of(patient.model, kept), labels_of(kept))
+        logits, labels = logits_of(patient.model, kept), labels_of(kept)
+        training = None if logits is None or labels is None else accuracy_of(logits, labels)
     return replace(patient, outputs=measure_outputs(patient.model, batches), training_accuracy=training)
-
-
-def _with_score(patient: Patient, batches: Iterable[Batch]) -> Patient:
-    if patient.stored is None:
-        return patient
-    score, whole = measure_score(patient.model, batches, _NUM_SCORED)
-    return replace(patient, score=score, whole=whole)
-
-
-def _dictionary(module: nn.Module) -> DictionaryGeometry:
-    return dictionary_geometry(module.effective_dictionary(), module.config.ista_step_size)
 
 
 def _plain(value: Any) -> Any:

@@ -35,12 +35,10 @@ class Given:
 
     Attributes:
         source: the folder, or `hf://owner/name`.
-        data: images, with labels or without, as `ImageData.path`.
-        text, text_column, document: a text, as `TextData`.
+        data: images, with labels or without, as `ImageData.path`; unreadable ones are left out with `skip_bad`.
+        text, text_column, document: a text, as `TextData`, in pieces of `block_size` tokens.
         tokenizer: a folder with one, where the model has none.
-        block_size: tokens per text.
         num_inputs: images or texts, at most.
-        skip_bad: leave out unreadable images.
     """
 
     source: str
@@ -79,11 +77,7 @@ def diagnose_saved(source: str, **given: Any) -> Diagnosis:
 
 
 def open_case(given: Given) -> Case:
-    """Everything that is named, of whatever kind the model is.
-
-    Raises:
-        ValueError: as `diagnose_saved`.
-    """
+    """Everything that is named, of whatever kind the model is; errors as of `diagnose_saved`."""
     kind, local = kind_of(given.source), not given.source.startswith(HUB_PREFIX)
     if kind in LANGUAGE:
         case = _language(given)
@@ -111,11 +105,9 @@ def _images(saved: SavedModel, given: Given, labelled: bool) -> Case:
     _refuse(given, "images")
     case = Case(saved.model)
     if not labelled:
-        _add_images(case, saved, given)
-        return case
+        return _add_images(case, saved, given)
     if not (saved.path / "preprocessor_config.json").is_file():
-        _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", given)
-        return case
+        return _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", given)
     _ = saved.transform  # an image processor that is there and damaged is an error
     held_out = bool(saved.recipe and saved.recipe.data.validation_fraction)
     split = "validation" if held_out and not given.data else "test"
@@ -123,8 +115,7 @@ def _images(saved: SavedModel, given: Given, labelled: bool) -> Case:
         case.inputs["batches"] = saved.batches(labelled_images(saved, given.data, split, given.skip_bad))
     except (ValueError, OSError) as error:
         case.missing["labels"] = f"the labels are not used: {error}"
-        _add_images(case, saved, given)
-        return case
+        return _add_images(case, saved, given)
     if saved.recipe is None or given.data:
         case.missing.update({"training images": f"training images are {_OWN_ONLY}", "stored score": _OWN_ONLY})
         return case
@@ -138,42 +129,39 @@ def _images(saved: SavedModel, given: Given, labelled: bool) -> Case:
 def _texts(saved: SavedModel, given: Given) -> Case:
     """A model of texts without a language model's head, in a folder."""
     _refuse(given, "text")
-    case = Case(saved.model)
     if given.text is None:
-        _no_inputs(case, _NO_TEXT, given)
-    else:
-        read = Inputs(text=given.text, tokenizer=given.tokenizer, block_size=given.block_size)
-        case.inputs["batches"] = input_batches(saved, read)
-        case.missing["stored score"] = _OWN_ONLY
-    return case
+        return _no_inputs(Case(saved.model), _NO_TEXT, given)
+    read = Inputs(text=given.text, tokenizer=given.tokenizer, block_size=given.block_size)
+    return Case(saved.model, {"batches": input_batches(saved, read)}, {"stored score": _OWN_ONLY})
 
 
-def _add_images(case: Case, saved: SavedModel, given: Given) -> None:
+def _add_images(case: Case, saved: SavedModel, given: Given) -> Case:
     """Images without labels; those of a run's own data may be missing."""
     try:
         batches = image_batches(saved, Inputs(data=given.data, skip_bad=given.skip_bad), _IMAGES)[0]
     except (ValueError, OSError) as error:
-        _no_inputs(case, f"no images: {error}", given)
-        return
+        return _no_inputs(case, f"no images: {error}", given)
     kept, _ = take(batches, given.num_inputs)
     case.inputs["batches"] = [{"pixel_values": batch["pixel_values"]} for batch in kept]  # labels may be another's
     case.missing.setdefault("labels", "the images have no labels")
     case.missing.update({"training images": f"training images are {_OWN_ONLY}", "stored score": _OWN_ONLY})
-    _add_masked_score(case, saved.path, given.data, batches.dataset)
+    if given.data is None:
+        _add_masked_score(case, saved.path, batches.dataset)
+    return case
 
 
-def _no_inputs(case: Case, reason: str, given: Given) -> None:
+def _no_inputs(case: Case, reason: str, given: Given) -> Case:
     """Check the weights alone, unless the user named images."""
     if given.data:
         raise ValueError(f"data={given.data}: {reason.removeprefix('no images: ')}")
     case.missing.update(dict.fromkeys(("images", "texts", "labels", "training images", "stored score"), reason))
+    return case
 
 
-def _add_masked_score(case: Case, folder: Path, data: str | None, images: Dataset) -> None:
+def _add_masked_score(case: Case, folder: Path, images: Dataset) -> None:
     """Of an autoencoder's run, the test images under the masks of its own evaluation, and the error it wrote down."""
-    if data is not None or not (folder / runs.METRICS).is_file():
-        return
-    error = runs.read_metrics(folder).get("test", {}).get("error_model")
+    written = runs.read_metrics(folder) if (folder / runs.METRICS).is_file() else {}
+    error = written.get("test", {}).get("error_model")
     if error is None:
         return
     (height, width), (rows, columns) = pair(case.model.config.image_size), pair(case.model.config.patch_size)
@@ -183,7 +171,7 @@ def _add_masked_score(case: Case, folder: Path, data: str | None, images: Datase
 
 def _add_stored(case: Case, metrics: dict[str, Any] | None) -> None:
     """What a run wrote down of its held-out data."""
-    found = {name: metrics[name] for name in ("loss", "accuracy") if name in (metrics or {})}
+    found = {name: value for name, value in (metrics or {}).items() if name in ("loss", "accuracy")}
     if "loss" in found:
         case.inputs["stored"] = found
     else:
@@ -195,23 +183,20 @@ def _language(given: Given) -> Case:
     _refuse(given, "text")
     is_run = (Path(given.source).expanduser() / runs.RECIPE).is_file()
     if given.text is None and not is_run:
-        case = Case(open_saved(given.source, finite=False).model)
-        _no_inputs(case, _NO_TEXT, given)
-        return case
+        return _no_inputs(Case(open_saved(given.source, finite=False).model), _NO_TEXT, given)
     opened = open_saved(given.source, LANGUAGE, tokenizer=given.tokenizer, finite=False)
     case = Case(opened.model, missing={"labels": "the model reads text", "stored score": _OWN_ONLY})
-    named = given.text and TextData(given.text, given.text_column, given.document)
-    documents = documents_of(given.source, named)
     if given.text is None:
-        data = runs.read_recipe(given.source).text
+        named, data = None, runs.read_recipe(given.source).text
         if given.tokenizer is None:
             _add_stored(case, runs.read_metrics(given.source))
     else:
         size = min(given.block_size, opened.context)
-        data = TextData(given.text, given.text_column, given.document, block_size=size)
+        named = data = TextData(given.text, given.text_column, given.document, block_size=size)
+    documents = documents_of(given.source, named)
     file = tokenised(documents, opened.tokenizer)
-    blocks = blocks_of(file, data, opened.kind, opened.tokenizer, "held-out")
-    case.inputs["batches"] = in_batches(blocks, _TEXTS)
+    kind: Any = opened.kind  # one of LANGUAGE
+    case.inputs["batches"] = in_batches(blocks_of(file, data, kind, opened.tokenizer, "held-out"), _TEXTS)
     return case
 
 
@@ -223,12 +208,10 @@ def _add_log(folder: Path, case: Case) -> None:
         return
     advice = "remove the file to check the rest"
     lines = read_bytes(path, "a training log").splitlines()
-    log = [
-        parse_json(line, f"{shown(path)}, line {n}", advice=advice) for n, line in enumerate(lines, 1) if line.strip()
-    ]
-    wrong = [
-        value for entry in log for name, value in entry.items() if "loss" in name and type(value) not in (int, float)
-    ]
+    numbered = [(f"{shown(path)}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+    log = [parse_json(line, where, advice=advice) for where, line in numbered]
+    losses = [value for entry in log for name, value in entry.items() if "loss" in name]
+    wrong = [value for value in losses if type(value) not in (int, float)]
     if wrong or not log:
         what = f"a loss is {shown_value(wrong[0])}, no number" if wrong else "empty"
         raise ValueError(f"{shown(path)}: damaged ({what}); {advice}")

@@ -10,16 +10,15 @@ from scipy.stats import binom
 
 from ...stats.words import percent
 from . import signatures as limits
-from .patient import Judged, NotChecked, Patient, check
+from .patient import Judged, NotChecked, Patient, check, needed
 from .vitals import Accuracy, accuracy_of
 from .weights import dead_rows
 
 
 @check("input-scale")
 def _input_scale(patient: Patient) -> Judged:
-    if patient.outputs is None or patient.outputs.pixels is None:
-        raise NotChecked(patient.why_no("images") if patient.kind == "images" else "the model reads text")
-    mean, deviation = patient.outputs.pixels
+    pixels = patient.outputs and patient.outputs.pixels
+    mean, deviation = needed(pixels, patient.why_no("images") if patient.kind == "images" else "the model reads text")
     fail = abs(mean) > limits.INPUT_MEAN_FAIL or not limits.INPUT_STD_LOW <= deviation <= limits.INPUT_STD_HIGH
     evidence = f"mean {mean:.3g}, deviation {deviation:.3g}"
     return Judged(evidence, {"mean": mean, "deviation": deviation}, fail=fail)
@@ -40,16 +39,14 @@ def _output_variation(patient: Patient) -> Judged:
 
 @check("order")
 def _order(patient: Patient) -> Judged:
-    text, order = patient.need_outputs().text, patient.need_outputs().order
+    text = patient.need_outputs().text
     if text is not None:
         rise = text.shuffled - float(text.losses.mean())
         evidence = f"loss {rise:+.3f} nats per token with the tokens shuffled"
         return Judged(evidence, {"nats": rise}, fail=not rise >= limits.TOKEN_ORDER_FAIL)
-    if order is None:
-        raise NotChecked("needs a classifier of at least two patches, or a language model")
+    order = needed(patient.need_outputs().order, "needs a classifier of at least two patches, or a language model")
     evidence = f"the logits change by {order:.3g} of their deviation when patches are shuffled"
-    fail = not order >= limits.ORDER_FAIL
-    return Judged(evidence, {"change": order}, fail=fail)
+    return Judged(evidence, {"change": order}, fail=not order >= limits.ORDER_FAIL)
 
 
 @check("class-collapse")
@@ -106,6 +103,7 @@ def _above_chance(patient: Patient) -> Judged:
     logits, labels = patient.need_labelled()
     chance = float(torch.bincount(labels).max() / len(labels))
     found, pixels = accuracy_of(logits, labels), patient.need_outputs().nearest_mean
+    assert pixels is not None  # there are labels
     low, high = found.interval
     evidence = (
         f"accuracy {percent(found.fraction)} ({percent(low)} to {percent(high)}); most frequent class "
@@ -120,9 +118,8 @@ def _above_chance(patient: Patient) -> Judged:
 @check("generalisation-gap")
 def _generalisation_gap(patient: Patient) -> Judged:
     logits, labels = patient.need_labelled()
-    if patient.training_accuracy is None:
-        raise NotChecked(patient.why_no("training images"))
-    train, held_out = patient.training_accuracy, accuracy_of(logits, labels)
+    train = needed(patient.training_accuracy, patient.why_no("training images"))
+    held_out = accuracy_of(logits, labels)
     gap = train.fraction - held_out.fraction
     apart = train.interval[0] > held_out.interval[1]
     evidence = (
@@ -134,10 +131,8 @@ def _generalisation_gap(patient: Patient) -> Judged:
 
 @check("reconstruction")
 def _reconstruction(patient: Patient) -> Judged:
-    if patient.outputs is None or patient.outputs.errors is None:
-        reason = patient.why_no("images") if patient.outputs is None else "the model is not a masked autoencoder"
-        raise NotChecked(reason)
-    errors = patient.outputs.errors
+    outputs = needed(patient.outputs, patient.why_no("images"))
+    errors = needed(outputs.errors, "the model is not a masked autoencoder")
     model, colour, nearest = (float(one.mean()) for one in (errors.model, errors.mean_colour, errors.nearest_visible))
     evidence = f"error {model:.4g} on masked patches; nearest visible patch {nearest:.4g}, flat colour {colour:.4g}"
     values = {"model": model, "nearest_visible": nearest, "mean_colour": colour}
@@ -164,17 +159,15 @@ def _dead_tokens(patient: Patient) -> Judged:
 
 @check("stored-score")
 def _stored_score(patient: Patient) -> Judged:
-    if patient.stored is None:
-        raise NotChecked(patient.why_no("stored score"))
-    if patient.score is None:
-        raise NotChecked(patient.why_no(patient.kind))
-    losses, count = patient.score.losses, len(patient.score.losses)
-    loss, stored = float(losses.mean()), patient.stored["loss"]
+    written = needed(patient.stored, patient.why_no("stored score"))
+    score = needed(patient.score, patient.why_no(patient.kind))
+    losses, count = score.losses, len(score.losses)
+    loss, stored = float(losses.mean()), written["loss"]
     spread = 0.0 if patient.whole or count < 2 else limits.STANDARD_ERRORS * float(losses.std()) / count**0.5
     fail = not abs(loss - stored) <= limits.STORED_LOSS * abs(stored) + spread
     evidence = f"loss {loss:.4g}, stored {stored:.4g}"
-    if patient.score.right is not None and "accuracy" in patient.stored:
-        found, before = float(patient.score.right.double().mean()), patient.stored["accuracy"]
+    if score.right is not None and "accuracy" in written:
+        found, before = float(score.right.double().mean()), written["accuracy"]
         spread = 0.0 if patient.whole else limits.STANDARD_ERRORS * math.sqrt(before * (1 - before) / count)
         fail = fail or abs(found - before) > limits.STORED_ACCURACY + spread
         evidence += f"; accuracy {percent(found)}, stored {percent(before)}"

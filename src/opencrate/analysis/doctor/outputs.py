@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,7 @@ class TextAnswers:
 
     Attributes:
         losses: of every block, `(n)` float64.
-        unigram: entropy of the scored tokens' own frequencies.
-        uniform: log of the vocabulary.
+        unigram, uniform: entropy of the scored tokens' own frequencies, and log of the vocabulary.
         shuffled: mean loss with the tokens of every block in random order.
         same_token: share of places at which the most often predicted token is predicted.
         tokens: different token ids in the text, `(v)`.
@@ -50,13 +50,11 @@ class Outputs:
     """What a model answers to the inputs; `None` for what this kind of model does not have.
 
     Attributes:
-        logits: of a classifier, float32 `(n, C)`.
-        labels: `(n)`, where the images have them.
+        logits, labels: of a classifier, float32 `(n, C)`, and `(n)`, where the images have them.
         pixels: mean and deviation of what the model reads.
         order: change of the logits when an image's patches are shuffled, against their deviation over images.
         nearest_mean: accuracy of the nearest class mean of the pixels, each image left out of its own.
-        errors: of an autoencoder on masked patches.
-        text: of a language model.
+        errors, text: of an autoencoder on masked patches; of a language model.
     """
 
     logits: Tensor | None = None
@@ -129,9 +127,7 @@ def take(batches: Iterable[Batch], num_inputs: int | None) -> tuple[list[dict[st
 def nearest_class_mean(pixels: Tensor, labels: Tensor) -> Accuracy:
     """Accuracy of predicting the class whose mean image is nearest, each image left out of its own class's mean.
 
-    Args:
-        pixels: `(n, C, H, W)`; averaged down to 32 pixels a side where larger.
-        labels: `(n)`.
+    Images `(n, C, H, W)` are averaged down to 32 pixels a side where larger.
     """
     height, width = (min(side, _BASELINE_SIZE) for side in pixels.shape[-2:])
     flat = adaptive_avg_pool2d(pixels, (height, width)).flatten(1).double()
@@ -158,21 +154,22 @@ def _order_effect(model: nn.Module, batches: Sequence[dict[str, Tensor]], logits
     patch = getattr(getattr(model, "config", None), "patch_size", None)
     if patch is None:
         return None
-    shuffled = [shuffle_patches(batch["pixel_values"], pair(patch)) for batch in batches]
-    if any(pixels is None for pixels in shuffled):
-        return None
+    mixed = [shuffle_patches(batch["pixel_values"], pair(patch)) for batch in batches]
+    shuffled = [pixels for pixels in mixed if pixels is not None]
+    changed = logits_of(model, shuffled) if len(shuffled) == len(mixed) else None
     deviation = (logits - logits.mean(0)).norm()
-    return float((logits_of(model, shuffled) - logits).norm() / deviation) if deviation > 0 else 0.0
+    if changed is None:
+        return None
+    return float((changed - logits).norm() / deviation) if deviation > 0 else 0.0
 
 
-def _masked_errors(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> MaskedPatchErrors:
+def _masked_errors(model: Any, batches: Sequence[dict[str, Tensor]]) -> MaskedPatchErrors:
     """Errors on the masked patches of all batches, under the noise that comes with them, else of one seed."""
     found = []
     for batch in batches:
-        pixels = batch["pixel_values"]
-        rows, columns = grid_of(model, pixels)
-        noise = batch.get("noise")
-        noise = patch_noise(len(pixels), rows * columns, _SEED) if noise is None else noise
+        pixels, noise = batch["pixel_values"], batch.get("noise")
+        if noise is None:
+            noise = patch_noise(len(pixels), math.prod(grid_of(model, pixels)), _SEED)
         found.append(masked_patch_errors(model, pixels, noise))
     parts = zip(*((one.model, one.mean_colour, one.nearest_visible, one.mask) for one in found))
     return MaskedPatchErrors(*(torch.cat(part) for part in parts))
@@ -182,16 +179,15 @@ def _is_language_model(model: nn.Module) -> bool:
     return kind_of_class(type(model).__name__) in LANGUAGE
 
 
-def _text_answers(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> TextAnswers:
+def _text_answers(model: Any, batches: Sequence[dict[str, Tensor]]) -> TextAnswers:
     size = int(model.config.vocab_size)
-    losses, shuffled, counts, predicted = [], [], torch.zeros(size), torch.zeros(size)
+    losses, counts, predicted = [], torch.zeros(size), torch.zeros(size)
     for ids, targets, mask in _scored(model, batches, shuffle=False):
         loss, guesses = _guess(model, ids, targets, mask)
         losses.append(loss)
         counts += torch.bincount(targets[targets != IGNORED], minlength=size)
         predicted += torch.bincount(guesses, minlength=size)
-    for ids, targets, mask in _scored(model, batches, shuffle=True):
-        shuffled.append(_guess(model, ids, targets, mask)[0])
+    shuffled = [_guess(model, *one)[0] for one in _scored(model, batches, shuffle=True)]
     share = counts[counts > 0].double() / counts.sum()
     return TextAnswers(
         losses=torch.cat(losses),

@@ -1,16 +1,15 @@
 """What the doctor's checks read, what they give back, and how a function becomes a check.
 
-A check that lacks what it needs (images, labels, a log, a learned U) says so; it never passes silently. What each
-looks at, and its threshold, stands in `signatures.CHECKS`.
+A check that lacks what it needs (images, labels, a log, a learned U) says so; it never passes silently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..maths.geometry import DictionaryGeometry, SubspaceGeometry
 from .outputs import Outputs, Score, TextAnswers
@@ -40,8 +39,19 @@ class Finding:
         return CHECKS[self.check].advice if self.verdict in (WARN, FAIL) else ""
 
 
+T = TypeVar("T")
+BROKEN = "weights or states are not finite"
+
+
 class NotChecked(Exception):
     """Why a check cannot be made."""
+
+
+def needed(value: T | None, reason: str) -> T:
+    """The value, if there is one; else the check is not made."""
+    if value is None:
+        raise NotChecked(reason)
+    return value
 
 
 class Judged(NamedTuple):
@@ -63,12 +73,10 @@ class Judged(NamedTuple):
 class Patient:
     """Everything the checks read; `missing` says why something is not there, by its name.
 
-    Attributes:
-        score: on the held-out data, with `whole`: all of them.
-        stored: "loss" and perhaps "accuracy" as the run wrote them down.
+    The `score` is on held-out data, with `whole` on all of them; `stored` is what the run wrote down of it.
     """
 
-    model: nn.Module
+    model: Any  # nn.Module
     is_crate: bool
     subspaces: tuple[SubspaceGeometry, ...] = ()
     dictionaries: tuple[DictionaryGeometry, ...] = ()
@@ -98,55 +106,34 @@ class Patient:
 
     # What a check needs: each gives it, or raises `NotChecked` with the reason.
 
-    def need_crate(self, reason: str) -> None:
-        """A learned U and D."""
-        if not self.is_crate:
-            raise NotChecked(reason)
-
     def need_dictionaries(self) -> tuple[DictionaryGeometry, ...]:
         """The geometry of every D."""
-        if not self.dictionaries:
-            raise NotChecked("the model has no dictionary")
-        return self.dictionaries
+        return needed(self.dictionaries or None, "the model has no dictionary")
 
     def need_vitals(self) -> Vitals:
         """What a pass over the inputs showed."""
-        if self.vitals is None:
-            raise NotChecked(self.missing.get("states") or self.why_no(self.kind))
-        return self.vitals
+        return needed(self.vitals, self.missing.get("states") or self.why_no(self.kind))
 
-    def need_vital(self, name: str, reason: str) -> Tensor:
-        """One of the vitals that not every model shows."""
-        value = getattr(self.need_vitals(), name)
-        if value is None:
-            raise NotChecked(reason)
-        return value
+    def need_vital(self, name: str, reason: str = BROKEN) -> Tensor:
+        """One of the vitals; for one that not every model shows with the reason."""
+        return needed(getattr(self.need_vitals(), name), reason)
 
     def need_outputs(self) -> Outputs:
         """Answers to the inputs."""
-        if self.outputs is None:
-            raise NotChecked(self.why_no(self.kind))
-        return self.outputs
+        return needed(self.outputs, self.why_no(self.kind))
 
     def need_text(self) -> TextAnswers:
         """Answers of a language model."""
-        text = self.need_outputs().text
-        if text is None:
-            raise NotChecked("the model has no language modelling head")
-        return text
+        return needed(self.need_outputs().text, "the model has no language modelling head")
 
     def need_logits(self) -> Tensor:
         """Predictions of a classifier, `(n, C)`."""
-        logits = self.need_outputs().logits
-        if logits is None:
-            raise NotChecked("the model has no classification head")
-        return logits
+        return needed(self.need_outputs().logits, "the model has no classification head")
 
     def need_labelled(self) -> tuple[Tensor, Tensor]:
         """Predictions `(n, C)` and labels `(n)` of at least two classes."""
-        logits, labels = self.need_logits(), self.need_outputs().labels
-        if labels is None:
-            raise NotChecked(self.missing.get("labels", "the images have no labels"))
+        logits = self.need_logits()
+        labels = needed(self.need_outputs().labels, self.missing.get("labels", "the images have no labels"))
         if len(labels.unique()) < 2:
             raise NotChecked("the images are all of one class")
         return logits, labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ..record.hooks import POST_NORM, blocks_of, hooks_of
 from ..record.states import SUBSPACES, LayerStates, has_maps, record
 from .signatures import SATURATED_WEIGHT
 
+M = TypeVar("M", bound=nn.Module)
 EPS = 0.5
 """ε of the coding rates, as in the reports."""
 
@@ -48,8 +50,7 @@ class Vitals:
     Attributes:
         num_images: number of inputs measured, images or texts.
         subspace_rate: R^c(Z^{ℓ+½} | U^ℓ), nats; `None` for a model without a learned U.
-        nonzero: fraction of non-zero entries of the codes; `None` where a model shows none.
-        l1: ℓ1 of the codes per token.
+        nonzero, l1: fraction of non-zero entries of the codes, and their ℓ1 per token; `None` where a model has none.
         dead: fraction of code coordinates that are zero at every token of every image.
         token_rank: effective rank of the tokens Z^{ℓ+1}.
         peak: largest |entry| of any state.
@@ -87,25 +88,16 @@ def measure_vitals(model: nn.Module, batches: Iterable[Batch]) -> Vitals:
         used = [now | before for now, before in zip(active, used)] if used else active
         peak = torch.maximum(highest, peak) if len(peak) else highest
         num_images += states.num_inputs
-    means = {key: value / num_images for key, value in totals.items()}
-    return Vitals(
-        num_images=num_images,
-        subspace_rate=means.get("subspace_rate"),
-        nonzero=means.get("nonzero"),
-        l1=means.get("l1"),
-        dead=torch.stack([1 - one.double().mean() for one in used]) if used else None,
-        token_rank=means["token_rank"],
-        peak=peak,
-        saturated=means.get("saturated"),
-        attention_effect=means.get("attention_effect"),
-    )
+    means: dict[str, Any] = {key: value / num_images for key, value in totals.items()}
+    dead = torch.stack([1 - one.double().mean() for one in used]) if used else None
+    return Vitals(num_images, **means, dead=dead, peak=peak)
 
 
 def relative_gradients(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
     """Gradient norm over weight norm of every layer for one batch's loss, float64 `(L)`.
 
     The loss is the mean cross-entropy of images (without labels, of the model's own predictions) or of tokens, or an
-    autoencoder's own loss. No gradient is left in the model. `None` for a model without a head.
+    autoencoder's own loss. `None` for a model without a head.
     """
     blocks = modules_of(model, CrateLayer) or blocks_of(model, hooks_of(model))
     weights = [[weight for weight in block.parameters() if weight.requires_grad] for block in blocks]
@@ -136,7 +128,7 @@ def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor | None:
     return cross_entropy(logits.float(), logits.argmax(1) if labels is None else labels)
 
 
-def modules_of(model: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+def modules_of(model: nn.Module, kind: type[M]) -> list[M]:
     """The modules of one kind, in the model's order."""
     return [module for module in model.modules() if isinstance(module, kind)]
 
@@ -156,18 +148,17 @@ def logits_of(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None:
 
 def labels_of(batches: Iterable[Batch]) -> Tensor | None:
     """Labels `(n)`; `None` where the images have none."""
-    found = [fields.get("labels") for fields in read_batches(batches)]
-    return None if any(labels is None for labels in found) else torch.cat(found).cpu()
+    found = list(read_batches(batches))
+    return torch.cat([fields["labels"] for fields in found]).cpu() if all("labels" in one for one in found) else None
 
 
-def accuracy_of(logits: Tensor | None, labels: Tensor | None) -> Accuracy | None:
-    """Of logits `(n, C)` against labels `(n)`; `None` where one is not there."""
-    if logits is None or labels is None:
-        return None
+def accuracy_of(logits: Tensor, labels: Tensor) -> Accuracy:
+    """Of logits `(n, C)` against labels `(n)`."""
     return Accuracy(int((logits.argmax(1) == labels).sum()), len(labels))
 
 
 def _broken(states: LayerStates) -> tuple[int, str] | None:
+    """Layer and name of the first state that is not finite."""
     for step in states.steps():
         for name in ("before", "compressed", "after"):
             if not torch.isfinite(getattr(step, name)).all():

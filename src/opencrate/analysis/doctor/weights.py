@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .signatures import FEW_VALUES_ENTRIES
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_POSITIONS = re.compile("position|wpe$")
 _SAMPLE = 1 << 16
 _UNUSED = ("mask_token", "token_type_embeddings")
 """Parameters that many trained models never use; they may be blank."""
@@ -19,14 +22,10 @@ _UNUSED = ("mask_token", "token_type_embeddings")
 
 @dataclass(frozen=True)
 class FreshParameters:
-    """Vectors that hold their value from before training, exactly 0 or exactly 1 everywhere.
+    """How many vectors of two or more entries there are, and which are 0 or 1 everywhere, as before training.
 
-    Attributes:
-        vectors: how many there are with at least two entries.
-        fresh: names of those that do.
-        odd: of `fresh` those of which most layers have another.
-        every_gain: all gains do (all vectors, in a model without gains).
-        head: a classifier's bias does.
+    `odd` are those that are not so in most layers. `every_gain`: all gains are (all vectors, in a model without gains);
+    `head`: a classifier's bias is.
     """
 
     vectors: int
@@ -39,7 +38,7 @@ class FreshParameters:
 def fresh_parameters(model: nn.Module) -> FreshParameters:
     """Which vectors (gains, biases) look as before training."""
     vectors = {name: weight for name, weight in model.named_parameters() if weight.ndim == 1 and len(weight) > 1}
-    fresh = {name: _is_blank(weight) for name, weight in vectors.items()}
+    fresh = {name: any(bool((weight == value).all()) for value in (0, 1)) for name, weight in vectors.items()}
     odd = []
     for names in peers(vectors).values():
         blank = [name for name in names if fresh[name]]
@@ -59,10 +58,9 @@ def peers(parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 
 def scale_outlier(model: nn.Module) -> tuple[float, str]:
-    """The largest distance, as a factor, of a matrix's or gain's root mean square from the median of its peers.
+    """The largest distance (a factor) of a matrix's or gain's root mean square from the median of its peers, and whose.
 
-    Returns:
-        The factor (1 where nothing has peers, infinite for a zero among others) and the parameter's name.
+    The factor is 1 where nothing has peers, infinite for a zero among others.
     """
     scaled = {name: weight for name, weight in model.named_parameters() if weight.ndim > 1 or name.endswith("weight")}
     worst, where = 1.0, ""
@@ -85,28 +83,15 @@ def fewest_values(model: nn.Module) -> tuple[int, str] | None:
     return None if name is None else (counts[name], name)
 
 
-def dead_rows(model: nn.Module, tokens: Tensor) -> tuple[int, int]:
-    """Rows of the token embedding, of these tokens, and rows of position tables, that are zero or equal to another.
-
-    Args:
-        tokens: different token ids, `(v)`.
-    """
-    table = model.get_input_embeddings().weight.detach()
-    found = _dead(table[tokens.to(table.device)])
-    positions = [
-        module.weight.detach()
-        for name, module in model.named_modules()
-        if (isinstance(module, nn.Embedding) and "position" in name) or name.endswith("wpe")
-    ]
-    return found, sum(_dead(weight) for weight in positions)
+def dead_rows(model: PreTrainedModel, tokens: Tensor) -> tuple[int, int]:
+    """Rows of the token embedding, of different `tokens (v)`, and of position tables, that are zero or not unique."""
+    tables = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    table: Any = model.get_input_embeddings()
+    positions = sum(_dead(one.weight.detach()) for name, one in tables.items() if _POSITIONS.search(name))
+    return _dead(table.weight.detach()[tokens.to(table.weight.device)]), positions
 
 
 def _dead(rows: Tensor) -> int:
     """How many rows `(v, d)` are zero or not the only one of their values."""
     _, inverse, counts = rows.unique(dim=0, return_inverse=True, return_counts=True)
     return int(((counts[inverse] > 1) | (rows == 0).all(1)).sum())
-
-
-def _is_blank(weight: Tensor) -> bool:
-    value = float(weight.detach().flatten()[0])
-    return value in (0.0, 1.0) and bool((weight.detach() == value).all())

@@ -1,14 +1,14 @@
 """Where a model's code is made and read: the directions that features write, and features set to a value.
 
 A feature is one entry of a layer's code: of a CRATE what its ISTA step gives after the ReLU, of another model its MLP's
-hidden activation. What one unit of it adds to the layer's output is its column of the decoding dictionary (of another
-model of the MLP's second matrix); where the code is not decoded, the feature is a coordinate of the output.
+hidden activation. It adds its column of the decoding dictionary (of the MLP's second matrix) to the layer's output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -21,19 +21,12 @@ _NORMS = ("norm", "final_norm", "ln_f")
 
 def codes_kind(model: nn.Module) -> str:
     """What the features of a model are, in words."""
-    return (
-        "sparse codes"
-        if any(hasattr(step.operator, "directions") for step in sparsifications(model))
-        else "MLP neurons"
-    )
+    sparse = any(hasattr(step.operator, "directions") for step in sparsifications(model))
+    return "sparse codes" if sparse else "MLP neurons"
 
 
-def code_modules(model: nn.Module) -> list[nn.Module]:
-    """Per layer the module that makes the code, or of an MLP the linear map that reads it.
-
-    Raises:
-        ValueError: a model of an unknown type, or a sparsification operator that does not say what its code adds.
-    """
+def code_modules(model: nn.Module) -> list[Any]:
+    """Per layer the module that makes the code, or of an MLP the linear map that reads it."""
     own = [step.operator for step in sparsifications(model) if step.operator is not None]
     for module in own:
         if not hasattr(module, "directions") and not hasattr(module, "down"):
@@ -48,12 +41,7 @@ def code_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def directions(model: nn.Module, layer: int, features: Tensor | None = None) -> Tensor:
-    """What one unit of each feature adds to the layer's output, `(d, features)`.
-
-    Args:
-        layer: from 1.
-        features: their numbers; all by default.
-    """
+    """What one unit of each feature of a layer (from 1) adds to its output, `(d, features)`; of all by default."""
     module = code_modules(model)[layer - 1]
     D = module.directions() if hasattr(module, "directions") else foreign.affine_in_use(module)[0].mT
     return (D if features is None else D[:, features]).detach()
@@ -64,10 +52,7 @@ def promoted_logits(model: PreTrainedModel, written: Tensor) -> Tensor:
 
     The norm is linear but for its division by the token's standard deviation, which is left out: `W (g (v - mean v))`,
     g the norm's weights. Later layers are passed over, so that this is exact for the last layer only, up to that
-    factor.
-
-    Raises:
-        ValueError: a model without an unembedding.
+    factor. A model without an unembedding is a `ValueError`.
     """
     head = model.get_output_embeddings()
     if head is None:
@@ -83,16 +68,7 @@ def promoted_logits(model: PreTrainedModel, written: Tensor) -> Tensor:
 
 @contextmanager
 def feature_set_to(model: nn.Module, layer: int, feature: int, value: float) -> Iterator[None]:
-    """While inside, one feature of a layer has this value at every token.
-
-    Args:
-        layer: from 1.
-        feature: its number, from 0.
-        value: of the code.
-
-    Raises:
-        ValueError: a layer or feature that the model does not have.
-    """
+    """While inside, one feature (from 0) of a layer (from 1) has this value at every token."""
     modules = code_modules(model)
     if not 1 <= layer <= len(modules):
         raise ValueError(f"layer={layer}: the model has layers 1 to {len(modules)}")
@@ -101,17 +77,17 @@ def feature_set_to(model: nn.Module, layer: int, feature: int, value: float) -> 
         raise ValueError(f"feature={feature}: layer {layer} has features 0 to {every.shape[1] - 1}")
     direction = every[:, feature]
 
+    def changed(code: Tensor) -> Tensor:
+        code = code.clone()
+        code[..., feature] = value
+        return code
+
     def change_output(_, arguments: tuple, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         out, code = output
-        out = out + (value - code[..., feature : feature + 1]) * direction
-        changed = code.clone()
-        changed[..., feature] = value
-        return out, changed
+        return out + (value - code[..., feature : feature + 1]) * direction, changed(code)
 
     def change_input(_, arguments: tuple) -> tuple:
-        changed = arguments[0].clone()
-        changed[..., feature] = value
-        return (changed, *arguments[1:])
+        return (changed(arguments[0]), *arguments[1:])
 
     makes = hasattr(module, "directions")
     handle = module.register_forward_hook(change_output) if makes else module.register_forward_pre_hook(change_input)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from torch import Tensor
 
 from ...data.text.blocks import TokenBlocks
 from ...data.text.cache import tokenised
@@ -97,7 +98,7 @@ class Features:
     def interval(self, score: str, layer: int | None = None) -> Interval | None:
         """Mean of a score over features with its 95 % bootstrap interval; `None` without two values."""
         values = self.values(score, layer)
-        return bootstrap_mean(values) if len(values) > 1 else None
+        return bootstrap_mean(torch.from_numpy(values)) if len(values) > 1 else None
 
     @property
     def silent(self) -> int:
@@ -142,23 +143,20 @@ def find_features(
         num_features: drawn per layer, all of a narrower one.
         num_tokens: of both halves together; what the text has if less.
         block_size: tokens that the model reads at a time, at most its context.
-        num_contexts: kept for readers.
+        num_contexts, name: kept for readers.
         num_explaining: top contexts that `pearson_contexts` is made of.
         seed: of the draws.
-        name: for readers.
 
     Raises:
         ValueError: layers or a kind of model that are not there; too little text for two blocks in each half.
     """
     blocks = text_blocks(language, documents, num_tokens, block_size)
     chosen = tuple(range(1, len(code_modules(language.model)) + 1)) if layers is None else tuple(layers)
-    drawn: dict[int, np.ndarray] = {}
-    values, rates = _activations(language, blocks, chosen, num_features, seed, drawn)
+    drawn, values, rates = _activations(language, blocks, chosen, num_features, seed)
     features = []
     for layer in progress(chosen, "scoring features"):
-        features += _features_of_layer(
-            language, blocks, layer, drawn[layer], values[layer], rates[layer], num_contexts, num_explaining, seed
-        )
+        found = (drawn[layer], values[layer], rates[layer])
+        features += _features_of_layer(language, blocks, layer, found, num_contexts, num_explaining, seed)
     return Features(
         name=name or language.source,
         kind=codes_kind(language.model),
@@ -175,8 +173,7 @@ def find_features(
 def difference(first: Features, second: Features, score: str, seed: int = 0) -> Interval | None:
     """Mean of a score in the first model minus that in the second, with its 95 % bootstrap interval over features.
 
-    Returns:
-        The interval; `None` with fewer than two scored features in one of them.
+    `None` with fewer than two scored features in one of them.
     """
     samples = first.values(score), second.values(score)
     if min(map(len, samples)) < 2:
@@ -188,16 +185,14 @@ def difference(first: Features, second: Features, score: str, seed: int = 0) -> 
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    bounds = (samples[0].mean() - samples[1].mean(), *found.confidence_interval, np.nan)
-    return Interval(*(torch.tensor(float(value)).double() for value in bounds), min(map(len, samples)), 0.95)
+    low, high = found.confidence_interval
+    bounds = (samples[0].mean() - samples[1].mean(), low, high, np.nan)
+    mean, low, high, std = (torch.tensor(float(value)).double() for value in bounds)
+    return Interval(mean, low, high, std, min(map(len, samples)), 0.95)
 
 
 def text_blocks(language: SavedModel, documents: Documents, num_tokens: int, block_size: int) -> np.ndarray:
-    """The first token ids of a text, `(blocks, N)`: an even number of blocks, at least four.
-
-    Raises:
-        ValueError: too little text.
-    """
+    """The first token ids of a text, `(blocks, N)`: an even number of blocks, at least four."""
     size = min(block_size, language.context)
     file = tokenised(documents, language.tokenizer)
     blocks = TokenBlocks(file, size)
@@ -208,14 +203,10 @@ def text_blocks(language: SavedModel, documents: Documents, num_tokens: int, blo
 
 
 def _activations(
-    language: SavedModel,
-    blocks: np.ndarray,
-    layers: Sequence[int],
-    num_features: int,
-    seed: int,
-    drawn: dict[int, np.ndarray],
-) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Activations `(blocks, N, F)` of the features that are `drawn`, and the firing rate of every feature, by layer."""
+    language: SavedModel, blocks: np.ndarray, layers: Sequence[int], num_features: int, seed: int
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """By layer: the features drawn `(F,)`, their activations `(blocks, N, F)`, the firing rate of every feature."""
+    drawn: dict[int, np.ndarray] = {}
     values: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
     fired: dict[int, Any] = {}
     batches = [torch.from_numpy(blocks[start : start + _BATCH]) for start in range(0, len(blocks), _BATCH)]
@@ -230,22 +221,20 @@ def _activations(
             codes = step.codes.float()
             fired[step.layer] = fired.get(step.layer, 0) + (codes > 0).sum((0, 1)).cpu().numpy()
             values[step.layer].append(codes[..., torch.from_numpy(drawn[step.layer])].cpu().numpy())
-    return {layer: np.concatenate(parts) for layer, parts in values.items()}, {
-        layer: count / blocks.size for layer, count in fired.items()
-    }
+    rates = {layer: count / blocks.size for layer, count in fired.items()}
+    return drawn, {layer: np.concatenate(parts) for layer, parts in values.items()}, rates
 
 
 def _features_of_layer(
     language: SavedModel,
     blocks: np.ndarray,
     layer: int,
-    drawn: np.ndarray,
-    values: np.ndarray,
-    rates: np.ndarray,
+    found: tuple[np.ndarray, np.ndarray, np.ndarray],
     num_contexts: int,
     num_explaining: int,
     seed: int,
 ) -> list[Feature]:
+    drawn, values, rates = found
     half = len(blocks) // 2
     tops = [_top_positions(values[:half, :, column], max(num_contexts, num_explaining)) for column in range(len(drawn))]
     scores = _scores(blocks, values, half, [top[:num_explaining] for top in tops], seed)
@@ -261,7 +250,7 @@ def _features_of_layer(
             contexts=tuple(
                 _context(language, blocks[row], values[row, :, column], at) for row, at in tops[column][:num_contexts]
             ),
-            scores={name: float(found[column]) for name, found in scores.items()},
+            scores={name: float(score[column]) for name, score in scores.items()},
         )
         for column, index in enumerate(drawn)
     ]
@@ -319,28 +308,29 @@ def _from_contexts(
 
 
 def _context(language: SavedModel, ids: np.ndarray, values: np.ndarray, at: int) -> Context:
-    window = slice(max(0, at - _SIDE), at + _SIDE + 1)
+    start, end = max(0, at - _SIDE), at + _SIDE + 1
     return Context(
-        tokens=tuple(token_text(language, int(token)) for token in ids[window]),
-        values=tuple(float(value) for value in values[window]),
-        peak=at - window.start,
+        tokens=tuple(_text(language, int(token)) for token in ids[start:end]),
+        values=tuple(float(value) for value in values[start:end]),
+        peak=at - start,
     )
 
 
-def _promoted(language: SavedModel, layer: int, drawn: np.ndarray, count: int = 8) -> list[tuple]:
+def _promoted(language: SavedModel, layer: int, drawn: np.ndarray, count: int = 8) -> Sequence[tuple]:
     """For each feature the tokens that it raises most; none where a head of more than a norm lies between (BERT's)."""
     if language.kind == "masked" and codes_kind(language.model) != "sparse codes":
         return [()] * len(drawn)
     written = directions(language.model, layer, torch.from_numpy(drawn))
     logits = promoted_logits(language.model, written.float())[: len(language.tokenizer)]
-    values, tokens = logits.topk(min(count, len(logits)), dim=0)
-    return [
-        tuple((token_text(language, token), value) for token, value in zip(column.tolist(), amounts.tolist()))
-        for column, amounts in zip(tokens.mT, values.mT)
-    ]
+    return [named_tokens(language, column, count) for column in logits.mT]
 
 
-def token_text(language: SavedModel, token: int) -> str:
+def named_tokens(language: SavedModel, scores: Tensor, count: int) -> tuple[tuple[str, float], ...]:
+    """The tokens of the largest scores `(vocabulary,)`, and their scores."""
+    found = scores.topk(min(count, len(scores)))
+    return tuple((_text(language, token), value) for token, value in zip(found.indices.tolist(), found.values.tolist()))
+
+
+def _text(language: SavedModel, token: int) -> str:
     """A token as a reader sees it: its text, a special token by its name."""
-    text = language.tokenizer.decode([token])
-    return text or str(language.tokenizer.convert_ids_to_tokens(token))
+    return str(language.tokenizer.decode([token]) or language.tokenizer.convert_ids_to_tokens(token))

@@ -1,8 +1,7 @@
 """How well a feature's activation is predicted from the current and the previous token: pure functions on arrays.
 
-The explanation of a feature is a table of mean activations by (previous token, token), made of the explaining half of a
-text; it is judged on the other half. With n pairs of one kind, their mean m, and the mean b of the table below:
-`(n m + b) / (n + 1)`; below the pairs stands the same by token, below that the mean over the explaining half.
+The explanation is a table of mean activations by (previous token, token), of the half of a text that explains. With n
+pairs of one kind, their mean m, and the mean b of the table below, which is by token, then of all: (n m + b) / (n + 1).
 """
 
 from __future__ import annotations
@@ -18,13 +17,9 @@ LEAST = 5
 
 
 class TokenTables:
-    """The explanation of several features.
+    """The explanation of several features by their activations `values (n, F)` at token ids `(n,)` of a text.
 
-    Args:
-        tokens: `(n,)` token ids of the explaining text.
-        previous: `(n,)` the ids before them.
-        values: `(n, F)` activations.
-        base: `(F,)` what is predicted for a token that was not seen; the mean of `values` by default.
+    `previous` are the ids before them; `base (F,)` is predicted for a token that was not seen, by default the mean.
     """
 
     def __init__(
@@ -39,10 +34,8 @@ class TokenTables:
     def predict(self, tokens: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """Predicted activations, `(n, F)`."""
         found = np.broadcast_to(self.base, (len(tokens), len(self.base))).copy()
-        for known, table, asked in (
-            (self.tokens, self.by_token, tokens),
-            (self.pairs, self.by_pair, _pairs(tokens, previous)),
-        ):
+        pairs = _pairs(tokens, previous)
+        for known, table, asked in ((self.tokens, self.by_token, tokens), (self.pairs, self.by_pair, pairs)):
             place = np.searchsorted(known, asked).clip(max=len(known) - 1)
             hit = known[place] == asked
             found[hit] = table[place[hit]]
@@ -74,14 +67,9 @@ def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def detection(predicted: np.ndarray, strong: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each column: how often a strong position is predicted above another one.
+    """Area under the ROC curve of each column of `(n, F)`: how often a strong position is predicted above another one.
 
-    Args:
-        predicted: `(n, F)`.
-        strong: `(n, F)` bool.
-
-    Returns:
-        `(F,)`, 0.5 by chance; NaN with fewer than `LEAST` strong positions, or others.
+    `(F,)`, 0.5 by chance; NaN with fewer than `LEAST` strong positions, or others.
     """
     ranks = rankdata(predicted, axis=0)
     positive = strong.sum(0)

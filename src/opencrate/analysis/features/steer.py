@@ -14,7 +14,7 @@ from ...evaluation.inputs import evaluating
 from ...evaluation.language import progress
 from ...store.saved import SavedModel
 from .codes import feature_set_to
-from .find import Features, text_blocks, token_text
+from .find import Features, named_tokens, text_blocks
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,9 @@ def steer(
 
     Args:
         language: a causal model.
-        layer: from 1.
-        feature: entry of the layer's code, from 0.
-        value: to set it to, at every token.
+        layer, feature, value: the layer from 1, the entry of its code from 0, and what to set it to at every token.
         ids: texts to measure the distribution on, int64 `(B, N)`.
-        prompt: what both texts begin with.
-        sampling: how they are drawn.
+        prompt, sampling: what both texts begin with, and how they are drawn.
         count: tokens to name.
 
     Raises:
@@ -71,18 +68,9 @@ def steer(
         after = generate(language, prompt, sampling)
     kl = (changed.exp() * (changed - plain)).sum(-1).mean()
     change = (changed - plain).mean((0, 1))[: len(language.tokenizer)]
-    raised, lowered = change.topk(min(count, len(change))), (-change).topk(min(count, len(change)))
-    return Steering(
-        layer=layer,
-        feature=feature,
-        value=value,
-        kl=float(kl),
-        raised=_named(language, raised.indices, raised.values),
-        lowered=_named(language, lowered.indices, -lowered.values),
-        prompt=prompt,
-        before=before,
-        after=after,
-    )
+    raised = named_tokens(language, change, count)
+    lowered = tuple((name, -gain) for name, gain in named_tokens(language, -change, count))
+    return Steering(layer, feature, value, float(kl), raised, lowered, prompt, before, after)
 
 
 def steer_each(
@@ -96,13 +84,11 @@ def steer_each(
     """Set several features, one after another.
 
     Args:
-        language: a causal model.
-        report: of its features.
+        language, report: a causal model, and of its features.
         documents: the text to measure the distribution on.
         chosen: (layer, feature, value) each; by default in each layer the first feature of the report that fires, set
             to ten times its largest value.
-        prompt: what the texts begin with.
-        seed: of their draws.
+        prompt, seed: what the texts begin with, and of their draws.
 
     Raises:
         ValueError: as `steer`.
@@ -116,11 +102,10 @@ def steer_each(
     ids = torch.from_numpy(text_blocks(language, documents, 1 << 10, report.block_size)[:8])
     room = language.context - len(language.tokenizer(prompt)["input_ids"])
     sampling = Sampling(max_new_tokens=max(1, min(60, room)), temperature=0.8, seed=seed)
-    return [steer(language, *place, ids, prompt, sampling) for place in progress(chosen, "setting features")]
-
-
-def _named(language: SavedModel, tokens: Tensor, values: Tensor) -> tuple[tuple[str, float], ...]:
-    return tuple((token_text(language, token), value) for token, value in zip(tokens.tolist(), values.tolist()))
+    return [
+        steer(language, layer, feature, value, ids, prompt, sampling)
+        for layer, feature, value in progress(chosen, "setting features")
+    ]
 
 
 def _log_probabilities(language: SavedModel, ids: Tensor) -> Tensor:

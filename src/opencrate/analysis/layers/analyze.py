@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from ..record.hooks import BlockHooks
 from ..record.states import CRATE_HALF_STEP, LEARNED, describe_states
 from .result import LayerMeasures, layer_measures
 
-logger = logging.getLogger(__name__)
-
 TRAINED, INITIAL = "trained", "initialisation"
 REPORT_FILE = "white_box.json"
 
@@ -33,8 +30,7 @@ class LayerAnalysis:
     Attributes:
         model: its name, for readers.
         model_type: transformers' word for the architecture ("crate", "vit", "gpt2", ...).
-        series: measures by name: "trained", then "initialisation" and checkpoints on request; all on
-            the same inputs.
+        series: measures by name: "trained", then "initialisation" and checkpoints on request; all on the same inputs.
         subspace_kind: what the subspaces of R^c are: "learned U" of a CRATE, else a value of `states.SUBSPACES`.
         half_step: what Z^{ℓ+½} is, in symbols.
         inputs: what was measured on, "images" or "texts".
@@ -73,14 +69,8 @@ class LayerAnalysis:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists, for JSON; `from_dict` reads it back."""
-        return {
-            "model": self.model,
-            "model_type": self.model_type,
-            "subspace_kind": self.subspace_kind,
-            "half_step": self.half_step,
-            "inputs": self.inputs,
-            "series": {name: measures.to_dict() for name, measures in self.series.items()},
-        }
+        words = {name: getattr(self, name) for name in ("model", "model_type", "subspace_kind", "half_step", "inputs")}
+        return {**words, "series": {name: measures.to_dict() for name, measures in self.series.items()}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerAnalysis:
@@ -91,15 +81,10 @@ class LayerAnalysis:
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write `white_box.json` (every input's value) and `layers.csv` (the rows), each whole or not at all.
 
-        Args:
-            folder: made if it does not exist.
-            overwrite: replace a report that lies there.
-
-        Returns:
-            The folder.
+        The folder is made if it does not exist, and returned.
 
         Raises:
-            ValueError: there is one already and it is not to be replaced.
+            ValueError: there is a report already and `overwrite` is not set.
         """
         folder = Path(folder).expanduser()
         if (folder / REPORT_FILE).exists() and not overwrite:
@@ -155,47 +140,35 @@ def analyze(
         inputs: pixel values `(B, C, H, W)` or token ids `(B, N)`, or mappings with `pixel_values` or `input_ids` (and
             `attention_mask`): one batch, or a list or DataLoader of them (read several times).
         eps: ε > 0 of the coding rates.
-        num_inputs: use this many inputs; `None` uses all.
-        layers: layer numbers from 1; `None` measures all.
+        num_inputs, layers, hooks: see `states.record`.
         measures: a set's name or the keys of `rates.MEASURES`; see `rates.layer_measures`.
         initial: also measure this model, the same architecture before training; "untrained" makes a fresh copy of
             seed 0 (a run's own start is rebuilt by the command `opencrate analyze RUN`).
         checkpoints: also measure these, by name; paths are loaded one at a time.
         subspaces: of a model other than CRATE: "values", "keys" or "pca"; see `states.record`.
-        hooks: where the blocks of a model of an unknown type keep their states.
         name: of the model in the report; the folder's, Hub id's or class's by default.
         options: further options of `rates.layer_measures`.
-
-    Returns:
-        The measures per input and layer, with rows, a data frame, and files on request.
 
     Raises:
         ValueError: a model that cannot be loaded, or of an unknown type without `hooks`; ε <= 0; no inputs, or fewer
             than requested; layers that the model does not have; a state that is not finite (names its layer).
     """
-    batches = [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs
+    single = isinstance(inputs, (Tensor, Mapping))  # a batch is iterable too, which the type of `inputs` cannot exclude
+    batches: Iterable[Batch] = [inputs] if single else inputs  # pyright: ignore[reportAssignmentType]
     if (initial is not None or checkpoints) and iter(batches) is batches:
         raise ValueError("inputs: can be read only once (a generator); pass a list or a DataLoader")
     name = name or name_of(model)
     module = load_model(model)
-    found = {}
-    for state, one in _states_of_training(module, initial, checkpoints):
-        found[state] = layer_measures(
-            one,
-            batches,
-            eps,
-            num_inputs=num_inputs,
-            layers=layers,
-            measures=measures,
-            subspaces=subspaces,
-            hooks=hooks,
-            **options,
-        )
+    chosen = {"num_inputs": num_inputs, "layers": layers, "measures": measures, "subspaces": subspaces, "hooks": hooks}
+    series = {
+        state: layer_measures(one, batches, eps, **chosen, **options)
+        for state, one in _states_of_training(module, initial, checkpoints)
+    }
     kind, half_step = describe_states(module, subspaces, hooks)
     return LayerAnalysis(
         model=name,
         model_type=getattr(getattr(module, "config", None), "model_type", type(module).__name__),
-        series=found,
+        series=series,
         subspace_kind=kind,
         half_step=half_step,
         inputs="texts" if getattr(module, "main_input_name", "") == "input_ids" else "images",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...stats.intervals import ABOVE, BELOW, trend
@@ -33,13 +33,10 @@ def claims(series: Mapping[str, LayerMeasures]) -> list[Claim]:
     Args:
         series: as `LayerAnalysis.series`, "trained" first. Predictions about what was not measured are left out.
     """
-    return list(_claims(next(iter(series.values())), series.get("initialisation")))
-
-
-def _claims(measures: LayerMeasures, initial: LayerMeasures | None) -> Iterator[Claim]:
-    known = measures.values
+    measures, initial = next(iter(series.values())), series.get("initialisation")
+    known, found = measures.values, []
     if {"subspace_rate", "subspace_rate_before"} <= known.keys():
-        yield _attention_lowers(measures)
+        found.append(_attention_lowers(measures))
     if measures.num_layers > 1:
         for key, text, style, unit in (
             ("subspace_rate", "R^c falls from every layer to the next", ".1f", " nats"),
@@ -47,14 +44,15 @@ def _claims(measures: LayerMeasures, initial: LayerMeasures | None) -> Iterator[
             ("nonzero_fraction", "the tokens get sparser from every layer to the next", ".3f", ""),
         ):
             if key in known:
-                found = trend(measures.mean(key))
-                right = found.steps - found.falls if key == "rate_reduction" else found.falls
-                numbers = f"{found.first:{style}} to {found.last:{style}}{unit}"
-                yield Claim(key, text, right == found.steps, f"{numbers}, at {right} of {plural(found.steps, 'step')}")
+                curve = trend(measures.mean(key))
+                right = curve.steps - curve.falls if key == "rate_reduction" else curve.falls
+                numbers = f"{curve.first:{style}} to {curve.last:{style}}{unit}, at {right} of "
+                found.append(Claim(key, text, right == curve.steps, numbers + plural(curve.steps, "step")))
     if initial is not None and "subspace_rate" in known:
         now, start = (float(one.mean("subspace_rate")[-1]) for one in (measures, initial))
         text = "training lowers R^c of the last layer"
-        yield Claim("subspace_rate", text, now < start, f"{now:.1f} nats, {start:.1f} before training")
+        found.append(Claim("subspace_rate", text, now < start, f"{now:.1f} nats, {start:.1f} before training"))
+    return found
 
 
 def _attention_lowers(measures: LayerMeasures) -> Claim:
@@ -63,6 +61,5 @@ def _attention_lowers(measures: LayerMeasures) -> Claim:
     held = True if lowered == len(signs) else False if raised else None
     counts = {"lowered in": lowered, "raised in": raised, "undecided in": len(signs) - lowered - raised}
     found = ", ".join(f"{words} {count}" for words, count in counts.items() if count)
-    return Claim(
-        "compression", "attention lowers R^c in every layer", held, f"{found} of {plural(len(signs), 'layer')}"
-    )
+    found += f" of {plural(len(signs), 'layer')}"
+    return Claim("compression", "attention lowers R^c in every layer", held, found)

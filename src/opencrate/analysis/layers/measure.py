@@ -14,22 +14,15 @@ from torch.nn.functional import normalize
 
 from ...objective import coding_rate, sparsity
 from ..maths.spectra import effective_rank, squared_singular_values, stable_rank
-from ..record.states import LayerStates, LayerStep
+from ..record.states import LayerStates, LayerStep, require_finite
 from .registry import MAIN_STATE, MEASURES, RELEASED, RELEASED_EPS_SQUARED, SETS, SPARSITY, STATES, measure_key
 from .threads import single_threaded
 
 
 def released_coding_rate(projected: Tensor, eps_squared: float = RELEASED_EPS_SQUARED) -> Tensor:
-    """What the published measuring code calls the coding rate.
+    """What the published measuring code calls the coding rate, of `(B, K, N, p)`: `(B)`, nats per image.
 
     Σ_k ½ logdet(I + p/(N ε²) V_kᵀ V_k) with every token of V_k = U_kᵀ LN(Z) scaled to length 1.
-
-    Args:
-        projected: `(B, K, N, p)`.
-        eps_squared: the code's `eps`, which enters unsquared.
-
-    Returns:
-        `(B)`, nats per image.
     """
     return coding_rate(normalize(projected, dim=-1), eps_squared**0.5).sum(-1)
 
@@ -53,18 +46,13 @@ class Plan:
         """Whether a quantity is requested at one of the states."""
         return any(measure_key(quantity, state) in self.keys for state in states)
 
-    def prices(self, *states: str) -> bool:
-        """Whether the sparse rate reduction is requested at one of the states."""
-        return self.wants("sparse_rate_reduction", *states)
+    def wants_any(self, *quantities: str, at: Sequence[str]) -> bool:
+        """Whether one of several quantities is requested at one of the states."""
+        return any(self.wants(quantity, *at) for quantity in quantities)
 
 
 def plan_measures(
-    measures: str | Sequence[str] = "basic",
-    eps: float = 0.5,
-    lam: float = 0.1,
-    norm: str = "l0",
-    tol: float = 0.0,
-    released_tool: bool = False,
+    measures: str | Sequence[str], eps: float, lam: float, norm: str, tol: float, released_tool: bool
 ) -> Plan:
     """What `measure_states` is to measure; arguments and errors are those of `layer_measures`."""
     names = (measures,) if isinstance(measures, str) else tuple(measures)
@@ -87,11 +75,9 @@ def plan_measures(
 
 
 def measure_states(states: LayerStates, plan: Plan) -> tuple[dict[str, Tensor], list[Tensor] | None]:
-    """Measure one batch of recorded states.
+    """Measure one batch of recorded states: float64 `(B, L)` on the CPU by key (`(B, L, K)` for single subspaces).
 
-    Returns:
-        Values float64 `(B, L)` on the CPU by key (`(B, L, K)` for the subspaces one by one), and per layer which atoms
-        `(m)` fired in the batch, `None` if not requested or not readable.
+    Also which atoms `(m)` of each layer fired in the batch, `None` if not requested or not readable.
     """
     values: dict[str, Tensor] = {}
     fired: list[Tensor] | None = None
@@ -189,11 +175,11 @@ def _alone(step: LayerStep, state: str, plan: Plan) -> dict[str, Tensor]:
     Z = getattr(step, state)
     states = (state,) if state == "compressed" else ("before", "after")
     values = _sparsity(Z, plan, lambda quantity: plan.wants(quantity, *states))
-    if not values["l1"].isfinite().all():
-        _check_finite(Z, step.layer, state)
-    if plan.wants("rate", *states) or plan.wants("rate_reduction", *states) or plan.prices(*states):
+    if not values["l1"].isfinite().all():  # which may also be a sum too large
+        require_finite(Z, f"layer {step.layer}: the state '{state}' holds")
+    if plan.wants_any("rate", "rate_reduction", "sparse_rate_reduction", at=states):
         values["rate"] = coding_rate(Z, plan.eps).double()
-    if plan.wants("effective_rank", *states) or plan.wants("stable_rank", *states):
+    if plan.wants_any("effective_rank", "stable_rank", at=states):
         squared = squared_singular_values(Z)
         values["effective_rank"], values["stable_rank"] = effective_rank(squared), stable_rank(squared)
     return values
@@ -217,21 +203,28 @@ def _combine(step: LayerStep, alone: dict[str, dict[str, Tensor]], plan: Plan) -
         here = alone[state] | _against_subspaces(step, state, plan)
         if "rate" in here and "subspace_rate" in here:
             here["rate_reduction"] = here["rate"] - here["subspace_rate"]
-        if plan.prices(state):
+        if plan.wants("sparse_rate_reduction", state):
             here["sparse_rate_reduction"] = here["rate_reduction"] - plan.lam * here[plan.norm]
         values |= {measure_key(q, state): here[q] for q in MAIN_STATE if plan.wants(q, state)}
         values |= {key: here[key] for key in here if key == "subspace_rate_unit_norm" or key.startswith(EACH)}
-    return values | _code_values(step, alone["after"], plan) | _released_values(step, plan)
+    values |= _code_values(step, alone["after"], plan)
+    if "released_subspace_rate" in plan.keys:
+        assert step.projected is not None
+        values["released_subspace_rate"] = released_coding_rate(step.projected)
+    if "released_zero_fraction" in plan.keys:
+        values["released_zero_fraction"] = 1 - sparsity(step.after, "l0").double()
+    return values
 
 
 def _against_subspaces(step: LayerStep, state: str, plan: Plan) -> dict[str, Tensor]:
     """R^c of a state against the layer's subspaces, and on unit-norm tokens from the same projection."""
     unit_norm = state == "compressed" and "subspace_rate_unit_norm" in plan.keys
-    total = plan.wants("subspace_rate", state) or plan.wants("rate_reduction", state) or plan.prices(state)
+    total = plan.wants_any("subspace_rate", "rate_reduction", "sparse_rate_reduction", at=(state,))
     if not total and not unit_norm:
         return {}
     Z, values = getattr(step, state), {}
-    V = _project(Z, step.subspaces)
+    dtype = torch.promote_types(Z.dtype, torch.float32)
+    V = torch.einsum("bnd,kdp->bknp", Z.to(dtype), step.subspaces.to(dtype))
     if total:
         each = coding_rate(V, plan.eps).double()
         values["subspace_rate"] = each.sum(-1)
@@ -241,12 +234,6 @@ def _against_subspaces(step: LayerStep, state: str, plan: Plan) -> dict[str, Ten
         lengths = torch.linalg.vector_norm(Z, dim=-1, dtype=V.dtype).clamp_min(torch.finfo(V.dtype).tiny)
         values["subspace_rate_unit_norm"] = coding_rate(V / lengths[:, None, :, None], plan.eps).double().sum(-1)
     return values
-
-
-def _project(Z: Tensor, U: Tensor) -> Tensor:
-    """Tokens (B, N, d) in every subspace (K, d, p): (B, K, N, p), in float32 at least."""
-    dtype = torch.promote_types(Z.dtype, torch.float32)
-    return torch.einsum("bnd,kdp->bknp", Z.to(dtype), U.to(dtype))
 
 
 def _code_values(step: LayerStep, after: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -264,24 +251,5 @@ def _code_values(step: LayerStep, after: dict[str, Tensor], plan: Plan) -> dict[
     known = step.codes is step.after and after.keys() >= set(wanted)
     values = after if known else _sparsity(step.codes, plan, wanted.__contains__)
     if not values["l1"].isfinite().all():
-        _check_finite(step.codes, step.layer, "codes")
+        require_finite(step.codes, f"layer {step.layer}: the state 'codes' holds")
     return {f"code_{quantity}": values[quantity] for quantity in wanted}
-
-
-def _released_values(step: LayerStep, plan: Plan) -> dict[str, Tensor]:
-    """The rows of the published measuring code."""
-    values = {}
-    if "released_subspace_rate" in plan.keys:
-        values["released_subspace_rate"] = released_coding_rate(step.projected)
-    if "released_zero_fraction" in plan.keys:
-        values["released_zero_fraction"] = 1 - sparsity(step.after, "l0").double()
-    return values
-
-
-def _check_finite(Z: Tensor, layer: int, state: str) -> None:
-    """Name the layer and the state where numbers stopped being finite."""
-    if not torch.isfinite(Z).all():
-        raise ValueError(
-            f"layer {layer}: the state '{state}' holds NaN or infinite values; "
-            "the model's weights or its input are damaged, or training diverged"
-        )

@@ -1,13 +1,13 @@
-"""What is measured at a layer: the names, symbols and units of every row of a layer table.
+"""What is measured at a layer: the names, symbols and units of every row of a layer table (see `docs/measures.md`).
 
-A layer has three states: before, Z^ℓ; compressed, Z^{ℓ+½}; after, Z^{ℓ+1}. All three are measured against the layer's
-own subspaces U^ℓ, as they are. Tokens are taken raw (no LayerNorm), class token included, padding left out; the rows
-that differ say so. `docs/measures.md` says how to read each measure.
+All three states of a layer are measured against its own subspaces U^ℓ, as they are. Tokens are taken raw (no
+LayerNorm), class token included, padding left out; the rows that differ say so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 RELEASED_EPS_SQUARED = 0.01
 """The `eps` of the published measuring code; it enters unsquared, so it corresponds to our ε²."""
@@ -84,44 +84,28 @@ def measure_key(quantity: str, state: str) -> str:
 
 
 def _all_measures() -> dict[str, Measure]:
-    found = {}
+    found: dict[str, Measure] = {}
     for quantity, (symbol, unit, words) in (_RATES | SPARSITY | _RANKS).items():
         tokens = _COUNT if quantity == "nonzero_fraction" else _RAW
         for state, name in STATES.items():
             one = Measure(symbol.replace("{Z}", name), unit, tokens, words, quantity=quantity, state=state)
             found[measure_key(quantity, state)] = one
     found["rate_reduction"] = replace(found["rate_reduction"], symbol="ΔR = R − R^c")
-    found["subspace_rate_unit_norm"] = Measure(
-        "R^c(Z^{ℓ+½} | U^ℓ)",
-        NATS,
-        "all tokens, class token included, each scaled to length 1",
-        words="unit-norm tokens",
-        quantity="subspace_rate_unit_norm",
-        state="compressed",
-    )
+
+    def add(key: str, state: str, symbol: str, unit: str, how: str, **more: Any) -> None:
+        found[key] = Measure(symbol, unit, how, state=state, **{"quantity": key, **more})
+
+    how = "all tokens, class token included, each scaled to length 1"
+    words = "unit-norm tokens"
+    add("subspace_rate_unit_norm", "compressed", "R^c(Z^{ℓ+½} | U^ℓ)", NATS, how, words=words)
     for quantity, (symbol, unit, _) in SPARSITY.items():
         text = symbol.replace("{Z}", "A^ℓ").replace("d N", "m N")
-        found[f"code_{quantity}"] = Measure(text, unit, _CODE, quantity=quantity, state="code")
-    found["dead_atoms"] = Measure(
-        "atoms that never fire", "fraction of m", f"{_CODE} of all images together", quantity="dead_atoms", state="code"
-    )
-    found["released_subspace_rate"] = Measure(
-        "R^c(LN(Z^ℓ) | U^ℓ)",
-        NATS,
-        "all tokens, projected after LayerNorm, each scaled to length 1 per head (the tool's eps is ε²)",
-        words="released tool",
-        quantity="released_subspace_rate",
-        state="before",
-    )
-    found["released_zero_fraction"] = Measure(
-        "1 − ‖Z^{ℓ+1}‖_0 / (d N)",
-        "fraction exactly zero",
-        _COUNT,
-        words="released tool",
-        population_std=True,
-        quantity="released_zero_fraction",
-        state="after",
-    )
+        add(f"code_{quantity}", "code", text, unit, _CODE, quantity=quantity)
+    add("dead_atoms", "code", "atoms that never fire", "fraction of m", f"{_CODE} of all images together")
+    how = "all tokens, projected after LayerNorm, each scaled to length 1 per head (the tool's eps is ε²)"
+    add("released_subspace_rate", "before", "R^c(LN(Z^ℓ) | U^ℓ)", NATS, how, words="released tool")
+    symbol, unit = "1 − ‖Z^{ℓ+1}‖_0 / (d N)", "fraction exactly zero"
+    add("released_zero_fraction", "after", symbol, unit, _COUNT, words="released tool", population_std=True)
     return found
 
 

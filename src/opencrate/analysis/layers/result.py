@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +78,7 @@ class LayerMeasures:
         return bootstrap_mean(self.values[key], level)
 
     def compression_changes(self) -> Interval:
-        """What each layer's step Z^ℓ → Z^{ℓ+½} does to R^c under that layer's own subspaces, `(L)`.
-
-        In nats, paired input by input; negative where attention compresses.
-        """
+        """Change of R^c, nats, in each layer's step Z^ℓ → Z^{ℓ+½} under its own subspaces, paired by input, `(L)`."""
         return paired_difference(self.values["subspace_rate"], self.values["subspace_rate_before"])
 
     def to_rows(self) -> list[dict[str, object]]:
@@ -89,7 +86,10 @@ class LayerMeasures:
 
         "low" and "high" bound the mean over images with 95 % confidence (bootstrap).
         """
-        columns = {key: (found.mean, self.std(key), found.low, found.high) for key, found in self._intervals().items()}
+        found = bootstrap_mean(torch.stack(list(self.values.values()), dim=1))  # one set of draws for all measures
+        columns = {
+            key: (found.mean[i], self.std(key), found.low[i], found.high[i]) for i, key in enumerate(self.values)
+        }
         unknown = torch.full((self.num_layers,), math.nan)
         columns |= {key: (total, unknown, unknown, unknown) for key, total in self.totals.items()}
         return [
@@ -115,21 +115,14 @@ class LayerMeasures:
 
         return pandas.DataFrame(self.to_rows())
 
-    def _intervals(self) -> dict[str, Interval]:
-        """The interval of every measure, from one set of draws."""
-        found = bootstrap_mean(torch.stack(list(self.values.values()), dim=1))
-        return {key: found[index] for index, key in enumerate(self.values)}
-
     def _row(self, key: str, mean: float, std: float, low: float, high: float) -> dict[str, object]:
-        measure = MEASURES[key]
+        measure, spread = MEASURES[key], {"std": std, "low": low, "high": high}
         return {
             "measure": key,
             "quantity": measure.title,
             "unit": measure.unit,
             "mean": mean,
-            "std": None if math.isnan(std) else std,
-            "low": None if math.isnan(low) else low,
-            "high": None if math.isnan(high) else high,
+            **{name: None if math.isnan(value) else value for name, value in spread.items()},
             "num_images": self.num_inputs,
             "eps": self.eps_of(key),
             "lam": self.lam if measure.quantity == "sparse_rate_reduction" else None,
@@ -151,13 +144,10 @@ class LayerMeasures:
     @classmethod
     def from_dict(cls, data: dict) -> LayerMeasures:
         """The measures that `to_dict` wrote."""
-        tables = {
-            name: {key: torch.tensor(value, dtype=torch.float64) for key, value in data[name].items()}
-            for name in _TABLES
-            if name in data
-        }
-        known = {name: data[name] for name in ("lam", "norm") if name in data}
-        return cls(eps=data["eps"], layers=tuple(data.get("layers", ())), **known, **tables)
+        known: dict[str, Any] = {name: data[name] for name in ("lam", "norm") if name in data}
+        for name in (name for name in _TABLES if name in data):
+            known[name] = {key: torch.tensor(value, dtype=torch.float64) for key, value in data[name].items()}
+        return cls(eps=data["eps"], layers=tuple(data.get("layers", ())), **known)
 
 
 _TABLES = ("values", "totals", "subspace_values")
@@ -184,23 +174,19 @@ def layer_measures(
     less than their own rounding does; the rates of the projections are exact to 1e-6 (see `objective.coding_rate`).
 
     Args:
-        model: a CRATE model, or one that `states.record` reads.
-        batches: pixel values `(B, C, H, W)`, token ids `(B, N)`, or mappings with `pixel_values` or `input_ids`.
+        model, batches: as `states.record` takes them.
         eps: ε > 0 of the coding rates.
         measures: "basic", "full" (see `SETS`; "full" keeps every subspace's R^c too), or keys of `MEASURES` and names
             of sets in any mix.
-        num_inputs: use this many images; `None` uses all.
-        layers: layer numbers from 1; `None` measures all.
+        num_inputs, layers, subspaces, hooks: see `states.record`.
         lam: λ >= 0 of the sparse rate reduction.
         norm: its sparsity term, "l0" (entries above `tol`) or "l1".
         tol: entries with |z| <= tol count as zero, and atoms as silent.
         released_tool: add the rows that the published measuring code prints.
-        subspaces, hooks: of a model other than CRATE; see `states.record`.
 
     Raises:
-        ValueError: ε <= 0; an unknown measure; no images or fewer than requested; layers that the model does not have;
-            a state that is not finite (names its layer); "code_..." or "dead_atoms" by name of a model whose code
-            cannot be read; and whatever `states.record` refuses.
+        ValueError: ε <= 0; an unknown measure; a state that is not finite (names its layer); "code_..." or "dead_atoms"
+            by name of a model whose code cannot be read; and whatever `states.record` refuses.
     """
     plan = plan_measures(measures, eps, lam, norm, tol, released_tool)
     recorded = record(model, batches, num_inputs=num_inputs, layers=layers, subspaces=subspaces, hooks=hooks)

@@ -1,11 +1,8 @@
 """Denoising of a mixture of low-rank Gaussians: the best any denoiser can do, what attention does, and sampling.
 
-x = z + σw with z of the mixture and w standard normal. The best guess of z in mean square is E[z | x]; by Tweedie's
-formula it is one step along the score, E[z | x] = x + σ² ∇log q(x), q the density of x. [N, Sec. 2.2 and Eq. 21]
-For zero means, equal weights and small σ it becomes attention of one token over K subspaces [N, Eq. 38]; MSSA is what
-stands in its place for many tokens that know nothing of the mixture but its bases.
-
-Everything is float64; tokens are rows. N = arXiv 2306.01129 (the journal version 2311.13110 keeps the numbers).
+x = z + σw with z of the mixture and w standard normal. The best guess of z in mean square is E[z | x]; for zero means,
+equal weights and small σ it becomes attention of one token over K subspaces [N, Eq. 38]. Everything is float64; tokens
+are rows. N = arXiv 2306.01129 (the journal version 2311.13110 keeps the numbers).
 """
 
 from __future__ import annotations
@@ -29,18 +26,8 @@ Denoiser = Callable[[Tensor, float], Tensor]
 def posterior_mean(mixture: LowRankMixture, X: Tensor, sigma: float) -> Tensor:
     """E[z | x], exact: Σ_k r_k(x) (m_k + Q_k diag(v/(v + σ²)) Q_kᵀ(x − m_k) + s/(s + σ²) (I − Q_kQ_kᵀ)(x − m_k)).
 
-    r_k(x) are the posterior probabilities of the components given x, by log-sum-exp over all of them.
-
-    Args:
-        mixture: of z; its noise s may be 0.
-        X: `(n, d)` float64.
-        sigma: σ > 0.
-
-    Returns:
-        `(n, d)`.
-
-    Raises:
-        ValueError: σ <= 0.
+    r_k(x) are the posterior probabilities of the components given x, by log-sum-exp over all of them; the mixture's
+    noise s may be 0. `(n, d)` float64 -> `(n, d)`; σ <= 0 is a `ValueError`, here as in the other denoisers.
     """
     _check_sigma(sigma)
     shares = mixture.noised(sigma).responsibilities(X)
@@ -74,12 +61,8 @@ def linear_denoiser(mixture: LowRankMixture, X: Tensor, sigma: float) -> Tensor:
 def one_token_attention(X: Tensor, U: Tensor, sigma: float) -> Tensor:
     """Σ_k softmax_k(‖U_kᵀx‖² / 2σ²) U_kU_kᵀx: the posterior mean as σ → 0. [N, Eq. 38]
 
-    Attention of every token to the K subspaces, not to other tokens: what motivates MSSA's form.
-
-    Args:
-        X: `(n, d)`.
-        U: `(K, d, p)`, orthonormal columns.
-        sigma: σ > 0.
+    Attention of every token `(n, d)` to the K subspaces, not to other tokens: what motivates MSSA's form. The columns
+    of U_k `(K, d, p)` are orthonormal.
     """
     _check_sigma(sigma)
     V = project(X, U)
@@ -93,28 +76,15 @@ def mssa_denoiser(X: Tensor, U: Tensor, sigma: float, key_lengths: bool = False)
     Why that scale: row i of SSA_k is Σ_j softmax_j(⟨v_i, v_j⟩/σ²) v_j. With −‖v_j‖²/2σ² added to every score it is
     Σ_j softmax_j(−‖v_i − v_j‖²/2σ²) v_j, the posterior mean of v_i in subspace k under the prior that is the tokens
     themselves. Scores of MSSA lack that term, which does not matter where all v_j are of one length; tokens of a union
-    of subspaces are long in one subspace and short in the others.
-
-    Args:
-        X: `(n, d)`, all tokens together.
-        U: `(K, d, p)`.
-        sigma: σ > 0.
-        key_lengths: add the term.
+    of subspaces are long in one subspace and short in the others. `key_lengths` adds it. X `(n, d)`, U `(K, d, p)`.
     """
     _check_sigma(sigma)
     bias = -project(X, U).square().sum(-1)[:, None] / (2 * sigma**2) if key_lengths else None
     return mssa(X, U, scale=sigma**-2, mask=bias)
 
 
-# --- Sampling -----------------------------------------------------------------------------------------------------
-
-
 def noise_schedule(largest: float, smallest: float, steps: int) -> tuple[float, ...]:
-    """`steps` noise levels in geometric order, and 0 at the end.
-
-    Raises:
-        ValueError: not largest > smallest > 0, or fewer than 2 steps.
-    """
+    """`steps` >= 2 noise levels in geometric order from the largest to the smallest > 0, and 0 at the end."""
     if not largest > smallest > 0 or steps < 2:
         raise ValueError(
             f"largest={largest:g}, smallest={smallest:g}, steps={steps}: need largest > smallest > 0, at least 2 steps"
@@ -128,11 +98,7 @@ def sample(denoise: Denoiser, X: Tensor, sigmas: Sequence[float]) -> Tensor:
 
     With D the posterior mean, x at every σ has the density of z + σw [Song et al. 2021, 2011.13456, Eq. 13; the
     form and the method are 2206.00364, Eq. 1 and Algorithm 1]. The last step, to 0, is Euler's: it returns D.
-
-    Args:
-        denoise: D.
-        X: start `(n, d)`: the first σ times standard normal draws.
-        sigmas: falling, the last 0.
+    X `(n, d)` starts as the first σ times standard normal draws; `sigmas` fall, the last is 0.
     """
     for sigma, following in itertools.pairwise(sigmas):
         slope = (X - denoise(X, sigma)) / sigma
@@ -190,9 +156,6 @@ def sliced_wasserstein(X: Tensor, Y: Tensor, generator: torch.Generator, directi
     """Root mean square over random directions of the 2-Wasserstein distance of projections; X, Y `(n, d)` alike.
 
     [Bonneel et al. 2015, J. Math. Imaging Vision 51, Sec. 3]
-
-    Raises:
-        ValueError: shapes differ.
     """
     if X.shape != Y.shape:
         raise ValueError(f"Y: shape {tuple(Y.shape)} is not that of X, {tuple(X.shape)}; compare equally many samples")

@@ -14,6 +14,7 @@ import torch
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
+from ...sparsification import ISTA
 from .spectra import effective_rank
 
 
@@ -22,8 +23,7 @@ class SubspaceGeometry:
     """K subspaces of a layer, basis U_k `(d, p)` each.
 
     Attributes:
-        ranks: numerical rank of every U_k, int `(K)`.
-        effective_ranks: exp of the entropy of the normalised singular values of every U_k, `(K)`.
+        ranks, effective_ranks: numerical rank (int) and `spectra.effective_rank` of every U_k, `(K)`.
         joint_rank: numerical rank of [U_1 ... U_K]; at most min(d, K p).
         orthonormality: ‖U_k^T U_k / c - I‖_F / sqrt(p) with c the mean squared column norm, `(K)`; 0 is orthogonal
             columns of one length.
@@ -31,8 +31,7 @@ class SubspaceGeometry:
         block_norms: ‖U_i^T U_j‖_F, `(K, K)`, of the matrices as learned.
         overlaps: mean squared cosine of the principal angles between the spans, `(K, K)`: 1 one span holds the other,
             0 orthogonal, p/d on average for random spans.
-        smallest_angles: smallest principal angle between the spans, degrees `(K, K)`; 0 on the diagonal.
-        mean_angles: mean principal angle, degrees `(K, K)`; 0 on the diagonal.
+        smallest_angles, mean_angles: of the principal angles between the spans, degrees `(K, K)`; 0 on the diagonal.
         coherence: largest |cosine| between a column of one basis and a column of another; NaN for K = 1.
         width: d.
     """
@@ -63,8 +62,7 @@ class DictionaryGeometry:
         overcomplete: m > d. Then a tight frame D D^T = c I is the nearest thing to orthonormal.
         gram_error: ‖D^T D - I‖_F / ‖I‖_F; for an overcomplete D of ‖D D^T - c I‖_F / ‖c I‖_F with c = tr(D D^T)/d.
         scaled_gram_error: the same against c I in both cases, so that a wrong scale alone does not count.
-        coherence: largest |cosine| between two atoms (columns).
-        mean_coherence: their mean.
+        coherence: largest |cosine| between two atoms (columns); NaN for one atom.
         nearest: of every atom the largest |cosine| with another one, `(m)`; 0 for a single atom.
         condition: largest over smallest of the min(d, m) singular values; infinite when one is 0.
         squared_norm: ‖D‖_2^2.
@@ -76,7 +74,6 @@ class DictionaryGeometry:
     gram_error: float
     scaled_gram_error: float
     coherence: float
-    mean_coherence: float
     nearest: Tensor
     condition: float
     squared_norm: float
@@ -91,11 +88,7 @@ def orthonormal_bases(U: Tensor) -> Tensor:
 
 
 def subspace_geometry(U: Tensor) -> SubspaceGeometry:
-    """Ranks, angles and overlaps of the subspaces of one layer.
-
-    Args:
-        U: `(K, d, p)`, any floating dtype; the numerical rank is taken at that dtype's precision.
-    """
+    """Ranks, angles and overlaps of one layer's U `(K, d, p)`; numerical ranks at the precision of its dtype."""
     U = U.detach().cpu()
     bases, K = orthonormal_bases(U), len(U)
     exact = U.double()
@@ -132,12 +125,7 @@ def subspace_geometry(U: Tensor) -> SubspaceGeometry:
 
 
 def dictionary_geometry(D: Tensor, step_size: float) -> DictionaryGeometry:
-    """How far a dictionary is from orthonormal, and whether a step of size η on it is stable.
-
-    Args:
-        D: `(d, m)`, any floating dtype.
-        step_size: η of the ISTA step.
-    """
+    """How far a dictionary `(d, m)` is from orthonormal, and whether an ISTA step of size η on it is stable."""
     D = D.detach().cpu().double()
     d, m = D.shape
     values = torch.linalg.svdvals(D)
@@ -146,19 +134,23 @@ def dictionary_geometry(D: Tensor, step_size: float) -> DictionaryGeometry:
     scale = gram.diagonal().mean()
     scaled = float((gram - scale * identity).norm() / (scale * identity).norm()) if scale > 0 else math.inf
     cosines = _cosines(D)
-    off = cosines[~torch.eye(m, dtype=torch.bool)]
+    others = ~torch.eye(m, dtype=torch.bool)
     return DictionaryGeometry(
         overcomplete=m > d,
         gram_error=scaled if m > d else float((gram - identity).norm() / identity.norm()),
         scaled_gram_error=scaled,
-        coherence=float(off.max()) if len(off) else math.nan,
-        mean_coherence=float(off.mean()) if len(off) else math.nan,
-        nearest=(cosines * ~torch.eye(m, dtype=torch.bool)).amax(0),
+        coherence=float(cosines[others].max()) if m > 1 else math.nan,
+        nearest=(cosines * others).amax(0),
         condition=float(values[0] / values[-1]) if values[-1] > 0 else math.inf,
         squared_norm=float(values[0] ** 2),
         step=float(step_size * values[0] ** 2),
         step_size=step_size,
     )
+
+
+def dictionary_of(step: ISTA) -> DictionaryGeometry:
+    """`dictionary_geometry` of a layer's D and η."""
+    return dictionary_geometry(step.effective_dictionary(), step.config.ista_step_size)
 
 
 def _above_noise(values: Tensor, matrix: Tensor) -> Tensor:

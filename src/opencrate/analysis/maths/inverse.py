@@ -19,8 +19,7 @@ class InverseErrors:
 
     Attributes:
         per_layer: of layer ℓ at the state that enters it, `(L, ...)`.
-        network: of the first ℓ layers, encoded and then decoded in reverse, one per requested depth ℓ, `(depths, ...)`;
-            the last is the whole network unless depths were chosen.
+        network: of the first ℓ layers, encoded and then decoded in reverse, one per requested depth ℓ, `(depths, ...)`.
     """
 
     per_layer: Tensor
@@ -37,8 +36,7 @@ def inverse_errors(
     """Encode and decode with any layers, such as a trained autoencoder's.
 
     Args:
-        encoders: f_1 ... f_L, each `(..., N, d)` -> `(..., N, d)`.
-        decoders: g_1 ... g_L, where g_ℓ is meant to undo f_ℓ.
+        encoders, decoders: f_1 ... f_L, each `(..., N, d)` -> `(..., N, d)`, and g_1 ... g_L, meant to undo them.
         Z: tokens `(..., N, d)` that enter the first layer.
         directions: compare the tokens after scaling each to length 1, for layers that forget the length.
         depths: numbers of layers to encode and decode together; `None` is 1 ... L.

@@ -18,10 +18,8 @@ class LassoSolution:
 
     Attributes:
         code: `(..., N, m)`, float64.
-        objective: of every token, `(..., N)`.
-        gap: duality gap of every token, `(..., N)`, >= 0 up to rounding.
-        num_steps: steps taken.
-        converged: whether every token's gap reached the tolerance.
+        objective, gap: of every token, `(..., N)`; the duality gap is >= 0 up to rounding.
+        num_steps, converged: steps taken, and whether every token's gap reached the tolerance.
     """
 
     code: Tensor
@@ -57,8 +55,7 @@ def fista(
     when the total objective rises [Beck and Teboulle 2009; O'Donoghue and Candès 2015].
 
     Args:
-        X: signals `(..., N, d)`.
-        D: dictionary `(d, m)`.
+        X, D: signals `(..., N, d)` and dictionary `(d, m)`.
         lam: sparsity weight, > 0.
         signed: codes of both signs instead of codes >= 0.
         tol: gap of every token relative to ½‖x‖².
@@ -73,6 +70,7 @@ def fista(
     eta = 1 / torch.linalg.matrix_norm(D, 2).square().item()
     limit = tol * X.square().sum(-1) / 2
     A = X.new_zeros(*X.shape[:-1], D.shape[1])
+    gap = torch.full_like(limit, torch.inf)
     lookahead, momentum, last = A, 1.0, torch.inf
     for step in range(1, max_steps + 1):
         new = ista(X, D, eta, lam, 1, lookahead, signed)

@@ -2,10 +2,9 @@
 
     p(x) = sum_k w_k N(x; m_k, Q_k S_k Q_k^T + s_k I),   Q_k (d, q) orthonormal, S_k >= 0
 
-With Q_k the learned subspaces and one common mean it is the signal model of CRATE [2306.01129, Sec. 2.2], with a
-noise level of its own per component; with Q_k and m_k fitted it is the mixture of probabilistic principal component
-analysers [Tipping & Bishop 1999, Neural Computation 11(2)]. Inverse and determinant of a d x d covariance are never
-formed: in the orthonormal basis that diagonalises S_k, Woodbury's identity leaves
+With Q_k the learned subspaces and one common mean it is the signal model of CRATE [2306.01129, Sec. 2.2]; with Q_k and
+m_k fitted the mixture of probabilistic principal component analysers [Tipping & Bishop 1999, Neural Computation 11(2)].
+Inverse and determinant of a d x d covariance are never formed: in the basis that diagonalises S_k, Woodbury leaves
 
     (x - m)^T C^-1 (x - m) = (|x - m|^2 - |a|^2) / s + sum_j a_j^2 / v_j,   log det C = sum_j log v_j + (d - q) log s
 
@@ -16,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from sklearn.cluster import KMeans
@@ -50,9 +50,8 @@ class LowRankMixture:
     def log_prob_components(self, X: Tensor) -> Tensor:
         """log(w_k N(x; ...)) `(n, K)` in nats, for X `(n, d)` float64."""
         columns = []
-        for weight, mean, basis, variances, noise in zip(
-            self.weights, self.means, self.bases, self.variances, self.noise
-        ):
+        parts = zip(self.weights, self.means, self.bases, self.variances, self.noise)
+        for weight, mean, basis, variances, noise in parts:
             centred = X - mean
             densities = _log_density(centred @ basis, centred.square().sum(-1), variances, noise, X.shape[1])
             columns.append(weight.log() + densities)
@@ -85,29 +84,18 @@ class LowRankMixture:
         inside = torch.randn(count, q, generator=generator, dtype=torch.float64)
         outside = torch.randn(count, d, generator=generator, dtype=torch.float64)
         Q, noise = self.bases[component], self.noise[component, None]
-        outside = noise.sqrt() * (outside - _along(Q, _coordinates(Q, outside)))
+        outside = noise.sqrt() * (outside - _along(Q, torch.einsum("nd,ndq->nq", outside, Q)))
         return self.means[component] + _along(Q, inside * self.variances[component].sqrt()) + outside, component
 
 
-def _coordinates(Q: Tensor, X: Tensor) -> Tensor:
-    """Coordinates `(n, q)` of X `(n, d)`, each row in its own basis `(n, d, q)`."""
-    return torch.einsum("nd,ndq->nq", X, Q)
-
-
 def _along(Q: Tensor, a: Tensor) -> Tensor:
-    """The inverse on the span: a `(n, q)` -> `(n, d)`."""
+    """Tokens `(n, d)` from coordinates a `(n, q)`, each row in its own basis `(n, d, q)`."""
     return torch.einsum("nq,ndq->nd", a, Q)
 
 
 @dataclass(frozen=True)
 class GaussianFit:
-    """One Gaussian with a full covariance; float64.
-
-    Attributes:
-        mean: `(d)`.
-        covariance: `(d, d)`.
-        num_parameters: that were fitted.
-    """
+    """One Gaussian with a full covariance; float64."""
 
     mean: Tensor
     covariance: Tensor
@@ -123,12 +111,7 @@ class GaussianFit:
 
 @dataclass(frozen=True)
 class MixtureFit:
-    """A fitted mixture and how EM got there.
-
-    Attributes:
-        mixture: after the last step.
-        history: mean log-likelihood per fitted token in nats, after each M-step; never falls.
-    """
+    """A fitted mixture, and its mean log-likelihood per fitted token in nats after each M-step, which never falls."""
 
     mixture: LowRankMixture
     history: tuple[float, ...]
@@ -148,27 +131,16 @@ def fit_isotropic(X: Tensor) -> LowRankMixture:
     d = X.shape[1]
     mean = X.mean(0)
     noise = (X - mean).square().mean().clamp_min(torch.finfo(X.dtype).tiny)
-    return LowRankMixture(
-        weights=X.new_ones(1),
-        means=mean[None],
-        bases=X.new_zeros(1, d, 0),
-        variances=X.new_zeros(1, 0),
-        noise=noise[None],
-        num_parameters=d + 1,
-    )
+    return LowRankMixture(X.new_ones(1), mean[None], X.new_zeros(1, d, 0), X.new_zeros(1, 0), noise[None], d + 1)
 
 
 def fit_on_subspaces(
     X: Tensor, bases: Tensor, mean: Tensor | None = None, *, iterations: int = 100, tolerance: float = 1e-5
 ) -> MixtureFit:
-    """Fit weights, S_k and s_k of a mixture whose subspaces and mean are given.
+    """Fit weights, S_k and s_k of a mixture whose subspaces and mean are given; X `(n, d)` float64.
 
-    Args:
-        X: tokens `(n, d)`, float64.
-        bases: `(K, d, q)`, orthonormal columns (or zeros), see `geometry.orthonormal_bases`; not fitted.
-        mean: `(d)`, common to all components; the mean of X where not given. Zero is CRATE's model to the letter.
-        iterations: of EM, at most.
-        tolerance: stop when an iteration gains less than this, in nats per token.
+    The columns of `bases (K, d, q)` are orthonormal, or zeros. The mean `(d)`, common to all components, is that of X
+    where not given; zero is CRATE's model to the letter. EM stops at a gain below `tolerance` nats per token.
     """
     d = X.shape[1]
     counted = d if mean is None else 0
@@ -222,17 +194,8 @@ def fit_mixture(
     then the exact optimum in the new span. For S >= 0 that step lowers no Ritz value, so the likelihood never falls
     (a generalised EM), and it costs O(n d q) instead of the O(n d^2 + d^3) of an eigenvalue problem.
 
-    Args:
-        X: tokens `(n, d)`, float64.
-        rank: q < d of every component.
-        shares: responsibilities `(n, K)` to start from; rows sum to 1.
-        mean: `(d)`, common to all components; every component has its own, fitted, where not given.
-        iterations: of EM, at most.
-        tolerance: stop when an iteration gains less than this, in nats per token.
-        seed: of the random bases to start from.
-
-    Raises:
-        ValueError: a rank that is not in [1, d - 1].
+    X is `(n, d)` float64; `rank` is q < d; `shares (n, K)` are responsibilities to start from. Where no common mean
+    `(d)` is given, every component has its own, fitted. EM stops at a gain below `tolerance` nats per token.
     """
     d = X.shape[1]
     if not 1 <= rank < d:
@@ -256,18 +219,14 @@ def fit_mixture(
 
 def cluster_shares(X: Tensor, num_components: int, seed: int = 0) -> Tensor:
     """Responsibilities `(n, K)` to start EM from: k-means clusters of X, softened by a tenth."""
-    labels = KMeans(num_components, n_init=3, random_state=seed).fit(X.numpy()).labels_
+    start: Any = 3  # runs; the stub knows words only
+    labels = KMeans(num_components, n_init=start, random_state=seed).fit(X.numpy()).labels_
     hard = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), num_components).to(X.dtype)
     return 0.9 * hard + 0.1 / num_components
 
 
 def bic(log_prob: Tensor, num_parameters: int) -> float:
-    """Bayesian information criterion -2 sum log p + m log n in nats [Schwarz 1978]; lower is better.
-
-    Args:
-        log_prob: `(n)`, of the tokens that the m parameters were fitted to.
-        num_parameters: m.
-    """
+    """Bayesian information criterion -2 sum log p + m log n of n fitted tokens in nats [Schwarz 1978]; low is good."""
     return float(-2 * log_prob.sum()) + num_parameters * math.log(len(log_prob))
 
 

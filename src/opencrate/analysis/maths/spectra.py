@@ -26,11 +26,7 @@ def squared_singular_values(Z: Tensor) -> Tensor:
 def effective_rank(squared: Tensor) -> Tensor:
     """exp(−Σ_i p_i log p_i) with p_i = σ_i / Σ_j σ_j [Roy & Vetterli, EUSIPCO 2007]; between 1 and the rank.
 
-    Args:
-        squared: σ_i², `(..., n)`; negative ones count as zero.
-
-    Returns:
-        `(...)`; 0 where all are zero.
+    Of σ_i² `(..., n)`, negative ones counted as zero: `(...)`, 0 where all are zero.
     """
     sigma = squared.clamp_min(0).sqrt()
     total = sigma.sum(-1, keepdim=True)
@@ -39,13 +35,6 @@ def effective_rank(squared: Tensor) -> Tensor:
 
 
 def stable_rank(squared: Tensor) -> Tensor:
-    """Σ_i σ_i² / max_i σ_i², between 1 and the rank.
-
-    Args:
-        squared: σ_i², `(..., n)`.
-
-    Returns:
-        `(...)`; 0 where all are zero.
-    """
+    """Σ_i σ_i² / max_i σ_i², between 1 and the rank, of σ_i² `(..., n)`: `(...)`, 0 where all are zero."""
     largest = squared.amax(-1)
     return squared.sum(-1) / torch.where(largest == 0, 1, largest)

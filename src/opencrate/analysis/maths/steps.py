@@ -18,13 +18,7 @@ from .inverse import relative_error
 
 @dataclass(frozen=True)
 class Form:
-    """One way to write the compression step Z → Z + Δ.
-
-    Attributes:
-        formula: Z + Δ, tokens as rows.
-        words: what it is.
-        sized: whether it has a step size κ.
-    """
+    """One way to write the compression step: Z + Δ, tokens as rows; what it is; whether it has a step size κ."""
 
     formula: str
     words: str
@@ -56,15 +50,8 @@ def gradient_lipschitz(U: Tensor, num_tokens: int, eps: float) -> float:
 def step_directions(X: Tensor, U: Tensor, eps: float) -> dict[str, Tensor]:
     """Δ/κ of the sized forms and Δ of "plus" and "minus", from the operators. [N, Eq. 9, 69, 71, 76, 12]
 
-    The factor γ of a tied MSSA and the softmax without 1/√p are the paper's.
-
-    Args:
-        X: tokens `(..., N, d)`.
-        U: bases `(K, d, p)`.
-        eps: ε > 0.
-
-    Returns:
-        Six updates `(..., N, d)` by the keys of `FORMS`.
+    The factor γ of a tied MSSA and the softmax without 1/√p are the paper's. Of tokens X `(..., N, d)`, bases U
+    `(K, d, p)` and ε > 0: six updates `(..., N, d)` by the keys of `FORMS`.
     """
     g = gamma(X.shape[-2], U.shape[-1], eps)
     attention = mssa(X, U, scale=1.0, factor=g)
@@ -103,29 +90,22 @@ def coherence(U: Tensor) -> float:
 
 
 def best_gradient_step(V: Tensor, H: Tensor, eps: float, lipschitz: float) -> tuple[Tensor, Tensor]:
-    """κL and change of R^c of the best step along a direction, by two rounds of a grid.
+    """κL (0.01 to 1000) and change of R^c in nats, `(...)` each, of the best step along a direction, by two grids.
 
-    Args:
-        V: projected tokens `(..., K, N, p)`.
-        H: projected direction, same shape.
-        eps: ε > 0.
-        lipschitz: L, the unit of the step size.
-
-    Returns:
-        κL and the change in nats, each `(...)`; κL between 0.01 and 1000.
+    V and H are projected tokens and direction `(..., K, N, p)`; `lipschitz` is L, the unit of the step size.
     """
-    grid = torch.logspace(-2, 3, 21, dtype=V.dtype, device=V.device)
     start = projected_rate(V, eps)
 
     def changes(sizes: Tensor) -> Tensor:
         """Changes for step sizes `(S, ...)`, one size at a time."""
-        return torch.stack(
-            [projected_rate(V + size[..., None, None, None] / lipschitz * H, eps) - start for size in sizes]
-        )
+        return torch.stack([projected_rate(V + s[..., None, None, None] / lipschitz * H, eps) - start for s in sizes])
 
-    coarse = grid.reshape(-1, *(1,) * start.ndim).expand(-1, *start.shape)
+    def grid(low: float, high: float, count: int) -> Tensor:
+        return torch.logspace(low, high, count, dtype=V.dtype, device=V.device).reshape(-1, *(1,) * start.ndim)
+
+    coarse = grid(-2, 3, 21).expand(-1, *start.shape)
     centre = coarse.gather(0, changes(coarse).argmin(0, keepdim=True))
-    fine = centre * torch.logspace(-0.25, 0.25, 11, dtype=V.dtype, device=V.device).reshape(-1, *(1,) * start.ndim)
+    fine = centre * grid(-0.25, 0.25, 11)
     found = changes(fine).min(0)
     return fine.gather(0, found.indices[None])[0], found.values
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...evaluation.inputs import Batch, read_batches
+from ...evaluation.reconstruction import grid_of
 from .states import record
 
 
@@ -28,7 +30,7 @@ class AttentionMaps:
 
 
 def attention_maps(
-    model: nn.Module,
+    model: Any,
     batches: Iterable[Batch],
     *,
     num_images: int = 4,
@@ -41,27 +43,20 @@ def attention_maps(
         model: a CRATE classifier.
         batches: mappings with `pixel_values`; `labels` add the true class to the titles.
         num_images: M.
-        image_mean: per channel, what the processor subtracted, to show the image as it was.
-        image_std: per channel, what it divided by. Without both, each image is stretched to [0, 1].
+        image_mean, image_std: per channel, what the processor subtracted and divided by, to show the image as it was.
+            Without both, each image is stretched to [0, 1].
 
     Raises:
         ValueError: no images, or fewer than `num_images`.
     """
     chosen = list(read_batches(batches, num_images))
     states = list(record(model, chosen, attentions=True, batch_size=num_images))
-    grid = _patch_grid(model, chosen[0]["pixel_values"])
     rows = [torch.stack([a[:, :, 0, 1:] for a in s.attentions or ()], dim=1) for s in states]
-    maps = torch.cat(rows).float().cpu().unflatten(-1, grid)
+    maps = torch.cat(rows).float().cpu().unflatten(-1, grid_of(model, chosen[0]["pixel_values"]))
     pixels = torch.cat([fields["pixel_values"] for fields in chosen]).float().cpu()
-    titles = [_title(model, f.get("labels"), s.logits, i) for f, s in zip(chosen, states) for i in range(s.num_inputs)]
+    names = model.config.id2label
+    titles = [_title(names, f.get("labels"), s.logits, i) for f, s in zip(chosen, states) for i in range(s.num_inputs)]
     return AttentionMaps(_displayable(pixels, image_mean, image_std), maps, tuple(titles))
-
-
-def _patch_grid(model: nn.Module, pixel_values: Tensor) -> tuple[int, int]:
-    """Rows and columns of patches."""
-    patch = model.config.patch_size
-    height, width = (patch, patch) if isinstance(patch, int) else patch
-    return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
 
 
 def _displayable(pixels: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
@@ -73,9 +68,8 @@ def _displayable(pixels: Tensor, mean: Sequence[float] | None, std: Sequence[flo
     return (pixels - low) / (high - low).clamp_min(1e-12)
 
 
-def _title(model: nn.Module, labels: Tensor | None, logits: Tensor | None, index: int) -> str:
+def _title(names: Mapping[int, str], labels: Tensor | None, logits: Tensor | None, index: int) -> str:
     """What image `index` of a batch is and what the model says, in class names."""
-    names = model.config.id2label
     parts = []
     if labels is not None:
         parts.append(f"is {names.get(int(labels[index]), int(labels[index]))}")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,16 +72,11 @@ KNOWN_MODELS: dict[str, BlockHooks] = {
 }
 """Hooks by transformers' `model_type`."""
 
-
 _FIELDS = {"values": "value", "keys": "key"}
 
 
 def hooks_of(model: nn.Module, hooks: BlockHooks | None = None) -> BlockHooks:
-    """The hooks given, or those known for the model's type.
-
-    Raises:
-        ValueError: none given and the type is not known; says what to pass.
-    """
+    """The hooks given, or those known for the model's type; an unknown type is an error that says what to pass."""
     if hooks is not None:
         return hooks
     model_type = getattr(getattr(model, "config", None), "model_type", None)
@@ -94,30 +90,22 @@ def hooks_of(model: nn.Module, hooks: BlockHooks | None = None) -> BlockHooks:
     return KNOWN_MODELS[model_type]
 
 
-def base_of(model: nn.Module, hooks: BlockHooks) -> nn.Module:
+def _base_of(model: nn.Module, hooks: BlockHooks) -> Any:
     """The model without its head: itself where the blocks lie in it by their name, else transformers' `base_model`."""
     whole = not isinstance(model, PreTrainedModel) or hooks.layers in dict(model.named_modules())
     return model if whole else model.base_model
 
 
 def blocks_of(model: nn.Module, hooks: BlockHooks) -> list[nn.Module]:
-    """The blocks, first to last.
-
-    Raises:
-        ValueError: no list of blocks has that name.
-    """
-    found = _descend(base_of(model, hooks), hooks.layers, "hooks.layers", "the model")
+    """The blocks, first to last."""
+    found = _descend(_base_of(model, hooks), hooks.layers, "hooks.layers", "the model")
     if not isinstance(found, (nn.ModuleList, nn.Sequential)) or len(found) == 0:
         raise ValueError(f"hooks.layers='{hooks.layers}': a {type(found).__name__}, not a list of blocks")
     return list(found)
 
 
 def codes_reader(block: nn.Module, hooks: BlockHooks) -> nn.Module:
-    """The linear map of a block that reads the MLP's hidden activation.
-
-    Raises:
-        ValueError: the hooks name none, or there is no such module.
-    """
+    """The linear map of a block that reads the MLP's hidden activation."""
     if hooks.codes is None:
         raise ValueError("hooks.codes=None: says of no module that it reads the MLP's hidden activation")
     return _first(block, hooks.codes)
@@ -126,31 +114,22 @@ def codes_reader(block: nn.Module, hooks: BlockHooks) -> nn.Module:
 def projection_bases(model: nn.Module, block: nn.Module, hooks: BlockHooks, which: str) -> Tensor:
     """Per-head value or key projections as bases `(K, d, p)`: head k's tokens are `LN(Z) @ bases[k]` (+ its bias).
 
-    They are neither orthonormal nor learned as subspaces. With grouped heads K is the number of value heads.
-
-    Args:
-        which: "values" or "keys".
-
-    Raises:
-        ValueError: no such module, not a linear map, or its columns do not divide into heads.
+    They are neither orthonormal nor learned as subspaces. With grouped heads K is the number of value heads. `which` is
+    "values" or "keys".
     """
     columns, _ = affine_in_use(_projection(block, hooks, which))
     return _heads(columns, model, hooks, which).movedim(1, 0)
 
 
 def affine_in_use(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """The `(d, m)` matrix and `(m,)` bias of a linear map as its forward applies them, with an adapter around it.
-
-    Raises:
-        ValueError: not a linear map.
-    """
+    """The `(d, m)` matrix and `(m,)` bias of a linear map as its forward applies them, with an adapter around it."""
     inner = next((one for one in module.modules() if isinstance(one, (nn.Linear, Conv1D))), None)
     if inner is None:
         raise ValueError(f"{type(module).__name__}: not a linear map")
-    if inner is module and isinstance(module, Conv1D):
-        return module.weight.detach(), module.bias.detach()
+    if inner is module and isinstance(inner, Conv1D):
+        return inner.weight.detach(), inner.bias.detach()
     if inner is module and has_plain_weight(module):
-        return module.weight.detach().mT, None if module.bias is None else module.bias.detach()
+        return inner.weight.detach().mT, None if inner.bias is None else inner.bias.detach()
     with torch.no_grad():
         return affine_of(module, inner.nx if isinstance(inner, Conv1D) else inner.in_features)
 
@@ -176,29 +155,18 @@ def _heads(columns: Tensor, model: nn.Module, hooks: BlockHooks, which: str) -> 
 
 
 def run_and_capture(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    blocks: Sequence[nn.Module],
-    hooks: BlockHooks,
-    which: str = "values",
+    model: nn.Module, inputs: Mapping[str, Tensor], blocks: Sequence[nn.Module], hooks: BlockHooks, which: str
 ) -> list[dict[str, Tensor]]:
-    """Run the model without its head and read its states at the given blocks.
+    """Run the model without its head and read its states at some of its blocks.
 
     The hooks that read are set for this run, after all that the model has, so they see what the model continues with.
-
-    Args:
-        inputs: model inputs by name, on the model's device; a model that is none of transformers' gets the first alone.
-        blocks: the blocks to read; a subset of `blocks_of`.
-        which: "values" or "keys", the projection to read.
+    A model that is none of transformers' gets the first input alone.
 
     Returns:
         Per block `before`, `compressed`, `after`, each `(B, N, d)`, `projected` `(B, K, N, p)`, which is the output of
-        the projection less its bias, and `codes` `(B, N, m)` where the hooks name it.
-
-    Raises:
-        ValueError: a named module does not exist or did not run.
+        the projection ("values" or "keys") less its bias, and `codes` `(B, N, m)` where the hooks name it.
     """
-    base = base_of(model, hooks)
+    base = _base_of(model, hooks)
     biases = [affine_in_use(_projection(block, hooks, which))[1] for block in blocks]
     with _capture(blocks, blocks_of(model, hooks), hooks, which) as found:
         if isinstance(base, PreTrainedModel):
@@ -283,21 +251,20 @@ def _split_part(name: str) -> tuple[str, int, int]:
     return (match[1], int(match[2]), int(match[3])) if match else (name, 1, 1)
 
 
-def _head_dim(model: nn.Module, hooks: BlockHooks) -> int:
+def _head_dim(model: Any, hooks: BlockHooks) -> int:
     config = getattr(model, "config", None)
     known = hooks.head_dim or getattr(config, "head_dim", None)
-    if known is None and config is None:
+    if known:
+        return known
+    if config is None:
         raise ValueError("hooks.head_dim=None: the model has no configuration to read it from; pass a whole number")
-    return known or config.hidden_size // config.num_attention_heads
+    return config.hidden_size // config.num_attention_heads
 
 
 def principal_bases(second_moment: Tensor, num_subspaces: int, subspace_dim: int) -> Tensor:
     """Principal directions of tokens, most energy first, in K groups of p: `(K, d, p)`, orthonormal together.
 
-    Args:
-        second_moment: Σ zᵀz over tokens `(d, d)`, not centred, as coding rates are not.
-        num_subspaces: K; fewer groups come back where d < K p.
-        subspace_dim: p <= d.
+    They are of Σ zᵀz over tokens `(d, d)`, not centred, as coding rates are not; of fewer groups where d < K p.
     """
     vectors = torch.linalg.eigh(second_moment).eigenvectors.flip(1)
     count = min(num_subspaces, vectors.shape[0] // subspace_dim)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -112,8 +113,7 @@ def record(
         subspaces: for a model without U, "values" or "keys" (per-head projections). "pca" takes, for every model, the
             principal directions of Z^ℓ over all inputs in K groups of p, which needs a first pass over `batches`.
         hooks: where the blocks of a model of an unknown type keep their states.
-        attentions: record the attention maps too (N x N numbers per head and layer); of CRATE models that
-            `has_maps`.
+        attentions: record the attention maps too (N x N numbers per head and layer); of CRATE models that `has_maps`.
         batch_size: larger batches are cut into pieces of this many inputs.
 
     Raises:
@@ -125,7 +125,7 @@ def record(
     model = unwrapped(model)
     run = _recorder(model, layers, subspaces, hooks, attentions)
     estimated = None
-    if subspaces == "pca" or _without_subspaces(model, hooks):
+    if subspaces == "pca" or (_is_crate(model, hooks) and compressions(model)[0].entry.subspaces is None):
         if iter(batches) is batches:
             raise ValueError(
                 "batches: can be read only once (a generator); principal directions (subspaces='pca', or an operator "
@@ -158,16 +158,13 @@ def has_maps(model: nn.Module) -> bool:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside what DistributedDataParallel, torch.compile or peft put around it; adapters in it stay."""
-    model = extract_model_from_parallel(model, keep_torch_compile=False)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: nn.Module = extract_model_from_parallel(model, keep_torch_compile=False)
+    base = getattr(inner, "get_base_model", None)
+    return inner if base is None else base()
 
 
 def _is_crate(model: nn.Module, hooks: BlockHooks | None) -> bool:
     return hooks is None and bool(compressions(model))
-
-
-def _without_subspaces(model: nn.Module, hooks: BlockHooks | None) -> bool:
-    return _is_crate(model, hooks) and compressions(model)[0].entry.subspaces is None
 
 
 Recorder = Callable[[Mapping[str, Tensor]], LayerStates]
@@ -178,7 +175,9 @@ def _recorder(
 ) -> Recorder:
     """How this kind of model is recorded, with everything that can be refused refused."""
     if attentions and not (_is_crate(model, hooks) and has_maps(model)):
-        raise ValueError(f"attentions=True: recorded for CRATE models only that have maps, not for {_what(model)}")
+        steps = compressions(model)
+        what = f"compression={steps[0].kind!r}" if steps else type(model).__name__
+        raise ValueError(f"attentions=True: recorded for CRATE models only that have maps, not for {what}")
     if _is_crate(model, hooks):
         encoder = model.crate if isinstance(model, CrateMAEForPreTraining) else model
         chosen = _chosen(layers, len(compressions(encoder)))
@@ -194,7 +193,6 @@ def _recorder(
 def _run(
     model: nn.Module, run: Recorder, batches: Iterable[Batch], num_inputs: int | None, batch_size: int
 ) -> Iterator[LayerStates]:
-    """The states of every batch."""
     for fields in read_batches(batches, num_inputs, batch_size):
         inputs = {name: place(value, model) for name, value in fields.items() if name != "labels"}
         with evaluating(model):
@@ -204,9 +202,7 @@ def _run(
         del states
 
 
-def _crate_states(
-    model: nn.Module, inputs: Mapping[str, Tensor], layers: Sequence[int], attentions: bool
-) -> LayerStates:
+def _crate_states(model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int], attentions: bool) -> LayerStates:
     """What a CRATE model reports of itself."""
     bases = [_bases(step) for step in compressions(model)]
     run = model.base_model if hasattr(model, "lm_head") else model  # token logits are not used
@@ -238,17 +234,20 @@ def _crate_states(
     return LayerStates(steps, kind, half_step, mask, maps, getattr(outputs, "logits", None))
 
 
+def require_finite(Z: Tensor, holder: str) -> None:
+    """Say where numbers stopped being finite: `holder` names the layer and the state, and ends in "hold(s)"."""
+    if not torch.isfinite(Z).all():
+        raise ValueError(
+            f"{holder} NaN or infinite values; the model's weights or its input are damaged, or training diverged"
+        )
+
+
 def _bases(step: Compression) -> Tensor:
     """U `(K, d, p)`; of an operator that has none, only the shape that principal directions are to have."""
     if step.entry.subspaces is not None:
         return step.operator.bases().detach()
     config = step.config
     return step.norm.weight.new_empty(config.num_attention_heads, config.hidden_size, config.head_dim)
-
-
-def _what(model: nn.Module) -> str:
-    steps = compressions(model)
-    return f"compression={steps[0].kind!r}" if steps else type(model).__name__
 
 
 def _foreign_states(
@@ -259,21 +258,11 @@ def _foreign_states(
     hooks: BlockHooks,
     which: str,
 ) -> LayerStates:
-    """What hooks on the blocks of another transformer read."""
+    """What hooks on the blocks of another transformer read, against `bases` by layer."""
     found = foreign.run_and_capture(model, inputs, [blocks[layer - 1] for layer in bases], hooks, which)
     mask = _mask(inputs)
     steps = tuple(
-        LayerStep(
-            before=states["before"],
-            projected=states["projected"],
-            subspaces=bases[layer],
-            compressed=states["compressed"],
-            after=states["after"],
-            codes=states.get("codes"),
-            mask=mask,
-            layer=layer,
-        )
-        for layer, states in zip(bases, found)
+        LayerStep(**states, subspaces=bases[layer], mask=mask, layer=layer) for layer, states in zip(bases, found)
     )
     return LayerStates(steps, subspace_kind=SUBSPACES[which], half_step=hooks.half_step, mask=mask)
 
@@ -287,7 +276,8 @@ def _mask(inputs: Mapping[str, Tensor]) -> Tensor | None:
 
 def _chosen(layers: Sequence[int] | None, total: int) -> tuple[int, ...]:
     """The layers to record, in order."""
-    chosen = tuple(sorted(set(range(1, total + 1) if layers is None else layers)))
+    layers = range(1, total + 1) if layers is None else layers
+    chosen = tuple(sorted(set(layers)))
     if not chosen:
         raise ValueError(f"layers={layers}: empty; choose from 1 to {total}, or None for all")
     wrong = [layer for layer in chosen if not 1 <= layer <= total]

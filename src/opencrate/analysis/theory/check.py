@@ -1,17 +1,14 @@
 """Theory against practice: what the two steps of every layer of a trained CRATE do to their own objectives.
 
 Compression claims to step down R^c(· | U^ℓ), sparsification down a LASSO over D^ℓ. Each form that the derivation
-passes through, and the step that the model takes, is applied to the same recorded state, and the change is counted.
-
-Tokens are rows, U as learned (not made orthonormal), rates in nats per image. Equations: [N] = arXiv 2306.01129.
-The derivations, and what the words "descends", "ascends" and "cannot tell" mean, are in docs/theory.md.
+passes through, and the model's own step, is applied to the same recorded state. Derivations: docs/theory.md.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +19,7 @@ from ...blocks import compressions, sparsifications
 from ...evaluation.inputs import Batch
 from ...stats.intervals import ABOVE, BELOW, Interval, bootstrap_mean, sign
 from ..maths.steps import FORMS
-from ..record.states import LayerStep, record
+from ..record.states import LayerStep, record, require_finite
 from .layers import QUANTITIES, Key, Layer, MeasureOptions, measure_layer, measure_weights
 
 STEP_SIZES = (0.1, 0.5, 1.0)
@@ -81,21 +78,20 @@ class TheoryCheck:
             for key, interval in self.intervals.items():
                 bounds = [float(bound[layer]) for bound in (interval.mean, interval.low, interval.high)]
                 judged = verdict(*bounds[1:]) if QUANTITIES[key.quantity].judged else None
-                rows.append(self._row(layer, key, *bounds, judged, self.num_images))
+                rows.append(self._row(layer, key, bounds, judged, self.num_images))
             for key, values in self.per_layer.items():
-                rows.append(self._row(layer, key, float(values[layer]), math.nan, math.nan, None, None))
+                rows.append(self._row(layer, key, (float(values[layer]), math.nan, math.nan), None, None))
         return rows
 
-    def _row(self, layer: int, key: Key, mean: float, low: float, high: float, judged: str | None, n: int | None):
+    def _row(self, layer: int, key: Key, bounds: Sequence[float], judged: str | None, n: int | None):
+        measure = QUANTITIES[key.quantity]
         return {
             "layer": layer + 1,
             **key._asdict(),
-            "what": QUANTITIES[key.quantity].title,
+            "what": measure.title,
             "formula": FORMS[key.form].formula if key.form else "",
-            "unit": QUANTITIES[key.quantity].unit,
-            "mean": None if math.isnan(mean) else mean,
-            "low": None if math.isnan(low) else low,
-            "high": None if math.isnan(high) else high,
+            "unit": measure.unit,
+            **{name: None if math.isnan(value) else value for name, value in zip(("mean", "low", "high"), bounds)},
             "verdict": judged,
             "num_images": n,
             "eps": self.eps,
@@ -128,27 +124,27 @@ def theory_check(
         eps: ε of the coding rates, > 0.
         num_images: use this many images; `None` uses all.
         step_sizes: κL of the forms with a step size, each > 0.
-        tokens_per_image: tokens, drawn anew for every image, whose LASSO is solved to convergence.
+        tokens_per_image: tokens, drawn anew (by `seed`) for every image, whose LASSO is solved to convergence.
         solver_tolerance: duality gap at which that counts as solved, relative to ½‖x‖².
         solver_steps: steps after which it is given up.
         chunk_images: images worked on at a time; bounds the memory.
-        seed: of the drawn tokens.
 
     Raises:
         ValueError: ε, a step size or another number out of range; a model whose layers are not CRATE's; padded
             inputs; a state that is not finite (names its layer); what `record` raises.
     """
     steps = tuple(float(step) for step in step_sizes)
-    _check_positive(eps=eps, tokens_per_image=tokens_per_image, solver_steps=solver_steps, chunk_images=chunk_images)
-    for step in steps:
-        _check_positive(step_sizes=step)
+    numbers = {"tokens_per_image": tokens_per_image, "solver_steps": solver_steps, "chunk_images": chunk_images}
+    for name, value in (("eps", eps), *numbers.items(), *(("step_sizes", step) for step in steps)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r}: must be a finite number > 0")
     layers = _layers(model)
     draw = random.Random(seed)
     options = MeasureOptions(eps, steps, solver_tolerance, solver_steps)
     parts: list[dict[Key, Tensor]] = []
     unconverged: set[int] = set()
     for states in record(model, batches, num_inputs=num_images):
-        recorded = list(states.steps())
+        recorded = states.layers
         _check_steps(recorded, len(layers))
         num_tokens = recorded[0].before.shape[1]
         chosen = [[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(states.num_inputs)]
@@ -181,22 +177,12 @@ def _layers(model: nn.Module) -> list[Layer]:
     return layers
 
 
-def _check_steps(steps: list[LayerStep], num_layers: int) -> None:
+def _check_steps(steps: Sequence[LayerStep], num_layers: int) -> None:
     """The recorded steps are those of the CRATE layers, unpadded and finite."""
     assert len(steps) == num_layers
     mask = steps[0].mask
     if mask is not None and not mask.all():
         raise ValueError("batches: some inputs are padded; the theory check needs inputs of one length, unpadded")
-    for layer, step in enumerate(steps, start=1):
+    for step in steps:
         for name in ("before", "compressed", "after"):
-            if not torch.isfinite(getattr(step, name)).all():
-                raise ValueError(
-                    f"layer {layer}: the state '{name}' holds NaN or infinite values; "
-                    "the model's weights or its input are damaged, or training diverged"
-                )
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}={value!r}: must be a finite number > 0")
+            require_finite(getattr(step, name), f"layer {step.layer}: the state '{name}' holds")

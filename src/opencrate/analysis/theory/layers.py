@@ -39,7 +39,6 @@ STATES: dict[str, str] = {
 }
 """The states that the forms are applied to; for the last two the model's own step is taken without its LayerNorm."""
 
-
 _RATIO = "relative to the norm of what it stands for"
 QUANTITIES: dict[str, Measure] = {
     "rate": Measure("R^c(Z | U) before the step", NATS),
@@ -113,6 +112,7 @@ def measure_layer(
     values: dict[Key, Tensor] = {}
     for state, tokens in (("raw", before), ("layernorm", normed), ("unit", unit)):
         values |= _compression(state, tokens.double(), own[state].double(), step.subspaces.double(), options)
+    assert step.codes is not None  # an ISTA step gives its code
     found, converged = _sparsification(sparsification, compressed, step.codes[images], chosen, options)
     return {key: value.cpu() for key, value in (values | found).items()}, converged
 
@@ -162,11 +162,13 @@ def _sparsification(
     D, lam, signed = block.effective_dictionary().double(), config.ista_lambda, config.ista_threshold == "soft"
     start = X if config.ista_start == "input" else torch.zeros_like(A)
     allowed = start if signed else start.clamp_min(0)
-    at = {name: lasso_objective(code, X, D, lam) for name, code in (("start", start), ("allowed", allowed))}
-    after = lasso_objective(A, X, D, lam)
-    values = {f"lasso_{name}": value for name, value in at.items()}
-    values |= {"lasso_after": after, "lasso_change": after - at["start"], "lasso_change_allowed": after - at["allowed"]}
-    values |= {
+    at_start, at_allowed, after = (lasso_objective(code, X, D, lam) for code in (start, allowed, A))
+    values = {
+        "lasso_start": at_start,
+        "lasso_allowed": at_allowed,
+        "lasso_after": after,
+        "lasso_change": after - at_start,
+        "lasso_change_allowed": after - at_allowed,
         "code_rate": coding_rate(A, options.eps),
         "decoded_rate": coding_rate(A @ D.mT, options.eps),
         "input_rate": coding_rate(X, options.eps),
