@@ -23,20 +23,21 @@ HELP = "compare recipes over seeds (are sparsity and structure necessary?)"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate ablate`."""
+    add = parser.add_argument
     parser.usage = "opencrate ablate SWEEP [key=value ...] [options]"
     parser.takes_overrides = True
-    parser.add_argument("sweep", metavar="SWEEP", help="digits-structure, cifar10-structure, or a YAML file")
-    parser.add_argument("--seeds", type=_seeds, metavar="0,1,...", help="seeds (default: the sweep's)")
-    parser.add_argument("--arms", type=_words, metavar="A,B,...", help="these arms, and the reference (default: all)")
-    parser.add_argument("--output", metavar="DIR", help="folder of runs and table (default: ablations/<sweep>)")
-    parser.add_argument(
+    add("sweep", metavar="SWEEP", help="digits-structure, cifar10-structure, or a YAML file")
+    add("--seeds", type=_seeds, metavar="0,1,...", help="seeds (default: the sweep's)")
+    add("--arms", type=_words, metavar="A,B,...", help="these arms, and the reference (default: all)")
+    add("--output", metavar="DIR", help="folder of runs and table (default: ablations/<sweep>)")
+    add(
         "--match",
         choices=("parameters", "compute"),
         default="parameters",
         help="compute: each arm takes the steps that give it the reference's operations (default: parameters)",
     )
-    parser.add_argument("--images", type=positive_int, default=256, help="test images for the layer measures, at most")
-    parser.add_argument("--smoke", action="store_true", help="the recipes' smoke forms: seconds on a laptop")
+    add("--images", type=positive_int, default=256, help="test images for the layer measures, at most")
+    add("--smoke", action="store_true", help="the recipes' smoke forms: seconds on a laptop")
 
 
 def run(arguments: argparse.Namespace) -> int:

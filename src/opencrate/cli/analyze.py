@@ -21,19 +21,8 @@ import sys
 from typing import Any
 
 from .._outputs import check_results
-from .._values import Positive
-from .common import (
-    Parser,
-    add_inputs,
-    inputs_of,
-    layer_numbers,
-    non_negative_int,
-    number_of,
-    output_folder,
-    positive_int,
-    prepare_libraries,
-    say,
-)
+from .._values import Natural, Positive
+from .common import Parser, inputs_of, layer_numbers, number_of, output_folder, positive_int, prepare_libraries, say
 
 HELP = "measure any model layer by layer and write a report"
 _SUBSPACES = ("values", "keys", "pca")
@@ -41,36 +30,25 @@ _SUBSPACES = ("values", "keys", "pca")
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate analyze`."""
-    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
-    add_inputs(parser)
-    parser.add_argument("--compare", metavar="MODEL", nargs="+", default=[], help="models to set beside it")
-    parser.add_argument("--output", metavar="DIR", help="folder of the report (default: MODEL/analysis)")
-    parser.add_argument(
-        "--num-images", type=positive_int, metavar="N", help="images or texts for the layer measures (default: 256)"
-    )
-    parser.add_argument(
-        "--measures", default="basic", metavar="SET", help="basic, full, or measures by name with commas"
-    )
-    parser.add_argument(
-        "--layers", type=layer_numbers, metavar="L,L,...", help="layers to measure, from 1 (default: all)"
-    )
-    parser.add_argument(
-        "--eps", type=number_of(Positive), default=0.5, help="epsilon of the coding rates (default: 0.5)"
-    )
-    parser.add_argument(
-        "--subspaces", choices=_SUBSPACES, default="values", help="what a model without U is measured against"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    parser.add_inputs()
+    add("--compare", metavar="MODEL", nargs="+", default=[], help="models to set beside it")
+    add("--output", metavar="DIR", help="folder of the report (default: MODEL/analysis)")
+    add("--num-images", type=positive_int, metavar="N", help="images or texts for the layer measures (default: 256)")
+    add("--measures", default="basic", metavar="SET", help="basic, full, or measures by name with commas")
+    add("--layers", type=layer_numbers, metavar="L,L,...", help="layers to measure, from 1 (default: all)")
+    add("--eps", type=number_of(Positive), default=0.5, help="epsilon of the coding rates (default: 0.5)")
+    add("--subspaces", choices=_SUBSPACES, default="values", help="what a model without U is measured against")
+    add(
         "--checkpoints",
-        type=non_negative_int,
+        type=number_of(Natural),
         nargs="*",
         metavar="STEP",
         help="also measure the run's checkpoints of these steps (none named: up to four)",
     )
-    parser.add_argument("--theory", action="store_true", help="add the check of theory against practice (CRATE)")
-    parser.add_argument(
-        "--released-tool", action="store_true", help="add what the paper's published measuring code prints"
-    )
+    add("--theory", action="store_true", help="add the check of theory against practice (CRATE)")
+    add("--released-tool", action="store_true", help="add what the paper's published measuring code prints")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -86,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = ReportOptions(
         eps=arguments.eps,
         num_inputs=arguments.num_images,
-        measures=_measures(arguments.measures),
+        measures=tuple(arguments.measures.split(",")) if "," in arguments.measures else arguments.measures,
         layers=arguments.layers,
         subspaces=arguments.subspaces,
         released_tool=arguments.released_tool,
@@ -122,8 +100,3 @@ def _labelled(sources: list[str], arguments: argparse.Namespace) -> list[Any]:
         return saved
     print(f"opencrate: {arguments.data}: not of the model's classes; all is measured without labels", file=sys.stderr)
     return []
-
-
-def _measures(text: str) -> str | tuple[str, ...]:
-    """A set's name, or measures by name."""
-    return tuple(text.split(",")) if "," in text else text

@@ -20,42 +20,30 @@ import argparse
 from typing import Any
 
 from .._outputs import check_results
-from .common import (
-    Parser,
-    add_inputs,
-    inputs_of,
-    output_folder,
-    positive_int,
-    prepare_libraries,
-    print_table,
-    say,
-    seed,
-)
+from .common import Parser, inputs_of, output_folder, positive_int, prepare_libraries, print_table, say, seed
 
 HELP = "check the subspace assumptions on a model's tokens"
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate audit`."""
-    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
-    add_inputs(parser)
-    parser.add_argument("--compare", metavar="MODEL", nargs="+", default=[], help="further models, on the same inputs")
-    parser.add_argument("--layers", metavar="L", nargs="+", type=positive_int, help="layers from 1 (default: all)")
-    parser.add_argument("--tokens", choices=("normalised", "raw"), default="normalised", help="LN(Z) (default) or Z")
-    parser.add_argument(
-        "--num-images", type=positive_int, metavar="N", help="images or texts, half held out (default: at most 256)"
-    )
-    parser.add_argument(
-        "--num-tokens", type=positive_int, default=4096, metavar="N", help="tokens per fit (default: 4096)"
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="of token choice, shuffling and EM's start (default: 0)")
-    parser.add_argument("--output", metavar="DIR", help="folder of the report (default: MODEL/audit)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an audit that lies there")
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    parser.add_inputs()
+    add("--compare", metavar="MODEL", nargs="+", default=[], help="further models, on the same inputs")
+    add("--layers", metavar="L", nargs="+", type=positive_int, help="layers from 1 (default: all)")
+    add("--tokens", choices=("normalised", "raw"), default="normalised", help="LN(Z) (default) or Z")
+    add("--num-images", type=positive_int, metavar="N", help="images or texts, half held out (default: at most 256)")
+    add("--num-tokens", type=positive_int, default=4096, metavar="N", help="tokens per fit (default: 4096)")
+    add("--seed", type=seed, default=0, help="of token choice, shuffling and EM's start (default: 0)")
+    add("--output", metavar="DIR", help="folder of the report (default: MODEL/audit)")
+    add("--overwrite", action="store_true", help="replace an audit that lies there")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Audit, write the report, print a table per model."""
     prepare_libraries(arguments.debug)
+    from ..analysis.audit.audit import audit
     from ..reports.audit import FILES, LAYER_NOTE, audit_report, layer_frame
     from ..reports.audit_findings import describe
     from ..reports.html import write
@@ -69,34 +57,31 @@ def run(arguments: argparse.Namespace) -> int:
     models = [open_saved(source) for source in sources]
     inputs = inputs_of(arguments)
     batches = [input_batches(one, inputs) for one in models]
-    count = arguments.num_images or min(256, *(len(one.dataset) for one in batches))
-    audits = [_audit(one, batch, count, arguments) for one, batch in zip(models, batches)]
+    datasets: list[Any] = [one.dataset for one in batches]
+    count = arguments.num_images or min(256, *map(len, datasets))
+    audits = [
+        audit(
+            one.model,
+            batch,
+            num_images=count,
+            layers=arguments.layers,
+            tokens=arguments.tokens,
+            num_tokens=arguments.num_tokens,
+            untrained=one.untrained(),  # as a control
+            name=one.title,
+            data=arguments.text or arguments.data or one.own_data,
+            seed=arguments.seed,
+        )
+        for one, batch in zip(models, batches)
+    ]
     path = write(audit_report(audits, [("command", arguments.typed)]), output, arguments.overwrite)
-    for audit in audits:
-        say(f"{audit.name}: {audit.subspace_kind}, {audit.token_words}, {audit.num_images} {audit.inputs}")
-        rows = layer_frame(audit)
+    for found in audits:
+        say(f"{found.name}: {found.subspace_kind}, {found.token_words}, {found.num_images} {found.inputs}")
+        rows = layer_frame(found)
         print_table(tuple(rows.columns), list(rows.itertuples(index=False, name=None)))
         say(LAYER_NOTE)
-        for sentence in describe(audit):
+        for sentence in describe(found):
             say(f"- {sentence}")
         print()
     say(f"report: {path}")
     return 0
-
-
-def _audit(model: Any, batches: Any, num_images: int, arguments: argparse.Namespace) -> Any:
-    """One model's audit, with the same model untrained as a control."""
-    from ..analysis.audit.audit import audit
-
-    return audit(
-        model.model,
-        batches,
-        num_images=num_images,
-        layers=arguments.layers,
-        tokens=arguments.tokens,
-        num_tokens=arguments.num_tokens,
-        untrained=model.untrained(),
-        name=model.title,
-        data=arguments.text or arguments.data or model.own_data,
-        seed=arguments.seed,
-    )

@@ -14,21 +14,16 @@ from typing import Any, NoReturn
 
 from .._files import locate, one_line, path_problem, printable, read_standard_input, shown
 from .._suggest import suggest
-from .._values import BatchSize, Count, Natural, Seed, allowed, fitted, number_in, shown_value
+from .._values import BatchSize, Count, Seed, allowed, fitted, number_in, shown_value
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with whole option names only, and errors as `ValueError` with a suggestion.
-
-    Attributes:
-        commands: the sub-commands' parsers by name.
-        takes_overrides: whether bare `key=value` words are accepted.
-    """
+    """argparse with whole option names only, and errors as `ValueError` with a suggestion."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **options})
-        self.commands: dict[str, Parser] = {}
-        self.takes_overrides = False
+        self.commands: dict[str, Parser] = {}  # the sub-commands' own
+        self.takes_overrides = False  # whether bare `key=value` words are accepted
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print before it exits."""
@@ -39,23 +34,65 @@ class Parser(argparse.ArgumentParser):
             what = "command" if isinstance(action, argparse._SubParsersAction) else action.option_strings[0]
             raise ValueError(f"unknown {what} '{value}'; {suggest(str(value), map(str, action.choices))}")
 
+    def add_model_and_images(self) -> None:
+        """RUN, --data and --skip-bad: what every command that reads labelled images takes."""
+        add = self.add_argument
+        add("model", metavar="RUN", help="run directory, or any saved folder")
+        add(
+            "--data",
+            metavar="IMAGES",
+            help="labelled images: anything a recipe's data.path takes (default: the run's own data)",
+        )
+        add("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
+
+    def add_split(self) -> None:
+        """--split."""
+        self.add_argument(
+            "--split", choices=("train", "validation", "test"), default="test", help="part of the run's own data"
+        )
+
+    def add_inputs(self) -> None:
+        """What a model is measured on without labels: images or a text, and how they are read."""
+        add = self.add_argument
+        add("--data", metavar="IMAGES", help="images, as a recipe's data.path (default: the run's own data)")
+        add("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
+        self.add_split()
+        add("--text", metavar="TEXT", help="for a model that reads text: stdlib, a file, a folder, or hf://owner/name")
+        add("--tokenizer", metavar="FOLDER", help="tokenizer, where the model has none")
+        add("--block-size", type=positive_int, default=128, metavar="N", help="tokens per text")
+
+    def add_images(self) -> None:
+        """IMAGE ... and --skip-bad: what every command that reads unlabelled image files takes."""
+        self.add_argument("inputs", metavar="IMAGE", nargs="+", help="image files or folders of them; - reads a list")
+        self.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
+
+    def add_text(self) -> None:
+        """--text and how it is read."""
+        add = self.add_argument
+        add(
+            "--text",
+            metavar="TEXT",
+            help="for a language model: stdlib, a text, .jsonl or .parquet file, a folder of them, or hf://owner/name",
+        )
+        add("--text-column", metavar="NAME", help="column of a table's texts")
+        add(
+            "--document",
+            choices=("file", "paragraph", "line"),
+            default="file",
+            help="what one document of a text file is",
+        )
+        add("--tokenizer", metavar="FOLDER", help="tokenizer, where the model has none")
+
 
 def reject_unknown(words: Sequence[str], parser: Parser) -> None:
-    """Raise for words that no argument took, with the nearest option.
-
-    Raises:
-        ValueError: there is such a word.
-    """
+    """Raise `ValueError` for words that no argument took, with the nearest option."""
     options = [word for word in words if word.startswith("-")]
     if options:
         name = options[0].partition("=")[0]
-        raise ValueError(f"unknown option '{name}' of `{parser.prog}`; {suggest(name, _options(parser))}")
+        known = [each for action in parser._actions for each in action.option_strings if each.startswith("--")]
+        raise ValueError(f"unknown option '{name}' of `{parser.prog}`; {suggest(name, known)}")
     if words:
         raise ValueError(f"unexpected argument '{words[0]}'; `{parser.prog} --help` lists what is allowed")
-
-
-def _options(parser: argparse.ArgumentParser) -> list[str]:
-    return [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
 
 
 def prepare_libraries(debug: bool = False) -> None:
@@ -97,7 +134,7 @@ def in_options(text: str, parser: Parser) -> str:
 
     def named(found: re.Match[str]) -> str:
         action = actions[found[1]]
-        return " ".join(filter(None, (action.option_strings[-1], action.metavar)))
+        return f"{action.option_strings[-1]} {action.metavar or ''}".strip()
 
     def given(found: re.Match[str]) -> str:
         return actions[found[1]].option_strings[-1] + ("" if found[2] else " ")
@@ -132,60 +169,8 @@ def say(text: str) -> None:
     print(printable(text))
 
 
-def add_model_and_images(parser: Parser) -> None:
-    """RUN, --data and --skip-bad: what every command that reads labelled images takes."""
-    parser.add_argument("model", metavar="RUN", help="run directory, or any saved folder")
-    parser.add_argument(
-        "--data",
-        metavar="IMAGES",
-        help="labelled images: anything a recipe's data.path takes (default: the run's own data)",
-    )
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
-
-
-def add_split(parser: Parser) -> None:
-    """--split: which part of the run's own data."""
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test"), default="test", help="part of the run's own data"
-    )
-
-
-def add_inputs(parser: Parser) -> None:
-    """What a model is measured on without labels: images or a text, and how they are read."""
-    parser.add_argument(
-        "--data", metavar="IMAGES", help="images, as a recipe's data.path (default: the run's own data)"
-    )
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
-    add_split(parser)
-    parser.add_argument(
-        "--text", metavar="TEXT", help="for a model that reads text: stdlib, a file, a folder, or hf://owner/name"
-    )
-    parser.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where the model has none")
-    parser.add_argument("--block-size", type=positive_int, default=128, metavar="N", help="tokens per text")
-
-
-def add_images(parser: Parser) -> None:
-    """IMAGE ... and --skip-bad: what every command that reads unlabelled image files takes."""
-    parser.add_argument("inputs", metavar="IMAGE", nargs="+", help="image files or folders of them; - reads a list")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
-
-
-def add_text(parser: Parser) -> None:
-    """--text and how it is read."""
-    parser.add_argument(
-        "--text",
-        metavar="TEXT",
-        help="for a language model: stdlib, a text, .jsonl or .parquet file, a folder of them, or hf://owner/name",
-    )
-    parser.add_argument("--text-column", metavar="NAME", help="column of a table's texts")
-    parser.add_argument(
-        "--document", choices=("file", "paragraph", "line"), default="file", help="what one document of a text file is"
-    )
-    parser.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where the model has none")
-
-
 def inputs_of(arguments: argparse.Namespace) -> Any:
-    """What the options of `add_inputs` name, as `store.inputs.Inputs`."""
+    """What the options of `Parser.add_inputs` name, as `store.inputs.Inputs`."""
     from ..store.inputs import Inputs
 
     names = ("data", "split", "skip_bad", "text", "tokenizer", "block_size")
@@ -193,18 +178,14 @@ def inputs_of(arguments: argparse.Namespace) -> Any:
 
 
 def text_of(arguments: argparse.Namespace) -> Any:
-    """What the options of `add_text` name, as `TextData`; `None` for what the run held out."""
+    """What the options of `Parser.add_text` name, as `TextData`; `None` for what the run held out."""
     from ..data.options import TextData
 
     return arguments.text and TextData(arguments.text, arguments.text_column, arguments.document)
 
 
 def named_files(inputs: list[str], skip_missing: bool) -> list[Path]:
-    """The image files that the words name, in order; missing ones too when they are to be skipped later.
-
-    Raises:
-        ValueError: a path that does not exist, a folder without images, or standard input that names nothing.
-    """
+    """The image files that the words name, in order; missing ones too when they are to be skipped later."""
     from ..data.images.files import LeftOut, image_files
 
     files: list[Path] = []
@@ -244,11 +225,7 @@ def report_skipped(skipped: list[str], total: int) -> None:
 
 
 def output_folder(arguments: argparse.Namespace, name: str) -> Path:
-    """--output, or the folder `name` inside the model's own.
-
-    Raises:
-        ValueError: neither, for a model of the Hub, or no model in its folder.
-    """
+    """--output, or the folder `name` inside the model's own; a model of the Hub has none."""
     if arguments.output:
         return Path(arguments.output).expanduser()
     where, local = locate(arguments.model)
@@ -284,7 +261,6 @@ def number_of(hint: Any) -> Callable[[str], Any]:
     return convert
 
 
-non_negative_int = number_of(Natural)
 positive_int = number_of(Count)
 batch_size = number_of(BatchSize)
 seed = number_of(Seed)

@@ -34,26 +34,25 @@ FAMILIES = "crate, crate_alpha, crate_mae, crate_lm or crate_lm_overcomplete"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate convert`."""
+    add = parser.add_argument
     parser.takes_overrides = True
     parser.usage = "opencrate convert SOURCE OUTPUT [field=value ...] [options]"
-    parser.add_argument("source", metavar="SOURCE", help="checkpoint file, or a saved folder (--to-official)")
-    parser.add_argument("output", metavar="OUTPUT", help="folder to write, or a file (--to-official)")
-    parser.add_argument("--family", metavar="NAME", help=FAMILIES)
-    parser.add_argument("--num-attention-heads", type=number_of(HEADS), metavar="K")
-    parser.add_argument("--image-size", type=_size, metavar="PIXELS", help="224, or height and width: 224x160")
-    parser.add_argument("--patch-size", type=_size, metavar="PIXELS", help="16, or 16x8")
-    parser.add_argument(
+    add("source", metavar="SOURCE", help="checkpoint file, or a saved folder (--to-official)")
+    add("output", metavar="OUTPUT", help="folder to write, or a file (--to-official)")
+    add("--family", metavar="NAME", help=FAMILIES)
+    add("--num-attention-heads", type=number_of(HEADS), metavar="K")
+    add("--image-size", type=_size, metavar="PIXELS", help="224, or height and width: 224x160")
+    add("--patch-size", type=_size, metavar="PIXELS", help="16, or 16x8")
+    add(
         "--weights",
         metavar="KEY",
         help="which of several sets in the file, e.g. model beside model_ema (default: averaged)",
     )
-    parser.add_argument("--pool", choices=("cls", "mean"), default="cls")
-    parser.add_argument(
-        "--class-names", metavar="FILE", help="of a classifier: one name a line or JSON, or imagenet (WordNet numbers)"
-    )
-    parser.add_argument("--tokenizer", metavar="FOLDER", help="of a language model: a folder, or hf://owner/name")
-    parser.add_argument("--to-official", action="store_true", help="from a saved folder to official names")
-    parser.add_argument("--overwrite", action="store_true", help="replace what lies at OUTPUT")
+    add("--pool", choices=("cls", "mean"), default="cls")
+    add("--class-names", metavar="FILE", help="of a classifier: one name a line or JSON, or imagenet (WordNet numbers)")
+    add("--tokenizer", metavar="FOLDER", help="of a language model: a folder, or hf://owner/name")
+    add("--to-official", action="store_true", help="from a saved folder to official names")
+    add("--overwrite", action="store_true", help="replace what lies at OUTPUT")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,20 +71,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _from_official(arguments: argparse.Namespace) -> None:
     from ..conversion import load_official
+    from ..recipe.strict_yaml import parse_value
     from ..store.runs import check_place, new_directory
 
     check_place(arguments.output, arguments.overwrite, inputs=(arguments.source, arguments.tokenizer))
-    options = {
-        "num_attention_heads": arguments.num_attention_heads,
-        "image_size": arguments.image_size,
-        "patch_size": arguments.patch_size,
-        "pool": arguments.pool,
-        "weights": arguments.weights,
-    }
-    model = load_official(arguments.source, arguments.family, **{**options, **_fields(arguments.overrides)})
+    names = ("num_attention_heads", "image_size", "patch_size", "pool", "weights")
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    words = (word.partition("=") for word in arguments.overrides)
+    options |= {name: parse_value(value, name) for name, _, value in words}
+    model: Any = load_official(arguments.source, arguments.family, **options)
     if arguments.class_names is not None:
         _name_classes(model, arguments.class_names)
-    companion = _tokenizer(arguments.tokenizer, model) if _is_text(model) else _image_processor(arguments, model)
+    is_text = model.config.model_type == "crate_text"
+    companion = _tokenizer(arguments.tokenizer, model) if is_text else _image_processor(arguments, model)
     with new_directory(arguments.output, arguments.overwrite) as working:
         model.save_pretrained(working)
         if companion is not None:
@@ -100,10 +98,6 @@ def _name_classes(model: Any, source: str) -> None:
     if source == ORDER:
         raise ValueError("--class-names order: goes by the classes of images, so it is for `opencrate evaluate --data`")
     name_classes(model.config, read_class_names(source), f"--class-names {source}")
-
-
-def _is_text(model: Any) -> bool:
-    return model.config.model_type == "crate_text"
 
 
 def _image_processor(arguments: argparse.Namespace, model: Any) -> Any:
@@ -136,7 +130,10 @@ def _tokenizer(source: str | None, model: Any) -> Any:
 
 
 def _to_official(arguments: argparse.Namespace) -> None:
-    from ..conversion import to_official
+    import torch
+    from safetensors.torch import save_file
+
+    from ..conversion import Model, to_official
     from ..store.saved import open_saved
 
     output = Path(arguments.output)
@@ -148,38 +145,19 @@ def _to_official(arguments: argparse.Namespace) -> None:
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"{output}: exists; choose another file, or pass --overwrite to replace it")
     saved = open_saved(arguments.source, ("classifier", "autoencoder", "causal"))
-    if not saved.model.config.model_type.startswith("crate"):
+    if not isinstance(saved.model, Model):
         raise ValueError(f"{saved.source}: a {saved.model.config.model_type} model; only CRATE has official names")
     tensors = to_official(saved.model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name[:50]}.") as folder:
         partial = Path(folder) / output.name
-        _save(tensors, partial, output.suffix)
+        if output.suffix == ".safetensors":  # tied tensors are one in memory, and the format stores each by itself
+            save_file(
+                {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}, partial
+            )
+        else:
+            torch.save(tensors, partial)
         os.replace(partial, output)
-
-
-def _save(tensors: dict[str, Any], path: Path, suffix: str) -> None:
-    if suffix == ".safetensors":
-        from safetensors.torch import save_file
-
-        seen: set[int] = set()  # tied tensors are one in memory, and the format stores every name by itself
-        own = {}
-        for name, tensor in tensors.items():
-            own[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
-            seen.add(tensor.data_ptr())
-        save_file(own, path)
-    else:
-        import torch
-
-        torch.save(tensors, path)
-
-
-def _fields(overrides: list[str]) -> dict[str, Any]:
-    """`field=value` words, values in YAML."""
-    from ..recipe.strict_yaml import parse_value
-
-    words = (word.partition("=") for word in overrides)
-    return {name: parse_value(value, name) for name, _, value in words}
 
 
 def _size(text: str) -> int | tuple[int, int]:

@@ -61,18 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     print("measuring and writing the report ...", flush=True)
     report = output / "report.html"
     report_runs([open_saved(one.directory) for one in runs], report, command=arguments.typed)
-    print_table(
-        ("model", "accuracy", "training", "parameters"),
-        [
-            (
-                recipe.name,
-                f"{100 * one.metrics['accuracy']:.2f} %",
-                f"{one.metrics['seconds'] / 60:.2f} minutes",
-                f"{one.metrics['parameters']:,}",
-            )
-            for recipe, one in zip(recipes, runs)
-        ],
-    )
+    rows = []
+    for recipe, metrics in zip(recipes, (one.metrics for one in runs)):
+        accuracy, minutes = f"{100 * metrics['accuracy']:.2f} %", f"{metrics['seconds'] / 60:.2f} minutes"
+        rows.append((recipe.name, accuracy, minutes, f"{metrics['parameters']:,}"))
+    print_table(("model", "accuracy", "training", "parameters"), rows)
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all")
     print(f"report: {report}  (open it in a browser)")
     print(f"next:   opencrate train digits training.seed=1    opencrate predict {output / 'digits'} IMAGE")

@@ -18,28 +18,27 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from .common import Parser, add_text, in_options, positive_int, prepare_libraries, print_table, say
+from .common import Parser, in_options, positive_int, prepare_libraries, print_table, say
 
 HELP = "check a run for failure signatures"
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate doctor`."""
-    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    add(
         "--data",
         metavar="IMAGES",
         help="images, with labels or without: as a recipe's data.path, or a folder of image files (default: "
         "the run's own data)",
     )
-    parser.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
-    add_text(parser)
-    parser.add_argument("--block-size", type=positive_int, default=128, metavar="N", help="tokens per text (128)")
-    parser.add_argument(
-        "--num-images", type=positive_int, default=256, metavar="N", help="at most, images or texts (default: 256)"
-    )
-    parser.add_argument("--strict", action="store_true", help="exit with 1 on warnings too")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    add("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
+    parser.add_text()
+    add("--block-size", type=positive_int, default=128, metavar="N", help="tokens per text (128)")
+    add("--num-images", type=positive_int, default=256, metavar="N", help="at most, images or texts (default: 256)")
+    add("--strict", action="store_true", help="exit with 1 on warnings too")
+    add("--json", action="store_true", help="print everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

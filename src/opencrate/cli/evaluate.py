@@ -23,40 +23,27 @@ import argparse
 import json
 from typing import Any
 
-from .common import (
-    Parser,
-    add_model_and_images,
-    add_split,
-    add_text,
-    batch_size,
-    positive_int,
-    prepare_libraries,
-    print_table,
-    text_of,
-)
+from .common import Parser, batch_size, positive_int, prepare_libraries, print_table, text_of
 
 HELP = "accuracy and loss on labelled images, or loss on text"
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate evaluate`."""
-    add_model_and_images(parser)
-    add_split(parser)
-    parser.add_argument(
+    add = parser.add_argument
+    parser.add_model_and_images()
+    parser.add_split()
+    add(
         "--class-names",
         metavar="FILE",
         help="names of the model's classes: a file (one a line, or JSON), imagenet, or order (those of --data, sorted)",
     )
-    add_text(parser)
-    parser.add_argument("--lambada", metavar="FILE", help="for a language model: LAMBADA's passages, .jsonl")
-    parser.add_argument(
-        "--context", type=positive_int, metavar="N", help="tokens read at a time (default: the model's)"
-    )
-    parser.add_argument(
-        "--stride", type=positive_int, metavar="N", help="new tokens per window (default: half of them)"
-    )
-    parser.add_argument("--batch-size", type=batch_size, metavar="N")
-    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_text()
+    add("--lambada", metavar="FILE", help="for a language model: LAMBADA's passages, .jsonl")
+    add("--context", type=positive_int, metavar="N", help="tokens read at a time (default: the model's)")
+    add("--stride", type=positive_int, metavar="N", help="new tokens per window (default: half of them)")
+    add("--batch-size", type=batch_size, metavar="N")
+    add("--format", choices=("table", "json"), default="table")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -18,46 +18,39 @@ from typing import Annotated, Any
 
 from .._outputs import check_results
 from .._values import Natural, Within, fitted, number_in, shown_value
-from .common import Parser, add_text, layer_numbers, positive_int, prepare_libraries, say, seed, text_of
+from .common import Parser, layer_numbers, output_folder, positive_int, prepare_libraries, say, seed, text_of
 
 HELP = "what single features of a language model respond to"
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate features`."""
-    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
-    add_text(parser)
-    parser.add_argument("--compare", metavar="MODEL", nargs="+", default=[], help="models of the same tokenizer")
-    parser.add_argument("--layers", type=layer_numbers, metavar="L,L,...", help="layers, from 1 (default: all)")
-    parser.add_argument(
-        "--num-features", type=positive_int, default=30, metavar="N", help="drawn per layer (default: 30)"
-    )
-    parser.add_argument(
-        "--num-tokens", type=positive_int, default=1 << 16, metavar="N", help="of the text (default: 65,536)"
-    )
-    parser.add_argument(
-        "--block-size", type=positive_int, default=128, metavar="N", help="tokens read at a time (default: 128)"
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="of the draws (default: 0)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    parser.add_text()
+    add("--compare", metavar="MODEL", nargs="+", default=[], help="models of the same tokenizer")
+    add("--layers", type=layer_numbers, metavar="L,L,...", help="layers, from 1 (default: all)")
+    add("--num-features", type=positive_int, default=30, metavar="N", help="drawn per layer (default: 30)")
+    add("--num-tokens", type=positive_int, default=1 << 16, metavar="N", help="of the text (default: 65,536)")
+    add("--block-size", type=positive_int, default=128, metavar="N", help="tokens read at a time (default: 128)")
+    add("--seed", type=seed, default=0, help="of the draws (default: 0)")
+    add(
         "--steer",
         type=_steer,
         action="append",
         metavar="LAYER:FEATURE=VALUE",
         help="set this feature (default: the first drawn one of each layer that fires, to 10 times its largest value)",
     )
-    parser.add_argument("--prompt", default="", help="what the texts with a feature set begin with")
-    parser.add_argument("--output", metavar="DIR", help="folder of the page (default: MODEL/features)")
+    add("--prompt", default="", help="what the texts with a feature set begin with")
+    add("--output", metavar="DIR", help="folder of the page (default: MODEL/features)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, score, steer and write."""
     from ..store.kinds import LANGUAGE, require_kind
 
-    if arguments.output is None and arguments.model.startswith("hf://"):
-        raise ValueError("--output is missing: a model of the Hub has no folder to write the page to")
     sources = [arguments.model, *arguments.compare]
-    folder = Path(arguments.output) if arguments.output else Path(arguments.model) / "features"
+    folder = output_folder(arguments, "features")
     read = [*sources, arguments.text, arguments.tokenizer]
     names = ("features.html", "features.json", "features.csv", "figures")
     check_results(folder, names, names[0], read, within=arguments.model)
@@ -66,13 +59,16 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_libraries(arguments.debug)
     from ..analysis.features.find import find_features
     from ..analysis.features.steer import steer_each
+    from ..data.text.tokenizers import tokenizer_identity
     from ..reports.features import describe, features_report
     from ..reports.html import write
     from ..store.inputs import documents_of
     from ..store.saved import open_saved
 
     opened = [open_saved(source, LANGUAGE, tokenizer=arguments.tokenizer) for source in sources]
-    _check_same_tokenizer(opened)
+    for other in opened[1:]:
+        if tokenizer_identity(other.tokenizer) != tokenizer_identity(opened[0].tokenizer):
+            raise ValueError(f"--compare {other.source}: has another tokenizer than {opened[0].source}")
     documents = documents_of(arguments.model, text_of(arguments))
     reports = [
         find_features(
@@ -102,14 +98,6 @@ def _names(opened: list[Any]) -> list[str]:
     """Type and folder of each model, numbered where two are alike."""
     names = [f"{one.model.config.model_type} ({Path(one.source).resolve().name})" for one in opened]
     return [name if names.count(name) == 1 else f"{name} #{number}" for number, name in enumerate(names, start=1)]
-
-
-def _check_same_tokenizer(opened: list[Any]) -> None:
-    from ..data.text.tokenizers import tokenizer_identity
-
-    for other in opened[1:]:
-        if tokenizer_identity(other.tokenizer) != tokenizer_identity(opened[0].tokenizer):
-            raise ValueError(f"--compare {other.source}: has another tokenizer than {opened[0].source}")
 
 
 def _steer(text: str) -> tuple[int, int, float]:

@@ -21,28 +21,23 @@ HELP = "continue a text"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate generate`."""
-    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
-    parser.add_argument("prompt", metavar="PROMPT", help="the beginning; - reads standard input")
-    parser.add_argument(
-        "--max-new-tokens", type=number_of(NewTokens), default=100, metavar="N", help="at most (default: 100)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    add("prompt", metavar="PROMPT", help="the beginning; - reads standard input")
+    add("--max-new-tokens", type=number_of(NewTokens), default=100, metavar="N", help="at most (default: 100)")
+    add(
         "--temperature",
         type=number_of(Temperature),
         default=1.0,
         metavar="T",
         help="0: the most probable token (default: 1)",
     )
-    parser.add_argument("--top-k", type=positive_int, metavar="K", help="draw from the K most probable tokens")
-    parser.add_argument(
-        "--top-p", type=number_of(TopP), metavar="P", help="draw from the most probable tokens up to this sum"
-    )
-    parser.add_argument(
-        "--num-beams", type=number_of(Beams), default=1, metavar="N", help="beam search, printed at the end"
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="of the draws (default: 0)")
-    parser.add_argument("--crop", action="store_true", help="continue beyond the context with its last tokens (CRATE)")
-    parser.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer, where MODEL has none")
+    add("--top-k", type=positive_int, metavar="K", help="draw from the K most probable tokens")
+    add("--top-p", type=number_of(TopP), metavar="P", help="draw from the most probable tokens up to this sum")
+    add("--num-beams", type=number_of(Beams), default=1, metavar="N", help="beam search, printed at the end")
+    add("--seed", type=seed, default=0, help="of the draws (default: 0)")
+    add("--crop", action="store_true", help="continue beyond the context with its last tokens (CRATE)")
+    add("--tokenizer", metavar="FOLDER", help="tokenizer, where MODEL has none")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,64 +8,28 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
+from .. import __version__
 from .._files import one_line, os_reason, printable, shown
-from . import (
-    ablate,
-    analyze,
-    audit,
-    convert,
-    demo,
-    doctor,
-    evaluate,
-    experiment,
-    features,
-    finetune,
-    generate,
-    predict,
-    probe,
-    recipes,
-    reconstruct,
-    train,
-)
 from .common import Parser, in_options, log_to_stderr, reject_unknown
 
-COMMANDS = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (
-        train,
-        finetune,
-        ablate,
-        evaluate,
-        predict,
-        generate,
-        probe,
-        reconstruct,
-        analyze,
-        features,
-        audit,
-        doctor,
-        experiment,
-        convert,
-        recipes,
-        demo,
-    )
-}
+_NAMES = ("train", "finetune", "ablate", "evaluate", "predict", "generate", "probe", "reconstruct", "analyze")
+_NAMES += ("features", "audit", "doctor", "experiment", "convert", "recipes", "demo")
+COMMANDS = {name: import_module(f".{name}", __package__) for name in _NAMES}
+"""Name -> the module with `HELP`, `add_arguments` and `run`, in the order of the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit code.
-
-    Args:
-        argv: the words after `opencrate`; those of the process by default.
-    """
+    """Run one command line, by default that of the process, without its first word; the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):  # names that are not UTF-8 are shown escaped, without an error
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("OPENCRATE_DEBUG") == "1"
     parser = _parser()
@@ -85,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        words = _one_line(error, parser)
         if _is_bad_input(error):
-            return _fail(f"error: {_one_line(error, parser)}", 2)
+            return _fail(f"error: {words}", 2)
         if getattr(error, "errno", None) == errno.ENOSPC:
-            return _fail(f"failed: {_one_line(error, parser)}", 1)
-        hint = "" if debug else " (--debug shows where)"
-        return _fail(f"failed: {type(error).__name__}: {_one_line(error, parser)}{hint}", 1)
+            return _fail(f"failed: {words}", 1)
+        return _fail(f"failed: {type(error).__name__}: {words}{'' if debug else ' (--debug shows where)'}", 1)
 
 
 _OF_PATHS = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -129,7 +93,7 @@ def _parser() -> Parser:
         description="White-box transformers: train, evaluate, explain and convert CRATE models.",
         epilog="`opencrate COMMAND --help` explains one command. Start with `opencrate demo`.",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"opencrate {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, module in COMMANDS.items():
         command = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
@@ -137,12 +101,6 @@ def _parser() -> Parser:
         module.add_arguments(command)
         parser.commands[name] = command
     return parser
-
-
-def _version() -> str:
-    from .. import __version__
-
-    return f"opencrate {__version__}"
 
 
 def _one_line(error: BaseException, parser: Parser) -> str:

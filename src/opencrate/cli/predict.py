@@ -13,16 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from .common import (
-    Parser,
-    add_images,
-    batch_size,
-    named_files,
-    positive_int,
-    prepare_libraries,
-    print_table,
-    report_skipped,
-)
+from .common import Parser, batch_size, named_files, positive_int, prepare_libraries, print_table, report_skipped
 
 HELP = "classify image files"
 
@@ -30,7 +21,7 @@ HELP = "classify image files"
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate predict`."""
     parser.add_argument("model", metavar="RUN", help="run directory, or any saved classifier folder")
-    add_images(parser)
+    parser.add_images()
     parser.add_argument("--top-k", type=positive_int, default=1, metavar="K", help="classes per image")
     parser.add_argument("--batch-size", type=batch_size, default=64, metavar="N")
     parser.add_argument("--format", choices=("table", "json"), default="table")

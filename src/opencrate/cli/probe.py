@@ -17,16 +17,17 @@ import argparse
 import json
 from typing import Any
 
-from .common import Parser, add_model_and_images, batch_size, non_negative_int, prepare_libraries, print_table
+from .._values import Natural
+from .common import Parser, batch_size, number_of, prepare_libraries, print_table
 
 HELP = "linear or nearest-neighbour probe of a layer's tokens"
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate probe`."""
-    add_model_and_images(parser)
+    parser.add_model_and_images()
     parser.add_argument("--method", choices=("linear", "knn"), default="linear", help="default: linear")
-    parser.add_argument("--layer", type=non_negative_int, metavar="L", help="0 is the embedding (default: the last)")
+    parser.add_argument("--layer", type=number_of(Natural), metavar="L", help="0 is the embedding (default: the last)")
     parser.add_argument("--token", choices=("cls", "mean"), help="default: the token that the model's head reads")
     parser.add_argument("--untrained", action="store_true", help="also probe the model as it was before training")
     parser.add_argument("--batch-size", type=batch_size, default=256, metavar="N")
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     saved = open_saved(arguments.model, kinds)
     layer = last_layer(saved.model) if arguments.layer is None else arguments.layer
-    token = arguments.token or getattr(saved.model.config, "pool", "cls")
+    token = arguments.token or getattr(saved.model.config, "pool", None) or "cls"
     parts = probe_images(saved, arguments.data, arguments.skip_bad)
     batches = [saved.batches(part, arguments.batch_size) for part in parts]
     models = {"trained": saved.model, **({"untrained": saved.untrained()} if arguments.untrained else {})}
@@ -62,13 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         ("probe", f"{one.method}, layer {one.layer}, token {one.token}, {one.width} numbers per image"),
         ("images", f"{one.train_images:,} to fit, {one.test_images:,} to count"),
-        *((_WORDS[name], _accuracy(result)) for name, result in found.items()),
+        *(("accuracy" if name == "trained" else name, _accuracy(result)) for name, result in found.items()),
     ]
     print_table(("", arguments.model), rows)
     return 0
-
-
-_WORDS = {"trained": "accuracy", "untrained": "untrained"}
 
 
 def _accuracy(found: Any) -> str:

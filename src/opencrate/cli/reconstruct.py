@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .._outputs import check_results
-from .._values import Share
+from .._values import BatchSize, Share
 from .common import (
     Parser,
-    add_images,
-    batch_size,
     named_files,
     number_of,
     positive_int,
@@ -37,13 +35,13 @@ HELP = "mask images and fill them in with an autoencoder"
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate reconstruct`."""
     parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
-    add_images(parser)
+    parser.add_images()
     parser.add_argument("--mask-ratio", type=number_of(Share), metavar="R", help="in [0, 1) (default: the model's own)")
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the masks (default: 0)")
     parser.add_argument("--output", metavar="DIR", help="folder of the results (default: reconstructions/NAME)")
     parser.add_argument("--overwrite", action="store_true", help="replace finished results in that folder")
     parser.add_argument("--rows", type=positive_int, default=16, metavar="N", help="images in the picture")
-    parser.add_argument("--batch-size", type=batch_size, default=64, metavar="N")
+    parser.add_argument("--batch-size", type=number_of(BatchSize), default=64, metavar="N")
 
 
 def run(arguments: argparse.Namespace) -> int:

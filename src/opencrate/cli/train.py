@@ -74,21 +74,15 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _write_report(recipe: Any, trained: Any, command: str) -> bool:
     """Of a classifier, a masked autoencoder, or a language model with held-out text."""
+    from ..reports.runs import report_models, report_runs
     from ..store.inputs import LANGUAGE_TASKS
     from ..store.saved import open_saved
 
-    directory, path = trained.directory, trained.directory / "report.html"
-    held_out_text = recipe.task in LANGUAGE_TASKS and "loss" in trained.metrics
-    if recipe.task == "image-classification":
-        from ..reports.runs import report_runs
-
-        report_runs([open_saved(directory)], path, command=command)
-    elif recipe.task == "masked-autoencoding" or held_out_text:
-        from ..reports.runs import report_models
-
-        report_models([open_saved(directory)], path, command=command)
-    else:
+    nothing_held_out = recipe.task in LANGUAGE_TASKS and "loss" not in trained.metrics
+    if recipe.task == "sentence-classification" or nothing_held_out:
         return False
+    write = report_runs if recipe.task == "image-classification" else report_models
+    write([open_saved(trained.directory)], trained.directory / "report.html", command=command)
     return True
 
 

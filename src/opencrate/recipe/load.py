@@ -1,17 +1,7 @@
-"""The recipe: one strict YAML file that states a whole run.
+"""The recipe: one strict YAML file, read with neither torch nor transformers, so that the command line is quick.
 
-A recipe has the sections `model`, `training` (transformers' `TrainingArguments`), `optimiser`, `regulariser` and
-`logging`, and for its task `data` and `augmentation` (images), `text`, or `glue` (sentences with labels). Every key is
-a field of `schema`'s dataclasses; an unknown key, a wrong type or an impossible value is a `ValueError` that names the
-file, the full dotted key and what is allowed. A file may further hold
-
-- `base`: the shipped recipe or the file (relative to this one) that it changes; its own keys win. A file that names
-  another `model.type` starts the model section anew. `name`, `description` and `parameters` are not inherited.
-- `smoke`: the changes, dotted or nested, that shrink the run to seconds on a laptop; `load_recipe(..., smoke=True)`.
-- `parameters`: the number of parameters, for readers; a test builds the model and compares.
-
-This module imports neither torch nor transformers, so that the command line can list, check and print recipes at
-once.
+Every key is a field of `schema`'s dataclasses. A file may further hold `base`, the shipped recipe or file that it
+changes, `smoke`, the changes (dotted or nested) that shrink the run to seconds, and `parameters`, for readers.
 """
 
 from __future__ import annotations
@@ -32,8 +22,6 @@ from .strict_yaml import parse_value, read_mapping, write_mapping
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 SWEEPS = SHIPPED / "ablations"
 """Files that list recipes to be compared; see `ablation`."""
-
-
 RUN_FILE = "recipe.yaml"
 """The resolved recipe in a run directory."""
 FILE_KEYS = ("base", "smoke", "parameters")
@@ -93,7 +81,7 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
     for key, (value, source) in shrunk.items() if smoke else ():
         _put(values, key, value, source)
     overridden: set[str] = set()
-    size = _size(values)
+    size = _value(values, "data.image_size", ImageData.image_size)
     for override in overrides:
         key, value = _read_override(override)
         source = f"override {shown_value(override)}"
@@ -116,15 +104,15 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), smoke: boo
     return recipe
 
 
-def _size(values: _Values) -> Any:
-    return values.get("data.image_size", (ImageData.image_size, ""))[0]
+def _value(values: _Values, key: str, default: Any = None) -> Any:
+    return values[key][0] if key in values else default
 
 
 def _scale_resize(values: _Values, before: Any) -> None:
     """Let the resize before a centre crop follow a new image size, so that the crop keeps its share of the image."""
-    resize, _ = values.get("data.resize_size", (None, ""))
+    resize, now = _value(values, "data.resize_size"), _value(values, "data.image_size")
     if resize is not None:
-        longest = [max(size) if isinstance(size, list) else size for size in (before, _size(values))]
+        longest = [max(size) if isinstance(size, list) else size for size in (before, now)]
         _put(values, "data.resize_size", round(resize * longest[1] / longest[0]), "override of data.image_size")
 
 
@@ -150,10 +138,10 @@ def stated_parameters(reference: str | Path) -> int | None:
 def recipe_keys() -> list[tuple[str, str, Any]]:
     """Every key of a recipe with what it may be, in words, and its default."""
     rows = []
-    for prefix, cls in {"": Recipe, **{f"{section}.": cls for section, cls in SECTIONS.items()}}.items():
-        defaults = cls()
-        names = [name for name in _names(cls) if prefix or name not in SECTIONS]
-        rows += [(f"{prefix}{name}", allowed(field_hints(cls)[name]), getattr(defaults, name)) for name in names]
+    for section, cls in {"": Recipe, **SECTIONS}.items():
+        names = [name for name in _names(cls) if section or name not in SECTIONS]
+        prefix, hints, defaults = f"{section}." if section else "", field_hints(cls), cls()
+        rows += [(f"{prefix}{name}", allowed(hints[name]), getattr(defaults, name)) for name in names]
     return rows
 
 
@@ -191,7 +179,9 @@ def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
 def _rename_old(content: dict[str, Any]) -> None:
     """Give the keys of a run of an earlier version their names of today, in place."""
     training = content.get("training")
-    for old in RENAMED if isinstance(training, dict) else ():
+    if not isinstance(training, dict):
+        return
+    for old in RENAMED:
         if (name := old.partition(".")[2]) in training:
             section, _, new = RENAMED[old].partition(".")
             content.setdefault(section, {})[new] = training.pop(name)
@@ -230,10 +220,10 @@ def _merged(path: Path) -> tuple[_Values, _Values]:
 
 
 def _inherit(values: _Values, shrunk: _Values, own: dict[str, Any]) -> None:
-    """Drop what a file does not take from its base."""
+    """Drop what a file does not take from its base: another `model.type` starts the model section anew."""
     for key in _NOT_INHERITED:
         values.pop(key, None)
-    before = values.get("model.type", (ModelRecipe.type, ""))[0]
+    before = _value(values, "model.type", ModelRecipe.type)
     if own.get("model.type", before) != before:
         for kept in (values, shrunk):
             for key in [key for key in kept if key.startswith("model.")]:
@@ -332,12 +322,11 @@ def _typed(values: dict[str, Any], where: Callable[[str], str]) -> Recipe:
 
 
 def _typed_fields(cls: type, values: dict[str, Any], prefix: str, where: Callable[[str], str]) -> dict[str, Any]:
-    hints = field_hints(cls)
-    typed = {}
+    hints, typed = field_hints(cls), {}
     for name, value in values.items():
-        key = f"{prefix}{name}"
         try:
             typed[name] = fitted(value, hints[name])
         except ValueError as error:
+            key = f"{prefix}{name}"
             raise field_error(f"{where(key)}: '{key}'", value, str(error)) from None
     return typed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Annotated, Any, Literal
 
 from .._values import Amount, BatchSize, Count, Natural, Positive, Seed, Share, Within, field_error
@@ -98,17 +98,10 @@ class Recipe:
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
 
 
-SECTIONS: dict[str, type] = {
-    "model": ModelRecipe,
-    "data": ImageData,
-    "augmentation": Augmentation,
-    "text": TextData,
-    "glue": GlueData,
-    "training": TrainingRecipe,
-    "optimiser": OptimiserRecipe,
-    "regulariser": RegulariserRecipe,
-    "logging": LoggingRecipe,
+SECTIONS: dict[str, Any] = {
+    item.name: item.default_factory for item in dataclasses.fields(Recipe) if item.default_factory is not MISSING
 }
+"""A section's name -> its class."""
 RENAMED = {
     **{f"training.{name}": f"optimiser.{name}" for name in ("optim", "min_learning_rate", "ema_decay")},
     **{f"training.srr_{name}": f"regulariser.{name}" for name in ("weight", "parts", "layers", "eps")},
@@ -127,15 +120,7 @@ Where = Callable[[str], str]
 
 
 def check_values(recipe: Recipe, where: Where) -> None:
-    """Refuse a value that does not fit the others.
-
-    Args:
-        recipe: each value of its type and in its range already.
-        where: the file or override that set a dotted key.
-
-    Raises:
-        ValueError: the first such value.
-    """
+    """Refuse, by `ValueError`, a value that does not fit the others; `where` is what set a dotted key."""
     _check_sections(recipe, where)
     _check_regulariser(recipe, where)
     _check_images(recipe, where)

@@ -1,8 +1,4 @@
-"""What a saved model says of the inputs that its weights were trained on, as keys of a recipe.
-
-Read from the folder's own JSON files, without torch or transformers, so that a recipe that starts from the model can
-keep them before anything is loaded.
-"""
+"""What a saved model's JSON files say of the inputs that its weights were trained on, as keys of a recipe."""
 
 from __future__ import annotations
 
@@ -25,11 +21,8 @@ def source_settings(source: str | Path, task: str) -> dict[str, Any]:
 
     Images: `data.num_channels`, `image_size`, `resize_size` (a [height, width] is one that no recipe can state),
     `image_mean`, `image_std` (of pixels from 0 to 1) and `interpolation`. Text: `text.tokenizer` and `block_size`;
-    of sentences `glue.max_length`, where the model has room for fewer tokens than a recipe takes by default.
-
-    Args:
-        source: a run directory or saved folder; one that does not exist says nothing.
-        task: of the recipe.
+    of sentences `glue.max_length`, where the model has room for fewer tokens than a recipe takes by default. A folder
+    that does not exist says nothing.
 
     Raises:
         ValueError: a file of the folder that is no JSON mapping.
@@ -54,13 +47,8 @@ def keep_settings(stated: Mapping[str, Any], overridden: set[str], settings: Map
     """The settings of a source that a recipe takes over, because it does not state another value.
 
     What a recipe states wins, with one exception: a kind of tokenizer that is made from the training text is for
-    training from scratch, since its tokens would mean other words than the source's; on the command line it wins too.
-    A centre crop goes with its image size: both are kept or none is.
-
-    Args:
-        stated: every key that the recipe or the command line states.
-        overridden: those that the command line states.
-        settings: from `source_settings`.
+    training from scratch, since its tokens would mean other words than the source's; on the command line it wins too
+    (`overridden` are the keys that the command line states, `stated` all). A centre crop goes with its image size.
     """
     asked = set(stated)
     if "text.tokenizer" not in overridden and stated.get("text.tokenizer") in TRAINED:

@@ -14,8 +14,6 @@ import yaml
 
 from .._values import shown_value
 
-__all__ = ["parse_value", "read_mapping", "write_mapping"]
-
 LARGEST_FILE = 1 << 17
 """Bytes; the longest shipped recipe has about 3,000."""
 DEEPEST = 20
@@ -42,16 +40,13 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         found: set[Any] = set()
         for key_node, _ in node.value:
-            key = self._word(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _refusal("a list or a mapping stands as a key; keys are words", key_node)
+            key = self.construct_object(key_node)
             if key in found:
                 raise _refusal(f"{shown_value(key)} stands twice", key_node)
             found.add(key)
         return super().construct_mapping(node, deep)
-
-    def _word(self, node: yaml.Node) -> Any:
-        if not isinstance(node, yaml.ScalarNode):
-            raise _refusal("a list or a mapping stands as a key; keys are words", node)
-        return self.construct_object(node)
 
     def construct_whole(self, node: yaml.ScalarNode) -> int:
         return int(node.value, 0 if node.value.lstrip("+-")[:2] in ("0x", "0o") else 10)
@@ -106,11 +101,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def parse_value(text: str, source: str) -> Any:
-    """The value of one override, written in YAML.
-
-    Raises:
-        ValueError: not readable; `source` names the override.
-    """
+    """The value of one override, written in YAML; one that is not readable is a `ValueError` that names `source`."""
     return _load(text, source, "the value is not readable YAML")
 
 
@@ -124,7 +115,9 @@ def _load(text: str, source: str, problem: str) -> Any:
             f"the character {chr(error.character)!a} may not stand there",
         )
     except yaml.MarkedYAMLError as error:
-        line, reason = (error.problem_mark or error.context_mark).line, _plain_reason(error)
+        mark = error.problem_mark or error.context_mark
+        line, said = mark.line if mark else 0, f"{error.context or ''} {error.problem or ''}"
+        reason = next((words for pattern, words in _REASONS.items() if re.search(pattern, said)), said.strip())
     where = f", line {line + 1}" if "\n" in text else ""
     raise ValueError(f"{source}{where}: {problem} ({reason})")
 
@@ -150,9 +143,3 @@ def _check_events(text: str) -> None:
 
 def _refusal(reason: str, place: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=reason, problem_mark=place.start_mark)
-
-
-def _plain_reason(error: yaml.MarkedYAMLError) -> str:
-    """The library's reason in words for those who write recipes."""
-    reason = f"{error.context or ''} {error.problem or ''}"
-    return next((words for pattern, words in _REASONS.items() if re.search(pattern, reason)), reason.strip())

@@ -8,19 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForPreTraining,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ViTMAEForPreTraining,
-    set_seed,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ViTMAEForPreTraining, set_seed
 from transformers.image_utils import PILImageResampling
 
 from .._auto import register
@@ -40,11 +30,11 @@ register()  # models are found by transformers' Auto classes, whatever was impor
 
 _FROM_DATA = ("image_size", "num_channels")
 AUTO_MODELS = {
-    "image-classification": AutoModelForImageClassification,
-    "masked-autoencoding": AutoModelForPreTraining,
-    "causal-lm": AutoModelForCausalLM,
-    "masked-lm": AutoModelForMaskedLM,
-    "sentence-classification": AutoModelForSequenceClassification,
+    "image-classification": transformers.AutoModelForImageClassification,
+    "masked-autoencoding": transformers.AutoModelForPreTraining,
+    "causal-lm": transformers.AutoModelForCausalLM,
+    "masked-lm": transformers.AutoModelForMaskedLM,
+    "sentence-classification": transformers.AutoModelForSequenceClassification,
 }
 """A recipe's task -> the transformers Auto class that builds its models."""
 _AVERAGES = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0, "lion": 1, "muon": 1}
@@ -63,11 +53,8 @@ def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTra
             image size that the patches do not tile.
     """
     cls, given = _given_fields(recipe)
-    known = own_fields(cls)
     given = {**_source_fields(recipe, cls, given), **given}
-    for name in _FROM_DATA:
-        if name not in known:
-            continue
+    for name in (name for name in _FROM_DATA if name in own_fields(cls)):
         value = getattr(recipe.data, name)
         if given.setdefault(name, value) != value:
             raise ValueError(
@@ -75,11 +62,8 @@ def build_config(recipe: Recipe, label_names: list[str] | None = None) -> PreTra
                 f"the model takes what the data gives; set data.{name} only"
             )
     if label_names is not None:
-        given.update(
-            num_labels=len(label_names),
-            id2label=dict(enumerate(label_names)),
-            label2id={name: number for number, name in enumerate(label_names)},
-        )
+        numbers = {name: number for number, name in enumerate(label_names)}
+        given.update(num_labels=len(label_names), id2label=dict(enumerate(label_names)), label2id=numbers)
     config = _construct(cls, recipe.model.size, given)
     _check_patches(config)
     return config
@@ -93,11 +77,8 @@ def build_text_config(
 ) -> PreTrainedConfig:
     """The model configuration of a text recipe: vocabulary, special tokens and context are those of its text.
 
-    Args:
-        recipe: with the model's own settings.
-        tokenizer: of the text.
-        num_tokens: tokens that a sequence may have; `text.block_size` by default.
-        labels: `num_labels` or `id2label` of a classifier.
+    A sequence may have `num_tokens`, by default `text.block_size`; `labels` is `num_labels` or `id2label` of a
+    classifier.
 
     Raises:
         ValueError: unknown model type, size or field; a wrong type; a field that contradicts the text.
@@ -120,11 +101,11 @@ def build_text_config(
 def _refuse_text(recipe: Recipe, name: str, has: int, needs: int) -> NoReturn:
     """Say what to do about a model that is too small for its text."""
     source, sentences = recipe.model.init_from, recipe.task == "sentence-classification"
-    if name not in _CONTEXT:
-        remedy = "raise it" if source is None else "use the tokenizer that the weights of model.init_from belong to"
-    else:
-        remedy = f"lower {'glue.max_length' if sentences else 'text.block_size'} to {has}" + (
-            ", or raise it" if source is None else f": the weights of {source} have no more positions"
+    remedy = "raise it" if source is None else "use the tokenizer that the weights of model.init_from belong to"
+    if name in _CONTEXT:
+        lower = f"lower {'glue.max_length' if sentences else 'text.block_size'} to {has}"
+        remedy = (
+            f"{lower}, or raise it" if source is None else f"{lower}: the weights of {source} have no more positions"
         )
     raise ValueError(f"model.config.{name}={has} but the text needs {needs}; {remedy}")
 
@@ -162,7 +143,8 @@ def _outline(recipe: Recipe) -> PreTrainedConfig:
     """The configuration of a text recipe before its text is known."""
     cls, given = _given_fields(recipe)
     sentences = recipe.task == "sentence-classification"
-    stated = {name: recipe.glue.max_length if sentences else recipe.text.block_size for name in _CONTEXT}
+    length = recipe.glue.max_length if sentences else recipe.text.block_size
+    stated: dict[str, Any] = {name: length for name in _CONTEXT}
     if not sentences and recipe.text.tokenizer in TRAINED:
         stated["vocab_size"] = recipe.text.vocab_size
     stated = {name: value for name, value in stated.items() if name in own_fields(cls)}
@@ -171,14 +153,19 @@ def _outline(recipe: Recipe) -> PreTrainedConfig:
 
 def _given_fields(recipe: Recipe) -> tuple[type[PreTrainedConfig], dict[str, Any]]:
     """The configuration class of a recipe, and the fields that it gives, all of them known."""
-    cls = _config_class(recipe.model.type, recipe.task)
-    known = own_fields(cls)
+    kind, classes = recipe.model.type, _config_classes(recipe.task)
+    if kind not in classes:
+        raise ValueError(f"unknown model.type '{kind}' for task {recipe.task}; {suggest(kind, classes)}")
+    known = own_fields(classes[kind])
     for name in recipe.model.config:
         if name not in known:
-            raise ValueError(
-                f"unknown key 'model.config.{name}' for model.type {recipe.model.type}; {suggest(name, known)}"
-            )
-    return cls, dict(recipe.model.config)
+            raise ValueError(f"unknown key 'model.config.{name}' for model.type {kind}; {suggest(name, known)}")
+    return classes[kind], dict(recipe.model.config)
+
+
+def _config_classes(task: str) -> dict[str, type[PreTrainedConfig]]:
+    """The configuration classes of a task's models by their types."""
+    return {cls.model_type: cls for cls in AUTO_MODELS[task]._model_mapping}
 
 
 def initialise(config: PreTrainedConfig, seed: int, task: str = "image-classification") -> PreTrainedModel:
@@ -207,6 +194,11 @@ def _start_vit_mae(model: ViTMAEForPreTraining) -> None:
         torch.nn.init.normal_(token, std=0.02)
 
 
+def class_names_of(config: Any) -> list[str]:
+    """The names of a configuration's classes, in the order of the logits."""
+    return [config.id2label[index] for index in range(config.num_labels)]
+
+
 def auto_class_of(config: PreTrainedConfig) -> type:
     """The Auto class of the model that a saved configuration is of; that of classifiers where it does not say."""
     for auto_class in AUTO_MODELS.values():
@@ -214,18 +206,13 @@ def auto_class_of(config: PreTrainedConfig) -> type:
         names = {cls.__name__ for cls in (found if isinstance(found, tuple) else (found,))}
         if names & set(config.architectures or ()):
             return auto_class
-    return AutoModelForImageClassification
+    return transformers.AutoModelForImageClassification
 
 
-def saved_config(
-    path: str | Path, model_type: str | None = None, task: str = "image-classification"
-) -> PreTrainedConfig:
-    """The configuration in a run directory or any saved folder.
+def saved_config(path: str | Path, model_type: str, task: str) -> PreTrainedConfig:
+    """The configuration in a run directory or any saved folder, of the type that a model starts from.
 
-    Args:
-        path: the folder.
-        model_type: what it must be; `None` for any. For a classifier, the autoencoder of that type will do too.
-        task: of the model that starts from it.
+    For a classifier, the autoencoder of that type will do too.
 
     Raises:
         ValueError: no such folder, no readable configuration, or one of another type.
@@ -233,8 +220,8 @@ def saved_config(
     config = read_config(path)
     found = config.model_type
     encoder = ENCODERS.get(found, found) if task == "image-classification" else found
-    if model_type not in (None, found, encoder):
-        fits = encoder in {cls.model_type for cls in AUTO_MODELS[task]._model_mapping}
+    if model_type not in (found, encoder):
+        fits = encoder in _config_classes(task)
         advice = f"set model.type={encoder} (and model.size=null), or " if fits else ""
         raise ValueError(
             f"{path}: holds a {found} model, but model.type is {model_type}; {advice}start from another model"
@@ -248,30 +235,21 @@ def build_processor(data: ImageData) -> CrateImageProcessor:
     Raises:
         ValueError: `resize_size` below `image_size`.
     """
-    size = data.image_size
-    height, width = pair(size)
+    resize, (height, width) = data.resize_size, pair(data.image_size)
     target = {"height": height, "width": width}
-    crop = data.resize_size is not None
-    if crop and data.resize_size < max(height, width):
+    if resize is not None and resize < max(height, width):
         raise ValueError(
-            f"data.resize_size={data.resize_size} is below data.image_size={size}: the crop would leave the "
+            f"data.resize_size={resize} is below data.image_size={data.image_size}: the crop would leave the "
             "image; give a larger resize_size, or null to resize straight to image_size"
         )
     return CrateImageProcessor(
-        size={"shortest_edge": data.resize_size} if crop else target,
+        size=target if resize is None else {"shortest_edge": resize},
         crop_size=target,
-        do_center_crop=crop,
+        do_center_crop=resize is not None,
         image_mean=list(data.image_mean),
         image_std=list(data.image_std),
         resample=PILImageResampling[data.interpolation.upper()],
     )
-
-
-def _config_class(model_type: str, task: str) -> type[PreTrainedConfig]:
-    classes = {cls.model_type: cls for cls in AUTO_MODELS[task]._model_mapping}
-    if model_type not in classes:
-        raise ValueError(f"unknown model.type '{model_type}' for task {task}; {suggest(model_type, classes)}")
-    return classes[model_type]
 
 
 def own_fields(cls: type[PreTrainedConfig]) -> set[str]:
@@ -281,30 +259,26 @@ def own_fields(cls: type[PreTrainedConfig]) -> set[str]:
 
 
 def _construct(cls: type[PreTrainedConfig], size: str | None, fields: dict[str, Any]) -> PreTrainedConfig:
-    if size is not None and not hasattr(cls, "from_size"):
+    build: Any = cls if size is None else getattr(cls, "from_size", None)
+    if build is None:
         raise ValueError(
             f"model.size='{size}' names a CRATE size, but model.type is {cls.model_type}; "
             "remove it and give model.config fields"
         )
     types = {item.name: item.type for item in dataclasses.fields(cls)}
     for name, value in fields.items():
-        _check_type(f"model.config.{name}", value, types.get(name, Any))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise field_error(f"model.config.{name}", value, "a finite number")
+        try:
+            fitted(value, types.get(name, Any))
+        except ValueError as error:
+            raise field_error(f"model.config.{name}", value, str(error)) from None
+        except TypeError:  # not the type of a value, such as a forward reference: the class itself checks it
+            continue
     try:
-        return cls.from_size(size, **fields) if size is not None else cls(**fields)
+        return build(*([] if size is None else [size]), **fields)
     except StrictDataclassError as error:
         raise ValueError(f"model.config: {error.__cause__}") from error
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Refuse a value of a wrong type, or NaN or infinity, for a field of any configuration class."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise field_error(name, value, "a finite number")
-    try:
-        fitted(value, hint)
-    except ValueError as error:
-        raise field_error(name, value, str(error)) from None
-    except TypeError:  # not the type of a value, such as a forward reference: the class itself checks it
-        return
 
 
 def _check_patches(config: PreTrainedConfig) -> None:

@@ -113,16 +113,14 @@ def labelled_images(
 
     Args:
         saved: the model.
-        data: `None` for the data of the run's own recipe; else anything that `data.path` takes, all of it, or its test
-            part where it has one.
+        data: `None` for the run's own; else as `data.path`, all of it, or its test part where it has one.
         split: which part of the run's own data.
-        skip_bad: leave out unreadable images, and log which; a run that was trained so always does for its own data,
-            so that its parts stay the same.
+        skip_bad: leave out unreadable images, and log which; of its own data a run that was trained so always does.
 
     Raises:
         ValueError: no data given and none known, a split that the run does not have, or other classes.
     """
-    if not _is_own(saved, data):
+    if not _is_own(saved, data) and data is not None:
         _refuse_split(split)
         skipped: list[str] | None = [] if skip_bad else None
         images = load_labelled(data, saved.label_names, skipped=skipped)
@@ -144,11 +142,7 @@ def labelled_images(
 def probe_images(saved: SavedModel, data: str | None = None, skip_bad: bool = False) -> tuple[Dataset, Dataset]:
     """Labelled images to fit a probe on and to count on: the training and the test part, of any classes.
 
-    Args:
-        saved: the model.
-        data: `None` for the data of the run's own recipe; else anything that `data.path` takes. Data without parts is
-            split as the run's recipe says.
-        skip_bad: leave out unreadable images, and log which.
+    Arguments are those of `labelled_images`; data without parts is split as the run's recipe says.
 
     Raises:
         ValueError: no data given and none known, or as `load_images`.
@@ -163,7 +157,7 @@ def knows_classes(saved: SavedModel, data: str | None) -> bool:
     Raises:
         ValueError: no data given and none known, or a source that is missing, empty or damaged.
     """
-    if _is_own(saved, data):
+    if _is_own(saved, data) or data is None:
         return True
     try:
         parts = read_parts(data)
@@ -172,48 +166,35 @@ def knows_classes(saved: SavedModel, data: str | None) -> bool:
         return False
     try:
         for part in parts.values():
-            relabelled(part, saved.label_names, str(data))
+            relabelled(part, saved.label_names, data)
     except ValueError:
         return False
     return True
 
 
 def give_class_names(saved: SavedModel, class_names: str, data: str | None = None) -> None:
-    """Give the model's classes names, in place.
-
-    Args:
-        saved: the model.
-        class_names: as `read_class_names`, or `order`: the classes of `data` in their order.
-        data: anything that `data.path` takes.
+    """Give the model's classes names, in place: those of `read_class_names`, or by `order` those of `data`.
 
     Raises:
         ValueError: as `read_class_names` and `load_labelled`, or not as many names as classes.
     """
     where = f"class_names={class_names}"
     if class_names != ORDER:
-        names = read_class_names(class_names)
+        name_classes(saved.model.config, read_class_names(class_names), where)
     elif data is None:
         raise ValueError(f"{where}: goes by the order of the classes of the images; give `data`")
     else:
-        names, where = label_names(evaluation_part(data)), f"{where}: {data}"
-    name_classes(saved.model.config, names, where)
+        name_classes(saved.model.config, label_names(evaluation_part(data)), f"{where}: {data}")
 
 
 def documents_of(source: str | Path, text: TextData | None) -> Documents:
     """The test part of a text, else its validation part, else all of it; without a text, what a run held out.
 
-    Args:
-        source: a run directory, or another model where `text` is given.
-        text: what to read; `None` is the run's own.
-
     Raises:
         ValueError: no text given and none known, or a source that is missing, empty or cannot be read.
     """
-    if text is None:
-        parts, wanted = divided(_own_text(source)), ("test", "validation")
-    else:
-        parts, wanted = texts.read_parts(text), _PARTS
-    for part in wanted:
+    parts = divided(_own_text(source)) if text is None else texts.read_parts(text)
+    for part in _PARTS[:2] if text is None else _PARTS:
         if part in parts:
             return parts[part]
     raise ValueError(f"{source}: held no text out; say on what by `text`")
@@ -285,9 +266,8 @@ def _data_recipe(saved: SavedModel, data: str | None) -> ImageData:
 
 
 def _load(saved: SavedModel, data: ImageData, skip_bad: bool) -> ImageSplits:
-    own = saved.recipe is not None and data == saved.recipe.data
-    skipped_before = own and runs.left_out_bad(saved.path)
-    splits = load_images(data, skip_bad=skip_bad or skipped_before, smallest=saved.transform.smallest)
+    before = saved.recipe is not None and data == saved.recipe.data and runs.left_out_bad(saved.path)
+    splits = load_images(data, skip_bad=skip_bad or before, smallest=saved.transform.smallest)
     if skip_bad:
         log_skipped(splits.skipped)
     elif splits.skipped:

@@ -13,30 +13,17 @@ Kind = Literal["classifier", "autoencoder", "causal", "masked", "sentences", "ot
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TEXTS: tuple[Kind, ...] = ("causal", "masked", "sentences", "other")
 """Kinds that read text, or may."""
-LANGUAGE: tuple[Kind, ...] = ("causal", "masked")
-_ARCHITECTURES: dict[Kind, re.Pattern[str]] = {
-    "classifier": re.compile(r"ForImageClassification$"),
-    "autoencoder": re.compile(r"MAEForPreTraining$"),
-    "causal": re.compile(r"(ForCausalLM|LMHeadModel)$"),
-    "masked": re.compile(r"ForMaskedLM$"),
-    "sentences": re.compile(r"For(SequenceClassification|TokenClassification|MultipleChoice|QuestionAnswering)$"),
+LANGUAGE: tuple[Literal["causal", "masked"], ...] = ("causal", "masked")
+_SENTENCES = r"For(SequenceClassification|TokenClassification|MultipleChoice|QuestionAnswering)$"
+_ABOUT: dict[Kind, tuple[str, str, str]] = {
+    "classifier": (r"ForImageClassification$", "an image classifier", "predict, evaluate, probe, "),
+    "autoencoder": (r"MAEForPreTraining$", "a masked autoencoder with its decoder", "reconstruct, probe, "),
+    "causal": (r"(ForCausalLM|LMHeadModel)$", "a causal language model", "generate, evaluate, features, "),
+    "masked": (r"ForMaskedLM$", "a masked language model", "evaluate, features, "),
+    "sentences": (_SENTENCES, "a classifier of texts", ""),
+    "other": (r"", "a model without a head", ""),
 }
-_WORDS: dict[Kind, str] = {
-    "classifier": "an image classifier",
-    "autoencoder": "a masked autoencoder with its decoder",
-    "causal": "a causal language model",
-    "masked": "a masked language model",
-    "sentences": "a classifier of texts",
-    "other": "a model without a head",
-}
-_COMMANDS: dict[Kind, str] = {
-    "classifier": "predict, evaluate, probe, finetune, analyze, audit and doctor",
-    "autoencoder": "reconstruct, probe, finetune, analyze, audit and doctor",
-    "causal": "generate, evaluate, features, finetune, analyze, audit and doctor",
-    "masked": "evaluate, features, finetune, analyze, audit and doctor",
-    "sentences": "finetune, analyze, audit and doctor",
-    "other": "finetune, analyze, audit and doctor",
-}
+"""Kind -> the classes, what it is in words, and the commands that take it beside those that take every kind."""
 
 
 def kind_of(source: str | Path) -> Kind:
@@ -50,7 +37,7 @@ def kind_of(source: str | Path) -> Kind:
 
 def kind_of_class(name: str) -> Kind:
     """What a class of transformers is for, by its name."""
-    return next((kind for kind, pattern in _ARCHITECTURES.items() if pattern.search(name)), "other")
+    return next(kind for kind, (pattern, _, _) in _ABOUT.items() if re.search(pattern, name))
 
 
 def require_kind(source: str | Path, kinds: Collection[Kind]) -> Kind:
@@ -60,18 +47,18 @@ def require_kind(source: str | Path, kinds: Collection[Kind]) -> Kind:
         ValueError: another kind, in one line with the commands that take it; or as `kind_of`.
     """
     kind = kind_of(source)
-    if not str(source).startswith(HUB_PREFIX) and kind not in kinds:
+    if kind not in kinds and not str(source).startswith(HUB_PREFIX):
         raise wrong_kind(source, _architecture(source), kinds)
     return kind
 
 
 def wrong_kind(source: str | Path, name: str, kinds: Collection[Kind]) -> ValueError:
     """The error about a model of class `name` that is none of `kinds`."""
-    kind = kind_of_class(name)
-    wanted = " or ".join(_WORDS[one] for one in KINDS if one in kinds)
+    _, words, commands = _ABOUT[kind_of_class(name)]
+    wanted = " or ".join(_ABOUT[one][1] for one in KINDS if one in kinds)
     return ValueError(
-        f"{shown(source)}: holds {name or 'unnamed class'}, {_WORDS[kind]}, not {wanted}; it can be given to "
-        f"{_COMMANDS[kind]}"
+        f"{shown(source)}: holds {name or 'unnamed class'}, {words}, not {wanted}; it can be given to "
+        f"{commands}finetune, analyze, audit and doctor"
     )
 
 

@@ -63,12 +63,7 @@ def new_directory(final: str | Path, overwrite: bool = False, resume: bool = Fal
     """Yield `<final>.partial`; rename it to `final` when the block ends well.
 
     When the block fails, the partial directory stays only if it holds checkpoints. Nothing is touched that is not
-    known to be ours.
-
-    Args:
-        final: the directory to be.
-        overwrite: replace a finished or unfinished one.
-        resume: continue an unfinished run; start if there is none.
+    known to be ours. `overwrite` replaces a finished or unfinished one, `resume` continues an unfinished one.
 
     Raises:
         ValueError: `final` exists and is not to be overwritten, or is not ours; an unfinished run lies there and
@@ -78,7 +73,7 @@ def new_directory(final: str | Path, overwrite: bool = False, resume: bool = Fal
     check_place(final, overwrite, resume)
     if overwrite:
         recover(final)
-    made = _missing_parents(partial)
+    made = [parent for parent in partial.parents if not parent.exists()]  # innermost first
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
         if not resume:
@@ -90,7 +85,9 @@ def new_directory(final: str | Path, overwrite: bool = False, resume: bool = Fal
         except BaseException:
             if checkpoints.newest(partial / CHECKPOINTS) is None:
                 shutil.rmtree(partial, ignore_errors=True)
-                _remove_empty(made)
+                with contextlib.suppress(OSError):  # one that is not empty
+                    for folder in made:
+                        folder.rmdir()
             raise
         _share(partial)
         (partial / _COMPLETE).touch()
@@ -100,13 +97,7 @@ def new_directory(final: str | Path, overwrite: bool = False, resume: bool = Fal
 def check_place(
     final: str | Path, overwrite: bool = False, resume: bool = False, inputs: Sequence[str | None] = ()
 ) -> None:
-    """Refuse a place that a run or model cannot be written to, before any work.
-
-    Args:
-        final: the directory to be.
-        overwrite: it is to be replaced.
-        resume: an unfinished one is to be gone on with.
-        inputs: what is read.
+    """Refuse a place that a run or model cannot be written to, before any work; `inputs` are what is read.
 
     Raises:
         ValueError: as `check_free` and `check_output`; an unfinished run lies there and neither `overwrite` nor
@@ -119,11 +110,12 @@ def check_place(
     check_free(final, overwrite)
     if final.is_symlink():
         raise ValueError(f"{shown(final)}: is a link; give the folder that it leads to")
-    if os.path.lexists(partial) and not _is_ours(partial):
-        raise _in_the_way(partial)
     old = _old_directory(final)
-    if os.path.lexists(old) and not (old / _OLD).is_file():
-        raise _in_the_way(old)
+    for path, ours in ((partial, _is_ours(partial)), (old, (old / _OLD).is_file())):
+        if os.path.lexists(path) and not ours:
+            raise ValueError(
+                f"{shown(path)}: is in the way, and no unfinished run of ours; rename it, or choose another output path"
+            )
     if overwrite or resume or not partial.exists():
         return
     if (partial / _COMPLETE).is_file():
@@ -137,12 +129,6 @@ def check_place(
     )
 
 
-def _in_the_way(path: Path) -> ValueError:
-    return ValueError(
-        f"{shown(path)}: is in the way, and no unfinished run of ours; rename it, or choose another output path"
-    )
-
-
 def _is_ours(partial: Path) -> bool:
     """Whether a directory has our mark of an unfinished run, or nothing yet."""
     if partial.is_symlink() or not partial.is_dir():
@@ -153,28 +139,13 @@ def _is_ours(partial: Path) -> bool:
 
 
 def recover(final: str | Path) -> bool:
-    """Put a complete run in its place, where a process was killed before it could.
-
-    Returns:
-        Whether there was one.
-    """
+    """Put a complete run in its place, where a process was killed before it could; whether there was one."""
     final, partial = Path(final).expanduser().absolute(), partial_directory(final)
     if not (partial / _COMPLETE).is_file() or not _is_ours(partial):
         return False
     with _locked(partial):
         _replace(partial, final)
     return True
-
-
-def _missing_parents(path: Path) -> list[Path]:
-    return [parent for parent in path.parents if not parent.exists()]
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, innermost first, as far as they are empty."""
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
 
 
 @contextmanager
@@ -209,15 +180,10 @@ def _empty(partial: Path) -> None:
 
 
 def check_same_recipe(partial: Path, recipe: Recipe) -> None:
-    """Refuse to resume a run with another recipe than the one it was started with.
-
-    Raises:
-        ValueError: names each key that differs, with both values.
-    """
+    """Refuse, by `ValueError`, to resume a run with another recipe; names each key that differs, with both values."""
     if not (partial / RECIPE).is_file():
         return
-    changed = in_words(changed_keys(read_recipe(partial), recipe))
-    if changed:
+    if changed := in_words(changed_keys(read_recipe(partial), recipe)):
         raise ValueError(
             f"{partial}: cannot resume with another recipe: {changed}; resume with the recipe in "
             f"{partial}, or pass overwrite=True to start again"
@@ -227,9 +193,8 @@ def check_same_recipe(partial: Path, recipe: Recipe) -> None:
 def changed_keys(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
     """Each dotted key in which two recipes differ, with both its values; a place is the same however it is named."""
     old, new = (_flat(asdict(located(recipe))) for recipe in (before, now))
-    return {
-        key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
-    }
+    both = {key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())}
+    return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
 def in_words(changed: dict[str, tuple[Any, Any]]) -> str:
@@ -246,11 +211,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_free(final: str | Path, overwrite: bool = False) -> None:
-    """Refuse a target that exists, unless it is empty, or is ours and is to be overwritten.
-
-    Raises:
-        ValueError: as said.
-    """
+    """Refuse, by `ValueError`, a target that exists, unless it is empty, or is ours and is to be overwritten."""
     final = Path(final).expanduser()
     if not final.exists() or (final.is_dir() and not any(final.iterdir())):
         return
@@ -312,10 +273,7 @@ def read_recipe(run: str | Path) -> Recipe:
     Raises:
         ValueError: the folder holds none.
     """
-    path = Path(run).expanduser() / RECIPE
-    if not path.is_file():
-        raise ValueError(f"{run}: no {RECIPE} there; give a directory written by `opencrate train`")
-    return load_recipe(path)
+    return load_recipe(_file_of(run, RECIPE))
 
 
 def read_metrics(run: str | Path) -> dict[str, Any]:
@@ -324,14 +282,19 @@ def read_metrics(run: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder holds none.
     """
-    path = Path(run).expanduser() / METRICS
-    if not path.is_file():
-        raise ValueError(f"{run}: no {METRICS} there; give a directory written by `opencrate train`")
+    path = _file_of(run, METRICS)
     metrics = read_json(path, advice="train again")
-    wrong = [name for name, kind in _METRICS.items() if not isinstance(metrics.get(name), kind)]
-    if wrong:
-        raise ValueError(f"{shown(path)}: damaged ('{wrong[0]}' is missing or of the wrong kind); train again")
+    for name, kind in _METRICS.items():
+        if not isinstance(metrics.get(name), kind):
+            raise ValueError(f"{shown(path)}: damaged ('{name}' is missing or of the wrong kind); train again")
     return metrics
+
+
+def _file_of(run: str | Path, name: str) -> Path:
+    path = Path(run).expanduser() / name
+    if not path.is_file():
+        raise ValueError(f"{run}: no {name} there; give a directory written by `opencrate train`")
+    return path
 
 
 def left_out_bad(run: str | Path) -> bool:

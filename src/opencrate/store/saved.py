@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..data.images.tensors import ImageTransform, in_batches, to_tensors
 from ..data.text.tokenizers import check_objective, check_vocabulary, load_tokenizer
 from ..recipe.schema import ENCODERS, Recipe
 from . import runs
-from .build import initialise
+from .build import class_names_of, initialise
 from .kinds import LANGUAGE, Kind, kind_of_class, require_kind, wrong_kind
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class SavedModel:
     @property
     def label_names(self) -> list[str]:
         """Class names in the order of the logits."""
-        return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
+        return class_names_of(self.model.config)
 
     @property
     def num_parameters(self) -> int:
@@ -167,7 +167,8 @@ class SavedModel:
             model = initialise(self.model.config, 0, "masked-autoencoding")
         else:
             return untrained_copy(self.model, seed=0)
-        return model.to(self.model.device).eval()
+        nn.Module.to(model, self.model.device)  # transformers' own `to` has no type
+        return model.eval()
 
 
 def open_saved(
@@ -199,7 +200,7 @@ def open_saved(
     if kinds is not None and saved.kind not in kinds:
         raise wrong_kind(text, name, kinds)
     _require_exact(info, text, kinds is not None or type(model).__module__.startswith("opencrate."))
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu").eval()
     if kinds is not None and saved.kind in LANGUAGE:
         check_objective(saved.tokenizer, saved.kind)
     return saved
@@ -210,13 +211,10 @@ def load_model(source: nn.Module | str | os.PathLike) -> nn.Module:
     return source if isinstance(source, nn.Module) else open_saved(source).model
 
 
-def untrained_copy(model: nn.Module, seed: int, **changes: Any) -> nn.Module:
+def untrained_copy(model: nn.Module, seed: int, **changes: Any) -> PreTrainedModel:
     """The same architecture freshly initialised, on the same device; torch's random state stays as it was.
 
-    Args:
-        model: whose configuration is used.
-        seed: of the weights.
-        changes: fields of the configuration that are to differ.
+    `changes` are fields of the configuration that are to differ.
 
     Raises:
         ValueError: the model has no configuration to build it from, or one that the changes do not fit.
@@ -228,7 +226,8 @@ def untrained_copy(model: nn.Module, seed: int, **changes: Any) -> nn.Module:
         torch.manual_seed(seed)
         fresh = type(model)(config)
     weight = next(model.parameters())
-    return fresh.to(weight.device, weight.dtype)
+    nn.Module.to(fresh, weight.device, weight.dtype)
+    return fresh
 
 
 def name_of(model: nn.Module | str | os.PathLike) -> str:
@@ -242,34 +241,21 @@ def name_of(model: nn.Module | str | os.PathLike) -> str:
 
 
 def _require_exact(info: dict[str, Any], source: str, all_used: bool) -> None:
-    """Refuse weights that are not those of the configuration; other people's folders may hold some that are not used.
-
-    Args:
-        info: from `read_model`.
-        source: for messages.
-        all_used: refuse weights that the model lacks, too.
-    """
+    """Refuse weights that do not fit the configuration; unless `all_used`, there may be some that the model lacks."""
     for problem, meaning in _WRONG.items():
         keys = sorted(map(str, info[f"{problem}_keys"]))
+        first = ", ".join(keys[:3]) + (" ..." if len(keys) > 3 else "")
         if keys and (all_used or problem != "unexpected"):
             raise ValueError(
-                f"{source}: {meaning}: {_first(keys)} ({len(keys)} in all); config.json and model.safetensors must "
+                f"{source}: {meaning}: {first} ({len(keys)} in all); config.json and model.safetensors must "
                 "come from the same model"
             )
         if keys:
-            logger.warning("%s: left out %d weights that the model lacks: %s", shown(source), len(keys), _first(keys))
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+            logger.warning("%s: left out %d weights that the model lacks: %s", shown(source), len(keys), first)
 
 
 def _class_of(config: PreTrainedConfig, source: Any) -> Any:
-    """The class the model was saved from, so that every weight has its place; AutoModel where that is not known.
-
-    Raises:
-        ValueError: a class of models of another type.
-    """
+    """The class the model was saved from, so that every weight has its place; AutoModel where that is not known."""
     import opencrate
 
     name = (config.architectures or [""])[0]

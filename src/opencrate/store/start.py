@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from ..data.images.class_names import nameless
 from ..data.text.tokenizers import load_tokenizer, tokenizer_identity
 from ..recipe.schema import ENCODERS, ModelRecipe, Recipe, recipe_value
 from ..recipe.source_settings import has_tokenizer, source_settings
-from .build import auto_class_of, initialise, own_fields, saved_config
+from .build import auto_class_of, class_names_of, initialise, own_fields, saved_config
 
 logger = logging.getLogger(__name__)
 
 _POSITIONS = ("position_embeddings", "pos_embed")
 _MASK_TOKEN = "embeddings.mask_token"
-_AUTOENCODER_NORM = "crate.norm."
+_AUTOENCODER_NORM = r"crate\.norm\."
 """The norm after a CRATE autoencoder's encoder; a classifier has it after pooling, as `norm`."""
 _FROM_DATA = {"image_size", "num_channels"}
 
@@ -54,14 +55,10 @@ class Initialisation:
     grid: list[list[int]] | None = None
     settings: dict[str, list[Any]] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in metrics.json."""
-        return asdict(self)
-
     def __str__(self) -> str:
         """One line for readers."""
         parts = [f"{len(self.loaded)} tensors loaded"]
-        if self.interpolated:
+        if self.interpolated and self.grid is not None:
             (rows, columns), (new_rows, new_columns) = self.grid
             parts.append(f"positions interpolated from {rows}x{columns} to {new_rows}x{new_columns} patches")
         parts.append(f"new: {', '.join(self.new) or 'none'}")
@@ -72,17 +69,13 @@ class Initialisation:
         return f"initialised from {self.source}: {'; '.join(parts)}"
 
 
-def start_model(
-    recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None
-) -> tuple[PreTrainedModel, Initialisation | None]:
+Start = tuple[PreTrainedModel, Initialisation | None]
+
+
+def start_model(recipe: Recipe, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> Start:
     """The model of a recipe before its first step, and where its weights come from (`None`: its seed alone).
 
     What was loaded, is new or was left out is logged, and what differs from how the weights were trained.
-
-    Args:
-        recipe: of the run.
-        config: of the model.
-        tokenizer: that the model will read text by.
 
     Raises:
         ValueError: as `load_weights`.
@@ -94,7 +87,7 @@ def start_model(
     return model, found
 
 
-def start_from_config(recipe: Recipe, config: PreTrainedConfig) -> tuple[PreTrainedModel, Initialisation | None]:
+def start_from_config(recipe: Recipe, config: PreTrainedConfig) -> Start:
     """As `start_model`, without a word."""
     model = initialise(config, recipe.training.seed, recipe.task)
     return model, None if recipe.model.init_from is None else load_weights(model, recipe.model)
@@ -108,16 +101,14 @@ def load_weights(model: PreTrainedModel, recipe: ModelRecipe) -> Initialisation:
     masked autoencoder takes the encoder with its final norm; the decoder and the mask token are left out. Nothing else
     is left out.
 
-    Args:
-        model: freshly initialised.
-        recipe: `init_from` a run directory or saved folder of the same model type, with or without a head, or of a
-            masked autoencoder whose encoder is of that type.
+    `recipe.init_from` is a run directory or saved folder of the same model type, with or without a head, or of a
+    masked autoencoder whose encoder is of that type.
 
     Raises:
         ValueError: no such folder or another model type; an encoder weight that is missing, extra or of another
             shape; a part of a name in `init_fresh` that no weight has. The model is then as it was.
     """
-    source, weights = _open_source(recipe.init_from, model)
+    source, weights = _open_source(str(recipe.init_from), model)
     plan = _Plan(model, source.config, weights, recipe)
     plan.check()
     state = model.state_dict()
@@ -125,7 +116,7 @@ def load_weights(model: PreTrainedModel, recipe: ModelRecipe) -> Initialisation:
         for name in plan.found.loaded:
             state[name].copy_(weights[name])
         for name in plan.found.interpolated:
-            state[name].copy_(resize_positions(weights[name], *map(tuple, plan.found.grid)))
+            state[name].copy_(resize_positions(weights[name], *plan.grids))
     return plan.found
 
 
@@ -154,12 +145,12 @@ class _Plan:
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and not name.startswith(self.encoder)
         )
-        grids = _grid(before), _grid(model.config)
-        self.resize = None not in grids and grids[0] != grids[1]
+        self.grids = _grid(before), _grid(model.config)
+        self.resize = (0, 0) not in self.grids and self.grids[0] != self.grids[1]
         self.problems: list[str] = []
         self.found = Initialisation(
             source=str(recipe.init_from),
-            grid=[list(grid) for grid in grids] if self.resize else None,
+            grid=[list(grid) for grid in self.grids] if self.resize else None,
             settings=_changed_settings(before, model.config) | _changed_dtype(weights, model),
         )
         own = model.state_dict()
@@ -219,9 +210,7 @@ def _open_source(path: str, model: PreTrainedModel) -> tuple[PreTrainedModel, di
     """
     own = model.config.model_type
     config = saved_config(path, own, "masked-autoencoding" if own in ENCODERS else "image-classification")
-    kind = config.model_type
-    auto_class = auto_class_of(config)
-    source, info = read_model(auto_class, path)
+    source, info = read_model(auto_class_of(config), path)
     absent = {str(name) for name in info["missing_keys"]}
     encoder = [name for name in absent if name.startswith(f"{source.base_model_prefix}.")]
     damaged = sorted(map(str, (*encoder, *info["unexpected_keys"], *info["mismatched_keys"])))
@@ -231,25 +220,21 @@ def _open_source(path: str, model: PreTrainedModel) -> tuple[PreTrainedModel, di
             "config.json and model.safetensors must come from the same model"
         )
     weights = {name: value for name, value in source.state_dict().items() if name not in absent}
-    if kind not in ENCODERS or own in ENCODERS:
-        return source, weights
-    return source, {
-        name.replace(_AUTOENCODER_NORM, "norm.") if name.startswith(_AUTOENCODER_NORM) else name: value
-        for name, value in weights.items()
-    }
+    if config.model_type in ENCODERS and own not in ENCODERS:
+        weights = {re.sub(rf"^{_AUTOENCODER_NORM}", "norm.", name): value for name, value in weights.items()}
+    return source, weights
 
 
 def _same_classes(before: PreTrainedConfig, after: PreTrainedConfig) -> bool:
     """Whether the head's rows mean the same; names like LABEL_3, which say nothing, fit any of that number."""
-    if before.num_labels != after.num_labels:
-        return False
-    names = [before.id2label[index] for index in range(before.num_labels)]
-    return nameless(names) or names == [after.id2label[index] for index in range(after.num_labels)]
+    names, wanted = class_names_of(before), class_names_of(after)
+    return names == wanted or (len(names) == len(wanted) and nameless(names))
 
 
-def _grid(config: PreTrainedConfig) -> tuple[int, int] | None:
+def _grid(config: PreTrainedConfig) -> tuple[int, int]:
+    """Rows and columns of patches; (0, 0) of a model without them."""
     if not (hasattr(config, "image_size") and hasattr(config, "patch_size")):
-        return None
+        return 0, 0
     (height, width), (patch_height, patch_width) = pair(config.image_size), pair(config.patch_size)
     return height // patch_height, width // patch_width
 
@@ -262,7 +247,7 @@ def _changed_dtype(weights: dict[str, Tensor], model: PreTrainedModel) -> dict[s
 
 def _changed_inputs(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, list[Any]]:
     """What differs between the inputs that the source was trained on and those of the recipe: [source, recipe]."""
-    folder = Path(recipe.model.init_from).expanduser()
+    folder = Path(str(recipe.model.init_from)).expanduser()
     settings = source_settings(folder, recipe.task)
     settings.pop("text.tokenizer", None)  # compared itself
     if tokenizer is None and "data.image_mean" not in settings:
@@ -277,10 +262,10 @@ def _changed_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> dict
     if not has_tokenizer(folder):
         logger.warning("%s: holds no tokenizer; whether the recipe's is the weights' own is not known", folder)
         return {}
-    before, now = (load_tokenizer(folder), tokenizer)
-    if tokenizer_identity(before) == tokenizer_identity(now):
+    before = load_tokenizer(folder)
+    if tokenizer_identity(before) == tokenizer_identity(tokenizer):
         return {}
-    return {"tokenizer": [f"{len(before):,} tokens, the weights' own", f"{len(now):,} other tokens"]}
+    return {"tokenizer": [f"{len(before):,} tokens, the weights' own", f"{len(tokenizer):,} other tokens"]}
 
 
 def _same(before: Any, now: Any) -> bool:

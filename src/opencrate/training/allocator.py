@@ -15,10 +15,7 @@ def keep_freed_memory() -> bool:
 
     By default a large tensor is a mapping of its own, which the kernel fills with zeros page by page when it is first
     written and takes back when it is freed, in every step again. The results do not change; the peak of the memory
-    may, by fragmentation.
-
-    Returns:
-        Whether it could be set: only with glibc.
+    may, by fragmentation. Returns whether it could be set: only with glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

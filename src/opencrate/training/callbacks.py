@@ -51,7 +51,6 @@ class RunLog(TrainerCallback):
         self.history[-1].update(values)
 
     def write(self, line: dict[str, Any]) -> None:
-        """One more line in the file."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -77,16 +76,13 @@ class ProgressBar(TrainerCallback):
         self._task = self._progress.add_task("training", total=None)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the bar."""
         self._progress.start()
         self._progress.update(self._task, total=state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Advance it."""
         self._progress.update(self._task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
-        """Show the epoch's loss."""
         if "loss" in logs:
             self._progress.update(self._task, description=f"epoch {state.epoch:.0f}  loss {float(logs['loss']):.4f}")
 
@@ -108,11 +104,7 @@ class FiniteWatch(TrainerCallback):
         self._copied: Tensor | None = None
 
     def look(self, value: Tensor, args: Any, step: int) -> None:
-        """Look at a scalar that is not finite as soon as the loss or the gradient is not.
-
-        Raises:
-            FloatingPointError: it, or one shown earlier, is not finite.
-        """
+        """Look at a scalar that is not finite as soon as the loss or the gradient is not, and at earlier ones."""
         bad = ~torch.isfinite(value.detach()).reshape(())
         if bad.device.type != "cuda":
             self._fail(bool(bad), args, step)
@@ -128,11 +120,7 @@ class FiniteWatch(TrainerCallback):
         self._fail(self._seen is not None and bool(self._seen), args, state.global_step)
 
     def require_finite_weights(self, model: torch.nn.Module, args: Any, step: int) -> None:
-        """Refuse to go on, or to save, with a NaN or an infinity among the weights.
-
-        Raises:
-            FloatingPointError: there is one.
-        """
+        """Refuse, by `FloatingPointError`, to go on or to save with a NaN or an infinity among the weights."""
         finite = torch.stack([torch.isfinite(value.detach()).all() for value in model.parameters()]).all()
         self._fail(not finite, args, step)
 
@@ -183,11 +171,7 @@ class StopSignals(TrainerCallback):
 
     @staticmethod
     def stop(args: Any, state: Any) -> None:
-        """End the run.
-
-        Raises:
-            KeyboardInterrupt: always; says where the checkpoint is and how to go on.
-        """
+        """End the run by `KeyboardInterrupt`, which says where the checkpoint is and how to go on."""
         last = checkpoints.newest(Path(args.output_dir))
         raise KeyboardInterrupt(
             f"stopped at step {state.global_step}, saved in {last}; resume=True continues from there"

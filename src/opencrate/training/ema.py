@@ -48,7 +48,8 @@ class WeightAverage(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
         """One update; `state.global_step` still counts the steps before this one."""
         weights = [value.detach() for value in model.parameters()]
-        torch._foreach_lerp_(list(self.values.values()), weights, 1 - decay_at(state.global_step, self.decay))
+        averages, weight = list(self.values.values()), 1 - decay_at(state.global_step, self.decay)
+        torch._foreach_lerp_(averages, weights, weight)  # pyright: ignore[reportPrivateImportUsage]  # has no other name
 
     def save(self, path: Path) -> None:
         """Write the averages as safetensors."""

@@ -29,10 +29,11 @@ def check_extendable(directory: Path, recipe: Recipe) -> None:
     before, steps = runs.read_recipe(directory), runs.read_metrics(directory)["steps"]
     changed = runs.changed_keys(before, recipe)
     done = f"{directory}: is finished after {steps:,} steps"
+    finetune = f"`opencrate finetune {directory} {directory} training.num_train_epochs=...`"
     if not changed:
         raise ValueError(
-            f"{done}: there is nothing to resume; overwrite=True trains it again, and "
-            f"`{_finetune(directory)}` trains its weights further"
+            f"{done}: there is nothing to resume; overwrite=True trains it again, and {finetune} trains its weights "
+            "further"
         )
     newest = checkpoints.newest(directory / runs.CHECKPOINTS)
     if set(changed) - set(_LENGTH):
@@ -47,7 +48,7 @@ def check_extendable(directory: Path, recipe: Recipe) -> None:
         return
     raise ValueError(
         f"{done} and cannot continue as a longer run, since {reason}; train its weights further by "
-        f"`{_finetune(directory)}`, which starts a new schedule, or train the longer run from the start into another "
+        f"{finetune}, which starts a new schedule, or train the longer run from the start into another "
         "output directory (or pass overwrite=True to replace this one)"
     )
 
@@ -79,7 +80,3 @@ def _keeps_its_rate(training: TrainingRecipe) -> bool:
     fixed_warmup = training.warmup_steps == 0 or training.warmup_steps >= 1
     kind = training.lr_scheduler_type
     return kind == "constant" or (kind == "constant_with_warmup" and fixed_warmup)
-
-
-def _finetune(directory: Path) -> str:
-    return f"opencrate finetune {directory} {directory} training.num_train_epochs=..."

@@ -21,14 +21,8 @@ def near_orthogonal(matrix: Tensor) -> Tensor:
 
     [K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024]. The coefficients push small
     singular values up fastest and leave them between about 0.7 and 1.2; those below about 1e-3 of the norm stay
-    smaller.
-
-    Args:
-        matrix: `(n, m)`; its dtype is worked in. torch.optim.Muon always works in bfloat16, which on a CPU without
-            such instructions takes longer than the rest of the training step.
-
-    Returns:
-        `(n, m)`; zero for a zero matrix.
+    smaller; a zero matrix stays zero. The matrix's own dtype is worked in: torch.optim.Muon always works in bfloat16,
+    which on a CPU without such instructions takes longer than the rest of the training step.
     """
     a, b, c = COEFFICIENTS
     wide = matrix.shape[0] <= matrix.shape[1]
@@ -48,12 +42,7 @@ class MuonAdamW(torch.optim.Optimizer):
         m <- mu m + (1 - mu) g;   theta <- (1 - lr w) theta - lr 0.2 sqrt(max(n, m)) O(mu m + (1 - mu) g)
 
     The factor gives the step the root mean square that AdamW's usually has [arXiv 2502.16982, Eq. 4], so that
-    learning rate and decay w mean the same in both.
-
-    Args:
-        groups: parameter groups; matrices in those with `orthogonal=True`.
-        lr: learning rate.
-        betas, eps: of AdamW.
+    learning rate and decay w mean the same in both. `betas` and `eps` are AdamW's.
     """
 
     def __init__(
@@ -73,21 +62,21 @@ class MuonAdamW(torch.optim.Optimizer):
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if group["orthogonal"]:
                 for parameter in parameters:
-                    self._muon(parameter, group["lr"], group["weight_decay"])
+                    self._muon(parameter, parameter.grad, group["lr"], group["weight_decay"])
             elif parameters:
                 self._adamw(parameters, group)
         return loss
 
-    def _muon(self, parameter: Tensor, lr: float, weight_decay: float) -> None:
+    def _muon(self, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-        direction = near_orthogonal(parameter.grad.lerp(state["momentum"], MOMENTUM))
+        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        direction = near_orthogonal(gradient.lerp(state["momentum"], MOMENTUM))
         parameter.mul_(1 - lr * weight_decay)
         parameter.add_(direction, alpha=-lr * 0.2 * max(parameter.shape) ** 0.5)
 
-    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _adamw(self, parameters: list[Any], group: dict[str, Any]) -> None:
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
@@ -97,7 +86,8 @@ class MuonAdamW(torch.optim.Optimizer):
         adamw(
             parameters,
             [parameter.grad for parameter in parameters],
-            *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
             amsgrad=False,

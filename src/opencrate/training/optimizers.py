@@ -25,17 +25,10 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups of an optimizer, decayed and not; every trainable parameter stands in exactly one.
-
-    Args:
-        model: its `named_parameters` are sorted by `decays`; frozen ones are left out.
-        weight_decay: of the first group; 0 in the second.
-    """
+    """Two groups of an optimizer, decayed and not; every trainable parameter stands in exactly one."""
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [parameter for name, parameter in trainable if decays(name, parameter)]
     plain = [parameter for name, parameter in trainable if not decays(name, parameter)]
-    grouped = [id(parameter) for parameter in (*decayed, *plain)]
-    assert len(grouped) == len(set(grouped)) and set(grouped) == {id(parameter) for _, parameter in trainable}
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
@@ -47,9 +40,9 @@ def muon_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """
     numbered = {id(value) for name, value in model.named_parameters() if re.search(r"\.\d+\.", f".{name}")}
     decayed, plain = parameter_groups(model, weight_decay)
-    inside = [value for value in decayed["params"] if value.ndim == 2 and id(value) in numbered]
-    orthogonal = {id(value) for value in inside}
-    outside = [value for value in decayed["params"] if id(value) not in orthogonal]
+    orthogonal = [value.ndim == 2 and id(value) in numbered for value in decayed["params"]]
+    inside = [value for value, chosen in zip(decayed["params"], orthogonal) if chosen]
+    outside = [value for value, chosen in zip(decayed["params"], orthogonal) if not chosen]
     return [{**decayed, "params": inside, "orthogonal": True}, {**decayed, "params": outside}, plain]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class Processes:
         several = distributed.is_available() and distributed.is_initialized()
         self.count = distributed.get_world_size() if several else 1
         self.rank = distributed.get_rank() if several else 0
-        self._group = distributed.new_group(backend="gloo") if self.count > 1 else None
+        self._group: Any = distributed.new_group(backend="gloo") if self.count > 1 else None
         if self._group is not None:
             atexit.register(self._leave)
 
@@ -65,12 +66,9 @@ def share_of(batch: Sequence[Any], rank: int, count: int) -> list[Any]:
 
 
 class SharedBatches(Sampler[list[Any]]):
-    """Batches of one process: its `share_of` every `count * size` consecutive items of a sampler.
+    """Batches of process `rank` of `count`: its `share_of` every `count * size` consecutive items of a sampler.
 
-    Args:
-        sampler: the order of the epoch, equal in all processes; with `set_epoch`.
-        size: items per process.
-        rank, count: this process, and how many there are.
+    The sampler gives the order of the epoch, equal in all processes, and has `set_epoch`.
     """
 
     def __init__(self, sampler: Any, size: int, rank: int = 0, count: int = 1) -> None:
@@ -87,11 +85,6 @@ class SharedBatches(Sampler[list[Any]]):
         return -(-len(self.sampler) // (self.size * self.count))
 
     def __iter__(self) -> Iterator[list[Any]]:
-        batch: list[Any] = []
-        for item in self.sampler:
-            batch.append(item)
-            if len(batch) == self.size * self.count:
-                yield share_of(batch, self.rank, self.count)
-                batch = []
-        if batch:
+        items = iter(self.sampler)
+        while batch := list(islice(items, self.size * self.count)):
             yield share_of(batch, self.rank, self.count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,30 +20,24 @@ OUTPUTS = {"output_hidden_states": True, "output_compressed_states": True}
 
 
 def check_regulariser(config: PretrainedConfig, regulariser: RegulariserRecipe) -> None:
-    """Refuse a regulariser that does not fit the model.
-
-    Raises:
-        ValueError: the model is not a CRATE, or has no such layer.
-    """
+    """Refuse, by `ValueError`, a regulariser of a model that is not a CRATE, or has no such layer."""
     if not regulariser.weight:
         return
+    given = f"regulariser.weight={regulariser.weight}: the rates need"
     if config.model_type != "crate":
-        raise ValueError(
-            f"regulariser.weight={regulariser.weight}: the rates need the subspaces of a CRATE, and model.type is "
-            f"{config.model_type}; set it to 0"
-        )
+        raise ValueError(f"{given} the subspaces of a CRATE, and model.type is {config.model_type}; set it to 0")
     if config.operator("compression").subspaces is None:
-        raise ValueError(
-            f"regulariser.weight={regulariser.weight}: the rates need subspaces, and model.config.compression="
-            f"{config.compression!r} has none; set it to 0"
-        )
+        found = f"model.config.compression={config.compression!r}"
+        raise ValueError(f"{given} subspaces, and {found} has none; set it to 0")
     total = config.num_hidden_layers
     chosen = regulariser.layers if isinstance(regulariser.layers, list) else []
     if any(layer > total for layer in chosen):
         raise ValueError(f"regulariser.layers={chosen}: the model has the layers 1 to {total}")
 
 
-def regularised_layers(layers: str | list[int], num_layers: int, seed: int, step: int) -> list[int]:
+def regularised_layers(
+    layers: Literal["all", "random"] | list[int], num_layers: int, seed: int, step: int
+) -> list[int]:
     """The layers (from 1) that count in an optimizer step: all, those listed, or one drawn by (seed, step) alone."""
     if layers == "all":
         return list(range(1, num_layers + 1))
@@ -85,24 +80,17 @@ def regulariser_sum(
 ) -> Tensor:
     """`negative_sparse_rate_reduction`, mean over the step's layers and summed over the images; a scalar.
 
-    Args:
-        model: whose bases are used; gradients reach them as well as the states.
-        outputs: of its forward with `OUTPUTS`.
-        regulariser: the recipe's section.
-        seed: of the run, by which layers are drawn.
-        step: optimizer steps done.
+    Gradients reach the model's bases as well as the states, which its forward recorded by `OUTPUTS`. The layers are
+    drawn by the run's seed and the optimizer steps done.
     """
+    halves, states = outputs.compressed_states, outputs.hidden_states
+    assert halves is not None and states is not None
     steps = compressions(model)
     layers = regularised_layers(regulariser.layers, len(steps), seed, step)
+    parts, lam, eps = regulariser.parts, regulariser.sparsity, regulariser.eps
+    bases = {layer: steps[layer - 1].operator.bases() for layer in layers}
     values = [
-        negative_sparse_rate_reduction(
-            outputs.compressed_states[layer - 1],
-            outputs.hidden_states[layer],
-            steps[layer - 1].operator.bases(),
-            regulariser.parts,
-            regulariser.sparsity,
-            regulariser.eps,
-        )
+        negative_sparse_rate_reduction(halves[layer - 1], states[layer], bases[layer], parts, lam, eps)
         for layer in layers
     ]
     return torch.stack(values).mean(0).sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,6 @@ class TrainedRun:
 
     directory: Path
     metrics: dict[str, Any]
-
-
-def default_run_directory(recipe: Recipe) -> Path:
-    """`runs/<recipe>-seed<seed>`."""
-    return Path("runs") / f"{recipe.name}-seed{recipe.training.seed}"
 
 
 def train(
@@ -80,7 +75,8 @@ def train(
         OSError: the disk is full (`errno.ENOSPC`).
     """
     recipe = located(recipe if isinstance(recipe, Recipe) else load_recipe(recipe))
-    directory = Path(output_dir).expanduser() if output_dir is not None else default_run_directory(recipe)
+    default = Path("runs") / f"{recipe.name}-seed{recipe.training.seed}"
+    directory = default if output_dir is None else Path(output_dir).expanduser()
     partial = runs.partial_directory(directory)
     extends = resume and is_finished(directory)
     _check_target(recipe, directory, overwrite, resume)
@@ -88,8 +84,11 @@ def train(
         return TrainedRun(directory, runs.read_metrics(directory))
     check_model(recipe)
     keep_freed_memory()
-    if recipe.logging.tensorboard:
-        _require_tensorboard()
+    if recipe.logging.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError(
+            "logging.tensorboard=true: the tensorboard package is not installed; `pip install opencrate[tensorboard]`,"
+            " or leave the option out"
+        )
     parts = task_of(recipe.task).build(recipe, skip_bad)
     arguments = training_arguments(recipe, partial / runs.CHECKPOINTS, validate=parts.validation is not None)
     if arguments.process_index > 0:
@@ -127,17 +126,9 @@ def _check_target(recipe: Recipe, directory: Path, overwrite: bool, resume: bool
         runs.check_same_recipe(partial, recipe)
 
 
-def _require_tensorboard() -> None:
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ValueError(
-            "logging.tensorboard=true: the tensorboard package is not installed; `pip install opencrate[tensorboard]`,"
-            " or leave the option out"
-        )
-
-
 def _fit(recipe: Recipe, parts: Parts, arguments: TrainingArguments, resume: bool) -> dict[str, Any]:
     """Run the Trainer, leave the weights to be saved in the model; the metrics of the training itself."""
-    folder = Path(arguments.output_dir)
+    folder = Path(str(arguments.output_dir))
     log = RunLog(folder.parent / runs.LOG)
     trainer = RecipeTrainer(parts, arguments, recipe, log)
     checkpoint = newest(folder) if resume else None
@@ -153,7 +144,7 @@ def _fit(recipe: Recipe, parts: Parts, arguments: TrainingArguments, resume: boo
         if trainer.processes.main:
             save_model(parts.model, str(folder.parent / runs.LAST_WEIGHTS), {"format": "pt"})
         trainer.average.copy_to(parts.model)
-    started = {"initialisation": parts.initialisation.to_dict()} if parts.initialisation else {}
+    started = {"initialisation": asdict(parts.initialisation)} if parts.initialisation else {}
     return {
         "seconds": round(seconds, 2),
         "epochs": round(trainer.state.epoch, 4),
@@ -173,12 +164,7 @@ def _announce(trainer: RecipeTrainer, checkpoint: Path | None) -> None:
     """What a reader of the terminal could not guess."""
     if checkpoint is not None:
         logger.info("resuming at step %d from %s", step_of(checkpoint), checkpoint)
-    if trainer.processes.count > 1:
+    if (count := trainer.processes.count) > 1:
         size = trainer.args.per_device_train_batch_size
-        logger.info(
-            "%d processes, %d samples each: a global batch of %d samples, %d per optimizer step",
-            trainer.processes.count,
-            size,
-            size * trainer.processes.count,
-            trainer.samples_per_step,
-        )
+        words = f"{count} processes, {size} samples each: a global batch of {size * count} samples"
+        logger.info("%s, %d per optimizer step", words, trainer.samples_per_step)

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Subset, default_collate
 from transformers import TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .._files import read_json, shown
@@ -39,17 +39,8 @@ from .trainer_members import OpenTrainer
 from .whitebox_callback import WhiteBoxLog
 
 PROGRESS = "progress.json"
-_PROGRESS_KEYS = {
-    "step",
-    "seconds",
-    "resumed_at",
-    "log_size",
-    "history",
-    "white_box",
-    "losses_since_logged",
-    "logged_at",
-}
-_PROGRESS_KEYS |= {"processes", "training_samples"}
+_STATE = ("step", "seconds", "resumed_at", "log_size", "history", "white_box", "losses_since_logged", "logged_at")
+_PROGRESS_KEYS = {*_STATE, "processes", "training_samples"}
 AVERAGE = "ema.safetensors"
 TENSORBOARD = "tensorboard"
 """The folder of TensorBoard's event files in a run directory."""
@@ -64,12 +55,6 @@ class RecipeTrainer(OpenTrainer):
     Attributes:
         average: the moving average of the weights; `None` where `optimiser.ema_decay` is 0.
         resumed_at: steps at which this run was taken up again.
-
-    Args:
-        parts: of the recipe, from its task.
-        args: from `training_arguments`.
-        recipe: its data and model are not used.
-        log: told of everything that is logged.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the count of the whole step
@@ -87,12 +72,10 @@ class RecipeTrainer(OpenTrainer):
         self.recipe = recipe
         self.task = task_of(recipe.task)
         self.processes = Processes()
-        self.samples_per_step = (
-            args.per_device_train_batch_size * args.gradient_accumulation_steps * self.processes.count
-        )
+        size, rank, count = args.per_device_train_batch_size, self.processes.rank, self.processes.count
+        self.samples_per_step = size * args.gradient_accumulation_steps * count
         draws = DrawSampler(len(parts.train), args.seed, self.samples_per_step, recipe.augmentation)
-        size, rank = args.per_device_train_batch_size, self.processes.rank
-        self.batches = SharedBatches(draws, size, rank, self.processes.count)
+        self.batches = SharedBatches(draws, size, rank, count)
         self.average = WeightAverage(recipe.optimiser.ema_decay) if recipe.optimiser.ema_decay else None
         self.run_log = log
         self.white_box = None
@@ -107,9 +90,6 @@ class RecipeTrainer(OpenTrainer):
         self._seconds_before = 0.0
         self._started = time.perf_counter()
         self._progress_bar = ProgressBar() if sys.stdout.isatty() and self.processes.main else None
-        self._choose_callbacks()
-
-    def _choose_callbacks(self) -> None:
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         ours = (self._signals, _Flow(self), self.average, self.run_log, self._watch, self._progress_bar)
@@ -128,13 +108,9 @@ class RecipeTrainer(OpenTrainer):
             self.white_box.writer = writer
 
     def train(self, resume_from_checkpoint: str | Path | None = None, **options: Any) -> Any:
-        """As `Trainer.train`, from a checkpoint's path if one is given.
+        """As `Trainer.train`, from a checkpoint's path if one is given; raises what `train.train` says.
 
-        Raises:
-            FloatingPointError: loss, gradient or weights are no longer finite.
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written.
-            OSError: `errno.ENOSPC`, the disk is full; the checkpoints before stand.
-            ValueError: the checkpoint is of another number of processes or of other data.
+        A `ValueError` also where the checkpoint is of another number of processes or of other data.
         """
         self._checkpoint = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         self._started = time.perf_counter()
@@ -195,21 +171,17 @@ class RecipeTrainer(OpenTrainer):
         model: torch.nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """This batch's part of the step's loss, with penalties."""
-        weight = self.recipe.regulariser.weight
-        loss, outputs = self.task.loss_sum(model, inputs, self.recipe, regulariser.OUTPUTS if weight else {})
-        if weight:
-            loss = loss + weight * self._regulariser(outputs)
+        chosen, seed = self.recipe.regulariser, self.recipe.training.seed
+        loss, outputs = self.task.loss_sum(model, inputs, self.recipe, regulariser.OUTPUTS if chosen.weight else {})
+        if chosen.weight:  # summed over the images of this batch, as the cross-entropy is
+            total = regulariser.regulariser_sum(self.model, outputs, chosen, seed, self.state.global_step)
+            loss = loss + chosen.weight * total
         loss = loss * (self.processes.count / num_items_in_batch)  # several processes average their gradients
         loss = loss + penalty(self.model) / self.batches_per_step
         return (loss, outputs) if return_outputs else loss
-
-    def _regulariser(self, outputs: Any) -> Tensor:
-        """Summed over the images of this batch, as the cross-entropy is."""
-        chosen, seed = self.recipe.regulariser, self.recipe.training.seed
-        return regulariser.regulariser_sum(self.model, outputs, chosen, seed, self.state.global_step)
 
     def gradient_is_ready(self, norm: Any) -> None:
         """Stop before the weights move where loss or gradient are not finite."""
@@ -223,18 +195,15 @@ class RecipeTrainer(OpenTrainer):
         """The task's metrics on the validation split, with the averaged weights where there are any."""
         indices = share_of(range(len(self.eval_dataset)), self.processes.rank, self.processes.count)
         share = Subset(self.eval_dataset, indices)
-        with self.average.applied(self.model) if self.average else nullcontext():
-            own = self._sums(share)
+        batches = in_batches(share, self.args.per_device_eval_batch_size, self.args.dataloader_num_workers)
+        averaged = self.average.applied(self.model) if self.average else nullcontext()
+        with averaged, evaluating(self.model), self.compute_loss_context_manager():
+            own = add_up(self.task.sums(self.model, self.on_device(batch)) for batch in batches)
         sums = {name: sum(self.processes.gather(own[name])) for name in own}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.task.metrics(sums).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _sums(self, split: Dataset) -> dict[str, float]:
-        batches = in_batches(split, self.args.per_device_eval_batch_size, self.args.dataloader_num_workers)
-        with evaluating(self.model), self.compute_loss_context_manager():
-            return add_up(self.task.sums(self.model, self.on_device(batch)) for batch in batches)
 
     # --- checkpoints
 
@@ -253,7 +222,7 @@ class RecipeTrainer(OpenTrainer):
 
     def write_checkpoint(self, write: Callable[[], None]) -> None:
         """Write all of a checkpoint out of sight, then show it; the older ones stay until then."""
-        folder, step = Path(self.args.output_dir), self.state.global_step
+        folder, step = Path(str(self.args.output_dir)), self.state.global_step
         self._watch.require_finite_weights(self.model, self.args, step)
         if (folder / f"checkpoint-{step}").exists():  # it holds the same: a run never goes back
             return

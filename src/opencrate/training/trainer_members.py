@@ -26,11 +26,7 @@ METHODS = {
 
 
 def require_methods(trainer: type[Trainer] = Trainer) -> None:
-    """Fail before the training, not by a step that is left out, where transformers has changed.
-
-    Raises:
-        ImportError: a member is gone or takes other arguments; names it and the version.
-    """
+    """Fail by `ImportError` before the training, not by a step that is left out, where transformers has changed."""
     for name, expected in METHODS.items():
         method = getattr(trainer, name, None)
         if method is None:
@@ -49,6 +45,12 @@ def _changed(what: str) -> ImportError:
 
 class OpenTrainer(Trainer):
     """`Trainer` whose private steps are methods with public names, to be overridden."""
+
+    model: Any  # for transformers also `None` and every wrapper; here it is the task's model
+    model_wrapped: Any
+    optimizer: Any
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         require_methods()
@@ -73,7 +75,7 @@ class OpenTrainer(Trainer):
 
     def checkpoints_folder(self) -> Path:
         """The folder of the next checkpoint."""
-        return Path(self.args.output_dir)
+        return Path(str(self.args.output_dir))
 
     def write_checkpoint(self, write: Callable[[], None]) -> None:
         """Save a checkpoint; `write` is Trainer's own way."""

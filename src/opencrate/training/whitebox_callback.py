@@ -6,7 +6,7 @@ without gradients, and no random number is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,15 +28,8 @@ from .ema import WeightAverage
 EPS = 0.5
 """ε of the coding rates."""
 
-MEASURES = (
-    "subspace_rate_before",
-    "subspace_rate",
-    "rate",
-    "rate_reduction",
-    "nonzero_fraction",
-    "l1_per_token",
-    "dead_atoms",
-)
+_RATES = ("subspace_rate_before", "subspace_rate", "rate", "rate_reduction")
+MEASURES = (*_RATES, "nonzero_fraction", "l1_per_token", "dead_atoms")
 """Keys of `analysis.rates` that are logged."""
 
 
@@ -75,7 +68,7 @@ def measured_texts(splits: TextSplits, count: int) -> MeasuredInputs:
     return MeasuredInputs({"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}, name)
 
 
-def _spread(splits: ImageSplits | TextSplits, count: int) -> tuple[Any, str, list[int]]:
+def _spread(splits: Any, count: int) -> tuple[Any, str, list[int]]:
     """The split to measure on, its name, and `count` rows of it at equal distances."""
     split, name = (splits.train, "training") if splits.validation is None else (splits.validation, "validation")
     count = min(count, len(split))
@@ -85,17 +78,13 @@ def _spread(splits: ImageSplits | TextSplits, count: int) -> tuple[Any, str, lis
 class WhiteBoxLog(TrainerCallback):
     """Measures the layers before the first step and at the end of epochs, in the first process only.
 
+    A CRATE autoencoder's encoder is measured on whole images; an average is measured in place of the weights, since it
+    is what the run leaves.
+
     Attributes:
         rows: one dict per measurement: `epoch`, `step`, and for each of `MEASURES` its mean over the inputs, a list
             with one value per layer.
         writer: a TensorBoard `SummaryWriter`, or `None`.
-
-    Args:
-        model: a CRATE, or a CRATE autoencoder, whose encoder is measured on whole images.
-        inputs: to measure on.
-        recipe: of the run.
-        log: where a line per measurement is written.
-        average: measured in place of the weights, since it is what the run leaves.
     """
 
     def __init__(
@@ -128,13 +117,9 @@ class WhiteBoxLog(TrainerCallback):
 
     def to_dict(self) -> dict[str, Any]:
         """What was measured, on what, for `metrics.json`."""
-        return {
-            "images": len(self._inputs),
-            "inputs": self._inputs.kind,
-            "split": self._inputs.split,
-            "eps": EPS,
-            "history": self.rows,
-        }
+        inputs = self._inputs
+        found = {"images": len(inputs), "inputs": inputs.kind, "split": inputs.split}
+        return {**found, "eps": EPS, "history": self.rows}
 
     def _measure(self, state: Any) -> None:
         if not state.is_world_process_zero:
@@ -144,27 +129,19 @@ class WhiteBoxLog(TrainerCallback):
         row = {"epoch": state.epoch or 0, "step": state.global_step, **values}
         self.rows.append(row)
         self._log.write({"step": state.global_step, "epoch": row["epoch"], "white_box": values})
-        if self.writer is not None:
-            write_scalars(self.writer, values, state.global_step)
+        if self.writer is None:
+            return
+        for key, layers in values.items():
+            for layer, value in enumerate(layers, start=1):
+                self.writer.add_scalar(f"white_box/{key}/layer_{layer}", value, state.global_step)
 
 
 def measured_layers(model: PreTrainedModel, fields: Mapping[str, Tensor], batch_size: int) -> dict[str, list[float]]:
-    """Each of `MEASURES` as its mean over the inputs, one value per layer; no dead atoms where there are no codes.
-
-    Raises:
-        FloatingPointError: a state holds NaN or infinity: the training diverged.
-    """
+    """Each of `MEASURES` as its mean over the inputs, one value per layer; no dead atoms where there are no codes."""
     has_codes = "sparse_codes" in model.config.operator("sparsification").states
     keys = [key for key in MEASURES if has_codes or key != "dead_atoms"]
     try:
         found = layer_measures(model, list(read_batches([fields], batch_size=batch_size)), EPS, measures=keys)
-    except ValueError as error:
+    except ValueError as error:  # a state holds NaN or infinity: the training diverged
         raise FloatingPointError(str(error)) from error
     return {key: (found.totals[key] if key in found.totals else found.mean(key)).tolist() for key in keys}
-
-
-def write_scalars(writer: Any, values: dict[str, Sequence[float]], step: int) -> None:
-    """One TensorBoard scalar per measure and layer, `white_box/<measure>/layer_<n>`."""
-    for key, layers in values.items():
-        for layer, value in enumerate(layers, start=1):
-            writer.add_scalar(f"white_box/{key}/layer_{layer}", value, step)

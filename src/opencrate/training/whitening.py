@@ -25,19 +25,15 @@ def whiten_patches(model: PreTrainedModel, pixel_values: Tensor, seed: int) -> N
 
     With V diag(s) V^T the mean of x x^T over the patches x, and Q a random matrix with orthonormal columns, the
     embedding becomes W = Q diag(s + FLOOR)^(-1/2) V^T, without bias; where the width is below a patch's numbers it
-    keeps the directions of the largest s. In float64.
-
-    Args:
-        model: with one convolution whose stride is its kernel.
-        pixel_values: training images `(B, C, H, W)` as for evaluation.
-        seed: of Q.
+    keeps the directions of the largest s. In float64, of training images `(B, C, H, W)` as for evaluation.
 
     Raises:
-        ValueError: the model embeds its patches in another way.
+        ValueError: the model does not embed its patches by one convolution whose stride is its kernel.
     """
     projection = _projection(model)
     width, patch = projection.weight.shape[0], projection.weight[0].numel()
-    variances, directions = torch.linalg.eigh(_second_moment(projection, pixel_values))
+    patches = unfold(pixel_values.double(), projection.kernel_size, stride=projection.stride).mT.flatten(0, 1)
+    variances, directions = torch.linalg.eigh(patches.mT @ patches / len(patches))
     kept = min(width, patch)
     variances, directions = variances[-kept:].clamp(min=0), directions[:, -kept:]
     generator = torch.Generator().manual_seed(seed)
@@ -57,9 +53,3 @@ def _projection(model: PreTrainedModel) -> nn.Conv2d:
             "model.config.patch_embedding=conv"
         )
     return found[0]
-
-
-def _second_moment(projection: nn.Conv2d, pixel_values: Tensor) -> Tensor:
-    """Mean of x x^T over patches, float64 `(n, n)`; a patch's numbers in the order of the convolution's weight."""
-    patches = unfold(pixel_values.double(), projection.kernel_size, stride=projection.stride).mT.flatten(0, 1)
-    return patches.mT @ patches / len(patches)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...configuration_crate import pair
-from ...data.images.labelled import cells_of
 from ...data.images.masks import MaskedImages, MaskedTrainingImages
 from ...data.images.sources import load_images
-from ...data.images.tensors import ImageTransform, in_batches, to_tensors
-from ...data.images.training import TrainingImages
-from ...evaluation.inputs import evaluating, place
 from ...evaluation.masked import evaluate_autoencoder
-from ...recipe.schema import ENCODERS, Recipe
-from ...store.build import build_config, build_processor
-from ...store.inputs import log_skipped
-from ...store.start import start_model
+from ...recipe.schema import ENCODERS, Recipe, recipe_value
+from ...store.build import build_config
 from ..losses import penalty
-from ..whitebox_callback import measured_images
-from ..whitening import NUM_IMAGES, starts_whitened, whiten_patches
-from .base import Parts, Task, add_up
-from .classification import fingerprints
+from .base import Batch, Parts, Task, held_out_batches
+from .classification import image_parts
 
 _FOR_CLASSIFIERS = (
     *("augmentation.mixup", "augmentation.cutmix"),
@@ -45,48 +37,25 @@ class MaskedAutoencoding(Task):
         num_patches = check_masking(config)
         smallest = pair(config.patch_size) if skip_bad else (1, 1)
         splits = load_images(recipe.data, skip_bad, smallest, labelled=False)
-        log_skipped(splits.skipped)
-        processor = build_processor(recipe.data)
-        model, initialisation = start_model(recipe, config)
-        transform = ImageTransform.for_model(config, processor)
-        count = recipe.logging.measure_inputs if config.model_type == "crate_mae" else 0
-        if starts_whitened(recipe.model):
-            rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
-            whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
-        train = TrainingImages(splits.train, transform, recipe.augmentation)
-        return Parts(
-            model=model,
-            initialisation=initialisation,
-            processor=processor,
-            train=MaskedTrainingImages(train, num_patches),
-            validation=None if splits.validation is None else _fixed(splits.validation, transform, num_patches),
-            test=_fixed(splits.test, transform, num_patches),
-            measured=measured_images(splits, transform, count) if count else None,
-            data=fingerprints(splits),
-        )
+        parts = image_parts(recipe, splits, config)
+        held_out = {"validation": parts.validation, "test": parts.test}
+        masked = {name: MaskedImages(split, num_patches) for name, split in held_out.items() if split is not None}
+        return replace(parts, train=MaskedTrainingImages(parts.train, num_patches), **masked)
 
-    def count(self, batch: dict[str, Tensor]) -> int:
-        return len(batch["pixel_values"])
-
-    def loss_sum(
-        self, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe, recorded: dict[str, bool]
-    ) -> tuple[Tensor, Any]:
+    def loss_sum(self, model: nn.Module, batch: Batch, recipe: Recipe, recorded: dict[str, bool]) -> tuple[Tensor, Any]:
         outputs = model(pixel_values=batch["pixel_values"], noise=batch["noise"], **recorded)
-        pixels = outputs.loss - penalty(getattr(model, "module", model))  # which the trainer adds for every task
+        pixels = outputs.loss - penalty(model)  # which the trainer adds for every task
         return pixels * self.count(batch), outputs
 
-    def sums(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         outputs = model(pixel_values=batch["pixel_values"], noise=batch["noise"])
         count = self.count(batch)
-        return {"count": count, "loss": (outputs.loss - penalty(getattr(model, "module", model))).item() * count}
+        return {"count": count, "loss": (outputs.loss - penalty(model)).item() * count}
 
     def test(self, model: PreTrainedModel, parts: Parts, recipe: Recipe) -> dict[str, Any]:
-        training = recipe.training
-        batches = in_batches(parts.test, training.per_device_eval_batch_size, training.dataloader_num_workers)
-        with evaluating(model):
-            placed = ({name: place(value, model) for name, value in batch.items()} for batch in batches)
-            sums = add_up(self.sums(model, batch) for batch in placed)
+        batches = held_out_batches(parts.test, recipe)
         mean, std = parts.processor.image_mean, parts.processor.image_std
+        sums = self.sums_of(model, batches)
         return {**self.metrics(sums), "test": evaluate_autoencoder(model, batches, mean, std).to_dict()}
 
     def outcome(self, metrics: dict[str, Any]) -> str:
@@ -100,11 +69,7 @@ class MaskedAutoencoding(Task):
 
 
 def check_masking(config: PreTrainedConfig) -> int:
-    """The number of patches of an image, once the configuration masks some and shows some.
-
-    Raises:
-        ValueError: a mask ratio that does not.
-    """
+    """The number of patches of an image; `ValueError` unless the configuration masks some and shows some."""
     (height, width), (rows, columns) = pair(config.image_size), pair(config.patch_size)
     total, ratio = (height // rows) * (width // columns), config.mask_ratio
     if not 0 <= ratio < 1:
@@ -128,11 +93,5 @@ def _check_recipe(recipe: Recipe) -> None:
             f"{' or '.join(ENCODERS)}"
         )
     for key in _FOR_CLASSIFIERS:
-        section, name = key.split(".")
-        value = getattr(getattr(recipe, section), name)
-        if value:
+        if value := recipe_value(recipe, key):
             raise ValueError(f"{key}={value:g}: is for classifiers, not for task {recipe.task}; set it to 0")
-
-
-def _fixed(split: Any, transform: ImageTransform, num_patches: int) -> Dataset:
-    return MaskedImages(to_tensors(split, transform), num_patches)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from ...data.images.tensors import in_batches
+from ...evaluation.inputs import evaluating, place
 from ...recipe.schema import Recipe
 from ...store.start import Initialisation
 from ..whitebox_callback import MeasuredInputs
+
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Parts:
         initialisation: where its weights come from; `None`: from the recipe's seed alone.
         processor: saved beside the model (an image processor or a tokenizer).
         train: a dataset that is asked with `Draw`s.
-        validation, test: datasets that are asked with indices; `None` for none.
+        validation, test: datasets that are asked with indices (of sentences several by name); `None` for none.
         measured: on which the layers of a CRATE are measured; `None` for none.
         data: what goes into the run's metrics about the data.
     """
@@ -33,18 +37,15 @@ class Parts:
     model: PreTrainedModel
     initialisation: Initialisation | None
     processor: Any
-    train: Dataset
-    validation: Dataset | None
-    test: Dataset | None
+    train: Any
+    validation: Any
+    test: Any
     measured: MeasuredInputs | None = None
     data: dict[str, Any] = field(default_factory=dict)
 
 
 class Task(ABC):
     """How a recipe becomes a model and data, a batch a loss, and a split its metrics. Has no state."""
-
-    counted: ClassVar[str] = "images"
-    """What a loss is a mean over."""
 
     @abstractmethod
     def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
@@ -54,25 +55,19 @@ class Task(ABC):
             ValueError: bad data, or a model that does not fit the data.
         """
 
-    @abstractmethod
-    def count(self, batch: dict[str, Tensor]) -> int:
-        """How many of `counted` a batch holds."""
+    def count(self, batch: Batch) -> int:
+        """How many images, tokens or examples a batch holds: what a loss is a mean over."""
+        return len(next(iter(batch.values())))
 
     @abstractmethod
-    def loss_sum(
-        self, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe, recorded: dict[str, bool]
-    ) -> tuple[Tensor, Any]:
+    def loss_sum(self, model: nn.Module, batch: Batch, recipe: Recipe, recorded: dict[str, bool]) -> tuple[Tensor, Any]:
         """The training loss in nats (or squared error), summed over what is counted, and the model's outputs.
 
-        Args:
-            model: in training mode, perhaps wrapped for several processes.
-            batch: on the model's device.
-            recipe: of the run.
-            recorded: `output_*` options for the model.
+        The model is in training mode, perhaps wrapped for several processes; `recorded` are `output_*` options for it.
         """
 
     @abstractmethod
-    def sums(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         """What a validation split's metrics are made of: "count", and each metric summed over what is counted."""
 
     @abstractmethod
@@ -86,6 +81,17 @@ class Task(ABC):
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
         """Metrics of a split from the sums over its batches."""
         return {name: value / sums["count"] for name, value in sums.items() if name != "count"}
+
+    def sums_of(self, model: PreTrainedModel, batches: DataLoader) -> dict[str, float]:
+        """`sums` over all batches, in evaluation mode."""
+        with evaluating(model):
+            placed = ({name: place(value, model) for name, value in batch.items()} for batch in batches)
+            return add_up(self.sums(model, batch) for batch in placed)
+
+
+def held_out_batches(split: Any, recipe: Recipe) -> DataLoader:
+    """A split's batches in order, of the recipe's evaluation batch size."""
+    return in_batches(split, recipe.training.per_device_eval_batch_size, recipe.training.dataloader_num_workers)
 
 
 def add_up(all_sums: Iterable[dict[str, float]]) -> dict[str, float]:

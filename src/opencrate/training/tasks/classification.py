@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...configuration_crate import pair
 from ...data.fingerprint import fingerprint
 from ...data.images.labelled import cells_of
 from ...data.images.sources import ImageSplits, load_images
-from ...data.images.tensors import ImageTransform, in_batches, to_tensors
+from ...data.images.tensors import ImageTransform, to_tensors
 from ...data.images.training import TrainingImages
 from ...evaluation.classifier import Evaluation, evaluate_classifier
 from ...recipe.schema import Recipe
@@ -23,7 +22,7 @@ from ..losses import cross_entropy_sum
 from ..regulariser import check_regulariser
 from ..whitebox_callback import measured_images
 from ..whitening import NUM_IMAGES, starts_whitened, whiten_patches
-from .base import Parts, Task
+from .base import Batch, Parts, Task, held_out_batches
 
 
 class ImageClassification(Task):
@@ -31,37 +30,16 @@ class ImageClassification(Task):
 
     def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
         splits = load_images(recipe.data, skip_bad, _patch(recipe) if skip_bad else (1, 1))
-        log_skipped(splits.skipped)
-        processor = build_processor(recipe.data)
-        model, initialisation = start_model(recipe, build_config(recipe, splits.label_names))
-        check_regulariser(model.config, recipe.regulariser)
-        transform = ImageTransform.for_model(model.config, processor)
-        count = recipe.logging.measure_inputs if model.config.model_type == "crate" else 0
-        if starts_whitened(recipe.model):
-            rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
-            whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
-        return Parts(
-            model=model,
-            initialisation=initialisation,
-            processor=processor,
-            train=TrainingImages(splits.train, transform, recipe.augmentation),
-            validation=None if splits.validation is None else to_tensors(splits.validation, transform),
-            test=to_tensors(splits.test, transform),
-            measured=measured_images(splits, transform, count) if count else None,
-            data=fingerprints(splits),
-        )
+        config = build_config(recipe, splits.label_names)
+        check_regulariser(config, recipe.regulariser)
+        return image_parts(recipe, splits, config)
 
-    def count(self, batch: dict[str, Tensor]) -> int:
-        return len(batch["labels"])
-
-    def loss_sum(
-        self, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe, recorded: dict[str, bool]
-    ) -> tuple[Tensor, Any]:
+    def loss_sum(self, model: nn.Module, batch: Batch, recipe: Recipe, recorded: dict[str, bool]) -> tuple[Tensor, Any]:
         outputs = model(pixel_values=batch["pixel_values"], **recorded)
         smoothing = recipe.training.label_smoothing_factor
         return cross_entropy_sum(outputs.logits, batch["labels"], smoothing), outputs
 
-    def sums(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         logits, labels = model(pixel_values=batch["pixel_values"]).logits, batch["labels"]
         correct = (logits.argmax(-1) == labels).sum().item()
         return {"count": len(labels), "accuracy": correct, "loss": cross_entropy_sum(logits, labels).item()}
@@ -74,11 +52,31 @@ class ImageClassification(Task):
         return f"accuracy {100 * metrics['accuracy']:.2f} % on {metrics['test']['num_images']:,} test images"
 
 
-def evaluate_split(model: PreTrainedModel, split: Dataset, recipe: Recipe) -> Evaluation:
-    """Accuracy, loss and confusion of a model on one split, with the recipe's evaluation batch size."""
-    training = recipe.training
-    batches = in_batches(split, training.per_device_eval_batch_size, training.dataloader_num_workers)
-    return evaluate_classifier(model, batches)
+def image_parts(recipe: Recipe, splits: ImageSplits, config: PreTrainedConfig) -> Parts:
+    """The parts of a model of images, without masks."""
+    log_skipped(splits.skipped)
+    processor = build_processor(recipe.data)
+    model, initialisation = start_model(recipe, config)
+    transform = ImageTransform.for_model(config, processor)
+    count = recipe.logging.measure_inputs if config.model_type in ("crate", "crate_mae") else 0
+    if starts_whitened(recipe.model):
+        rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
+        whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
+    return Parts(
+        model=model,
+        initialisation=initialisation,
+        processor=processor,
+        train=TrainingImages(splits.train, transform, recipe.augmentation),
+        validation=None if splits.validation is None else to_tensors(splits.validation, transform),
+        test=to_tensors(splits.test, transform),
+        measured=measured_images(splits, transform, count) if count else None,
+        data=fingerprints(splits),
+    )
+
+
+def evaluate_split(model: PreTrainedModel, split: Any, recipe: Recipe) -> Evaluation:
+    """Accuracy, loss and confusion of a model on one split."""
+    return evaluate_classifier(model, held_out_batches(split, recipe))
 
 
 def fingerprints(splits: ImageSplits) -> dict[str, Any]:

@@ -6,25 +6,21 @@ import math
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from ...data.images.tensors import in_batches
 from ...data.text.load import Objective, load_text
 from ...data.text.masking import IGNORED
-from ...evaluation.inputs import evaluating
 from ...recipe.schema import Recipe
 from ...store.build import build_text_config
 from ...store.start import start_model
 from ..losses import cross_entropy_sum
 from ..whitebox_callback import measured_texts
-from .base import Parts, Task, add_up
+from .base import Batch, Parts, Task, held_out_batches
 
 
 class LanguageModelling(Task):
     """Cross-entropy in nats per predicted token, of any transformers language model."""
 
-    counted = "tokens"
     objective: ClassVar[Objective]
 
     def targets(self, labels: Tensor) -> Tensor:
@@ -46,17 +42,15 @@ class LanguageModelling(Task):
             data=splits.fingerprint(),
         )
 
-    def count(self, batch: dict[str, Tensor]) -> int:
+    def count(self, batch: Batch) -> int:
         return int((self.targets(batch["labels"]) != IGNORED).sum())
 
-    def loss_sum(
-        self, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe, recorded: dict[str, bool]
-    ) -> tuple[Tensor, Any]:
+    def loss_sum(self, model: nn.Module, batch: Batch, recipe: Recipe, recorded: dict[str, bool]) -> tuple[Tensor, Any]:
         outputs = model(**_inputs(batch), **recorded)
         logits, targets = self._predicted(outputs.logits, batch["labels"])
         return cross_entropy_sum(logits, targets, recipe.training.label_smoothing_factor), outputs
 
-    def sums(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         logits, targets = self._predicted(model(**_inputs(batch)).logits, batch["labels"])
         right = (logits.argmax(-1) == targets).sum().item()
         return {"count": len(targets), "loss": cross_entropy_sum(logits, targets).item(), "accuracy": right}
@@ -65,7 +59,7 @@ class LanguageModelling(Task):
         """Of the test part, or the validation part where there is no other; nothing where neither is."""
         if parts.test is None:
             return {}
-        metrics = self.metrics(self._sums(model, parts.test, recipe))
+        metrics = self.metrics(self.sums_of(model, held_out_batches(parts.test, recipe)))
         metrics["perplexity"] = math.exp(min(metrics["loss"], 700))
         part = "test" if "test" in parts.data else "validation"
         if self.objective == "causal":
@@ -81,14 +75,6 @@ class LanguageModelling(Task):
             f"loss {metrics['loss']:.4f} nats per token (perplexity {metrics['perplexity']:.2f}{bits}) on the "
             f"{metrics['part']} part"
         )
-
-    def _sums(self, model: PreTrainedModel, split: Dataset, recipe: Recipe) -> dict[str, float]:
-        batches = in_batches(split, recipe.training.per_device_eval_batch_size)
-        with evaluating(model):
-            found = (
-                self.sums(model, {name: value.to(model.device) for name, value in each.items()}) for each in batches
-            )
-            return add_up(found)
 
     def _predicted(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(n, vocabulary)` and targets `(n)` of the places that count."""
@@ -112,5 +98,5 @@ class MaskedLanguageModelling(LanguageModelling):
     objective = "masked"
 
 
-def _inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _inputs(batch: Batch) -> Batch:
     return {name: value for name, value in batch.items() if name != "labels"}

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.images.tensors import in_batches
 from ...data.text.glue import GlueDataset, load_glue, read_glue, trimmed
 from ...data.text.options import TRAINED
 from ...data.text.tokenizers import load_tokenizer, train_tokenizer
@@ -19,13 +18,11 @@ from ...recipe.schema import Recipe
 from ...store.build import build_text_config
 from ...store.start import start_model
 from ..losses import cross_entropy_sum
-from .base import Parts, Task
+from .base import Batch, Parts, Task, held_out_batches
 
 
 class SentenceClassification(Task):
     """Cross-entropy over the classes, or squared error of a score, of a transformers sequence classifier."""
-
-    counted = "examples"
 
     def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
         glue = recipe.glue
@@ -48,21 +45,16 @@ class SentenceClassification(Task):
             data=splits.fingerprint(),
         )
 
-    def count(self, batch: dict[str, Tensor]) -> int:
-        return len(batch["labels"])
-
-    def loss_sum(
-        self, model: nn.Module, batch: dict[str, Tensor], recipe: Recipe, recorded: dict[str, bool]
-    ) -> tuple[Tensor, Any]:
+    def loss_sum(self, model: nn.Module, batch: Batch, recipe: Recipe, recorded: dict[str, bool]) -> tuple[Tensor, Any]:
         outputs = model(**_inputs(batch), **recorded)
         return _loss_sum(outputs.logits, batch["labels"], recipe.training.label_smoothing_factor), outputs
 
-    def sums(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         logits, labels = model(**_inputs(batch)).logits, batch["labels"]
         found = {"count": len(labels), "loss": _loss_sum(logits, labels).item()}
-        return (
-            found if labels.is_floating_point() else {**found, "accuracy": (logits.argmax(-1) == labels).sum().item()}
-        )
+        if not labels.is_floating_point():
+            found["accuracy"] = (logits.argmax(-1) == labels).sum().item()
+        return found
 
     def test(self, model: PreTrainedModel, parts: Parts, recipe: Recipe) -> dict[str, Any]:
         """The task's metrics on its dev files, which are the only ones with labels."""
@@ -80,7 +72,7 @@ class SentenceClassification(Task):
     def _scores(self, model: PreTrainedModel, split: GlueDataset, recipe: Recipe) -> dict[str, float]:
         logits, labels = [], []
         with evaluating(model):
-            for batch in in_batches(split, recipe.training.per_device_eval_batch_size):
+            for batch in held_out_batches(split, recipe):
                 placed = {name: value.to(model.device) for name, value in batch.items()}
                 logits.append(model(**_inputs(placed)).logits.float().cpu())
                 labels.append(batch["labels"])
@@ -110,5 +102,5 @@ def _loss_sum(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     return cross_entropy_sum(logits, labels, smoothing)
 
 
-def _inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _inputs(batch: Batch) -> Batch:
     return {name: value for name, value in trimmed(batch).items() if name != "labels"}
