@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import pandas
 import torch
@@ -42,11 +41,7 @@ _GAINS = {
 
 
 def audit_report(audits: Sequence[Audit], record: Sequence[tuple[str, str]] = ()) -> Report:
-    """The page of one audit, or of several side by side.
-
-    Args:
-        audits: the audited model first, then those beside it; all on the same inputs.
-        record: (name, text) of what was run.
+    """The page of one audit, or of several on the same inputs side by side; `record`: (name, text) of what was run.
 
     Raises:
         ValueError: no audits.
@@ -82,7 +77,7 @@ def _in_short(audit: Audit, title_end: str) -> tuple[str | Markup, ...]:
     where = f"{holds or 'none'} of {plural(total, 'layer')}"
     if holds == total:
         where = f"all {total} layers" if total > 1 else "the only layer"
-    own, random = (sum(float(layer.token(key).mean) for layer in audit.layers) / total for key in OUTSIDE)
+    own, random = (_mean_token(key, audit) for key in OUTSIDE)
     return (
         f"CRATE assumes that tokens come from a mixture of Gaussians on the model's subspaces. In {audit.name}, that "
         f"mixture fits better than every control at {where}.",
@@ -92,9 +87,6 @@ def _in_short(audit: Audit, title_end: str) -> tuple[str | Markup, ...]:
             link("the mixtures beside their controls", _GAINS_TITLE + title_end)
         ),
     )
-
-
-# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 def layer_frame(audit: Audit) -> pandas.DataFrame:
@@ -117,22 +109,19 @@ def _cells(layer: LayerAudit) -> dict[str, str]:
 
 def side_by_side(audits: Sequence[Audit]) -> Table:
     """Means over the layers, one column per model."""
-
-    def row(name: str, text: Callable[[Audit], str]) -> dict[str, str]:
-        return {"mean over the layers": name, **{audit.name: text(audit) for audit in audits}}
-
-    rows = [row(f"{name} (nats per token)", partial(_mean_gain, fits)) for name, fits in _GAINS.items()]
+    found: dict[str, list[str]] = {}
+    for name, fits in _GAINS.items():
+        gains = [sum(layer.gain(*fits).mean for layer in audit.layers) / len(audit.layers) for audit in audits]
+        found[f"{name} (nats per token)"] = [number(gain, 2, signed=True) for gain in gains]
     for key in (*OUTSIDE, "membership_entropy", "mean_cosine", "effective_rank"):
-        rows.append(row(key.replace("_", " "), partial(_mean_token, key)))
-    return Table("Side by side", frame([*rows, row("the subspaces are", lambda audit: audit.subspace_kind)]))
+        found[key.replace("_", " ")] = [number(_mean_token(key, audit), 3) for audit in audits]
+    found["the subspaces are"] = [audit.subspace_kind for audit in audits]
+    names = ("mean over the layers", *(audit.name for audit in audits))
+    return Table("Side by side", frame(dict(zip(names, (name, *texts))) for name, texts in found.items()))
 
 
-def _mean_gain(fits: tuple[str, str], audit: Audit) -> str:
-    return number(sum(layer.gain(*fits).mean for layer in audit.layers) / len(audit.layers), 2, signed=True)
-
-
-def _mean_token(key: str, audit: Audit) -> str:
-    return number(sum(layer.token(key).mean for layer in audit.layers) / len(audit.layers), 3)
+def _mean_token(key: str, audit: Audit) -> float:
+    return sum(float(layer.token(key).mean) for layer in audit.layers) / len(audit.layers)
 
 
 def _likelihood_table(audit: Audit, title_end: str) -> Table:
@@ -158,9 +147,6 @@ def _likelihood_table(audit: Audit, title_end: str) -> Table:
         + "."
     )
     return Table(f"Every fit{title_end}", frame(rows), note)
-
-
-# --- Figures ----------------------------------------------------------------------------------------------------------
 
 
 def _parts(audit: Audit, name_end: str, title_end: str) -> tuple[Part, Part]:

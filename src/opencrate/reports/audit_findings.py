@@ -67,11 +67,12 @@ def _against_gaussian(audit: Audit, judged: Sequence[LayerAudit]) -> str:
 
 def _against_random(judged: Sequence[LayerAudit]) -> str:
     gains = [layer.gain("learned", "random").mean for layer in judged]
-    draws = len(judged[0].fits["trained"]["random"].draws)
+    draws = judged[0].fits["trained"]["random"].draws
+    assert draws is not None  # random subspaces are what is drawn
     return (
-        f"Against as many random subspaces of the same dimension ({draws} draws; decided where all lie on one side) it "
-        f"is {_counts([layer.against_draws() for layer in judged])} ({span(gains, 2, signed=True)} nats per token from "
-        "their mean)."
+        f"Against as many random subspaces of the same dimension ({len(draws)} draws; decided where all lie on one "
+        f"side) it is {_counts([layer.against_draws() for layer in judged])} ({span(gains, 2, signed=True)} nats per "
+        "token from their mean)."
     )
 
 

@@ -44,18 +44,19 @@ def page(found: AutoencoderMeasures) -> Report:
 
 
 def autoencoder_part(subjects: Mapping[str, AutoencoderMeasures]) -> Part:
-    """Errors of undoing layers, R^c along encoder and decoder, and noise on tokens.
-
-    Args:
-        subjects: measures by name, all on the same images in the same order.
-    """
+    """Errors of undoing layers, R^c along encoder and decoder, and noise; measures by name, all on the same images."""
     found = next(iter(subjects.values()))
     how = f"{plural(found.num_images, 'whole image')}, mean and its 95 % bootstrap interval (band)"
     made = []
     for name, (plot, title, alt, predicted, detail) in _FIGURES.items():
         notes = {PREDICTED: predicted, HOW: f"{how}; {detail}"}
         made.append(Figure(f"autoencoder_{name}", title, plot(subjects, narrow=True), alt, notes))
-    note = f"{_reading(found)} One layer: mean over the layers. Plain autoencoding: of the pixels' variance."
+    note = (
+        f"{plural(found.num_images, 'whole image')} (nothing masked); ε = {found.eps:g}; 95 % bootstrap intervals "
+        "over images. Errors are relative to ‖Z‖: 0 is a perfect inverse, 100 % what an output of zeros has; of "
+        f"directions, {100 * UNRELATED:.0f} % means unrelated. One layer: mean over the layers. Plain autoencoding: of "
+        "the pixels' variance."
+    )
     rates = Table("R^c along encoder and decoder", rates_frame(subjects))
     return Part(TITLE, tuple(describe(subjects)), (Table("Errors", errors_frame(subjects), note), rates, *made))
 
@@ -70,9 +71,6 @@ def errors_frame(subjects: Mapping[str, AutoencoderMeasures]) -> pandas.DataFram
         masked = found.values.get("masked")
         rows.append({**row, "masked patches": None if masked is None else f"{float(masked.mean()):.3g}"})
     return tables.frame(rows)
-
-
-# --- Words --------------------------------------------------------------------------------------------------------
 
 
 def describe(subjects: Mapping[str, AutoencoderMeasures]) -> list[str]:
@@ -90,14 +88,6 @@ def _pairs(subjects: Mapping[str, AutoencoderMeasures]) -> list[tuple[str, str]]
     return [(first, other) for other in others] + own
 
 
-def _reading(found: AutoencoderMeasures) -> str:
-    return (
-        f"{plural(found.num_images, 'whole image')} (nothing masked); ε = {found.eps:g}; 95 % bootstrap intervals "
-        "over images. Errors are relative to ‖Z‖: 0 is a perfect inverse, 100 % what an output of zeros has; of "
-        f"directions, {100 * UNRELATED:.0f} % means unrelated."
-    )
-
-
 def _masked(name: str, found: AutoencoderMeasures) -> str:
     only = "" if found.loss_on == "all" else " (the loss was on masked patches only)"
     if "masked" not in found.values:
@@ -113,10 +103,7 @@ def _masked(name: str, found: AutoencoderMeasures) -> str:
 
 
 def rates_frame(subjects: Mapping[str, AutoencoderMeasures]) -> pandas.DataFrame:
-    """How R^c moves along encoder and decoder, and what each attention step does to it, paired by image.
-
-    One row per model, part and scaling of the tokens; the change is from the first layer to the last, after attention.
-    """
+    """How R^c moves along encoder and decoder, first layer to last, and by each attention step, paired by image."""
     rows = []
     for name, found in subjects.items():
         for part, (before, after, step, predicted) in RATES.items():
@@ -157,7 +144,7 @@ def _comparison(first: str, found: AutoencoderMeasures, other: str, against: Aut
     verbs = {BELOW: "better than", ABOVE: "worse than", UNDECIDED: "not significantly different from"}
     parts = []
     for key, what in (("layer_direction_error", "one layer"), ("network_direction_error", "all layers together")):
-        gap = paired_difference(*(_per_image(one, key) for one in (found, against)))
+        gap = paired_difference(_per_image(found, key), _per_image(against, key))
         low, high = (100 * float(value) for value in (gap.low, gap.high))
         parts.append(f"{what}: {verbs[gap.sign]} {other} ({low:+.2g} to {high:+.2g} points)")
     return f"{first} undoes directions, {'; '.join(parts)}."
@@ -174,16 +161,8 @@ def percent(values: Tensor) -> str:
     return interval(bootstrap_mean(values), 3, percent=True, significant=True)
 
 
-# --- Figures ------------------------------------------------------------------------------------------------------
-
-
 def plot_inverse(subjects: Mapping[str, AutoencoderMeasures], narrow: bool = False) -> matplotlib.figure.Figure:
-    """Error of each layer with its inverse, and of the layers up to ℓ with theirs; raw and of directions.
-
-    Args:
-        subjects: measures by name.
-        narrow: panels below one another, as wide as a page's figures.
-    """
+    """Error of each layer with its inverse, and of the layers up to ℓ; `narrow`: panels below one another."""
     figure, panels = _panels(4, narrow)
     kinds = (("", "relative to ‖Z‖", 1.0), ("_direction", "of directions", UNRELATED))
     places = [(*kind, *what) for kind in kinds for what in (("layer", "layer ℓ alone"), ("network", "layers up to ℓ"))]
@@ -217,10 +196,7 @@ def plot_rates(subjects: Mapping[str, AutoencoderMeasures], narrow: bool = False
 
 
 def plot_noise(subjects: Mapping[str, AutoencoderMeasures], narrow: bool = False) -> matplotlib.figure.Figure:
-    """A layer and its inverse on tokens with noise: error against the noisy tokens, and against the clean ones.
-
-    Arguments as `plot_inverse`.
-    """
+    """A layer and its inverse on tokens with noise: error against the noisy tokens, and against the clean ones."""
     figure, panels = _panels(2, narrow)
     names = {"noise_error": "against the noisy tokens", "noise_left": "against the tokens without noise"}
     for axes, (key, words) in zip(panels, names.items()):
@@ -274,13 +250,9 @@ def _finish(panels: list[Axes], xlabel: str, note: str, narrow: bool, whole: boo
     figures.finish(panels, xlabel, columns=1 if narrow else 2, whole=whole, together=True, note=note)
 
 
-def _line_of(label: str | None) -> str:
-    return "--" if label and UNTRAINED in label else "-"
-
-
 def _band(axes: Axes, x: Sequence[float], values: Tensor, index: int, label: str) -> None:
     """Mean over images with its interval as a band."""
-    figures.band(axes, x, bootstrap_mean(values), label, index, _line_of(label))
+    figures.band(axes, x, bootstrap_mean(values), label, index, "--" if UNTRAINED in label else "-")
 
 
 def _steps(

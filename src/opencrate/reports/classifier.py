@@ -17,12 +17,7 @@ from .training import TrainingHistory
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """One trained classifier, a row of the comparison.
-
-    Attributes:
-        num_parameters: all of them, trained or not.
-        training_seconds: wall clock of the training alone, where it is known.
-    """
+    """One trained classifier, a row of the comparison; the seconds are wall clock of the training alone."""
 
     name: str
     num_parameters: int
@@ -44,7 +39,7 @@ def comparison_table(models: Sequence[TrainedModel]) -> Table:
     for model in models:
         found = model.evaluation
         ratio = model.num_parameters / models[0].num_parameters - 1
-        row = {
+        row: dict[str, str | None] = {
             "model": model.name,
             "parameters": f"{model.num_parameters:,}" + (f" ({100 * ratio:+.1f} %)" if model is not models[0] else ""),
             "accuracy": percent(found.top1),
@@ -118,5 +113,5 @@ def plot_confusion(evaluation: Evaluation) -> matplotlib.figure.Figure:
         size = 8 if counts.max() < 1000 else 6
         for row, column in counts.nonzero().tolist():
             ink = "white" if fraction[row, column] > 0.5 else "black"
-            axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=size, color=ink)
+            axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=size, color=ink)
     return figure

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -29,37 +30,11 @@ _NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class FeatureCard:
-    """A feature as the page shows it."""
-
-    feature: Feature
-    model: str
-    contexts: tuple[Markup, ...]
-
-    @property
-    def search(self) -> str:
-        """What the search looks in, in lower case."""
-        one = self.feature
-        words = [token for token, _ in one.promoted] + ["".join(context.tokens) for context in one.contexts]
-        return " ".join([f"layer {one.layer} feature {one.index}", self.model, *words]).lower()
-
-
 def features_report(
     models: Sequence[Features], steered: Sequence[Steering] = (), record: Sequence[tuple[str, str]] = ()
 ) -> Report:
-    """The page of a model's features, with those of others beside them.
-
-    Args:
-        models: the model's first, then those beside it.
-        steered: features that were set to a value.
-        record: (name, text) of what was run.
-    """
-    cards = [
-        FeatureCard(one, found.name, tuple(shaded(context, one.maximum) for context in one.contexts))
-        for found in models
-        for one in found.features
-    ]
+    """The page of a model's features and others' beside them, with `steered` ones and (name, text) of what was run."""
+    cards = [_card(found.name, one) for found in models for one in found.features]
     alt = "Correlation and detection score by layer, mean over features with 95 % intervals"
     figure = Figure("features_scores", "Scores by layer", plot_scores(models), alt)
     return Report(
@@ -77,11 +52,19 @@ def features_report(
         values={
             "cards": cards,
             "models": [found.name for found in models],
-            "layers": sorted({card.feature.layer for card in cards}),
+            "layers": sorted({card["feature"].layer for card in cards}),
             "scores": SCORES,
             "steered": steered,
         },
     )
+
+
+def _card(model: str, feature: Feature) -> dict[str, Any]:
+    """A feature as the page shows it, and what the search looks in, in lower case."""
+    words = [token for token, _ in feature.promoted] + ["".join(context.tokens) for context in feature.contexts]
+    search = " ".join([f"layer {feature.layer} feature {feature.index}", model, *words]).lower()
+    contexts = [shaded(context, feature.maximum) for context in feature.contexts]
+    return {"feature": feature, "model": model, "contexts": contexts, "search": search}
 
 
 def _in_short(found: Features) -> tuple[str | Markup, ...]:

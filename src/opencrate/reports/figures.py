@@ -29,12 +29,7 @@ def panels(
     sharex: bool = True,
     sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure and its axes, row by row.
-
-    Args:
-        width, height: of the whole figure, in inches; by default 3 high, and 2.5 per row where there are several.
-        sharex, sharey: as matplotlib's `subplots`.
-    """
+    """A figure of `width` by `height` inches (by default 3 high, 2.5 per row of several) and its axes, row by row."""
     height = height or (3.0 if rows == 1 else 0.4 + 2.5 * rows)
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
@@ -51,14 +46,10 @@ def band(
     marker: bool = True,
     floor: float | None = None,
 ) -> None:
-    """A mean over `x` with its interval as a band.
+    """A mean over `x` with its interval as a band, in colour and marker `index`; markers are open unless `line` is "-".
 
-    Args:
-        interval: an `Interval` over x; one `Interval`, or mapping with `mean`, `low`, `high`, per x; NaN bounds draw
-            no band.
-        index: of the colour and the marker.
-        line: matplotlib's style; the markers of any other than "-" are open.
-        floor: lowest bound drawn, for logarithmic axes.
+    `interval` is an `Interval` over x, or per x one `Interval` or mapping with `mean`, `low` and `high`; NaN bounds
+    draw no band, and none lies below `floor`, for logarithmic axes.
     """
     mean, low, high = _bounds(interval)
     colour = COLOURS[index % len(COLOURS)]
@@ -71,10 +62,7 @@ def band(
 
 
 def bars(axes: Axes, x: Sequence[float], interval: Any, label: str | None, index: int, **style: Any) -> None:
-    """Means with their intervals as bars; `interval` and `index` as in `band`, `style` as in matplotlib's `errorbar`.
-
-    With `horizontal=True` the values run to the right and `x` upwards.
-    """
+    """Means with their intervals as bars (`horizontal=True`: to the right); `style` as in matplotlib's `errorbar`."""
     mean, low, high = _bounds(interval)
     spread = None if np.isnan([low, high]).any() else np.stack([mean - low, high - mean])
     look = {"fmt": MARKERS[index % len(MARKERS)], "color": COLOURS[index % len(COLOURS)], "markersize": 4, "capsize": 3}
@@ -112,15 +100,12 @@ def finish(
     together: bool = False,
     note: str = "",
 ) -> None:
-    """Labels, grid and legend of all axes of a figure.
+    """Grid of all axes of a figure, `xlabel` of the lowest and `ylabel` of all, and legends.
 
     Args:
-        drawn: the axes, all of one figure.
-        xlabel, ylabel: where not empty, of the lowest axes and of all axes.
         columns: of the legend; by default 1 where the names are long, else 3.
         whole: ticks of x at whole numbers only, as for layers.
-        together: one legend above all axes instead of one above each.
-        note: a line above that legend.
+        together: one legend above all axes, below the line `note`, instead of one above each.
     """
     drawn = [drawn] if isinstance(drawn, Axes) else list(drawn)
     for axes in drawn:
@@ -130,7 +115,8 @@ def finish(
         axes.tick_params(labelsize=9)
         if ylabel:
             axes.set_ylabel(ylabel, fontsize=9)
-        if xlabel and axes.get_subplotspec().is_last_row():
+        place = axes.get_subplotspec()
+        if xlabel and place is not None and place.is_last_row():
             axes.set_xlabel(xlabel, fontsize=9)
         if whole:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

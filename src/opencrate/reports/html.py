@@ -128,15 +128,7 @@ class Report:
 def write(report: Report, folder: str | Path, overwrite: bool = False) -> Path:
     """Write the page, its figures as `figures/<name>.png` (those not folded also as `.svg`), and the data files.
 
-    Every file is whole or not there. The page comes last and needs no other file.
-
-    Args:
-        report: what to write.
-        folder: made where it does not exist.
-        overwrite: replace a report that lies there.
-
-    Returns:
-        The path of the page.
+    Every file is whole or not there. The page comes last, needs no other file, and its path is given back.
 
     Raises:
         ValueError: there is one already and it is not to be replaced.
@@ -166,16 +158,10 @@ def write_files(folder: Path, files: Mapping[str, Any]) -> list[Path]:
 
 
 def render(report: Report, pictures: Mapping[str, bytes]) -> str:
-    """The page's HTML.
-
-    Args:
-        report: what it shows.
-        pictures: PNG by the names of its figures, folded ones included.
-    """
-    sizes = {
-        one.name: [round(side * DPI) for side in one.figure.get_size_inches()] for one in _with_folded(report.figures)
-    }
-    images = {name: data_url(png) for name, png in pictures.items()}
+    """The page's HTML; `pictures`: PNG by the names of its figures, folded ones included."""
+    shown = _with_folded(report.figures)
+    sizes = {one.name: [round(side * DPI) for side in one.figure.get_size_inches()] for one in shown}
+    images = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
     template = environment().get_template(report.template)
     return template.render(report=report, images=images, sizes=sizes, **report.values)
 
@@ -203,11 +189,6 @@ def picture(figure: matplotlib.figure.Figure, kind: str = "png", dpi: int = DPI)
     with matplotlib.rc_context({"svg.hashsalt": "opencrate"}):
         figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=metadata)
     return buffer.getvalue()
-
-
-def data_url(png: bytes) -> str:
-    """A PNG as the address of an image, so that the page needs no file."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def formula(text: str) -> Markup:

@@ -16,6 +16,7 @@ from . import figures
 from .figures import WIDTH, band, finish
 
 _HEADS_PER_ROW = 6
+_EACH = " per image"  # left out of axes, which are the same for images and texts
 
 
 def against(text: str, subspace_kind: str) -> str:
@@ -26,12 +27,8 @@ def against(text: str, subspace_kind: str) -> str:
 def plot_measure(series: Mapping[str, LayerMeasures], key: str, kinds: Mapping[str, str] | None = None) -> Figure:
     """One measure over the layers, one line with the 95 % interval of its mean as a band per entry of `series`.
 
-    A rate against subspaces gets one panel per kind of subspaces, so that no two kinds share an axis. Names that end
-    in ", untrained" take the colour of the line before and are dashed.
-
-    Args:
-        series: measures by name; those that lack `key` are left out.
-        kinds: what the subspaces are, by name; learned U where a name is missing.
+    A rate against subspaces gets one panel per kind of subspaces, so that no two kinds share an axis (`kinds` by name,
+    learned U where one is missing). Names that end in ", untrained" have the colour of the line before and are dashed.
     """
     measure = MEASURES[key]
     figure, panels = _panels_by_kind(series, measure.symbol, kinds)
@@ -40,23 +37,14 @@ def plot_measure(series: Mapping[str, LayerMeasures], key: str, kinds: Mapping[s
         if key in measures.values or key in measures.totals:
             band(panels[name], measures.layer_numbers, measures.interval(key), name, colour, line)
     words = f"{measure.words}\n" if measure.words else ""
-    _finish(panels, measure.symbol, f"\n{words}({_unit(measure.unit)})", kinds)
+    _finish(panels, measure.symbol, f"\n{words}({measure.unit.removesuffix(_EACH)})", kinds)
     return figure
 
 
 def plot_half_steps(
     series: Mapping[str, LayerMeasures], quantity: str, kinds: Mapping[str, str] | None = None
 ) -> Figure:
-    """One quantity at every half-step: at ℓ−1 what goes into layer ℓ, at ℓ−½ Z^{ℓ+½}, at ℓ what comes out.
-
-    What is taken against U^ℓ is drawn layer by layer, because the next layer has another U. Panels and dashes as in
-    `plot_measure`.
-
-    Args:
-        series: measures by name; states that were not measured are left out.
-        quantity: as `Measure.quantity`, such as "rate".
-        kinds: as in `plot_measure`.
-    """
+    """One quantity by half-step: at ℓ−1 what enters layer ℓ, at ℓ−½ Z^{ℓ+½}, at ℓ what leaves, each under its U."""
     symbol = MEASURES[measure_key(quantity, "before")].symbol.replace("Z^ℓ", "Z")
     figure, panels = _panels_by_kind(series, symbol, kinds)
     for name, colour, line in _styles(series):
@@ -66,7 +54,8 @@ def plot_half_steps(
         for number, points in enumerate(layers):
             if points:
                 band(panels[name], list(points), list(points.values()), None if number else name, colour, line)
-    _finish(panels, symbol, f"\n({_unit(MEASURES[quantity].unit)})", kinds, "layers done (½: after attention)")
+    unit = MEASURES[quantity].unit.removesuffix(_EACH)
+    _finish(panels, symbol, f"\n({unit})", kinds, "layers done (½: after attention)")
     return figure
 
 
@@ -81,12 +70,7 @@ def _half_steps(measures: LayerMeasures, quantity: str) -> list[dict[float, obje
 
 
 def plot_changes(measures: Mapping[str, LayerMeasures], kinds: Mapping[str, str] | None = None) -> Figure:
-    """What each layer's half-step does to R^c: the mean change with its 95 % interval, one colour per model.
-
-    Args:
-        measures: by the model's name.
-        kinds: what the subspaces are, by name, one panel each; learned U where a name is missing.
-    """
+    """What each layer's half-step does to R^c: the mean change with its 95 % interval, one colour per model."""
     symbol = "R^c( · | U^ℓ)"
     figure, panels = _panels_by_kind(measures, symbol, kinds)
     for index, (name, found) in enumerate(measures.items()):
@@ -112,10 +96,7 @@ def plot_rates(measures: LayerMeasures, subspace_kind: str = LEARNED) -> Figure:
 
 
 def plot_attention(attention: AttentionMaps, layer: int = -1) -> Figure:
-    """Every head's class-token attention in one layer (negative: from the end), the image beside it.
-
-    Each map is stretched from 0 to its own largest value. Heads wrap after six, so that panels stay visible.
-    """
+    """Every head's class-token attention in one layer, each map stretched from 0 to its largest, the image beside."""
     images, heads = attention.maps.shape[0], attention.maps.shape[2]
     columns = min(heads, _HEADS_PER_ROW)
     lines = -(-heads // columns)
@@ -142,11 +123,6 @@ def _styles(names: Iterable[str]) -> list[tuple[str, int, str]]:
         colour += not dashed
         found.append((name, colour, "--" if dashed else "-"))
     return found
-
-
-def _unit(unit: str) -> str:
-    """A unit for an axis, the same for images and texts."""
-    return unit.removesuffix(" per image")
 
 
 def _needs_subspaces(symbol: str) -> bool:

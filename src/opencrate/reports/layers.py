@@ -81,9 +81,6 @@ def changes_table(boxes: Mapping[str, LayerAnalysis]) -> Table:
     return Table(COMPRESSION, tables.frame(rows), note)
 
 
-# --- Figures ------------------------------------------------------------------------------------------------------
-
-
 def change_figure(boxes: Mapping[str, LayerAnalysis]) -> Figure:
     return Figure(
         name="compression",
@@ -108,8 +105,8 @@ def change_figure(boxes: Mapping[str, LayerAnalysis]) -> Figure:
 def describe_compression(measures: LayerMeasures, subspace_kind: str = LEARNED) -> str:
     """One sentence on whether each layer's Z^ℓ → Z^{ℓ+½} lowers R^c under that layer's own subspaces."""
     found = measures.compression_changes()
-    style = {"digits": 1 if float(found.mean.abs().max()) >= 1 else 3, "signed": True}
-    sizes = f"mean changes {words.span(found.mean, **style)} nats"
+    digits = 1 if float(found.mean.abs().max()) >= 1 else 3
+    sizes = f"mean changes {words.span(found.mean, digits, signed=True)} nats"
     what = against("R^c( · | U^ℓ)", subspace_kind)
     head, count = "Inside a layer, the step Z^ℓ → Z^{ℓ+½}", measures.num_layers
     if measures.num_inputs == 1:
@@ -206,9 +203,6 @@ def attention_figure(attention: AttentionMaps, name: str, number: int | None) ->
     return Figure(key, title, plots.plot_attention(attention), alt, {PREDICTED: predicted, HOW: how}, folded)
 
 
-# --- Words that figures share -------------------------------------------------------------------------------------
-
-
 def all_have(boxes: Mapping[str, LayerAnalysis], *keys: str) -> bool:
     """Whether all models were measured by these."""
     return bool(boxes) and all({*keys} <= {*one.measures.values, *one.measures.totals} for one in boxes.values())
@@ -244,7 +238,9 @@ def _how(boxes: Mapping[str, LayerAnalysis], key: str) -> str:
     if eps is not None:
         rate = f"; ε = {eps:g}"
         if "U^ℓ" in MEASURES[key].symbol or "R^c" in MEASURES[key].symbol:
-            rate += "; " + "; ".join(_each(boxes, lambda box: _kind_words(box.subspace_kind)))
+            learned = "U^ℓ as learned, not made orthonormal"
+            kinds = {kind: learned if kind == LEARNED else f"subspaces: {kind}" for kind in _kinds(boxes).values()}
+            rate += "; " + "; ".join(_each(boxes, lambda box: kinds[box.subspace_kind]))
     taken = MEASURES[key].how
     if first.inputs == "texts":
         taken = taken.replace(", class token included", ", padding left out").replace("images", "texts")
@@ -256,7 +252,3 @@ def _theory(boxes: Mapping[str, LayerAnalysis], text: str) -> str:
     """What the theory predicts, or that it predicts nothing where no model is a CRATE."""
     crates = any(box.model_type in CRATES for box in boxes.values())
     return text if crates else f"Nothing for this model. Of a CRATE: {text}"
-
-
-def _kind_words(kind: str) -> str:
-    return "U^ℓ as learned, not made orthonormal" if kind == LEARNED else f"subspaces: {kind}"

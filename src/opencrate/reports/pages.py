@@ -17,11 +17,7 @@ from . import audit, autoencoder, classifier, features, html, theory, whitebox
 
 @singledispatch
 def page_of(result: Any) -> html.Report:
-    """The page of a result.
-
-    Raises:
-        ValueError: a kind of result that has none.
-    """
+    """The page of a result; kinds that have none are refused."""
     known = ", ".join(kind.__name__ for kind in page_of.registry if kind is not object)
     raise ValueError(f"result: {type(result).__name__} has no page; give one of {known}")
 
@@ -36,16 +32,13 @@ page_of.register(Features, lambda found: features.features_report([found]))
 
 
 def write(result: Any, folder: str | Path, overwrite: bool = False) -> Path:
-    """Write the page of a result, its figures, and its numbers as CSV and JSON; see `html.write`.
+    """Write the page of a result, its figures, and its numbers as CSV and JSON; gives the path of the page.
 
     Args:
         result: what `analyze`, `theory_check`, `audit`, `find_features`, `measure_autoencoder` or
             `evaluate_classifier` gave, or a `Report`.
         folder: made where it does not exist.
         overwrite: replace a page that lies there.
-
-    Returns:
-        The path of the page.
 
     Raises:
         ValueError: a result of another kind, or there is a page already and it is not to be replaced.

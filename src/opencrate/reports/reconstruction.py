@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from .._outputs import claim
@@ -34,10 +35,9 @@ _CELL, _DPI = 1.15, 150
 
 @dataclass(frozen=True)
 class ReconstructedImage:
-    """One image and its numbers.
+    """One image read from `file`, and its numbers.
 
     Attributes:
-        file: it was read from.
         pictures: `(4, C, H, W)` in [0, 1], in the order of `COLUMNS`; `None` where the grid has no place for it.
         numbers: by the keys of `QUALITY` and `ERRORS`, and `masked_patches`; NaN where undefined.
     """
@@ -74,16 +74,15 @@ def mean_numbers(images: Sequence[ReconstructedImage]) -> dict[str, float]:
 
 def plot_grid(images: Sequence[ReconstructedImage], title: str = "") -> Figure:
     """One row per image that has pictures: original, masked, reconstruction, visible pasted in."""
-    kept = [one for one in images if one.pictures is not None]
-    aspect = kept[0].pictures.shape[-2] / kept[0].pictures.shape[-1]
+    kept = [(one, one.pictures) for one in images if one.pictures is not None]
+    aspect = kept[0][1].shape[-2] / kept[0][1].shape[-1]
     size = (len(COLUMNS) * _CELL + 0.1, len(kept) * (_CELL * aspect + 0.06) + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01))
     if title:
         figure.suptitle(title, fontsize=7)
     grid = figure.subplots(len(kept), len(COLUMNS), squeeze=False)
-    for row, one in zip(grid, kept):
-        for axes, shown in zip(row, one.pictures):
+    for row, (one, pictures) in zip(grid, kept):
+        for axes, shown in zip(row, pictures):
             show_image(axes, shown, interpolation="nearest")
             axes.spines[:].set_color("#bbbbbb")
         psnr = one.numbers["psnr_masked"]
@@ -97,16 +96,9 @@ def plot_grid(images: Sequence[ReconstructedImage], title: str = "") -> Figure:
 def write_reconstruction(
     folder: Path, images: Sequence[ReconstructedImage], facts: Mapping[str, Any], title: str = ""
 ) -> list[Path]:
-    """Write `reconstruction.png`, `.csv` and, last, `.json`; each whole or not at all.
+    """Write `reconstruction.png`, `.csv` and, last, `.json` with the run's `facts`; each whole or not at all.
 
-    Args:
-        folder: made where it does not exist.
-        images: at least one with pictures.
-        facts: of the run, for the record.
-        title: of the picture.
-
-    Returns:
-        The paths written.
+    At least one of the images has pictures. Gives the paths written.
     """
     rows = tables.frame({"file": one.file, **one.numbers} for one in images)
     record = {**facts, "columns": {**QUALITY, **ERRORS}, "mean": mean_numbers(images), "images": rows}

@@ -20,14 +20,7 @@ Facts = list[tuple[str, str]]
 
 
 def images_record(saved: SavedModel, images: Dataset, command: str, data: str | None, split: Split) -> RunRecord:
-    """Of labelled images.
-
-    Args:
-        saved: the model that was trained.
-        images: that it was evaluated on.
-        command: what was typed.
-        data, split: as `store.inputs.labelled_images`.
-    """
+    """Of labelled images that `saved` was evaluated on; `data` and `split` as `store.inputs.labelled_images`."""
     own = saved.recipe.data.path if saved.recipe else None
     source = data or own or ""
     words = "handwritten digits" if source == "digits" else Path(source).resolve().name
@@ -46,11 +39,7 @@ def images_record(saved: SavedModel, images: Dataset, command: str, data: str | 
 
 
 def training_record(run: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> tuple[Facts, Facts]:
-    """Facts and listings of a run directory.
-
-    Raises:
-        ValueError: the metrics do not say what the run was trained on.
-    """
+    """Facts and listings of a run directory; metrics that do not say what the run was trained on are refused."""
     trained = metrics.get("data", {}).get("train")
     if not isinstance(trained, dict) or "sha256" not in trained or not {"images", "tokens"} & trained.keys():
         raise ValueError(f"{shown(run / runs.METRICS)}: damaged ('data.train' is incomplete); train again")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.utils.data import DataLoader
@@ -22,7 +23,6 @@ from ..evaluation.classifier import Evaluation, evaluate_classifier
 from ..evaluation.generation import Sampling, generate
 from ..evaluation.reconstruction import grid_of, patch_noise, reconstruct
 from ..modeling_crate_mae import CrateMAEForPreTraining
-from ..recipe.schema import Recipe
 from ..stats.words import UNTRAINED
 from ..store import checkpoints, runs
 from ..store.inputs import HELD_OUT, Inputs, Split, input_batches, labelled_images
@@ -83,11 +83,7 @@ class ReportOptions:
     theory: bool = False
 
     def count(self, available: int) -> int:
-        """How many of the inputs at hand are measured.
-
-        Raises:
-            ValueError: more were requested than there are.
-        """
+        """How many of the inputs at hand are measured; asking for more than there are is refused."""
         if self.num_inputs is not None and self.num_inputs > available:
             raise ValueError(f"num_inputs={self.num_inputs}: only {available} there; ask for at most {available}")
         return min(MEASURED_INPUTS, available) if self.num_inputs is None else self.num_inputs
@@ -112,9 +108,6 @@ def report_runs(
         data, split, skip_bad: as `labelled_images`.
         options: what is measured of the layers (accuracy uses all images).
 
-    Returns:
-        One evaluation per model.
-
     Raises:
         ValueError: no usable images, fewer than requested, or what `analyze` refuses.
     """
@@ -124,15 +117,13 @@ def report_runs(
     count = options.count(len(images))
     batches = [one.batches(images) for one in saved]
     names = _unique([one.title for one in saved], [one.path for one in saved])
-    boxes = [
-        _layers(one.path, one.model, one.recipe, one.title, batch, count, options) for one, batch in zip(saved, batches)
-    ]
+    boxes = [_layers(one, one.title, batch, count, options) for one, batch in zip(saved, batches)]
     evaluations = [evaluate_classifier(one.model, batch) for one, batch in zip(saved, batches)]
     subjects = [
         Subject(name, box, _trained(one, name, evaluation), _attention(one, batch, count))
         for one, name, box, evaluation, batch in zip(saved, names, boxes, evaluations, batches)
     ]
-    parts, files = _theory(first.model, names, batches[0], count, options)
+    parts, files = _theory(first, names, batches[0], count, options)
     parts += [part for one, name in zip(saved, names) for part in _while_training(one.metrics, name, one.path)]
     record = images_record(first, images, command, data, split)
     _write(path, model_page(f"OpenCRATE: {first.name}", subjects, record, parts), files)
@@ -150,14 +141,8 @@ def report_models(
     """Measure any transformers models, without labels, and write the page.
 
     Of a run, it also shows what the run came to: loss, samples of a language model, reconstructions of an autoencoder.
-
-    Args:
-        models: the reported model first, then those beside it; all read images or all read text.
-        path, command, options: as `report_runs`.
-        inputs: images or a text, whichever the models read.
-
-    Returns:
-        The measures of every model whose layers can be measured.
+    Gives the measures of every model whose layers can be measured. Arguments as `report_runs`, and `inputs`: images or
+    a text, whichever the models read.
 
     Raises:
         ValueError: inputs of the wrong kind or too few, or what `analyze` refuses.
@@ -168,13 +153,14 @@ def report_models(
         raise ValueError("`compare`: one model reads images, another text; compare models of one kind")
     names = _unique([model.title for model in models], [model.source for model in models])
     batches = [input_batches(model, inputs) for model in models]
-    counts = [options.count(len(one.dataset)) for one in batches]
-    subjects, parts = [], []
-    first_parts, files = _theory(first.model, names, batches[0], counts[0], options)
-    parts += first_parts + _autoencoder([model.model for model in models], names, batches, counts[0], options)
+    datasets: list[Any] = [one.dataset for one in batches]
+    counts = [options.count(len(one)) for one in datasets]
+    subjects = []
+    parts, files = _theory(first, names, batches[0], counts[0], options)
+    parts += _autoencoder(models, names, batches, counts[0], options)
     for model, name, batch, count in zip(models, names, batches, counts):
-        results, recipe = _results(model, name, batch), model.recipe
-        box = _layers(model.source, model.model, recipe, name, batch, count, options, needed=results is None)
+        results = _results(model, name, batch)
+        box = _layers(model, name, batch, count, options, needed=results is None)
         subjects.append(Subject(name, box, results=results))
         parts += _while_training(results.metrics if results else None, name, Path(model.source))
     _write(path, model_page(f"OpenCRATE: {names[0]}", subjects, _plain_record(models, command, inputs), parts), files)
@@ -202,26 +188,17 @@ def _plain_record(models: Sequence[SavedModel], command: str, inputs: Inputs) ->
     )
     facts = [("command", command), ("models", ", ".join(str(model.source) for model in models))]
     listings: list[tuple[str, str]] = []
-    if first.is_run:
+    if first.recipe and first.metrics:
         found, listings = training_record(first.path, first.recipe, first.metrics)
         facts += found
     return RunRecord(kind, tuple(facts), tuple(listings))
 
 
-# --- Layers -------------------------------------------------------------------------------------------------------
-
-
 def _layers(
-    source: str | Path,
-    model: PreTrainedModel,
-    recipe: Recipe | None,
-    name: str,
-    batches: DataLoader,
-    count: int,
-    options: ReportOptions,
-    needed: bool = False,
+    saved: SavedModel, name: str, batches: DataLoader, count: int, options: ReportOptions, needed: bool = False
 ) -> LayerAnalysis | None:
     """The layers of a model, against its start; `None` for an unknown type, which is an error where they are needed."""
+    model = saved.model
     if not needed and model.config.model_type not in (*CRATES, *KNOWN_MODELS):
         logger.warning("%s: no white box of model type '%s'", name, model.config.model_type)
         return None
@@ -230,21 +207,18 @@ def _layers(
         batches,
         name=name,
         num_inputs=count,
-        initial=_starting_model(source, model, recipe).to(model.device).eval(),
-        checkpoints=_checkpoints(source, options),
+        initial=_starting_model(saved).to(model.device).eval(),
+        checkpoints=_checkpoints(saved, options),
         **{key: getattr(options, key) for key in ("eps", "layers", "measures", "subspaces", "released_tool")},
     )
 
 
-def _checkpoints(run: str | Path, options: ReportOptions) -> dict[str, Path]:
-    """The checkpoints of a run that are to be measured, by name.
-
-    Raises:
-        ValueError: it has none, or not the requested ones.
-    """
+def _checkpoints(saved: SavedModel, options: ReportOptions) -> dict[str, Path]:
+    """The checkpoints of a run that are to be measured, by name."""
     if options.checkpoints is None:
         return {}
-    found = {checkpoints.step_of(path): path for path in checkpoints.complete(Path(run) / runs.CHECKPOINTS)}
+    run = saved.source
+    found = {checkpoints.step_of(path): path for path in checkpoints.complete(saved.path / runs.CHECKPOINTS)}
     if not found:
         raise ValueError(
             f"`checkpoints`: {run} holds none; train with training.save_strategy=epoch training.save_total_limit=null"
@@ -264,38 +238,37 @@ def _spaced(steps: list[int]) -> list[int]:
     return [steps[round(index * (len(steps) - 1) / (_CURVES - 1))] for index in range(_CURVES)]
 
 
-def _starting_model(source: str | Path, model: PreTrainedModel, recipe: Recipe | None) -> PreTrainedModel:
+def _starting_model(saved: SavedModel) -> nn.Module:
     """The model before its first step: from its seed, or from the weights that it was fine-tuned from."""
+    recipe = saved.recipe
     if recipe is None:
-        return untrained_copy(model, seed=0)
+        return untrained_copy(saved.model, seed=0)
     if recipe.model.init_from is None:
-        return runs.initial_model(source)
+        return runs.initial_model(saved.path)
     try:
-        return start_from_config(recipe, model.config)[0]
+        return start_from_config(recipe, saved.model.config)[0]
     except ValueError as error:  # only the weights that it was fine-tuned from can be missing
         logger.warning("measured against an untrained model, since its start cannot be rebuilt: %s", error)
-        return runs.initial_model(source)
-
-
-# --- Further parts ------------------------------------------------------------------------------------------------
+        return runs.initial_model(saved.path)
 
 
 def _theory(
-    model: nn.Module, names: Sequence[str], batches: DataLoader, count: int, options: ReportOptions
+    saved: SavedModel, names: Sequence[str], batches: DataLoader, count: int, options: ReportOptions
 ) -> tuple[list[Part], dict[str, object]]:
     """The check of theory on the first model, where it is asked for, and its files."""
     if not options.theory:
         return [], {}
-    found = theory_check(model, batches, eps=options.eps, num_images=min(count, _THEORY_INPUTS))
+    found = theory_check(saved.model, batches, eps=options.eps, num_images=min(count, _THEORY_INPUTS))
     rows = tables.frame({"model": names[0], **row} for row in found.to_rows())
     return [theory_part(found, names[0] if len(names) > 1 else "")], {"theory.csv": rows, "theory.json": rows}
 
 
 def _autoencoder(
-    models: Sequence[nn.Module], names: Sequence[str], batches: Sequence[DataLoader], count: int, options: ReportOptions
+    saved: Sequence[SavedModel], names: Sequence[str], batches: Sequence[DataLoader], count: int, options: ReportOptions
 ) -> list[Part]:
     """How far the decoder undoes the encoder, of the first model that is a CRATE autoencoder with mirrored layers."""
-    for model, name, batch in zip(models, names, batches):
+    for one, name, batch in zip(saved, names, batches):
+        model = one.model
         if not isinstance(model, CrateMAEForPreTraining):
             continue
         try:
@@ -305,7 +278,7 @@ def _autoencoder(
             continue
         settings = (options.eps, _TOKEN_NOISE, min(count, _AUTOENCODER_IMAGES))
         both = {name: model, name + UNTRAINED: untrained_copy(model, seed=0)}
-        return [autoencoder_part({word: measure_autoencoder(one, batch, *settings) for word, one in both.items()})]
+        return [autoencoder_part({word: measure_autoencoder(each, batch, *settings) for word, each in both.items()})]
     return []
 
 
@@ -328,9 +301,6 @@ def _attention(saved: SavedModel, batches: DataLoader, count: int) -> AttentionM
     mean, std = saved.processor.image_mean, saved.processor.image_std
     count = min(_ATTENTION_IMAGES, count)
     return attention_maps(saved.model, batches, num_images=count, image_mean=mean, image_std=std)
-
-
-# --- What runs without classes came to ----------------------------------------------------------------------------
 
 
 def _results(model: SavedModel, name: str, batches: DataLoader) -> RunResults | None:
@@ -367,11 +337,7 @@ def _reconstructions(model: SavedModel, batches: DataLoader) -> tuple[Reconstruc
 
 
 def _unique(titles: Sequence[str], paths: Sequence[str | Path]) -> list[str]:
-    """The titles, with the folder's name where two are the same.
-
-    Raises:
-        ValueError: a model is given twice.
-    """
+    """The titles, with the folder's name where two are the same; a model given twice is refused."""
     counts = Counter(titles)
     names = [title if counts[title] == 1 else f"{title}, {Path(path).name}" for title, path in zip(titles, paths)]
     if len(set(names)) < len(names):

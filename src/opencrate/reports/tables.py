@@ -24,10 +24,7 @@ def to_csv(table: pandas.DataFrame) -> str:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Frames (a list of rows), dataclasses, tensors, mappings, lists and numbers as JSON.
-
-    JSON has no NaN and no infinity: the first becomes null, the second its name.
-    """
+    """Frames (rows), dataclasses, tensors and plain values as JSON; NaN becomes null, an infinity its name."""
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
@@ -51,4 +48,5 @@ def _plain(value: Any) -> Any:
         return _plain(value.to_dict("records"))
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    return _plain(value.tolist()) if hasattr(value, "tolist") else value
+    tolist = getattr(value, "tolist", None)
+    return value if tolist is None else _plain(tolist())

@@ -10,13 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter
-from torch import Tensor
 
 from ..analysis.maths.steps import FORMS
 from ..analysis.theory.check import ASCENDS, CANNOT_TELL, DESCENDS, TheoryCheck
 from ..analysis.theory.layers import QUANTITIES, STATES, Key
 from ..stats.intervals import ABOVE, BELOW
-from ..stats.words import listing, plural
+from ..stats.words import listing, plural, span
 from . import figures, tables
 from .html import HOW, MEASURED, PREDICTED, Figure, Part, Report, Table, link
 
@@ -95,17 +94,16 @@ def theory_part(check: TheoryCheck, name: str = "") -> Part:
 
 def approximations_table(check: TheoryCheck) -> Table:
     """The relative errors of the approximations and what they depend on, as a range over the layers."""
-    rows = []
+    found = {}
     for key, words in (_ERRORS | _OTHERS).items():
         state = "unit" if key in _ERRORS or key == "neumann_radius" else ""
         if Key(key, state) in check.per_image or Key(key) in check.per_layer:
-            values = check.mean(key, state)
-            rows.append(
-                {"quantity": words, "smallest layer": float(values.min()), "largest layer": float(values.max())}
-            )
-    ratio = check.mean("decoded_rate") / check.mean("code_rate")
-    words = "R(A Dᵀ) / R(A); 1 for an orthonormal D"
-    rows.append({"quantity": words, "smallest layer": float(ratio.min()), "largest layer": float(ratio.max())})
+            found[words] = check.mean(key, state)
+    found["R(A Dᵀ) / R(A); 1 for an orthonormal D"] = check.mean("decoded_rate") / check.mean("code_rate")
+    rows = [
+        {"quantity": words, "smallest layer": float(values.min()), "largest layer": float(values.max())}
+        for words, values in found.items()
+    ]
     note = "Means over images. The first rows are relative errors, on tokens of length 1, as the derivation assumes."
     if check.unconverged:
         note += f" The LASSO solver ran out of steps in layers {listing(check.unconverged)}: bounds there."
@@ -138,9 +136,6 @@ def _figures(check: TheoryCheck) -> list[Figure]:
         notes = {PREDICTED: predicted, MEASURED: measured, HOW: how}
         found.append(Figure(name, title, plot(check), alt, notes, tuple(others) if name == "theory_changes" else ()))
     return found
-
-
-# --- Words --------------------------------------------------------------------------------------------------------
 
 
 def describe_compression_step(check: TheoryCheck) -> tuple[str, ...]:
@@ -188,21 +183,13 @@ def _verdicts(
     parts = [f"lowers {what} in {counts[0] or 'none'} of {plural(len(found), 'layer')}"]
     parts += [f"raises it in {counts[1]}"] if counts[1] else []
     parts += [f"is undecided in {counts[2]}"] if counts[2] else []
-    return f"{head} {listing(parts)} (mean {'change' if len(found) == 1 else 'changes'} {_span(changes)} {unit})."
-
-
-def _span(values: Tensor) -> str:
-    """'-1.2 to +0.3', or the one value."""
-    low, high = format(float(values.min()), "+.3g"), format(float(values.max()), "+.3g")
-    return low if low == high else f"{low} to {high}"
+    sizes = f"{'change' if len(found) == 1 else 'changes'} {span(changes, 3, signed=True, significant=True)}"
+    return f"{head} {listing(parts)} (mean {sizes} {unit})."
 
 
 def _largest_step(check: TheoryCheck) -> str:
     """The largest κL that was tried."""
     return max({key.step for key in check.per_image} - {"", "best"}, key=float)
-
-
-# --- Figures ------------------------------------------------------------------------------------------------------
 
 
 def plot_changes(check: TheoryCheck, state: str = "raw") -> matplotlib.figure.Figure:
@@ -219,7 +206,7 @@ def plot_changes(check: TheoryCheck, state: str = "raw") -> matplotlib.figure.Fi
         for layer, value in enumerate(check.mean("change", state, form, kappa).tolist()):
             axes.text(layer, row, _short_number(value), ha="center", va="center", fontsize=size)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=7.5)
-    axes.set_xticks(range(check.num_layers), range(1, check.num_layers + 1), fontsize=8)
+    axes.set_xticks(range(check.num_layers), [str(layer + 1) for layer in range(check.num_layers)], fontsize=8)
     axes.set_xlabel(f"layer ℓ   (κ = {step}/L where there is a step size)", fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -25,11 +25,7 @@ _BASELINES = {"mean_colour": "the mean colour of the visible patches", "nearest_
 class TrainingHistory:
     """What was logged while one model trained: (epoch, value) pairs, each possibly empty.
 
-    Attributes:
-        train_loss: on training batches.
-        eval_loss: on held-out inputs, in the same unit.
-        eval_accuracy: on held-out inputs, fraction.
-        unit: of the losses.
+    Losses of training batches and of held-out inputs in one unit, and held-out accuracy as a fraction.
     """
 
     train_loss: tuple[tuple[float, float], ...] = ()
@@ -41,18 +37,15 @@ class TrainingHistory:
     def of(cls, rows: Sequence[Mapping[str, Any]], unit: str = "nats per image") -> TrainingHistory:
         """The history in a run's `metrics.json`."""
         names = ("train_loss", "validation_loss", "validation_accuracy")
-        return cls(*(tuple((row["epoch"], row[name]) for row in rows if name in row) for name in names), unit)
+        return cls(*(tuple((row["epoch"], row[name]) for row in rows if name in row) for name in names), unit=unit)
 
 
 @dataclass(frozen=True)
 class RunResults:
     """What a run without classes came to: of a language model, or of a masked autoencoder.
 
-    Attributes:
-        metrics: the run's `metrics.json`.
-        samples: (beginning, how the model continues it).
-        images: a few held-out images, masked and reconstructed.
-        seed: of samples and masks.
+    `metrics` are the run's `metrics.json`, `samples` (beginning, how the model continues it), and `images` a few
+    held-out ones, masked and reconstructed; `seed` is of samples and masks.
     """
 
     name: str
@@ -200,13 +193,7 @@ def _curve(axes: Any, points: Sequence[tuple[float, float]], name: str, index: i
 
 
 def measures_part(white_box: Mapping[str, Any], name: str, key: str) -> Part:
-    """What the layers did while a model was trained, as its run logged it.
-
-    Args:
-        white_box: the entry of that name in a run's `metrics.json`.
-        name: of the model.
-        key: for the figure's file name.
-    """
+    """What the layers did while a model was trained, from `white_box` of its `metrics.json`; `key` names the file."""
     first, last = (sum(white_box["history"][index]["subspace_rate"]) for index in (0, -1))
     inputs = f"{white_box['images']} {white_box['split']} {white_box.get('inputs', 'images')}"
     symbol = MEASURES["subspace_rate"].symbol
@@ -227,15 +214,7 @@ def measures_part(white_box: Mapping[str, Any], name: str, key: str) -> Part:
 def plot_training_measures(
     white_box: Mapping[str, Any], keys: Sequence[str] = ("subspace_rate", "nonzero_fraction")
 ) -> matplotlib.figure.Figure:
-    """One panel per measure: its mean over the inputs against the epoch, one line per layer, first dark, last bright.
-
-    Args:
-        white_box: the entry of that name in a run's `metrics.json`.
-        keys: of `MEASURES`, such as a run logs.
-
-    Raises:
-        ValueError: nothing was measured, or a key that was not.
-    """
+    """One panel per key of `MEASURES`, one line per layer over the epochs; a measure not logged is refused."""
     rows = white_box["history"]
     for key in keys:
         if not rows or key not in rows[0]:

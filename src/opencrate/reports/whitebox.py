@@ -13,22 +13,10 @@ from ..analysis.layers.claims import claims
 from ..analysis.layers.registry import MEASURES, STATES
 from ..analysis.record.attention import AttentionMaps
 from ..stats.words import plural
-from . import tables
+from . import layers, tables
 from .classifier import TrainedModel, amount, comparison_table, confusion_figure, describe_accuracy, describe_difference
 from .html import Part, Report, Table, formula, link
-from .layers import (
-    COMPRESSION,
-    CRATES,
-    PREDICTED_OF,
-    all_have,
-    attention_figure,
-    change_figure,
-    changes_table,
-    further_figure,
-    layer_table,
-    measure_figure,
-    objective_figure,
-)
+from .layers import COMPRESSION, CRATES, PREDICTED_OF, all_have
 from .training import RunResults, describe_results, results_items, training_figure
 
 PREDICTIONS, RESULTS = "Predictions of the theory", "Results"
@@ -36,14 +24,9 @@ PREDICTIONS, RESULTS = "Predictions of the theory", "Results"
 
 @dataclass(frozen=True)
 class Subject:
-    """One model of a page.
+    """One model of a page, by a name that is unique in it; `None` is what was not, or cannot be, measured.
 
-    Attributes:
-        name: for readers, unique in the page.
-        analysis: its measures; `None` for a model whose layers cannot be measured (its results alone are shown).
-        trained: its accuracy and training, where it is a classifier with labelled images.
-        attention: where its class token looks, on a few images.
-        results: of a run without classes.
+    `trained` is a classifier's accuracy and training, `results` what a run without classes came to.
     """
 
     name: str
@@ -59,8 +42,7 @@ class RunRecord:
 
     Attributes:
         data: what the inputs are, as words that follow a number ("held-out images of handwritten digits").
-        facts: (name, text): command, environment, data fingerprint, seed, ... in this order.
-        listings: (name, text) of long texts, such as the resolved recipe.
+        facts, listings: (name, short text), such as the seed, and (name, long text), such as the recipe.
     """
 
     data: str
@@ -74,17 +56,7 @@ def page(analysis: LayerAnalysis) -> Report:
 
 
 def model_page(title: str, subjects: Sequence[Subject], run: RunRecord, parts: Sequence[Part] = ()) -> Report:
-    """The whole page.
-
-    Args:
-        title: of the page.
-        subjects: the reported model first, then those beside it.
-        run: what was run.
-        parts: further parts (theory, audit), shown after the layers.
-
-    Raises:
-        ValueError: `subjects` is empty, or two have the same name.
-    """
+    """The whole page: the reported model first, then those beside it; `parts` (theory, audit) follow the layers."""
     if not subjects:
         raise ValueError("subjects: empty; the first entry must be the reported model")
     if len({subject.name for subject in subjects}) < len(subjects):
@@ -103,26 +75,18 @@ def model_page(title: str, subjects: Sequence[Subject], run: RunRecord, parts: S
     if boxes:
         rows = tables.frame(row for box in boxes.values() for row in box.to_rows())
         files = {"layers.csv": rows, "layers.json": [box.to_dict() for box in boxes.values()]}
-    count = _num_inputs(subjects[0])
+    first = subjects[0]
+    count = first.analysis.measures.num_inputs if first.analysis else 0
+    count = first.trained.evaluation.num_images if first.trained else count
     return Report(
         title=title,
-        subtitle=f"{subjects[0].name}, {amount(count, run.data) if count else run.data}",
+        subtitle=f"{first.name}, {amount(count, run.data) if count else run.data}",
         summary=_summary(subjects, boxes, run),
         parts=tuple(part for part in found if part is not None),
         record=run.facts,
         listings=run.listings,
         files=files,
     )
-
-
-def _num_inputs(subject: Subject) -> int:
-    """Inputs of a classifier's accuracy, else those of the measures; 0 where nothing was measured."""
-    if subject.trained:
-        return subject.trained.evaluation.num_images
-    return subject.analysis.measures.num_inputs if subject.analysis else 0
-
-
-# --- The three sentences on top -----------------------------------------------------------------------------------
 
 
 def _summary(
@@ -135,9 +99,8 @@ def _summary(
     elif first.results is not None:
         good = describe_results(first.results)
     else:
-        measured = first.analysis.measures
-        layers = plural(measured.num_layers, "layer")
-        good = f"The measures are of {layers} of {first.name}; how well the model does its task was not measured."
+        count = plural(first.analysis.measures.num_layers, "layer") if first.analysis else "no layer"
+        good = f"The measures are of {count} of {first.name}; how well the model does its task was not measured."
     if first.analysis is None:
         return (good, f"The layers of {first.name} cannot be measured, so nothing is said about the theory.")
     if first.analysis.model_type not in CRATES:
@@ -181,9 +144,6 @@ def _not_derived(name: str, box: LayerAnalysis) -> str:
     )
 
 
-# --- Parts --------------------------------------------------------------------------------------------------------
-
-
 def _results(subjects: Sequence[Subject]) -> Part | None:
     """Accuracy side by side, or what runs without classes came to."""
     trained = [subject.trained for subject in subjects if subject.trained is not None]
@@ -223,17 +183,18 @@ def _predictions(boxes: Mapping[str, LayerAnalysis]) -> Part | None:
 
 def _layers(boxes: Mapping[str, LayerAnalysis]) -> Part | None:
     keys = ("subspace_rate", "rate_reduction", "nonzero_fraction")
-    made = [change_figure(boxes) if all_have(boxes, "subspace_rate", "subspace_rate_before") else None]
-    made += [(objective_figure if key == "rate_reduction" else measure_figure)(boxes, key) for key in keys]
+    made = [layers.change_figure(boxes) if all_have(boxes, "subspace_rate", "subspace_rate_before") else None]
+    made += [
+        (layers.objective_figure if key == "rate_reduction" else layers.measure_figure)(boxes, key) for key in keys
+    ]
     figures = tuple(figure for figure in made if figure is not None)
     return Part("What the layers do", (), figures) if figures else None
 
 
 def _attention(subjects: Sequence[Subject]) -> Part | None:
-    looking = [subject for subject in subjects if subject.attention is not None]
+    looking = [(one.attention, one.name) for one in subjects if one.attention is not None]
     figures = [
-        attention_figure(one.attention, one.name, number if len(looking) > 1 else None)
-        for number, one in enumerate(looking, 1)
+        layers.attention_figure(*one, number if len(looking) > 1 else None) for number, one in enumerate(looking, 1)
     ]
     return Part("Where the class token looks", (), tuple(figures)) if figures else None
 
@@ -248,18 +209,20 @@ def _further(boxes: Mapping[str, LayerAnalysis]) -> Part | None:
         else (key, False)
         for key in keys
     )
-    made = [measure_figure(boxes, key) for key in ("subspace_rate_unit_norm", "released_subspace_rate")]
+    made = [layers.measure_figure(boxes, key) for key in ("subspace_rate_unit_norm", "released_subspace_rate")]
     made += [
-        further_figure(boxes, name, half_steps) for name, half_steps in names if half_steps or name not in PREDICTED_OF
+        layers.further_figure(boxes, name, half_steps)
+        for name, half_steps in names
+        if half_steps or name not in PREDICTED_OF
     ]
     figures = tuple(figure for figure in made if figure is not None)
     return Part("Every half-step, and further measures", (), figures, folded=True) if figures else None
 
 
 def _layer_tables(boxes: Mapping[str, LayerAnalysis]) -> Part | None:
-    found = [changes_table(boxes)] if all_have(boxes, "subspace_rate", "subspace_rate_before") and boxes else []
+    found = [layers.changes_table(boxes)] if all_have(boxes, "subspace_rate", "subspace_rate_before") and boxes else []
     found += [
-        layer_table(f"{name}: {state}" if len(boxes) > 1 else state, measures, box.subspace_kind)
+        layers.layer_table(f"{name}: {state}" if len(boxes) > 1 else state, measures, box.subspace_kind)
         for name, box in boxes.items()
         for state, measures in box.series.items()
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,10 +43,9 @@ class Interval:
     count: int
     level: float
 
-    def __getitem__(self, index: object) -> Interval:
+    def __getitem__(self, index: Any) -> Interval:
         """The interval of a part of the trailing shape."""
-        parts = (part[index] for part in (self.mean, self.low, self.high, self.std))
-        return Interval(*parts, self.count, self.level)
+        return replace(self, **{name: getattr(self, name)[index] for name in ("mean", "low", "high", "std")})
 
     @property
     def sign(self) -> str:
@@ -76,14 +76,13 @@ def bootstrap_mean(values: Tensor | Sequence, level: float = 0.95, resamples: in
     values = _checked(values, level)
     if not isinstance(resamples, int) or resamples < 100:
         raise ValueError(f"resamples={resamples!r}: must be an integer >= 100; leave it out for 2000")
-    mean, std = values.mean(0), _std(values)
     if len(values) == 1:
-        return _unknown(mean, level)
+        return _unknown(values[0], level)
+    mean = values.mean(0)
     means = _resampled_means(values.flatten(1) if values.ndim > 1 else values[:, None], resamples, seed)
     tail = (1 - level) / 2
-    low, high = np.quantile(means.numpy(), [tail, 1 - tail], axis=0)
-    low, high = (torch.from_numpy(bound).reshape(mean.shape) for bound in (low, high))
-    return Interval(mean, low, high, std, len(values), level)
+    bounds = torch.from_numpy(np.quantile(means.numpy(), [tail, 1 - tail], axis=0)).reshape(2, *mean.shape)
+    return Interval(mean, bounds[0], bounds[1], values.std(0), len(values), level)
 
 
 def seed_interval(values: Tensor | Sequence, level: float = 0.95) -> Interval:
@@ -97,10 +96,11 @@ def seed_interval(values: Tensor | Sequence, level: float = 0.95) -> Interval:
         ValueError: no values, or level outside (0, 1).
     """
     values = _checked(values, level)
-    mean, std, count = values.mean(0), _std(values), len(values)
+    count = len(values)
     if count == 1:
-        return _unknown(mean, level)
-    half = stats.t.ppf((1 + level) / 2, count - 1) * std / math.sqrt(count)
+        return _unknown(values[0], level)
+    mean, std = values.mean(0), values.std(0)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * std / math.sqrt(count)
     return Interval(mean, mean - half, mean + half, std, count, level)
 
 
@@ -152,10 +152,6 @@ def _checked(values: Tensor | Sequence, level: float) -> Tensor:
     return values
 
 
-def _std(values: Tensor) -> Tensor:
-    return values.std(0) if len(values) > 1 else torch.full_like(values[0], math.nan)
-
-
 def _unknown(mean: Tensor, level: float) -> Interval:
     """The interval of a single value."""
     nan = torch.full_like(mean, math.nan)
@@ -164,15 +160,7 @@ def _unknown(mean: Tensor, level: float) -> Interval:
 
 @dataclass(frozen=True)
 class Trend:
-    """How a quantity moves over the layers.
-
-    Attributes:
-        first: its value at layer 1.
-        last: its value at the last layer.
-        falls: at how many of the `steps` it is lower than one layer before.
-        steps: L - 1.
-        rises_at: layers (from 1) at which it is not lower than one layer before.
-    """
+    """How a quantity moves over L layers: lower than a layer before at `falls` of L − 1 `steps`, not at `rises_at`."""
 
     first: float
     last: float

@@ -17,39 +17,25 @@ UNTRAINED = ", untrained"
 def number(
     value: Tensor | float, digits: int, signed: bool = False, percent: bool = False, significant: bool = False
 ) -> str:
-    """A number in words, "–" for NaN.
-
-    Args:
-        value: the number.
-        digits: after the decimal point, or significant ones.
-        signed: with a plus in front of positive numbers.
-        percent: times 100; the sign "%" is left to the caller.
-        significant: whether `digits` counts significant digits.
-    """
+    """A number in words, "–" for NaN; `digits` after the point or `significant`; `percent`: times 100, no sign."""
     value = float(value) * (100 if percent else 1)
     if math.isnan(value):
         return "–"
     return f"{value:{'+' if signed else ''}.{digits}{'g' if significant else 'f'}}"
 
 
-def interval(found: Any, digits: int, signed: bool = False, percent: bool = False, significant: bool = False) -> str:
-    """'1.20 (1.10 to 1.30)', or the mean alone where the bounds are NaN or `None`.
-
-    Args:
-        found: what has a `mean`, `low` and `high`, such as an `Interval` of one number.
-        digits, signed, percent, significant: as in `number`.
-    """
+def interval(found: Any, digits: int, **style: bool) -> str:
+    """'1.20 (1.10 to 1.30)' of what has `mean`, `low`, `high`, or the mean alone where the bounds are NaN or `None`."""
     low, high = (math.nan if bound is None else float(bound) for bound in (found.low, found.high))
-    style = {"digits": digits, "signed": signed, "percent": percent, "significant": significant}
-    text = number(found.mean, **style) + (" %" if percent else "")
-    return text if math.isnan(low) else f"{text} ({number(low, **style)} to {number(high, **style)})"
+    text = number(found.mean, digits, **style) + (" %" if style.get("percent") else "")
+    return text if math.isnan(low) else f"{text} ({number(low, digits, **style)} to {number(high, digits, **style)})"
 
 
-def span(values: Iterable[Tensor | float], digits: int, signed: bool = False, percent: bool = False) -> str:
+def span(values: Iterable[Tensor | float], digits: int, **style: bool) -> str:
     """'1.0 to 2.0', the smallest and the largest of some numbers, or one number where both read the same."""
     values = [float(value) for value in values]
-    low, high = (number(value, digits, signed, percent) for value in (min(values), max(values)))
-    return (low if low == high else f"{low} to {high}") + (" %" if percent else "")
+    low, high = (number(value, digits, **style) for value in (min(values), max(values)))
+    return (low if low == high else f"{low} to {high}") + (" %" if style.get("percent") else "")
 
 
 def listing(names: Iterable[object]) -> str:
@@ -59,14 +45,7 @@ def listing(names: Iterable[object]) -> str:
 
 
 def describe_trend(name: str, values: Tensor, unit: str = "", digits: int = 1) -> str:
-    """One sentence on how a quantity that should fall moves over the layers.
-
-    Args:
-        name: of the quantity.
-        values: `(L)`, one per layer.
-        unit: written after the numbers.
-        digits: after the decimal point.
-    """
+    """One sentence on how a quantity that should fall moves over the layers, one of `values` each; `unit` in words."""
     found = trend(values)
     first, last = f"{found.first:.{digits}f}", f"{found.last:.{digits}f}{' ' + unit if unit else ''}"
     if found.steps == 0:

@@ -106,11 +106,7 @@ def load_sweep(reference: str | Path) -> Sweep:
 
 
 def choose(sweep: Sweep, arms: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> Sweep:
-    """The sweep with some of its arms (the reference always among them) and other seeds.
-
-    Raises:
-        ValueError: an arm that the sweep does not have, or seeds that are not distinct whole numbers.
-    """
+    """The sweep with some of its arms (always the reference) and other seeds; unknown or equal ones are refused."""
     for arm in arms or ():
         if arm not in sweep.arms:
             raise ValueError(f"arms={arm}: sweep {sweep.name} has no arm '{arm}'; {suggest(arm, sweep.arms)}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -79,35 +78,28 @@ HEADLINES = ("accuracy", "error")
 
 
 def measure_run(directory: Path, num_images: int) -> dict[str, Any]:
-    """What the rates of a finished run are taken against (`subspaces`, `shape`), and its `values` of `MEASURES`.
-
-    Args:
-        directory: of a run of a CRATE, a CRATE autoencoder, or one of its ablations.
-        num_images: test images for the layer measures, at most.
-    """
+    """What the rates of a finished run are taken against (`subspaces`, `shape`), and its `values` of `MEASURES`."""
     saved = open_saved(directory, ("classifier", "autoencoder"))
-    train, test = _parts(saved)
+    recipe, metrics = saved.recipe, saved.metrics
+    if recipe is None or metrics is None:
+        raise ValueError(f"{directory}: is not a run with a recipe and metrics; train it first")
+    skip_bad = bool(metrics["data"].get("skipped"))
+    labelled = recipe.task == "image-classification"
+    splits = load_images(recipe.data, skip_bad, saved.transform.smallest, labelled=labelled)
+    train, test = splits.train, splits.test
     images = test.select(_spread(len(test), num_images))
     values: dict[str, float | None] = {
-        **_outcome(saved.metrics),
+        **_outcome(metrics),
         **_rates(saved.model, saved.batches(images, _BATCH)),
         **_readability(saved.model, saved.batches(images, _BATCH)),
         "probe": _linear_probe(saved, train, test) if len(label_names(train)) > 1 else None,
-        "operations": forward_operations(saved.model.config, saved.recipe.task),
-        "parameters": saved.metrics["parameters"],
-        "seconds": saved.metrics["seconds"],
+        "operations": forward_operations(saved.model.config, recipe.task),
+        "parameters": metrics["parameters"],
+        "seconds": metrics["seconds"],
     }
     config = saved.model.config
     shape = (config.num_attention_heads, config.hidden_size, config.head_dim)
     return {"subspaces": describe_states(saved.model)[0], "shape": shape, "values": values}
-
-
-def _parts(saved: SavedModel) -> tuple[Dataset, Dataset]:
-    """Training and test images; an autoencoder's may be without classes."""
-    labelled = saved.recipe.task == "image-classification"
-    skip_bad = bool(saved.metrics["data"].get("skipped"))
-    splits = load_images(saved.recipe.data, skip_bad, saved.transform.smallest, labelled=labelled)
-    return splits.train, splits.test
 
 
 def _outcome(metrics: dict[str, Any]) -> dict[str, float | None]:
@@ -118,16 +110,10 @@ def _outcome(metrics: dict[str, Any]) -> dict[str, float | None]:
 
 
 def class_selectivity(activity: Tensor, labels: Tensor) -> Tensor:
-    """Class selectivity index of each unit, `(μ_max − μ_rest) / (μ_max + μ_rest)` [1803.06959].
+    """Class selectivity index of each unit, `(μ_max − μ_rest) / (μ_max + μ_rest)` [1803.06959], `(m)`.
 
-    μ_max is the largest of a unit's mean activities per class, μ_rest the mean of those of the other classes.
-
-    Args:
-        activity: of n images `(n, m)`, at least 0.
-        labels: class numbers `(n)`, of at least two classes.
-
-    Returns:
-        `(m)`, in [0, 1]; NaN for a unit that is never active.
+    μ_max is the largest of a unit's mean activities `(n, m)` per class, μ_rest the mean of those of the other classes;
+    NaN for a unit that is never active.
     """
     means = torch.stack([activity[labels == label].mean(0) for label in labels.unique()])
     largest = means.amax(0)
@@ -176,24 +162,21 @@ def _rates(model: PreTrainedModel, batches: DataLoader) -> dict[str, float]:
 
 def _readability(model: PreTrainedModel, batches: DataLoader) -> dict[str, float | None]:
     """Sharpness of the maps, sparsity and selectivity of the codes; `None` without maps or codes."""
-    entropy, hoyer, activity = [], [], []
+    means: dict[str, list[Tensor]] = {"hoyer": [], "entropy": []}
+    activity = []
     labels = torch.cat([batch["labels"] for batch in batches])
-    selective = len(labels.unique()) > 1
     for states in record(model, batches, attentions=has_maps(model)):
-        steps = list(states.steps())
+        codes = [step.codes for step in states.steps() if step.codes is not None]
         if states.attentions is not None:
-            entropy.append(torch.stack([attention_entropy(maps) for maps in states.attentions]).mean(0))
-        if steps[-1].codes is not None:
-            hoyer.append(torch.stack([sparsity(step.codes, "hoyer") for step in steps]).mean(0))
-            activity.append(steps[-1].codes.clamp_min(0).mean(1))
-    selectivity = (
-        class_selectivity(torch.cat(activity).cpu(), labels).nanmean().item() if activity and selective else None
-    )
-    return {
-        "hoyer": torch.cat(hoyer).mean().item() if hoyer else None,
-        "entropy": torch.cat(entropy).mean().item() if entropy else None,
-        "selectivity": selectivity,
-    }
+            means["entropy"].append(torch.stack([attention_entropy(maps) for maps in states.attentions]).mean(0))
+        if codes:
+            means["hoyer"].append(torch.stack([sparsity(one, "hoyer") for one in codes]).mean(0))
+            activity.append(codes[-1].clamp_min(0).mean(1))
+    found = {name: torch.cat(values).mean().item() if values else None for name, values in means.items()}
+    found["selectivity"] = None
+    if activity and len(labels.unique()) > 1:
+        found["selectivity"] = class_selectivity(torch.cat(activity).cpu(), labels).nanmean().item()
+    return found
 
 
 def _linear_probe(saved: SavedModel, train, test) -> float:

@@ -43,7 +43,7 @@ class Cell:
         """Its numbers; `None` for what is not known."""
         row = {"arm": self.arm, "measure": self.measure, "unit": MEASURES[self.measure].unit, "values": self.values}
         found, gap = self.found, self.difference
-        numbers = {"mean": found.mean, "sd": found.std, "low": found.low, "high": found.high}
+        numbers: dict[str, Any] = {"mean": found.mean, "sd": found.std, "low": found.low, "high": found.high}
         bounds = (None, None, None) if gap is None else (gap.mean, gap.low, gap.high)
         numbers |= zip(("difference", "difference_low", "difference_high"), bounds)
         known = {key: None if one is None or math.isnan(one) else float(one) for key, one in numbers.items()}

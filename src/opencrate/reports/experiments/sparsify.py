@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Drawing
 
 from ...stats.words import number
 from ...studies.experiments.base import Experiment, Row
-from ...studies.experiments.sparsify import DICTIONARIES, GAP, L0, L1, OUTCOMES
+from ...studies.experiments.sparsify import DICTIONARIES, GAP, L0, L1, OUTCOMES, RISES
 from ..figures import band, finish, panels
 from ..tables import frame
 
@@ -63,7 +63,7 @@ def _gap_sentence(found: Experiment, dictionary: str) -> str:
 
 
 def _descent_sentence(found: Experiment) -> str:
-    rows = found.select(quantity="steps that raise the objective")
+    rows = found.select(quantity=RISES)
     rising = [row["step_size"] for row in rows if row["largest"] > 0]
     wrong = sum(size <= 1 for size in rising)
     told = f"raises the objective at {wrong} points, against the theorem" if wrong else "never raises the objective"

@@ -33,16 +33,7 @@ def table(found: Experiment) -> pandas.DataFrame:
 
 
 def write_experiment(found: Experiment, folder: Path, command: str = "") -> list[Path]:
-    """Write `<name>.csv`, `<name>.json` and every figure as PNG and SVG; each renamed when complete, JSON last.
-
-    Args:
-        found: what to write.
-        folder: made where it does not exist.
-        command: that was typed, for the record.
-
-    Returns:
-        The paths written.
-    """
+    """Write `<name>.csv`, figures as PNG and SVG, and last `<name>.json`, which records the `command`."""
     from ... import __version__
 
     record = {

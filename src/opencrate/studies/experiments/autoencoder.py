@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..._values import Positive, Seed, Within, check_fields
 from ...analysis.autoencoder import AutoencoderMeasures, measure_autoencoder, require_layered
@@ -50,7 +50,7 @@ def quick(settings: AutoencoderSettings) -> AutoencoderSettings:
 
 def with_untrained(models: Mapping[str, CrateMAEForPreTraining], seed: int) -> dict[str, CrateMAEForPreTraining]:
     """The models and, for each configuration once, fresh copies; of the first also a tied one if it is not tied."""
-    found = dict(models)
+    found: dict[str, Any] = dict(models)
     seen: list[dict] = []
     for name, model in models.items():
         if model.config.to_dict() not in seen:
@@ -67,11 +67,9 @@ def with_untrained(models: Mapping[str, CrateMAEForPreTraining], seed: int) -> d
 def run_saved(
     sources: Sequence[str], settings: AutoencoderSettings, data: str | None = None, untrained: bool = False
 ) -> Experiment:
-    """`run` of saved CRATE autoencoders.
+    """`run` of saved CRATE autoencoders: folders, or `hf://owner/name`.
 
     Args:
-        sources: folders, or `hf://owner/name`.
-        settings: its `images` are at most those that there are.
         data: images, as `ImageData.path`; `None` is what the first model's run held out.
         untrained: add those of `with_untrained`.
 
@@ -81,11 +79,13 @@ def run_saved(
     opened = [open_saved(source, ("autoencoder",)) for source in sources]
     models: dict[str, CrateMAEForPreTraining] = {}
     for saved in opened:
+        model: Any = saved.model
+        require_layered(model)
         name = name_of(saved.source)
-        models[saved.source if name in models else name] = saved.model
-        require_layered(saved.model)
+        models[saved.source if name in models else name] = model
     batches, words = image_batches(opened[0], Inputs(data))
-    settings = replace(settings, images=min(settings.images, len(batches.dataset)))
+    dataset: Any = batches.dataset
+    settings = replace(settings, images=min(settings.images, len(dataset)))
     if untrained:
         models = with_untrained(models, settings.seed)
     return run(models, batches, settings, words)
@@ -94,14 +94,7 @@ def run_saved(
 def run(
     models: Mapping[str, CrateMAEForPreTraining], batches: Iterable[Batch], settings: AutoencoderSettings, data: str
 ) -> Experiment:
-    """Measure every model on the same images.
-
-    Args:
-        models: by name; the first is compared with each other one.
-        batches: of pixel values, read once per model.
-        settings: what is measured.
-        data: what the images are, in words.
-    """
+    """Measure every model on the same images, which `data` puts in words; the first is compared with the others."""
     subjects = {
         name: measure_autoencoder(model, batches, settings.eps, settings.noise, settings.images, settings.seed)
         for name, model in models.items()

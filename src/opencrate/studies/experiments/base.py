@@ -8,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 
 from ..._suggest import suggest
 from ..._values import Amount, Positive, Within, allowed, check_fields, fitted, number_in, shown_value
-from ...analysis.theory.check import verdict
 from ...stats.intervals import seed_interval
 
 Row = dict[str, Any]
@@ -75,26 +74,15 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """Name, title, settings as `key=value` words, and rows."""
-        settings = settings_words(self.settings)
-        return {"experiment": self.name, "title": self.title, "settings": settings, "rows": self.to_rows()}
+        words = settings_words(self.settings)
+        return {"experiment": self.name, "title": self.title, "settings": words, "rows": self.to_rows()}
 
 
 def over_seeds(values: Sequence[float]) -> Row:
     """mean, low, high (95 %, Student's t over seeds), smallest, largest and seeds of one number per seed."""
     interval = seed_interval(values)
-    return {
-        "mean": float(interval.mean),
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "smallest": float(min(values)),
-        "largest": float(max(values)),
-        "seeds": len(values),
-    }
-
-
-def judged(row: Mapping[str, Any]) -> str:
-    """ "descends", "ascends" or "cannot tell", from the row's interval."""
-    return verdict(row["low"], row["high"])
+    numbers = {name: float(getattr(interval, name)) for name in ("mean", "low", "high")}
+    return {**numbers, "smallest": float(min(values)), "largest": float(max(values)), "seeds": len(values)}
 
 
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
@@ -103,11 +91,7 @@ def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
 
 
 def with_overrides(settings: _Settings, words: Sequence[str]) -> _Settings:
-    """The settings with `key=value` words applied; lists are written with commas.
-
-    Raises:
-        ValueError: an unknown key, a value of a wrong type, or one that the settings refuse.
-    """
+    """The settings with `key=value` words applied, lists with commas; unknown keys and unfit values are refused."""
     known = {item.name: getattr(settings, item.name) for item in fields(settings)}
     changes: dict[str, Any] = {}
     for word in words:
@@ -132,11 +116,8 @@ def _parsed(name: str, text: str, like: Any) -> Any:
 
 
 def _written(value: Any) -> str:
-    return (
-        ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
-        if isinstance(value, tuple)
-        else (f"{value:g}" if isinstance(value, float) else str(value))
-    )
+    values = value if isinstance(value, tuple) else (value,)
+    return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in values)
 
 
 def settings_words(settings: Settings) -> list[str]:

@@ -11,22 +11,9 @@ from torch.nn.functional import normalize
 
 from ..._values import Amount, Positive
 from ...analysis.maths.steps import FORMS, gradient_lipschitz, step_directions
+from ...analysis.theory.check import verdict
 from ...objective import subspace_coding_rate
-from .base import (
-    Amounts,
-    Angle,
-    Experiment,
-    Few,
-    Positives,
-    Row,
-    Settings,
-    Steps,
-    Tokens,
-    Track,
-    Width,
-    judged,
-    over_seeds,
-)
+from .base import Amounts, Angle, Experiment, Few, Positives, Row, Settings, Steps, Tokens, Track, Width, over_seeds
 from .synthetic import UnionOfSubspaces, union_of_subspaces
 
 TESTED = ("exact", "neumann", "softmax", "paper", "plus", "minus")
@@ -67,8 +54,8 @@ class CompressSettings(Settings):
 
     def data(self, seed: int, noise: float, angle: float, num_tokens: int | None = None) -> UnionOfSubspaces:
         """The tokens of one seed."""
-        tokens = self.tokens if num_tokens is None else num_tokens
-        return union_of_subspaces(self.subspaces, self.dim, self.ambient, tokens, noise, angle, seed)
+        sizes = (self.subspaces, self.dim, self.ambient, num_tokens or self.tokens)
+        return union_of_subspaces(*sizes, noise, angle, seed)
 
 
 SETTINGS = CompressSettings
@@ -87,12 +74,9 @@ def one_step(Z: Tensor, U: Tensor, form: str, eps: float, size: float) -> Tensor
 
 
 def trajectory(Z: Tensor, U: Tensor, form: str, eps: float, size: float, steps: int) -> tuple[Tensor, Tensor]:
-    """R^c before and after each of `steps` repeated steps, as it is and with tokens scaled to length 1.
+    """R^c before and after each of `steps` steps `(steps + 1)` in nats, as it is and with tokens scaled to length 1.
 
     It is NaN once the tokens have left the range of floating-point numbers.
-
-    Returns:
-        Two float64 tensors `(steps + 1)`, nats.
     """
     plain, unit = [subspace_coding_rate(Z, U, eps)], [subspace_coding_rate(normalize(Z, dim=-1), U, eps)]
     for _ in range(steps):
@@ -112,15 +96,15 @@ def run(settings: CompressSettings, track: Track = iter) -> Experiment:
                 point = {name: getattr(settings, f"base_{name}") for name in SWEEPS} | {sweep: value}
                 data = settings.data(seed, point["noise"], point["angle"])
                 for form in TESTED:
-                    before, after = _first_step(data, form, settings.eps, point["step_size"])
-                    for measure, change in zip(MEASURES, after - before):
-                        first[sweep, value, form, measure].append(float(change))
+                    found = trajectory(data.tokens, data.bases, form, settings.eps, point["step_size"], 1)
+                    for measure, (before, after) in zip(MEASURES, found):
+                        first[sweep, value, form, measure].append(float(after - before))
         data = settings.data(seed, settings.base_noise, settings.base_angle)
         for form in TESTED:
             found = trajectory(data.tokens, data.bases, form, settings.eps, settings.base_step_size, settings.steps)
             for measure, values in zip(MEASURES, found):
                 paths[form, measure].append(values)
-    rows = [_row(sweep, value, form, measure, values) for (sweep, value, form, measure), values in first.items()]
+    rows = [_row(*key, values=values) for key, values in first.items()]
     for (form, measure), values in paths.items():
         total = [float(path[-1] - path[0]) for path in values]
         rows.append(_row("all steps", float(settings.steps), form, measure, total))
@@ -131,15 +115,10 @@ def run(settings: CompressSettings, track: Track = iter) -> Experiment:
     )
 
 
-def _first_step(data: UnionOfSubspaces, form: str, eps: float, size: float) -> tuple[Tensor, Tensor]:
-    """R^c, as it is and at unit length, before and after one step: two tensors `(2)`."""
-    plain, unit = trajectory(data.tokens, data.bases, form, eps, size, 1)
-    return torch.stack((plain[0], unit[0])), torch.stack((plain[1], unit[1]))
-
-
 def _row(
     sweep: str, value: float, form: str, measure: str, values: list[float], quantity: str = "change of R^c (nats)"
 ) -> Row:
     found = over_seeds(values)
+    told = "" if sweep == "repeated" else verdict(found["low"], found["high"])
     row = {"sweep": sweep, "value": value, "form": form, "formula": FORMS[form].formula, "tokens": measure}
-    return {**row, "quantity": quantity, **found, "verdict": "" if sweep == "repeated" else judged(found)}
+    return {**row, "quantity": quantity, **found, "verdict": told}

@@ -12,16 +12,8 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from ..._values import Positive, Within
-from ...analysis.maths.denoising import (
-    Denoiser,
-    linear_denoiser,
-    mssa_denoiser,
-    noise_schedule,
-    one_token_attention,
-    posterior_mean,
-    sample,
-    sample_quality,
-)
+from ...analysis.maths import denoising as maths
+from ...analysis.maths.denoising import mssa_denoiser
 from ...analysis.maths.mixtures import LowRankMixture
 from ...operators import coding_rate_gradient, mssa
 from ...stats.intervals import BELOW, paired_difference, seed_interval
@@ -76,7 +68,7 @@ class DenoiseSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        noise_schedule(self.largest, self.smallest, self.steps)
+        maths.noise_schedule(self.largest, self.smallest, self.steps)
         mixture_of_subspaces(self.subspaces, self.dim, self.ambient, self.angle)
 
 
@@ -90,13 +82,7 @@ def quick(settings: DenoiseSettings) -> DenoiseSettings:
 
 @dataclass(frozen=True)
 class Draw:
-    """One seed's mixture, the tokens to denoise, and other tokens to fit weights on; each with its noise.
-
-    Attributes:
-        mixture: of the tokens.
-        clean, noise: `(N, d)`.
-        fit_clean, fit_noise: `(N, d)`.
-    """
+    """One seed's mixture, the tokens `(N, d)` to denoise and others to fit weights on, each with its noise."""
 
     mixture: LowRankMixture
     clean: Tensor
@@ -104,14 +90,14 @@ class Draw:
     fit_clean: Tensor
     fit_noise: Tensor
 
-    def denoisers(self) -> dict[str, Denoiser]:
+    def denoisers(self) -> dict[str, maths.Denoiser]:
         """Every form of `FORMS`."""
         mixture, U = self.mixture, self.mixture.bases
         return {
             "noisy": lambda X, sigma: X,
-            "exact": lambda X, sigma: posterior_mean(mixture, X, sigma),
-            "linear": lambda X, sigma: linear_denoiser(mixture, X, sigma),
-            "one_token": lambda X, sigma: one_token_attention(X, U, sigma),
+            "exact": lambda X, sigma: maths.posterior_mean(mixture, X, sigma),
+            "linear": lambda X, sigma: maths.linear_denoiser(mixture, X, sigma),
+            "one_token": lambda X, sigma: maths.one_token_attention(X, U, sigma),
             "mssa": lambda X, sigma: mssa_denoiser(X, U, sigma),
             "mssa_lengths": lambda X, sigma: mssa_denoiser(X, U, sigma, key_lengths=True),
             "mssa_fitted": self._fitted(lambda X, sigma: mssa_denoiser(X, U, sigma)),
@@ -119,7 +105,7 @@ class Draw:
             "gradient_fitted": self._fitted(lambda X, sigma: coding_rate_gradient(X, U, _EPS)),
         }
 
-    def _fitted(self, update: Callable[[Tensor, float], Tensor]) -> Denoiser:
+    def _fitted(self, update: Callable[[Tensor, float], Tensor]) -> maths.Denoiser:
         """a X + b update(X), the weights least squares on the other tokens at the same noise level."""
 
         def denoise(X: Tensor, sigma: float) -> Tensor:
@@ -153,10 +139,10 @@ def run(settings: DenoiseSettings, track: Track = iter) -> Experiment:
             for form, denoise in denoisers.items():
                 wrong = (denoise(noisy, level * unit) - tokens.clean).square().sum() / tokens.clean.square().sum()
                 errors[(form, level)].append(float(wrong))
-        sigmas = noise_schedule(settings.largest * unit, settings.smallest * unit, settings.steps)
+        sigmas = maths.noise_schedule(settings.largest * unit, settings.smallest * unit, settings.steps)
         for form in SAMPLERS:
-            made = sample(denoisers[form], sigmas[0] * tokens.noise, sigmas)
-            for name, value in asdict(sample_quality(made, tokens.mixture, generator(seed))).items():
+            made = maths.sample(denoisers[form], sigmas[0] * tokens.noise, sigmas)
+            for name, value in asdict(maths.sample_quality(made, tokens.mixture, generator(seed))).items():
                 samples[(form, name)].append(value)
     rows = [_row("denoising", form, "relative error", level, found) for (form, level), found in errors.items()]
     rows += [_row("sampling", form, name, "", found) for (form, name), found in samples.items()]
@@ -167,7 +153,10 @@ def run(settings: DenoiseSettings, track: Track = iter) -> Experiment:
         rows=tuple(rows),
         facts={
             "better": {
-                (form, other): sum(_below(errors[form, level], errors[other, level]) for level in settings.noise)
+                (form, other): sum(
+                    paired_difference(errors[form, level], errors[other, level], seed_interval).sign == BELOW
+                    for level in settings.noise
+                )
                 for form in FORMS
                 for other in ("noisy", "linear")
             },
@@ -178,8 +167,3 @@ def run(settings: DenoiseSettings, track: Track = iter) -> Experiment:
 
 def _row(what: str, form: str, measure: str, level: float | str, values: list[float]) -> Row:
     return {"what": what, "form": form, "measure": measure, "noise": level, **over_seeds(values)}
-
-
-def _below(first: list[float], second: list[float]) -> bool:
-    """Whether the first is smaller, by the interval of the paired difference over seeds."""
-    return paired_difference(first, second, seed_interval).sign == BELOW

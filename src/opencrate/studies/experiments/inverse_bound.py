@@ -19,15 +19,8 @@ from ...operators import complete_ista_matrix, ista, mssa, project, shrink
 class MatchedLayer:
     """An encoder layer without LayerNorm and the decoder layer that is meant to undo it.
 
-    f(Z) = ISTA(Z + M(Z)) with one step from its own input, g(A) = A Dᵀ − M(A Dᵀ), M = MSSA with its output tied
-    to U.
-
-    Attributes:
-        bases: U `(K, d, p)`.
-        dictionary: D `(d, d)`.
-        eta, lam, signed: of the ISTA step.
-        factor: in front of M.
-        scale: inside its softmax.
+    f(Z) = ISTA(Z + M(Z)) with one step from its own input, g(A) = A Dᵀ − M(A Dᵀ); D `(d, d)`. M = MSSA with bases U
+    `(K, d, p)` and its output tied to U, `factor` in front of it and `scale` inside its softmax.
     """
 
     bases: Tensor

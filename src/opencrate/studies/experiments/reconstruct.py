@@ -89,16 +89,8 @@ def quick(settings: ReconstructSettings) -> ReconstructSettings:
 def matched_layers(settings: ReconstructSettings, case: str, seed: int, point: dict[str, float]) -> tuple:
     """Tokens `(N, d)` and the layers of one case: U of every layer follows the tokens through the layers before."""
     aligned = case == "aligned"
-    data = union_of_subspaces(
-        settings.subspaces,
-        settings.dim,
-        settings.ambient,
-        settings.tokens,
-        point["noise"],
-        point["angle"],
-        seed,
-        aligned,
-    )
+    sizes = (settings.subspaces, settings.dim, settings.ambient, settings.tokens)
+    data = union_of_subspaces(*sizes, point["noise"], point["angle"], seed, aligned)
     bases, layers = data.bases, []
     for number in range(settings.layers):
         if aligned:
@@ -106,11 +98,8 @@ def matched_layers(settings: ReconstructSettings, case: str, seed: int, point: d
         else:
             D = dictionary_with_condition(settings.ambient, point["condition"], 1000 * (seed + 1) + 2 * number)
         eta = point["step_size"] / torch.linalg.matrix_norm(D, 2).square().item()
-        layers.append(
-            MatchedLayer(
-                bases, D, eta, point["lam"], case in ("soft", "layernorm"), settings.factor, settings.dim**-0.5
-            )
-        )
+        signed = case in ("soft", "layernorm")
+        layers.append(MatchedLayer(bases, D, eta, point["lam"], signed, settings.factor, settings.dim**-0.5))
         bases = orthonormalize(complete_ista_matrix(D, eta).mT @ bases)
     return data.tokens, layers
 

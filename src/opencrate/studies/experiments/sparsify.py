@@ -20,6 +20,7 @@ OUTCOMES = ("converged", "still falling", "oscillating", "diverged")
 DICTIONARIES = ("complete", "overcomplete")
 GAP = "gap to the optimum (1 = the zero code)"
 L1, L0 = "ℓ1 per token", "non-zero fraction"
+RISES = "steps that raise the objective"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ class SparsifySettings(Settings):
     def data(self, seed: int, dictionary: str, num_tokens: int | None = None) -> SparseSignals:
         """The signals of one seed."""
         atoms = self.ambient * (self.expansion if dictionary == "overcomplete" else 1)
-        tokens = self.tokens if num_tokens is None else num_tokens
-        return sparse_signals(self.ambient, atoms, tokens, self.active, self.noise, seed)
+        return sparse_signals(self.ambient, atoms, num_tokens or self.tokens, self.active, self.noise, seed)
 
 
 SETTINGS = SparsifySettings
@@ -65,17 +65,8 @@ SETTINGS = SparsifySettings
 
 def quick(settings: SparsifySettings) -> SparsifySettings:
     """The same in seconds."""
-    return replace(
-        settings,
-        seeds=3,
-        tokens=16,
-        ambient=16,
-        active=2,
-        lam=(0.03, 0.1, 0.3),
-        step_size=(0.5, 1.0, 1.9, 3.0),
-        steps=(1, 2, 10),
-        long_run=300,
-    )
+    grid = {"lam": (0.03, 0.1, 0.3), "step_size": (0.5, 1.0, 1.9, 3.0), "steps": (1, 2, 10), "long_run": 300}
+    return replace(settings, seeds=3, tokens=16, ambient=16, active=2, **grid)
 
 
 def outcome(X: Tensor, D: Tensor, lam: float, eta: float, num_steps: int, tol: float = 1e-8) -> str:
@@ -84,14 +75,6 @@ def outcome(X: Tensor, D: Tensor, lam: float, eta: float, num_steps: int, tol: f
     "converged": a step changes the code by less than `tol`, relative to its size. "diverged": the code leaves 1e6
     times the signal's size. Otherwise, after `num_steps`: "still falling" when no step of the last half raised the
     objective (up to rounding), else "oscillating".
-
-    Args:
-        X: signals `(N, d)`.
-        D: dictionary `(d, m)`.
-        lam: λ >= 0.
-        eta: η > 0.
-        num_steps: where to stop.
-        tol: relative change that counts as none.
     """
     A, rises, last = X.new_zeros(len(X), D.shape[1]), False, torch.inf
     limit = 1e6 * (1 + X.norm().item())
@@ -139,16 +122,14 @@ def run(settings: SparsifySettings, track: Track = iter) -> Experiment:
             for lam in settings.lam:
                 best = fista(X, D, lam)
                 uncertified += not best.converged
-                _converged_values(values, dictionary, lam, best)
+                _add_sparsity(values, (dictionary, lam, 0.0, 0), best.code)
                 for size in settings.step_size:
                     _grid_values(values, (dictionary, lam, size), X, D, unit * size, best, settings.steps)
             for size in settings.step_size:
                 eta = unit * size
                 outcomes[dictionary, size].append(outcome(X, D, settings.base_lam, eta, settings.long_run))
                 rises = objective_rises(X, D, settings.base_lam, eta, max(settings.steps))
-                values[
-                    "steps that raise the objective", dictionary, settings.base_lam, size, max(settings.steps)
-                ].append(float(rises))
+                values[RISES, dictionary, settings.base_lam, size, max(settings.steps)].append(float(rises))
             few = X[:8]
             mine = fista(few, D, settings.base_lam).objective
             theirs = scikit_learn_objective(few, D, settings.base_lam)
@@ -167,9 +148,9 @@ def run(settings: SparsifySettings, track: Track = iter) -> Experiment:
     )
 
 
-def _converged_values(values: dict, dictionary: str, lam: float, best: LassoSolution) -> None:
-    values[L1, dictionary, lam, 0.0, 0].append(float(best.code.sum(-1).mean()))
-    values[L0, dictionary, lam, 0.0, 0].append(float((best.code > 0).double().mean()))
+def _add_sparsity(values: dict, point: tuple, code: Tensor) -> None:
+    values[(L1, *point)].append(float(code.sum(-1).mean()))
+    values[(L0, *point)].append(float((code > 0).double().mean()))
 
 
 def _grid_values(
@@ -184,8 +165,7 @@ def _grid_values(
         taken = count
         gap = (lasso_objective(A, X, D, lam).item() - optimum) / (zero - optimum)
         values[(GAP, *point, count)].append(gap)
-        values[(L1, *point, count)].append(float(A.sum(-1).mean()))
-        values[(L0, *point, count)].append(float((A > 0).double().mean()))
+        _add_sparsity(values, (*point, count), A)
 
 
 def _row(

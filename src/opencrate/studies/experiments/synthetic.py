@@ -7,19 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ...analysis.maths.mixtures import LowRankMixture
 
 
 @dataclass(frozen=True)
 class UnionOfSubspaces:
-    """Tokens from a union of K subspaces of dimension p in d dimensions; float64.
-
-    Attributes:
-        tokens: `(N, d)`, each of length 1.
-        bases: `(K, d, p)`, each with orthonormal columns.
-        membership: subspace of every token, `(N)`.
-    """
+    """Float64 tokens `(N, d)` of length 1, orthonormal bases `(K, d, p)`, and the subspace of every token `(N)`."""
 
     tokens: Tensor
     bases: Tensor
@@ -28,13 +23,7 @@ class UnionOfSubspaces:
 
 @dataclass(frozen=True)
 class SparseSignals:
-    """Signals with known sparse codes in a known dictionary; float64.
-
-    Attributes:
-        signals: `(N, d)`.
-        codes: `(N, m)`, all >= 0.
-        dictionary: `(d, m)`, columns of length 1.
-    """
+    """Float64 signals `(N, d)`, their codes `(N, m)` >= 0, and the dictionary `(d, m)` with columns of length 1."""
 
     signals: Tensor
     codes: Tensor
@@ -53,16 +42,10 @@ def random_orthonormal(d: int, columns: int, seed: int) -> Tensor:
 
 
 def bases_at_angle(num_subspaces: int, dim: int, ambient: int, angle: float, seed: int) -> Tensor:
-    """K bases of which every two meet at the same angle: all p principal angles are `angle` degrees.
+    """K bases `(K, d, p)` of which every two meet at one angle: all p principal angles are `angle` degrees.
 
     U_k = a C + b Q_k with C and all Q_k mutually orthonormal, a² = cos(angle), b² = 1 − a²; then
     U_iᵀU_j = a² I = cos(angle) I for i ≠ j.
-
-    Returns:
-        `(K, d, p)` float64.
-
-    Raises:
-        ValueError: sizes < 1, an angle outside [0, 90], or too few dimensions (K p; (K + 1) p below 90 degrees).
     """
     for name, value in (("num_subspaces", num_subspaces), ("dim", dim), ("ambient", ambient)):
         if value < 1:
@@ -94,51 +77,23 @@ def union_of_subspaces(
 ) -> UnionOfSubspaces:
     """Tokens u = (s + noise · w) / ‖s + noise · w‖ with s a random unit vector of one subspace, E‖w‖² = 1.
 
-    Tokens are dealt to the subspaces in turn, so that every subspace has N/K of them.
-
-    Args:
-        num_subspaces: K.
-        dim: p.
-        ambient: d.
-        num_tokens: N.
-        noise: length of the noise relative to the signal, >= 0.
-        angle: between every two subspaces, see :func:`bases_at_angle`.
-        seed: of bases, coordinates and noise.
-        nonnegative: coordinates in the basis are >= 0.
-
-    Raises:
-        ValueError: sizes that are impossible, or noise < 0.
+    Tokens are dealt to the subspaces in turn; `nonnegative` makes their coordinates in the basis >= 0.
     """
     if num_tokens < 1:
         raise ValueError(f"num_tokens={num_tokens}: must be at least 1")
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"noise={noise!r}: must be a finite number >= 0")
     bases = bases_at_angle(num_subspaces, dim, ambient, angle, seed)
     source = generator(seed + 1_000_003)
     membership = torch.arange(num_tokens) % num_subspaces
     coordinates = torch.randn(num_tokens, dim, generator=source, dtype=torch.float64)
     coordinates = coordinates.abs() if nonnegative else coordinates
-    signal = torch.nn.functional.normalize((bases[membership] @ coordinates.unsqueeze(-1)).squeeze(-1), dim=-1)
-    disturbance = torch.randn(num_tokens, ambient, generator=source, dtype=torch.float64) / ambient**0.5
-    tokens = torch.nn.functional.normalize(signal + noise * disturbance, dim=-1)
-    return UnionOfSubspaces(tokens, bases, membership)
+    signal = normalize((bases[membership] @ coordinates.unsqueeze(-1)).squeeze(-1), dim=-1)
+    return UnionOfSubspaces(normalize(_disturbed(signal, noise, source), dim=-1), bases, membership)
 
 
 def mixture_of_subspaces(
     num_subspaces: int = 4, dim: int = 4, ambient: int = 32, angle: float = 90.0, seed: int = 0
 ) -> LowRankMixture:
-    """K equally likely Gaussians, each uniform in all directions of its own subspace and 0 outside; E‖z‖² = 1.
-
-    Args:
-        num_subspaces: K.
-        dim: p.
-        ambient: d.
-        angle: between every two subspaces, see :func:`bases_at_angle`.
-        seed: of the bases.
-
-    Raises:
-        ValueError: as :func:`bases_at_angle`.
-    """
+    """K equally likely Gaussians, each uniform in all directions of its own subspace and 0 outside; E‖z‖² = 1."""
     bases = bases_at_angle(num_subspaces, dim, ambient, angle, seed)
     return LowRankMixture(
         weights=bases.new_full((num_subspaces,), 1 / num_subspaces),
@@ -153,35 +108,33 @@ def mixture_of_subspaces(
 def sparse_signals(
     ambient: int, num_atoms: int, num_tokens: int, num_active: int, noise: float, seed: int
 ) -> SparseSignals:
-    """Signals A Dᵀ + noise · w with `num_active` positive entries per code, Gaussian atoms of length 1, E‖w‖² = 1.
+    """Signals A Dᵀ + noise · w, E‖w‖² = 1, Gaussian atoms of length 1.
 
-    Active coefficients are uniform in [0.5, 1.5].
-
-    Raises:
-        ValueError: sizes < 1, more active than atoms, or noise < 0.
+    Every code has `num_active` positive entries, uniform in [0.5, 1.5].
     """
     if not (ambient >= 1 and num_tokens >= 1 and 1 <= num_active <= num_atoms):
         raise ValueError(
             f"ambient={ambient}, num_atoms={num_atoms}, num_tokens={num_tokens}, num_active={num_active}: "
             "sizes must be at least 1, and active at most the number of atoms"
         )
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"noise={noise!r}: must be a finite number >= 0")
     source = generator(seed)
-    D = torch.nn.functional.normalize(torch.randn(ambient, num_atoms, generator=source, dtype=torch.float64), dim=0)
+    D = normalize(torch.randn(ambient, num_atoms, generator=source, dtype=torch.float64), dim=0)
     places = torch.rand(num_tokens, num_atoms, generator=source, dtype=torch.float64).topk(num_active).indices
     values = 0.5 + torch.rand(num_tokens, num_active, generator=source, dtype=torch.float64)
     codes = torch.zeros(num_tokens, num_atoms, dtype=torch.float64).scatter(1, places, values)
-    disturbance = torch.randn(num_tokens, ambient, generator=source, dtype=torch.float64) / ambient**0.5
-    return SparseSignals(codes @ D.mT + noise * disturbance, codes, D)
+    return SparseSignals(_disturbed(codes @ D.mT, noise, source), codes, D)
+
+
+def _disturbed(signals: Tensor, noise: float, source: torch.Generator) -> Tensor:
+    """Signals `(N, d)` + noise · w with w Gaussian, E‖w‖² = 1."""
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise={noise!r}: must be a finite number >= 0")
+    w = torch.randn(signals.shape, generator=source, dtype=torch.float64) / signals.shape[-1] ** 0.5
+    return signals + noise * w
 
 
 def dictionary_with_condition(d: int, condition: float, seed: int) -> Tensor:
-    """Square D = P diag(s) Qᵀ, P and Q random orthogonal, s geometric from c^½ to c^−½; D is orthogonal for c = 1.
-
-    Raises:
-        ValueError: condition < 1.
-    """
+    """Square D = P diag(s) Qᵀ, P and Q random orthogonal, s geometric from c^½ to c^−½; D is orthogonal for c = 1."""
     if not 1 <= condition < math.inf:
         raise ValueError(f"condition={condition!r}: must be a finite number >= 1")
     P, Q = random_orthonormal(d, d, seed), random_orthonormal(d, d, seed + 1)
