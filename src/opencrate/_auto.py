@@ -1,5 +1,7 @@
 """Registration of the CRATE models with transformers' Auto classes."""
 
+from typing import Any
+
 from transformers import (
     AutoBackbone,
     AutoConfig,
@@ -51,7 +53,7 @@ _MODELS = {
     },
 }
 
-_NAMES = (
+_NAMES: tuple[tuple[Any, Any], ...] = (
     (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, CrateForCausalLM),
     (modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, CrateForImageClassification),
     (modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, CrateForSequenceClassification),

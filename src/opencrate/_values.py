@@ -61,6 +61,12 @@ TopP = Annotated[float, Within(1e-6, 1)]
 Beams = Annotated[int, Within(1, 256)]
 
 
+_WORDS: dict[Any, str] = {
+    **{int: "a whole number", float: "a number", bool: "true or false", None: "null", type(None): "null"},
+    **{str: "text (quoted if it looks like a number) without control characters", Any: "any value", dict: "a mapping"},
+}
+
+
 def fitted(value: Any, hint: Any) -> Any:
     """The value if it is of the type and in its range; a whole number becomes a float where one is meant.
 
@@ -171,18 +177,11 @@ def allowed(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return ", or ".join(dict.fromkeys(map(allowed, arguments)))
     if origin is Literal:
-        return f"one of {', '.join(map(shown_value, arguments))}" if len(arguments) > 1 else shown_value(arguments[0])
+        words = ", ".join(map(shown_value, arguments))
+        return f"one of {words}" if len(arguments) > 1 else words
     if origin in (list, tuple):
         return f"a list, each item {allowed(arguments[0])}"
-    if origin is dict:
-        return "a mapping"
-    words = {int: "a whole number", float: "a number", bool: "true or false", None: "null", type(None): "null"}
-    words |= {
-        str: "text (quoted if it looks like a number) without control characters",
-        Any: "any value",
-        dict: "a mapping",
-    }
-    return words.get(hint) or getattr(hint, "__name__", str(hint))
+    return _WORDS.get(origin or hint) or getattr(hint, "__name__", str(hint))
 
 
 def field_error(name: str, value: Any, expected: str) -> ValueError:

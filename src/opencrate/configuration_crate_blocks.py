@@ -155,7 +155,7 @@ class CrateBlockConfig(PreTrainedConfig):
             self._require(_fits(value, hint), name, allowed(hint), value)
         if name in _STEPS:
             missing = unregistered(name, value, self.operator_imports)
-            self._require(missing is None, name, missing, value)
+            self._require(missing is None, name, missing or "", value)
         if name == "id2label" and value is not None:
             in_order = set(map(str, value)) == set(map(str, range(len(value))))
             self._require(in_order, name, "a mapping of the class numbers from 0 on, each once, to names", value)
@@ -225,6 +225,7 @@ class CrateBlockConfig(PreTrainedConfig):
         self._check_structure()
 
     def _check_structure(self) -> None:
+        assert self.head_dim is not None  # filled in before
         inner = self.num_attention_heads * self.head_dim
         if self.attention_output == "none":
             self._require(inner == self.hidden_size, "attention_output", "used with K p = d only")

@@ -51,16 +51,15 @@ class CrateMAEConfig(CrateConfig):
     def of_decoder(self) -> "CrateMAEConfig":
         """A copy in which ``num_hidden_layers``, ``num_attention_heads`` and ``head_dim`` are the decoder's."""
         config = copy.deepcopy(self)
-        config.num_hidden_layers = self.decoder_num_hidden_layers
-        if self.decoder_num_attention_heads != self.num_attention_heads:
-            config.num_attention_heads = self.decoder_num_attention_heads
-            config.head_dim = self.hidden_size // self.decoder_num_attention_heads
+        config.num_hidden_layers = self.decoder_num_hidden_layers or self.num_hidden_layers
+        if (heads := self.decoder_num_attention_heads or self.num_attention_heads) != self.num_attention_heads:
+            config.num_attention_heads, config.head_dim = heads, self.hidden_size // heads
         return config
 
     def _check(self) -> None:
         super()._check()
         self._require(self.hidden_size % 4 == 0, "hidden_size", "a multiple of 4, for the sine-cosine positions")
-        heads = self.decoder_num_attention_heads
+        heads = self.decoder_num_attention_heads or self.num_attention_heads
         fits = self.hidden_size % heads == 0 or heads == self.num_attention_heads
         self._require(fits, "decoder_num_attention_heads", f"a divisor of {self.hidden_size}")
         if self.tie_decoder:

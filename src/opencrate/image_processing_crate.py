@@ -10,13 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    ChannelDimension,
-    PILImageResampling,
-    infer_channel_dimension_format,
-)
+from transformers.image_utils import ChannelDimension, PILImageResampling, infer_channel_dimension_format
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 __all__ = ["CrateImageProcessor"]
 
@@ -118,7 +113,7 @@ class CrateImageProcessor(PilBackend):
         images = image_url_or_urls
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        if isinstance(images, (str, os.PathLike)) and os.path.isfile(images):
+        if _is_file(images):
             return read_picture(images)
         if getattr(images, "ndim", None) == 2:
             return images[None]
@@ -157,6 +152,10 @@ class CrateImageProcessor(PilBackend):
                 "resized before; give a smaller crop_size, or do_center_crop=False"
             )
         return kwargs
+
+
+def _is_file(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike)) and os.path.isfile(source)
 
 
 def _orientation(picture: Image.Image) -> int:

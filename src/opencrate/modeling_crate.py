@@ -7,6 +7,7 @@
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from ._hf import (
 from .blocks import CrateLayer, LayerList
 from .configuration_crate import CrateConfig, pair
 from .linear_maps import dtype_of
-from .modeling_crate_base import CratePreTrainedModel, CrateStates
+from .modeling_crate_base import CratePreTrainedModel, CrateStates, last_norm
 from .recording import record
 
 
@@ -132,7 +133,7 @@ class CrateImagePreTrainedModel(CratePreTrainedModel):
     config_class = CrateConfig
     config: CrateConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     _no_split_modules = ["CrateEmbeddings", "CrateLayer"]  # noqa: RUF012 (transformers' convention)
 
     @torch.no_grad()
@@ -199,7 +200,7 @@ class CrateForImageClassification(CrateImagePreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.crate = CrateModel(config)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
+        self.norm = last_norm(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
@@ -214,7 +215,7 @@ class CrateForImageClassification(CrateImagePreTrainedModel):
         """
         kwargs.setdefault("key_mapping", _FROM_AUTOENCODER)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
         if kwargs["key_mapping"] is _FROM_AUTOENCODER:  # or save_pretrained would write the autoencoder's name
             own = [one for one in model._weight_conversions or () if one.target_patterns != ["norm."]]
             model._weight_conversions = own
@@ -252,10 +253,7 @@ class CrateBackbone(BackboneMixin, CrateModel):
         asked = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
         outputs = CrateModel.forward(self, pixel_values, output_hidden_states=True, **kwargs)
         grid = self.embeddings.patch_embeddings.grid(pixel_values)
-        maps = tuple(
-            state[:, 1:].transpose(1, 2).unflatten(2, grid)
-            for name, state in zip(self.stage_names, outputs.hidden_states)
-            if name in self.out_features
-        )
-        hidden_states = outputs.hidden_states if asked else None
-        return BackboneOutput(feature_maps=maps, hidden_states=hidden_states, attentions=outputs.attentions)
+        states = outputs.hidden_states or ()
+        chosen = (state for name, state in zip(self.stage_names, states) if name in self.out_features)
+        maps: Any = tuple(state[:, 1:].transpose(1, 2).unflatten(2, grid) for state in chosen)
+        return BackboneOutput(feature_maps=maps, hidden_states=states if asked else None, attentions=outputs.attentions)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
-from ._hf import RECORDED_BY_FORWARD, init
+from ._hf import RECORDED_BY_FORWARD, ModelOutput, init
 from ._suggest import suggest
 from .blocks import orthogonality_loss
 from .configuration_crate_blocks import CrateBlockConfig
@@ -50,6 +49,11 @@ def share_of_step(labels: Tensor | None, num_items: Tensor | int | None) -> Tens
     return count / (num_items.to(count.device) if isinstance(num_items, Tensor) else num_items)
 
 
+def last_norm(config: CrateBlockConfig) -> nn.LayerNorm:
+    """The norm after the last layer."""
+    return nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps or config.layer_norm_eps)
+
+
 class CratePreTrainedModel(PreTrainedModel):
     """Loading, saving, initialisation, penalties and the recording of states, shared by all CRATE models."""
 
@@ -61,7 +65,7 @@ class CratePreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = dict.fromkeys(STATES, RECORDED_BY_FORWARD)
+    _can_record_outputs: dict[str, Any] = dict.fromkeys(STATES, RECORDED_BY_FORWARD)
 
     if TYPE_CHECKING:  # signatures that transformers' wrappers hide from type checkers
 
@@ -132,5 +136,5 @@ class CratePreTrainedModel(PreTrainedModel):
             if name.startswith("output_") and name not in known:
                 raise ValueError(f"unknown output flag {name!r}; {suggest(name, known)}")
 
-    def _states_of(self, outputs: ModelOutput) -> dict[str, tuple[Tensor, ...]]:
+    def _states_of(self, outputs: ModelOutput) -> dict[str, Any]:
         return {key: outputs[key] for key in self._can_record_outputs if key in outputs}

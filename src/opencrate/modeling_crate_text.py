@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin
+from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
 from ._graph import traced
-from ._hf import CACHE, CACHE_NAMES, CacheByEitherName, can_return_tuple, one_cache
+from ._hf import CACHE, CACHE_NAMES, CacheByEitherName, GenerationMixin, cache_argument, can_return_tuple, one_cache
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate_base import CrateStates
@@ -121,7 +121,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             position_ids,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            **{CACHE: one_cache(cache, past_key_values)},
+            **cache_argument(one_cache(cache, past_key_values)),
             **kwargs,
         )
         tokens = outputs.last_hidden_state
@@ -132,10 +132,11 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         logits, loss, targets = self.lm_head(tokens), None, kwargs.get("shift_labels")
         if labels is not None or targets is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
-            targets = labels[..., 1:] if targets is None else targets
+        if labels is not None and targets is None:
+            targets = labels[..., 1:]
         loss = self._with_penalties(loss, targets, kwargs.get("num_items_in_batch"))
-        states = self._states_of(outputs)
-        return CrateCausalLMOutput(loss=loss, logits=logits, **{CACHE: getattr(outputs, CACHE)}, **states)
+        kept = cache_argument(outputs.past_key_values)
+        return CrateCausalLMOutput(loss=loss, logits=logits, **kept, **self._states_of(outputs))
 
     def generate(self, inputs: Tensor | None = None, generation_config=None, *args, context_overflow=None, **kwargs):
         """Generate tokens: transformers' ``generate``, all its arguments and strategies, within the context.
@@ -170,7 +171,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             given = SubspaceCache(self.config, min(needed, context))
         if given is not None:
             kwargs[CACHE] = given
-        return super().generate(inputs, generation_config, *args, **kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]  # its class is a stub there
 
     def _leaves_cache_to_us(self, asked: dict[str, Any]) -> bool:
         chosen = [asked.get(name) for name in ("cache_implementation", "custom_generate")]
@@ -228,13 +229,13 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
                 attention_mask = None if attention_mask is None else attention_mask[:, -context:]
                 is_first_iteration = is_first_iteration or inputs_embeds is not None  # they are read only there
                 kwargs.update(position_ids=None, use_cache=False)
-        return super().prepare_inputs_for_generation(
+        return super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]  # as above
             input_ids,
             next_sequence_length,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
-            **{CACHE: cache},
+            **cache_argument(cache),
             **kwargs,
         )
 

@@ -197,11 +197,13 @@ class CrateForMultipleChoice(_CrateTextHead):
         ``CrateTextModel.forward``.
         """
         given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        num_choices = (inputs_embeds if input_ids is None else input_ids).shape[1]
+        first = inputs_embeds if input_ids is None else input_ids
+        if first is None:
+            raise ValueError("give input_ids or inputs_embeds, one of the two")
         *flat, embeds = (None if each is None else each.flatten(0, 1) for each in given)
         outputs = self.crate(*flat, inputs_embeds=embeds, **_uncached(kwargs))
-        logits = self._classify(self._pooled(outputs.last_hidden_state, flat[1])).view(-1, num_choices)
-        loss = None if labels is None else fixed_cross_entropy(logits, labels, num_items_in_batch)
+        logits = self._classify(self._pooled(outputs.last_hidden_state, flat[1])).view(-1, first.shape[1])
+        loss = None if labels is None else fixed_cross_entropy(logits, labels, num_items_in_batch)  # pyright: ignore[reportArgumentType]  # int too
         loss = self._with_penalties(loss, labels, num_items_in_batch)
         return CrateMultipleChoiceOutput(loss=loss, logits=logits, **self._states_of(outputs))
 

@@ -101,7 +101,7 @@ def test_of_two_sets_one_is_taken_and_said(plain, averaged, nested, caplog):
     with caplog.at_level(logging.WARNING, logger="opencrate"):
         assert_same(source_state_dict(source), weights())
     (line,) = (record.getMessage() for record in caplog.records)
-    assert averaged in line.split("left out")[0] and plain in line.split("left out")[1] and "--weights" in line
+    assert averaged in line.split("left out")[0] and plain in line.split("left out")[1] and "weights=KEY" in line
     assert_same(source_state_dict(source, weights=plain), other(weights()))
     with pytest.raises(ValueError, match=f"weights='{averaged[:-1]}': .*did you mean '{averaged}'"):
         source_state_dict(source, weights=averaged[:-1])

@@ -124,7 +124,7 @@ def _load_text(
     return model.eval()
 
 
-def _build(cls: type[Model], config: CrateBlockConfig) -> Model:
+def _build(cls: Any, config: CrateBlockConfig) -> Any:
     """A model, if there is memory for it."""
     require_memory(config, cls, "the model")
     return cls(config)

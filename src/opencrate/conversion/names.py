@@ -7,10 +7,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from .checkpoints import shorten
-
-logger = logging.getLogger(__name__)
 
 # official prefix -> ours; "{l}" is the layer number. Longest match first is not needed: no prefix of one
 # row is a prefix of another.
@@ -141,7 +140,7 @@ def subspaces_of(
     return {"num_attention_heads": heads, "head_dim": inner // heads}
 
 
-def load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family: str) -> None:
+def load_strict(model: PreTrainedModel, state_dict: Mapping[str, Tensor], family: str) -> None:
     """Load every tensor; missing, extra or wrongly shaped ones are one clear error."""
     own, problems = model.state_dict(), []
     if missing := own.keys() - state_dict.keys():
@@ -167,4 +166,4 @@ def load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family
     if broken := [name for name, value in state_dict.items() if not value.isfinite().all()]:
         first = official_name(broken[0], family)
         logger.warning("%d tensors of the checkpoint hold NaN or infinite numbers, the first is %s", len(broken), first)
-    model.to(dtype).load_state_dict(state_dict)
+    torch.nn.Module.to(model, dtype).load_state_dict(state_dict)
