@@ -29,7 +29,8 @@ class SubspaceLayer(DynamicLayer):
         used = self.get_seq_length()
         total = used + key_states.shape[-2]
         self._room = self._room_for(total, used, key_states, value_states)
-        self.keys, self.values = keys, values = (room[..., :total, :] for room in self._room)
+        keys, values = (room[..., :total, :] for room in self._room)
+        self.keys, self.values = keys, values
         keys[..., used:, :] = key_states
         if value_states.shape[-1]:
             values[..., used:, :] = value_states

@@ -69,16 +69,8 @@ class CrateMAEConfig(CrateConfig):
             self._require(alike and plain, "tie_decoder", allowed)
 
 
-_SMALL = {
-    "pool": "mean",
-    "decoder_num_hidden_layers": 2,
-    "mask_tokens_in_encoder": False,
-    "norm_pix_loss": True,
-    "ista_step_size": 0.5,
-    "ista_lambda": 0.1,
-    "initializer": "normal",
-}
-
+_SMALL = {"decoder_num_hidden_layers": 2, "mask_tokens_in_encoder": False, "norm_pix_loss": True}
+_SMALL |= {"pool": "mean", "ista_step_size": 0.5, "ista_lambda": 0.1, "initializer": "normal"}
 
 CrateMAEConfig.SIZES = {
     # As published, encoder and decoder alike: 11.56 / 25.41 / 44.64 / 154.27 M numbers, which include two fixed

@@ -13,8 +13,6 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension, PILImageResampling, infer_channel_dimension_format
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-__all__ = ["CrateImageProcessor"]
-
 _ORIENTATION = 0x0112  # EXIF
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _LUMINANCE = np.array([299, 587, 114], np.float32).reshape(3, 1, 1) / 1000  # ITU-R 601-2, as PIL's mode L
@@ -174,10 +172,10 @@ def _num_channels(image_mean: Any) -> int:
 
 def _array_of(image: Any, layout: str | ChannelDimension | None) -> np.ndarray:
     """A tensor or array as NumPy `(C, H, W)` with 1 to 4 channels."""
-    if not isinstance(image, np.ndarray):
-        image = image.detach().cpu()
-        image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy has no bfloat16
     array = image
+    if not isinstance(array, np.ndarray):
+        array = image.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()  # NumPy has no bfloat16
     if layout is None:
         try:
             layout = infer_channel_dimension_format(array, num_channels=(1, 3, 4))
@@ -198,6 +196,6 @@ def _with_channels(array: np.ndarray, channels: int) -> np.ndarray:
     array = array[: len(array) - 1] if len(array) in (2, 4) else array
     if len(array) == channels:
         return array
-    return (
-        np.repeat(array, 3, axis=0) if channels == 3 else (array * _LUMINANCE).sum(0, keepdims=True, dtype=array.dtype)
-    )
+    if channels == 3:
+        return np.repeat(array, 3, axis=0)
+    return (array * _LUMINANCE).sum(0, keepdims=True, dtype=array.dtype)

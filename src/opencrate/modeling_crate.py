@@ -1,9 +1,8 @@
 """CRATE for images: embedding, L layers of (compress, sparsify), pooling, head. [2306.01129; 2311.13110]
 
-``CrateModel`` is the encoder, ``CrateForImageClassification`` adds LN and a linear head on the pooled token,
-``CrateBackbone`` returns feature maps. Recorded on request, under every attention backend and on every output:
-``hidden_states`` (embedding, then Z^l), ``compressed_states`` (Z^{l+1/2}), ``projected_states`` (U^T LN(Z^l),
-``(B, K, N, p)``), ``sparse_codes`` (the ISTA code) and ``attentions``.
+Recorded on request, under every attention backend and on every output: ``hidden_states`` (embedding, then Z^l),
+``compressed_states`` (Z^{l+1/2}), ``projected_states`` (U^T LN(Z^l), ``(B, K, N, p)``), ``sparse_codes`` (the ISTA
+code) and ``attentions``.
 """
 
 from dataclasses import dataclass
@@ -116,9 +115,8 @@ class CrateEmbeddings(nn.Module):
             table = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
         else:
             factor = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
-            table = F.interpolate(
-                table, scale_factor=factor, mode="bicubic", align_corners=False, recompute_scale_factor=False
-            )
+            kept = {"align_corners": False, "recompute_scale_factor": False}
+            table = F.interpolate(table, scale_factor=factor, mode="bicubic", **kept)
         return torch.cat((cls, table.flatten(2).transpose(1, 2).to(cls.dtype)), dim=1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -178,9 +176,7 @@ class CrateModel(CrateImagePreTrainedModel):
         self._check_outputs(kwargs)
         tokens = self.embeddings(pixel_values)
         if attention_mask is not None:
-            attention_mask = create_bidirectional_mask(
-                config=self.config, inputs_embeds=tokens, attention_mask=attention_mask
-            )
+            attention_mask = create_bidirectional_mask(self.config, tokens, attention_mask)
         maps = kwargs.get("output_attentions", self.config.output_attentions)
         for layer in self.layers:
             tokens = layer(tokens, attention_mask, output_attentions=bool(maps))

@@ -77,15 +77,12 @@ class CratePreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if self.config.initializer == "normal":
+        if self.config.initializer == "normal" or isinstance(module, nn.LayerNorm):
             super()._init_weights(module)
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
             bound = module.weight[0].numel() ** -0.5  # torch's default, which the published code keeps
-            init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.LayerNorm):
-            super()._init_weights(module)
+            for parameter in module.parameters(recurse=False):
+                init.uniform_(parameter, -bound, bound)
         if isinstance(module, ISTA):
             self._init_dictionaries(module)
 
@@ -98,13 +95,7 @@ class CratePreTrainedModel(PreTrainedModel):
                 init.normal_(dictionary, std=self.config.initializer_range)
 
     def _class_loss(self, logits: Tensor, labels: Tensor | None, num_items: Tensor | int | None) -> Tensor | None:
-        """The loss of ``config.problem_type``, with penalties, of inputs that have one answer each.
-
-        Args:
-            logits: ``(B, num_labels)``.
-            labels: classes ``(B)``; numbers or several labels ``(B, num_labels)``.
-            num_items: see :func:`share_of_step`.
-        """
+        """The loss of ``config.problem_type``, with penalties; labels ``(B)``, or several ``(B, num_labels)``."""
         loss, kind = None, self.config.problem_type or ("regression" if self.config.num_labels == 1 else None)
         if labels is not None and (labels.is_floating_point() or kind == "regression"):
             loss = share_of_step(labels, num_items) * self.loss_function(labels, logits, self.config)  # a batch's mean

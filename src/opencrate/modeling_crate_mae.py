@@ -307,15 +307,9 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
             tokens = self.crate.embeddings.restore(tokens, encoded.ids_restore, grid)
         decoded = self.decoder(tokens, **kwargs)
         states = {f"decoder_{key}": state for key, state in self.decoder._states_of(decoded).items()}
-        return CrateMAEForPreTrainingOutput(
-            loss=self._loss(pixel_values, decoded.logits, encoded.mask),
-            logits=decoded.logits,
-            mask=encoded.mask,
-            ids_restore=encoded.ids_restore,
-            latent=encoded.last_hidden_state,
-            **self._states_of(encoded),
-            **states,
-        )
+        states |= {**self._states_of(encoded), "mask": encoded.mask, "ids_restore": encoded.ids_restore}
+        loss, latent = self._loss(pixel_values, decoded.logits, encoded.mask), encoded.last_hidden_state
+        return CrateMAEForPreTrainingOutput(loss=loss, logits=decoded.logits, latent=latent, **states)
 
     def patchify(self, pixel_values: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` -> patches ``(B, n, patch_height * patch_width * C)``, (row, column, channel)."""

@@ -162,7 +162,12 @@ class CrateTextModel(CrateTextPreTrainedModel):
         if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give input_ids or inputs_embeds, one of the two")
         positions = self._positions(given, position_ids, attention_mask, cache)
-        tokens = self._embed(input_ids, inputs_embeds, positions, token_type_ids)
+        if input_ids is not None:
+            _check_ids("input_ids", input_ids, self.config.vocab_size, "vocab_size")
+            inputs_embeds = self.embeddings.token_embeddings(input_ids)
+        if token_type_ids is not None:
+            _check_ids("token_type_ids", token_type_ids, max(1, self.config.type_vocab_size), "type_vocab_size")
+        tokens = self.embeddings(inputs_embeds, positions, token_type_ids)
         mask = self._mask(tokens, attention_mask, cache, position_ids)
         cache = self._cache_to_fill(cache, use_cache)
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
@@ -184,35 +189,22 @@ class CrateTextModel(CrateTextPreTrainedModel):
             if cache is not None:
                 raise ValueError("cache: only a causal model has a cache, and this one has is_causal=False")
             return None
+        held = 0 if cache is None else cache.get_seq_length()
         if not self.config.operator("compression").cached:
-            if cache is not None and cache.get_seq_length():
+            if held:
                 raise ValueError(
                     f"cache: compression={self.config.compression!r} uses none; give the tokens themselves"
                 )
             return None
         if self.gradient_checkpointing and self.training and (torch.is_grad_enabled() or CACHE != "cache"):
-            if cache is not None and cache.get_seq_length():
+            if held:
                 raise ValueError(
-                    f"cache: one that holds tokens ({cache.get_seq_length()}) does not go with activation "
-                    "checkpointing in training: give the tokens themselves, or turn checkpointing off"
+                    f"cache: one that holds tokens ({held}) does not go with activation checkpointing in training: "
+                    "give the tokens themselves, or turn checkpointing off"
                 )
             return None
         makes_one = use_cache and not self.training and not torch.compiler.is_exporting()
         return SubspaceCache(self.config) if cache is None and makes_one else cache
-
-    def _embed(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        position_ids: Tensor,
-        token_type_ids: Tensor | None,
-    ) -> Tensor:
-        if input_ids is not None:
-            _check_ids("input_ids", input_ids, self.config.vocab_size, "vocab_size")
-            inputs_embeds = self.embeddings.token_embeddings(input_ids)
-        if token_type_ids is not None:
-            _check_ids("token_type_ids", token_type_ids, max(1, self.config.type_vocab_size), "type_vocab_size")
-        return self.embeddings(inputs_embeds, position_ids, token_type_ids)
 
     def _positions(
         self, tokens: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None, cache: Cache | None
@@ -238,16 +230,11 @@ class CrateTextModel(CrateTextPreTrainedModel):
     ) -> Any:
         """What the attention backend takes; ``None`` where nothing but the direction limits attention."""
         if self.config.is_causal:
-            return create_causal_mask(
-                config=self.config,
-                inputs_embeds=tokens,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                **cache_argument(cache),
-            )
+            kept = cache_argument(cache)
+            return create_causal_mask(self.config, tokens, attention_mask, position_ids=position_ids, **kept)
         if attention_mask is None:
             return None
-        return create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=attention_mask)
+        return create_bidirectional_mask(self.config, tokens, attention_mask)
 
 
 def _check_ids(name: str, ids: Tensor, size: int, field: str) -> None:

@@ -87,16 +87,10 @@ def rename(state_dict: Mapping[str, Tensor], key_map: Mapping[str, str], family:
     own = {new: new for new in key_map.values()}
     if all(_new_name(name, own) for name in state_dict):
         return dict(state_dict)
-    renamed, unknown = {}, []
-    for name, value in state_dict.items():
-        new = _new_name(name, key_map)
-        if new is None:
-            unknown.append(name)
-        else:
-            renamed[new] = value
-    if unknown:
+    new_names = {name: _new_name(name, key_map) for name in state_dict}
+    if unknown := [name for name, new in new_names.items() if new is None]:
         raise ValueError(f"checkpoint does not look like family {family!r}: unexpected keys {shorten(unknown)}")
-    return renamed
+    return {new: state_dict[name] for name, new in new_names.items() if new}
 
 
 def _new_name(name: str, key_map: Mapping[str, str]) -> str | None:
@@ -112,6 +106,11 @@ def _new_name(name: str, key_map: Mapping[str, str]) -> str | None:
 def official_name(name: str, family: str) -> str:
     """Official name of one of our tensors; our own where the family has none."""
     return _new_name(name, {ours: official for official, ours in KEY_MAPS[family].items()}) or name
+
+
+def num_layers(state_dict: Mapping[str, Tensor], stack: str = "crate") -> int:
+    """Layers of the encoder or the ``decoder``, under our names."""
+    return len({m.group(1) for name in state_dict if (m := re.match(rf"{stack}\.layers\.(\d+)\.", name))})
 
 
 def shape_of(state_dict: Mapping[str, Tensor], name: str, family: str, dims: int) -> torch.Size:
