@@ -1,22 +1,12 @@
 """Registration of the CRATE models with transformers' Auto classes."""
 
-from transformers import (
-    AutoBackbone,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+from typing import Any
+
+import transformers
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # the public name needs torchvision
 
+from . import modeling_crate_text_heads as heads
 from ._pipelines import register_pipelines
 from .configuration_crate import CrateConfig
 from .configuration_crate_mae import CrateMAEConfig
@@ -25,37 +15,34 @@ from .image_processing_crate import CrateImageProcessor
 from .modeling_crate import CrateBackbone, CrateForImageClassification, CrateModel
 from .modeling_crate_mae import CrateMAEForPreTraining, CrateMAEModel
 from .modeling_crate_text import CrateForCausalLM, CrateForMaskedLM
-from .modeling_crate_text_heads import (
-    CrateForMultipleChoice,
-    CrateForQuestionAnswering,
-    CrateForSequenceClassification,
-    CrateForTokenClassification,
-)
 from .modeling_crate_text_model import CrateTextModel
 
 _MODELS = {
     CrateConfig: {
-        AutoModel: CrateModel,
-        AutoBackbone: CrateBackbone,
-        AutoModelForImageClassification: CrateForImageClassification,
+        transformers.AutoModel: CrateModel,
+        transformers.AutoBackbone: CrateBackbone,
+        transformers.AutoModelForImageClassification: CrateForImageClassification,
     },
-    CrateMAEConfig: {AutoModel: CrateMAEModel, AutoModelForPreTraining: CrateMAEForPreTraining},
+    CrateMAEConfig: {
+        transformers.AutoModel: CrateMAEModel,
+        transformers.AutoModelForPreTraining: CrateMAEForPreTraining,
+    },
     CrateTextConfig: {
-        AutoModel: CrateTextModel,
-        AutoModelForCausalLM: CrateForCausalLM,
-        AutoModelForMaskedLM: CrateForMaskedLM,
-        AutoModelForMultipleChoice: CrateForMultipleChoice,
-        AutoModelForQuestionAnswering: CrateForQuestionAnswering,
-        AutoModelForSequenceClassification: CrateForSequenceClassification,
-        AutoModelForTokenClassification: CrateForTokenClassification,
+        transformers.AutoModel: CrateTextModel,
+        transformers.AutoModelForCausalLM: CrateForCausalLM,
+        transformers.AutoModelForMaskedLM: CrateForMaskedLM,
+        transformers.AutoModelForMultipleChoice: heads.CrateForMultipleChoice,
+        transformers.AutoModelForQuestionAnswering: heads.CrateForQuestionAnswering,
+        transformers.AutoModelForSequenceClassification: heads.CrateForSequenceClassification,
+        transformers.AutoModelForTokenClassification: heads.CrateForTokenClassification,
     },
 }
 
-_NAMES = (
+_NAMES: tuple[tuple[Any, Any], ...] = (
     (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, CrateForCausalLM),
     (modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, CrateForImageClassification),
-    (modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, CrateForSequenceClassification),
-    (modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, CrateForTokenClassification),
+    (modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, heads.CrateForSequenceClassification),
+    (modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, heads.CrateForTokenClassification),
 )
 """Tables that the Auto classes' `register` leaves out. A pipeline uses them to recognise its models, and
 the Trainer whether label smoothing has to shift the labels (causal models)."""
@@ -69,10 +56,7 @@ class CrateVideoProcessor:
 
     @classmethod
     def from_pretrained(cls, source: object, *_: object, **__: object) -> None:
-        """
-        Raises:
-            ValueError: always.
-        """
+        """Always a `ValueError`."""
         raise ValueError(f"{source}: holds a model that reads images; it has no video processor")
 
 
@@ -83,13 +67,15 @@ def register() -> None:
         CrateConfig, video_processor_classes={"torchvision": CrateVideoProcessor}, exist_ok=True
     )
     for config, models in _MODELS.items():
-        AutoConfig.register(config.model_type, config, exist_ok=True)
+        transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
         config.register_for_auto_class()  # save_pretrained then writes the code too, for trust_remote_code elsewhere
         for auto_class, model in models.items():
             auto_class.register(config, model, exist_ok=True)
             model.register_for_auto_class(auto_class.__name__)
     for config in (CrateConfig, CrateMAEConfig):
-        AutoImageProcessor.register(config, image_processor_classes={"pil": CrateImageProcessor}, exist_ok=True)
+        transformers.AutoImageProcessor.register(
+            config, image_processor_classes={"pil": CrateImageProcessor}, exist_ok=True
+        )
     CrateImageProcessor.register_for_auto_class("AutoImageProcessor")
     for names, model in _NAMES:
         names[model.config_class.model_type] = model.__name__

@@ -8,13 +8,9 @@ from typing import Any
 def lazy_exports(
     package: str, names: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package.
+    """`__getattr__`, `__dir__` and `__all__` of a package; `names` has what each module below it offers.
 
     Type checkers do not run this: the package states the same names under `TYPE_CHECKING` (a test compares the two).
-
-    Args:
-        package: its `__name__`.
-        names: of each module below the package, the names that are offered.
     """
     home = {name: module for module, offered in names.items() for name in offered}
 

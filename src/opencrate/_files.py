@@ -23,13 +23,8 @@ JSON_LIMIT = 256 << 20
 _SHOWN = 200
 _LINE = 1000
 _MEMORY_SHARE = 0.5
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_KINDS |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _JSON_WORDS = {dict: "a mapping", list: "a list"}
 
@@ -69,12 +64,9 @@ def encoded(text: str) -> bytes:
 def _printable(text: str) -> str:
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _bytes_named(text))
-
-
-def _bytes_named(text: str) -> str:
-    """Bytes of a file name that are no UTF-8 (Python's lone surrogates) as `\\xNN`."""
-    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    # Bytes of a file name that are no UTF-8 are lone surrogates in Python.
+    text = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _shortened(text: str, limit: int) -> str:
@@ -87,10 +79,7 @@ def _shortened(text: str, limit: int) -> str:
 def require_file(path: str | Path, what: str = "a file", name: str | None = None) -> Path:
     """The path of a regular file: no folder, and no pipe, socket or device that would never end.
 
-    Args:
-        path: of the file.
-        what: it has to be, for messages.
-        name: to call it by in messages; the path by default.
+    Messages say `what` it has to be, and call it `name`, by default its path.
 
     Raises:
         ValueError: anything else, nothing, or a file that may not be read.
@@ -131,12 +120,7 @@ def os_reason(error: Exception) -> str:
 
 
 def read_bytes(path: str | Path, what: str = "a file", limit: int | None = None) -> bytes:
-    """A regular file's content.
-
-    Args:
-        path: of the file.
-        what: it has to be, for messages.
-        limit: bytes that it may have; by default half of the memory that is free.
+    """A regular file's content, of at most `limit` bytes (by default half of the free memory).
 
     Raises:
         ValueError: as `require_file`, or a file that is too large.
@@ -150,16 +134,7 @@ def read_bytes(path: str | Path, what: str = "a file", limit: int | None = None)
 
 
 def check_size(path: str | Path, size: int, limit: int | None = None) -> None:
-    """Refuse what does not fit into memory.
-
-    Args:
-        path: of the file, for the message.
-        size: bytes that it takes in memory.
-        limit: that are allowed; by default half of the memory that is free.
-
-    Raises:
-        ValueError: it is larger.
-    """
+    """Refuse a file that takes more bytes of memory than `limit` (by default half of what is free): a `ValueError`."""
     allowed = int(_MEMORY_SHARE * free_memory()) if limit is None else limit
     if size > allowed:
         raise ValueError(
@@ -203,18 +178,12 @@ def read_standard_input(limit: int = 64 << 20) -> str:
 
 
 def read_json(path: str | Path, kind: type[Kind] = dict, advice: str = "replace it") -> Kind:
-    """The mapping or list in a JSON file.
-
-    Args:
-        path: of the file.
-        kind: what it must hold.
-        advice: what to do with a damaged file.
+    """The mapping or list (`kind`) in a JSON file; `advice` is what to do with a damaged one.
 
     Raises:
         ValueError: not there, not to be read, not UTF-8, not JSON, nested too deep, or something else than `kind`.
     """
-    content = read_bytes(path, "a JSON file", JSON_LIMIT)
-    return parse_json(content, shown(path), kind, advice)
+    return parse_json(read_bytes(path, "a JSON file", JSON_LIMIT), shown(path), kind, advice)
 
 
 def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
@@ -262,14 +231,10 @@ def parse_json(content: bytes | str, where: str, kind: type[Kind] = dict, advice
     except RecursionError:
         raise ValueError(f"{where}: damaged (nested too deep); {advice}") from None
     except ValueError as error:
-        reason = "empty" if not content.strip() else _json_reason(error)
-        raise ValueError(f"{where}: damaged ({reason}); {advice}") from error
+        reason = f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else "not JSON"
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"not UTF-8 text, at byte {error.start}"
+        raise ValueError(f"{where}: damaged ({reason if content.strip() else 'empty'}); {advice}") from error
     if not isinstance(value, kind):
         raise ValueError(f"{where}: damaged (holds {shown(json.dumps(value), 40)}, not {_JSON_WORDS[kind]}); {advice}")
     return value
-
-
-def _json_reason(error: ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 text, at byte {error.start}"
-    return f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else "not JSON"

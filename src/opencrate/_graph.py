@@ -8,7 +8,7 @@ def traced() -> bool:
 
     What is chosen by the number of tokens, for speed, is then chosen without it.
     """
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # documented
 
 
 def known(condition: bool | torch.SymBool) -> bool:

@@ -1,36 +1,24 @@
 """The parts of transformers that are not in its documented surface, imported in one place."""
 
+from typing import Any
+
 import torch
 from transformers import Cache
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
+from transformers.generation.utils import GenerationMixin
 from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import ModelOutput, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, _active_collector, capture_outputs
 
-__all__ = [
-    "ALL_ATTENTION_FUNCTIONS",
-    "CACHE",
-    "CACHE_NAMES",
-    "RECORDED_BY_FORWARD",
-    "BackboneConfigMixin",
-    "BackboneMixin",
-    "CacheByEitherName",
-    "GradientCheckpointingLayer",
-    "can_return_tuple",
-    "capture_outputs",
-    "create_bidirectional_mask",
-    "create_causal_mask",
-    "fixed_cross_entropy",
-    "init",
-    "merge_with_config_defaults",
-    "one_cache",
-    "states_asked_for",
-]
+__all__ = ["ALL_ATTENTION_FUNCTIONS", "CACHE", "CACHE_NAMES", "RECORDED_BY_FORWARD", "BackboneConfigMixin"]
+__all__ += ["BackboneMixin", "CacheByEitherName", "GenerationMixin", "GradientCheckpointingLayer", "ModelOutput"]
+__all__ += ["cache_argument", "can_return_tuple", "capture_outputs", "create_bidirectional_mask", "create_causal_mask"]
+__all__ += ["fixed_cross_entropy", "init", "merge_with_config_defaults", "one_cache", "states_asked_for"]
 
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 """What the installed transformers calls a cache, as an argument and in outputs: ``cache`` from 5.24."""
@@ -45,6 +33,11 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
     return past_key_values if cache is None else cache
 
 
+def cache_argument(cache: Cache | None) -> dict[str, Any]:
+    """The cache as a keyword of the installed transformers."""
+    return {CACHE: cache}
+
+
 class CacheByEitherName:
     """Mixin of outputs whose field ``CACHE`` can be read by its other name too."""
 
@@ -53,7 +46,7 @@ for _other in set(CACHE_NAMES) - {CACHE}:
     setattr(CacheByEitherName, _other, property(lambda self: getattr(self, CACHE)))
 
 
-RECORDED_BY_FORWARD = OutputRecorder(None)
+RECORDED_BY_FORWARD = OutputRecorder(None)  # pyright: ignore[reportArgumentType]  # no class: no hook
 """For ``_can_record_outputs``: transformers sets no hook, because the forward itself hands the states over.
 
 transformers' hooks see what a module returned before a user's hook, set later, changed it, and are not there for a

@@ -1,8 +1,8 @@
 """The log-determinants of the coding rates: exact to rounding, finite for every finite input.
 
-Everything runs in float64, in slices that stay in cache. Each matrix takes one of two ways, whatever the others in its
-batch do: a Cholesky factorisation of the smaller Gram matrix while its trace, which bounds the error, is small enough,
-otherwise the singular values. This file needs torch only.
+In float64, in slices that stay in cache. Each matrix, whatever the others in its batch do, goes by a Cholesky
+factorisation of the smaller Gram matrix while its trace, which bounds the error, is small enough, else by the singular
+values. This file needs torch only.
 """
 
 from __future__ import annotations
@@ -27,13 +27,8 @@ _TRACE_LINEAR = 1e-9
 def half_logdet(V: Tensor, alpha: float, U: Tensor | None = None) -> Tensor:
     """``1/2 logdet(I + alpha V^T V)`` of each matrix, or with U of each projection ``V U_k``.
 
-    Args:
-        V: ``(..., N, d)``, any floating dtype.
-        alpha: > 0.
-        U: ``(K, d, p)``, any floating dtype.
-
-    Returns:
-        float64 ``(...)``, or ``(..., K)`` with U. A matrix with a NaN or an infinity gives NaN.
+    ``V (..., N, d)`` and ``U (K, d, p)`` of any floating dtype, alpha > 0 -> float64 ``(...)``, or ``(..., K)`` with U.
+    A matrix with a NaN or an infinity gives NaN.
     """
     shape = V.shape[:-2] if U is None else (*V.shape[:-2], U.shape[0])
     limit = _TRACE_LIMIT_FLOAT64 if V.dtype == torch.float64 else _TRACE_LIMIT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,22 +11,17 @@ from transformers import PreTrainedConfig
 
 from ._files import free_memory
 
-__all__ = ["numbers_in", "require_memory"]
-
 _DEPTH = re.compile(r"(^|_)(num_)?(hidden_)?layers?$")
 """Names that configurations have for their numbers of layers."""
 _BYTES = 4  # of a number in float32
 _MANY = 2**62
+_SIZES = ("num_hidden_layers", "hidden_size", "head_dim", "vocab_size", "max_position_embeddings", "image_size")
 
 
 def require_memory(config: PreTrainedConfig, cls: Any, where: str, copies: int = 1) -> None:
-    """Refuse a model that this machine has no memory for.
+    """Refuse a model of `cls` (its class, or the Auto class that builds it) that this machine has no memory for.
 
-    Args:
-        config: of the model.
-        cls: the model's class, or the Auto class that builds it.
-        where: what holds the configuration, for the message.
-        copies: of the weights that are kept at once: in training also gradients, and the optimizer's averages.
+    `where` names what holds the configuration. Training keeps several `copies` of the weights: gradients and averages.
 
     Raises:
         ValueError: they take more than what is free, or the network cannot be built at all.
@@ -38,7 +32,7 @@ def require_memory(config: PreTrainedConfig, cls: Any, where: str, copies: int =
         raise ValueError(f"{where}: {error}") from error
     if needed > free:
         times = f"{copies} copies (weights, gradients, averages) of " if copies > 1 else ""
-        sizes = ", ".join(f"{name}={value}" for name, value in _sizes(config))
+        sizes = ", ".join(f"{name}={getattr(config, name)}" for name in _SIZES if hasattr(config, name))
         raise ValueError(
             f"{where}: {times}this model take{'' if copies > 1 else 's'} {_gigabytes(needed)} of memory, and "
             f"{_gigabytes(free)} are free; make it smaller ({sizes}), or use a larger machine"
@@ -47,7 +41,8 @@ def require_memory(config: PreTrainedConfig, cls: Any, where: str, copies: int =
 
 def numbers_in(config: PreTrainedConfig, cls: Any) -> int:
     """Parameters and buffers of a model, counted on copies of one or two layers that have shapes but no memory."""
-    depths = _depths(config)
+    values = config.to_dict().items()
+    depths = {name: value for name, value in values if _DEPTH.search(name) and type(value) is int and value > 2}
     shallow = _with_layers(config, dict.fromkeys(depths, 1))
     total = base = _count(shallow, cls)
     tied = getattr(config, "tie_decoder", False)  # then as many layers here as there
@@ -55,11 +50,6 @@ def numbers_in(config: PreTrainedConfig, cls: Any) -> int:
         per_layer = _count(_with_layers(shallow, dict.fromkeys(names, 2)), cls) - base
         total += per_layer * (depths[names[0]] - 1)
     return total
-
-
-def _depths(config: PreTrainedConfig) -> dict[str, int]:
-    values = config.to_dict().items()
-    return {name: value for name, value in values if _DEPTH.search(name) and type(value) is int and value > 2}
 
 
 def _with_layers(config: PreTrainedConfig, layers: dict[str, int]) -> PreTrainedConfig:
@@ -88,11 +78,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, (AttributeError, TypeError)):
         return "a value of its configuration is missing or of the wrong kind"
     return str(error).partition("\n")[0]
-
-
-def _sizes(config: PreTrainedConfig) -> Iterator[tuple[str, Any]]:
-    names = ("num_hidden_layers", "hidden_size", "head_dim", "vocab_size", "max_position_embeddings", "image_size")
-    yield from ((name, getattr(config, name)) for name in names if hasattr(config, name))
 
 
 def _gigabytes(size: int) -> str:

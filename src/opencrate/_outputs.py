@@ -22,10 +22,8 @@ _WORDS = ("digits", "stdlib")  # sources that are not paths
 def check_output(path: str | Path, inputs: Iterable[str | Path | None] = (), within: str | Path | None = None) -> None:
     """Refuse an output that cannot be written, that is an input, or that lies inside one.
 
-    Args:
-        path: a file or folder to be.
-        inputs: files and folders that are read; Hub names, words like `digits` and what does not exist do not matter.
-        within: an input that the output may lie inside of: a model whose report goes to a folder of its own.
+    Among `inputs`, Hub names, words like `digits` and what does not exist do not matter. The output may lie inside the
+    input `within`: a model whose report goes to a folder of its own.
 
     Raises:
         ValueError: as said; a link to nothing, a path through a file, no permission, or a full disk.
@@ -72,11 +70,7 @@ def _check_apart(path: Path, source: str | Path, inside_allowed: bool) -> None:
 
 
 def check_replaced(path: str | Path, inputs: Iterable[str | Path | None]) -> None:
-    """Refuse an output that is to be replaced as a whole while an input lies in it.
-
-    Raises:
-        ValueError: it does.
-    """
+    """Refuse, with a `ValueError`, an output that is to be replaced as a whole while an input lies in it."""
     path = Path(path).expanduser().resolve()
     for source in filter(None, inputs):
         where = Path(source).expanduser()
@@ -94,12 +88,7 @@ def check_results(
 ) -> None:
     """Refuse a folder that results cannot be written to, or in which files that are not ours have their names.
 
-    Args:
-        folder: of the results.
-        names: of what will be written to it.
-        main: the file whose content shows who wrote it, where the folder has no mark.
-        inputs, within: as `check_output`.
-        overwrite: replace finished results.
+    `names` are what will be written; the content of the file `main` shows who wrote a folder that has no mark.
 
     Raises:
         ValueError: as `check_output` and `check_free`; the path is no folder, or it holds such a file.
@@ -109,14 +98,14 @@ def check_results(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{shown(folder)}: is {kind_of(folder)}; give a folder")
     taken = [name for name in names if os.path.lexists(folder / name)]
-    if taken and not (folder / MARK).is_file() and not _names_us(folder / main):
+    if taken and not (folder / MARK).is_file() and not _is_ours(folder / main):
         raise ValueError(
             f"{shown(folder / taken[0])}: exists, and no command of ours wrote it; choose another output folder"
         )
     check_free(folder, (main,), overwrite)
 
 
-def _names_us(path: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -124,16 +113,7 @@ def _names_us(path: Path) -> bool:
 
 
 def check_free(folder: str | Path, marks: Iterable[str], overwrite: bool = False) -> None:
-    """Refuse a folder that holds finished results, unless they are to be replaced.
-
-    Args:
-        folder: of the results.
-        marks: names of files by which finished results are known.
-        overwrite: replace them.
-
-    Raises:
-        ValueError: one of the files is there and `overwrite` is off.
-    """
+    """Refuse, with a `ValueError`, a folder with finished results, known by the files `marks`, unless `overwrite`."""
     for path in (Path(folder).expanduser() / name for name in marks):
         if os.path.lexists(path) and not overwrite:
             raise ValueError(
@@ -142,11 +122,7 @@ def check_free(folder: str | Path, marks: Iterable[str], overwrite: bool = False
 
 
 def claim(folder: str | Path) -> Path:
-    """Make a folder for results, with the mark that they are ours.
-
-    Returns:
-        The folder.
-    """
+    """Make a folder for results, with the mark that they are ours, and return it."""
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(_MARK_TEXT, encoding="utf-8")

@@ -3,7 +3,10 @@
 import os
 from typing import Any
 
-from transformers.pipelines import PIPELINE_REGISTRY, ImageClassificationPipeline, ImageFeatureExtractionPipeline
+from transformers.image_utils import ImageInput
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.image_classification import ImageClassificationPipeline
+from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
 
 from .image_processing_crate import CrateImageProcessor
 
@@ -15,11 +18,15 @@ class _AsItIs:
     left to transformers.
     """
 
-    def preprocess(self, image: Any, timeout: float | None = None, **options: Any) -> Any:
+    image_processor: Any
+    dtype: Any
+
+    def preprocess(self, image: ImageInput, timeout: float | None = None, **options: Any) -> Any:
         """Model inputs of one picture."""
         known = not isinstance(image, str) or os.path.isfile(image)
         if not (known and isinstance(self.image_processor, CrateImageProcessor)):
-            return super().preprocess(image, timeout=timeout, **options)
+            theirs: Any = super()
+            return theirs.preprocess(image, timeout=timeout, **options)
         return self.image_processor(image, return_tensors="pt", **options).to(self.dtype)
 
 

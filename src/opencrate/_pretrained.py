@@ -1,8 +1,7 @@
 """The one place where saved configurations, models, processors and tokenizers are opened.
 
-Nothing in a folder is ever executed and the terminal is never prompted: a type that transformers does not know is
-refused, even if code lies beside it. If you trust a folder's code, load it (`trust_remote_code=True`) and pass
-on the model.
+Nothing in a folder is executed, and nobody is asked: a type that transformers does not know is refused, even if code
+lies beside it. If you trust a folder's code, load it (`trust_remote_code=True`) and pass on the model.
 """
 
 from __future__ import annotations
@@ -121,11 +120,8 @@ def read_model(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A saved model, and which weights were missing, unexpected or of another shape.
 
-    Args:
-        cls: the model's class, or an Auto class.
-        source: a folder or `hf://owner/name`.
-        finite: refuse weights that are NaN or infinite.
-        options: for `from_pretrained`.
+    `cls` may be an Auto class, `source` is a folder or `hf://owner/name`, and `options` are for `from_pretrained`. With
+    `finite`, weights that are NaN or infinite are refused.
 
     Raises:
         ValueError: no model there, damaged, incomplete, of an unknown type, an adapter, weights that are no floating
@@ -150,11 +146,7 @@ def read_model(
 
 
 def require_finite(model: torch.nn.Module, source: Any) -> None:
-    """Refuse a model whose weights hold NaN or infinity.
-
-    Raises:
-        ValueError: it is one; names the first such tensor.
-    """
+    """Refuse, with a `ValueError`, a model whose weights hold NaN or infinity."""
     bad = [name for name, value in model.named_parameters() if not value.isfinite().all()]
     if bad:
         raise ValueError(
@@ -175,11 +167,7 @@ def _generation(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_generation(source: str | os.PathLike) -> None:
-    """Refuse a damaged generation_config.json: for those who generate.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Refuse, with a `ValueError`, a damaged generation_config.json: for those who generate."""
     path = Path(str(source)).expanduser() / GENERATION
     if not str(source).startswith(HUB_PREFIX) and path.exists():
         fields = read_json(path, advice="replace it, or remove it")
@@ -214,12 +202,7 @@ def read_image_processor(source: str | os.PathLike) -> Any:
 
 
 def read_tokenizer(cls: Any, source: str | os.PathLike, **options: Any) -> Any:
-    """A tokenizer from a folder or `hf://owner/name`.
-
-    Args:
-        cls: the tokenizer's class, or AutoTokenizer.
-        source: where from.
-        options: for `from_pretrained`.
+    """A tokenizer of `cls` (its class, or AutoTokenizer) from a folder or `hf://owner/name`.
 
     Raises:
         ValueError: there is none, or it cannot be read.
@@ -323,32 +306,24 @@ def safetensors_dtypes(path: Path) -> dict[str, str]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        ValueError: not a readable safetensors file.
-    """
+    """The tensors of a safetensors file, or the errors of `safetensors_dtypes`."""
     safetensors_dtypes(require_file(path, "a safetensors file"))
     return load_file(path)
 
 
 def check_torch_file(path: Path) -> None:
-    """Refuse a PyTorch file that unpacks to more than it is: those that torch writes are not compressed.
-
-    Raises:
-        ValueError: it is packed.
-    """
+    """Refuse, with a `ValueError`, a PyTorch file that unpacks to more than it is: torch does not compress its own."""
     try:
         if not zipfile.is_zipfile(path):
             return
         with zipfile.ZipFile(path) as archive:
-            sizes = [(one.file_size, one.compress_size) for one in archive.infolist()]
+            unpacked = sum(one.file_size for one in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{shown(path)} is not a readable PyTorch file, or damaged: {reason(error)}") from error
-    if sum(full for full, _ in sizes) > 2 * path.stat().st_size + (1 << 20):
+    if unpacked > 2 * path.stat().st_size + (1 << 20):
         raise ValueError(
-            f"{shown(path)}: unpacks to {sum(full for full, _ in sizes):,} bytes from {path.stat().st_size:,}, which "
-            "no PyTorch file does; save the weights anew"
+            f"{shown(path)}: unpacks to {unpacked:,} bytes from {path.stat().st_size:,}, which no PyTorch file does; "
+            "save the weights anew"
         )
 
 
@@ -356,9 +331,7 @@ def _check_dtypes(files: Iterable[Path], model: PreTrainedModel) -> None:
     """Refuse whole or 8-bit numbers where the model has floating weights; its counters and masks may be whole."""
     floating = {name for name, value in model.named_parameters() if value.is_floating_point()}
     prefix = f"{model.base_model_prefix}."
-    for path in files:
-        if path.suffix != ".safetensors":
-            continue
+    for path in (one for one in files if one.suffix == ".safetensors"):
         for name, dtype in safetensors_dtypes(path).items():
             own = {name, name.removeprefix(prefix), prefix + name} & floating
             if dtype not in FLOATING and (own or name.endswith(".weight")):

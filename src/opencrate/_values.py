@@ -1,14 +1,12 @@
-"""What a value may be, stated once, beside the field: its type and, of a number, its range.
-
-    learning_rate: Annotated[float, Within(0, 100)] = 1e-3
+"""What a value may be, beside the field: `learning_rate: Annotated[float, Within(0, 100)] = 1e-3`. Nothing heavy here.
 
 `fitted` checks a value against such a type, `allowed` says it in words, `field_error` is the line that a user reads.
-Recipes, model configurations, settings of experiments and options of the command line all go through these. Nothing
-heavy is imported.
+Recipes, model configurations, settings of experiments and options of the command line all go through these.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import reprlib
 import types
@@ -16,12 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
-
-__all__ = [
-    *("Amount", "BatchSize", "Beams", "Count", "Natural", "NewTokens", "Pixels", "Positive", "Probability"),
-    *("Seed", "Share", "Temperature", "TopP", "Within"),
-    *("allowed", "check_fields", "field_error", "field_hints", "fitted", "number_in", "shown_value"),
-]
 
 
 @dataclass(frozen=True)
@@ -61,11 +53,16 @@ TopP = Annotated[float, Within(1e-6, 1)]
 Beams = Annotated[int, Within(1, 256)]
 
 
+_WORDS: dict[Any, str] = {
+    **{int: "a whole number", float: "a number", bool: "true or false", None: "null", type(None): "null"},
+    **{str: "text (quoted if it looks like a number) without control characters", Any: "any value", dict: "a mapping"},
+}
+
+
 def fitted(value: Any, hint: Any) -> Any:
-    """The value if it is of the type and in its range; a whole number becomes a float where one is meant.
+    """A value of YAML, JSON or Python if it fits; a whole number becomes a float where one is meant.
 
     Args:
-        value: as YAML, JSON or Python gives it.
         hint: `int`, `float`, `bool`, `str`, `None`, `Any`, a class, `Literal`, `Annotated[..., Within]`, `list`,
             `tuple`, `dict`, and unions of these.
 
@@ -89,7 +86,10 @@ def _fitted(value: Any, hint: Any) -> Any:
         numbers = found if isinstance(found, list | tuple) else [found]
         return _require(found, all(number in arguments[1] for number in numbers))
     if origin in (Union, types.UnionType):
-        return _first_fit(value, arguments)
+        for choice in arguments:
+            with contextlib.suppress(_UnfitError):
+                return _fitted(value, choice)
+        raise _UnfitError
     if origin is Literal:
         return _require(value, any(type(value) is type(word) and value == word for word in arguments))
     if origin in (list, tuple):
@@ -106,15 +106,6 @@ def _require(value: Any, fits: bool) -> Any:
     return value
 
 
-def _first_fit(value: Any, choices: Sequence[Any]) -> Any:
-    for choice in choices:
-        try:
-            return _fitted(value, choice)
-        except _UnfitError:
-            continue
-    raise _UnfitError
-
-
 def _sequence(value: Any, kind: type, arguments: Sequence[Any]) -> Any:
     _require(value, isinstance(value, kind))
     if kind is list or arguments[-1] is Ellipsis:
@@ -128,17 +119,13 @@ def _plain(value: Any, hint: Any) -> Any:
         return value
     if hint in (int, float):
         _require(value, isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool))
-        return value if hint is int else _as_float(value)
+        try:
+            return hint(value)
+        except OverflowError:
+            raise _UnfitError from None
     if hint is str:
         return _require(value, isinstance(value, str) and _is_text(value))
     return _require(value, value is None if hint is None else isinstance(value, get_origin(hint) or hint))
-
-
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise _UnfitError from None
 
 
 def _is_text(value: str) -> bool:
@@ -171,18 +158,11 @@ def allowed(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return ", or ".join(dict.fromkeys(map(allowed, arguments)))
     if origin is Literal:
-        return f"one of {', '.join(map(shown_value, arguments))}" if len(arguments) > 1 else shown_value(arguments[0])
+        words = ", ".join(map(shown_value, arguments))
+        return f"one of {words}" if len(arguments) > 1 else words
     if origin in (list, tuple):
         return f"a list, each item {allowed(arguments[0])}"
-    if origin is dict:
-        return "a mapping"
-    words = {int: "a whole number", float: "a number", bool: "true or false", None: "null", type(None): "null"}
-    words |= {
-        str: "text (quoted if it looks like a number) without control characters",
-        Any: "any value",
-        dict: "a mapping",
-    }
-    return words.get(hint) or getattr(hint, "__name__", str(hint))
+    return _WORDS.get(origin or hint) or getattr(hint, "__name__", str(hint))
 
 
 def field_error(name: str, value: Any, expected: str) -> ValueError:
@@ -226,9 +206,8 @@ class _Short(reprlib.Repr):
         return words[x] if x is None or isinstance(x, bool) else super().repr1(x, level)
 
     def repr_int(self, x: int, level: int) -> str:
-        return (
-            repr(x) if x.bit_length() < 200 else f"a whole number of about {int(x.bit_length() * 0.30103) + 1} digits"
-        )
+        bits = x.bit_length()
+        return repr(x) if bits < 200 else f"a whole number of about {int(bits * 0.30103) + 1} digits"
 
 
 def shown_value(value: Any) -> str:

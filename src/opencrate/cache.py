@@ -28,28 +28,28 @@ class SubspaceLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         used = self.get_seq_length()
         total = used + key_states.shape[-2]
-        if not self._has_room(total):
-            self._make_room(key_states, value_states, used, total)
-        self.keys, self.values = (room[..., :total, :] for room in self._room)
-        self.keys[..., used:, :] = key_states
+        self._room = self._room_for(total, used, key_states, value_states)
+        keys, values = (room[..., :total, :] for room in self._room)
+        self.keys, self.values = keys, values
+        keys[..., used:, :] = key_states
         if value_states.shape[-1]:
-            self.values[..., used:, :] = value_states
-        return self.keys, self.values
+            values[..., used:, :] = value_states
+        return keys, values
 
-    def _has_room(self, total: int) -> bool:
-        """Whether ``keys`` still is the start of the room (beam search replaces it) and the room is large enough."""
-        if self._room is None or self.keys.data_ptr() != self._room[0].data_ptr():
-            return False
-        return self.keys.shape[0] == self._room[0].shape[0] and total <= self._room[0].shape[-2]
-
-    def _make_room(self, key_states: Tensor, value_states: Tensor, used: int, total: int) -> None:
-        grown = 0 if self._room is None else self._room[0].shape[-2] * 3 // 2
-        length = max(total, grown, self.capacity)
-        room = tuple(s.new_empty(*s.shape[:-2], length, s.shape[-1]) for s in (key_states, value_states))
-        for new, old in zip(room, (self.keys, self.values)):
-            if used and new.shape[-1]:
-                new[..., :used, :] = old
-        self._room = room
+    def _room_for(self, total: int, used: int, *states: Tensor) -> tuple[Tensor, Tensor]:
+        """The room while ``keys`` is its start (beam search replaces it) and it is large enough, else a larger one."""
+        old, keys, length = (self.keys, self.values), self.keys, max(total, self.capacity)
+        if self._room is not None and keys is not None:
+            first = self._room[0]
+            ours = keys.data_ptr() == first.data_ptr() and keys.shape[0] == first.shape[0]
+            if ours and total <= first.shape[-2]:
+                return self._room
+            length = max(length, first.shape[-2] * 3 // 2)
+        keys, values = (s.new_empty(*s.shape[:-2], length, s.shape[-1]) for s in states)
+        for new, before in zip((keys, values), old):
+            if used and new.shape[-1] and before is not None:
+                new[..., :used, :] = before
+        return keys, values
 
     def reset(self) -> None:
         """Forget all tokens."""

@@ -106,8 +106,9 @@ class Subspaces(nn.Module):
         self.subspaces = nn.Linear(config.hidden_size, inner, bias=False)
         self.heads = Heads(config)
         if config.attention_output == "learned":
-            self.output = nn.Linear(inner, config.hidden_size, bias=config.attention_output_bias)
-            self.output.is_output_map = True  # some initialisers treat it apart
+            output: Any = nn.Linear(inner, config.hidden_size, bias=config.attention_output_bias)
+            output.is_output_map = True  # some initialisers treat it apart
+            self.output = output
 
     def bases(self) -> Tensor:
         """U as ``(K, d, p)``, with what an adapter or a hook does to it."""

@@ -22,8 +22,6 @@ _TRANSFORMERS_WORDS = {
     *("use_cache", "quantization_config"),  # written into every config by the Trainer; by quantised loading
     *("stage_names", "out_features", "out_indices"),
 }
-
-
 _STEPS: tuple[Step, ...] = ("compression", "sparsification")
 
 Size = Annotated[int, Within(1, 2**20)]
@@ -134,9 +132,15 @@ class CrateBlockConfig(PreTrainedConfig):
     initializer_range: Amount = 0.02
 
     def __post_init__(self, **kwargs):
-        self._reject_unknown(kwargs)
+        if unknown := [name for name in kwargs if name not in _TRANSFORMERS_WORDS]:
+            fields = [f for f in self.__dataclass_fields__ if not f.startswith("_")]
+            raise ValueError(f"{type(self).__name__}: unknown argument {unknown[0]!r}; {suggest(unknown[0], fields)}")
         if self.head_dim is None:
-            self._require_divisible_width()
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                    f"{self.num_attention_heads}: choose a divisor, or set head_dim (K p may differ from d)"
+                )
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.head_layer_norm_eps is None:
             self.head_layer_norm_eps = self.layer_norm_eps
@@ -155,7 +159,7 @@ class CrateBlockConfig(PreTrainedConfig):
             self._require(_fits(value, hint), name, allowed(hint), value)
         if name in _STEPS:
             missing = unregistered(name, value, self.operator_imports)
-            self._require(missing is None, name, missing, value)
+            self._require(missing is None, name, missing or "", value)
         if name == "id2label" and value is not None:
             in_order = set(map(str, value)) == set(map(str, range(len(value))))
             self._require(in_order, name, "a mapping of the class numbers from 0 on, each once, to names", value)
@@ -195,25 +199,11 @@ class CrateBlockConfig(PreTrainedConfig):
         """Hidden units of the MLP where ``sparsification`` is ``mlp``."""
         return round(self.mlp_ratio * self.hidden_size)
 
-    def _reject_unknown(self, kwargs: dict[str, Any]) -> None:
-        for name in kwargs:
-            if name not in _TRANSFORMERS_WORDS:
-                fields = [f for f in self.__dataclass_fields__ if not f.startswith("_")]
-                raise ValueError(f"{type(self).__name__}: unknown argument {name!r}; {suggest(name, fields)}")
-
-    def _require_divisible_width(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}: choose a divisor, or set head_dim (K p may differ from d)"
-            )
-
     def _require(self, condition: bool, name: str, expected: str, value: Any = ...) -> None:
         if not condition:
             value = getattr(self, name) if value is ... else value
-            raise ValueError(
-                f"{type(self).__name__}: {name}={shown_value(value)} is not allowed; it must be {expected}"
-            )
+            given = f"{type(self).__name__}: {name}={shown_value(value)}"
+            raise ValueError(f"{given} is not allowed; it must be {expected}")
 
     def _check_blocks(self) -> None:
         """Refuse values that do not fit each other."""
@@ -222,9 +212,7 @@ class CrateBlockConfig(PreTrainedConfig):
         except StrictDataclassError as error:
             raise ValueError(f"{type(self).__name__}: {error.__cause__}") from error
         self._require(self.mlp_size >= 1, "mlp_ratio", "at least one hidden unit for the width")
-        self._check_structure()
-
-    def _check_structure(self) -> None:
+        assert self.head_dim is not None  # filled in before
         inner = self.num_attention_heads * self.head_dim
         if self.attention_output == "none":
             self._require(inner == self.hidden_size, "attention_output", "used with K p = d only")

@@ -51,16 +51,15 @@ class CrateMAEConfig(CrateConfig):
     def of_decoder(self) -> "CrateMAEConfig":
         """A copy in which ``num_hidden_layers``, ``num_attention_heads`` and ``head_dim`` are the decoder's."""
         config = copy.deepcopy(self)
-        config.num_hidden_layers = self.decoder_num_hidden_layers
-        if self.decoder_num_attention_heads != self.num_attention_heads:
-            config.num_attention_heads = self.decoder_num_attention_heads
-            config.head_dim = self.hidden_size // self.decoder_num_attention_heads
+        config.num_hidden_layers = self.decoder_num_hidden_layers or self.num_hidden_layers
+        if (heads := self.decoder_num_attention_heads or self.num_attention_heads) != self.num_attention_heads:
+            config.num_attention_heads, config.head_dim = heads, self.hidden_size // heads
         return config
 
     def _check(self) -> None:
         super()._check()
         self._require(self.hidden_size % 4 == 0, "hidden_size", "a multiple of 4, for the sine-cosine positions")
-        heads = self.decoder_num_attention_heads
+        heads = self.decoder_num_attention_heads or self.num_attention_heads
         fits = self.hidden_size % heads == 0 or heads == self.num_attention_heads
         self._require(fits, "decoder_num_attention_heads", f"a divisor of {self.hidden_size}")
         if self.tie_decoder:
@@ -70,16 +69,8 @@ class CrateMAEConfig(CrateConfig):
             self._require(alike and plain, "tie_decoder", allowed)
 
 
-_SMALL = {
-    "pool": "mean",
-    "decoder_num_hidden_layers": 2,
-    "mask_tokens_in_encoder": False,
-    "norm_pix_loss": True,
-    "ista_step_size": 0.5,
-    "ista_lambda": 0.1,
-    "initializer": "normal",
-}
-
+_SMALL = {"decoder_num_hidden_layers": 2, "mask_tokens_in_encoder": False, "norm_pix_loss": True}
+_SMALL |= {"pool": "mean", "ista_step_size": 0.5, "ista_lambda": 0.1, "initializer": "normal"}
 
 CrateMAEConfig.SIZES = {
     # As published, encoder and decoder alike: 11.56 / 25.41 / 44.64 / 154.27 M numbers, which include two fixed

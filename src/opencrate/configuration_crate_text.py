@@ -69,31 +69,12 @@ class CrateTextConfig(CrateBlockConfig):
 
 
 _GPT2 = {"vocab_size": 50304, "max_position_embeddings": 1024, "is_causal": True}
-_OVERCOMPLETE = {
-    "ista_num_steps": 2,
-    "dictionary_expansion": 4,
-    "dictionary_decode": "tied",
-    "final_norm": True,
-    **_GPT2,
-}
+_WIDE = {"ista_num_steps": 2, "dictionary_expansion": 4, "final_norm": True, **_GPT2}
+_OVERCOMPLETE = {"dictionary_decode": "tied", **_WIDE}
 # The residual stream ends in a norm, as in the vision models' head; the published text leaves it open.
-_ALPHA = {
-    "attention_output_bias": False,
-    "ista_num_steps": 2,
-    "ista_residual": True,
-    "dictionary_expansion": 4,
-    "dictionary_decode": "untied",
-    "final_norm": True,
-    **_GPT2,
-}
-_BERT = {
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "is_causal": False,
-    "final_norm": True,
-    "pad_token_id": 0,
-}
+_ALPHA = {"attention_output_bias": False, "ista_residual": True, "dictionary_decode": "untied", **_WIDE}
+_BERT = {"vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2}
+_BERT |= {"is_causal": False, "final_norm": True, "pad_token_id": 0}
 # Characters or bytes on a laptop.
 _CHARACTERS = {"vocab_size": 256, "is_causal": True, "final_norm": True, "initializer": "normal"}
 

@@ -10,15 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    ChannelDimension,
-    PILImageResampling,
-    infer_channel_dimension_format,
-)
-
-__all__ = ["CrateImageProcessor"]
+from transformers.image_utils import ChannelDimension, PILImageResampling, infer_channel_dimension_format
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 _ORIENTATION = 0x0112  # EXIF
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -118,7 +111,7 @@ class CrateImageProcessor(PilBackend):
         images = image_url_or_urls
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        if isinstance(images, (str, os.PathLike)) and os.path.isfile(images):
+        if _is_file(images):
             return read_picture(images)
         if getattr(images, "ndim", None) == 2:
             return images[None]
@@ -159,6 +152,10 @@ class CrateImageProcessor(PilBackend):
         return kwargs
 
 
+def _is_file(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike)) and os.path.isfile(source)
+
+
 def _orientation(picture: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or none that can be read."""
     try:
@@ -175,10 +172,10 @@ def _num_channels(image_mean: Any) -> int:
 
 def _array_of(image: Any, layout: str | ChannelDimension | None) -> np.ndarray:
     """A tensor or array as NumPy `(C, H, W)` with 1 to 4 channels."""
-    if not isinstance(image, np.ndarray):
-        image = image.detach().cpu()
-        image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy has no bfloat16
     array = image
+    if not isinstance(array, np.ndarray):
+        array = image.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()  # NumPy has no bfloat16
     if layout is None:
         try:
             layout = infer_channel_dimension_format(array, num_channels=(1, 3, 4))
@@ -199,6 +196,6 @@ def _with_channels(array: np.ndarray, channels: int) -> np.ndarray:
     array = array[: len(array) - 1] if len(array) in (2, 4) else array
     if len(array) == channels:
         return array
-    return (
-        np.repeat(array, 3, axis=0) if channels == 3 else (array * _LUMINANCE).sum(0, keepdims=True, dtype=array.dtype)
-    )
+    if channels == 3:
+        return np.repeat(array, 3, axis=0)
+    return (array * _LUMINANCE).sum(0, keepdims=True, dtype=array.dtype)

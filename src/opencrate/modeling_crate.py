@@ -1,12 +1,12 @@
 """CRATE for images: embedding, L layers of (compress, sparsify), pooling, head. [2306.01129; 2311.13110]
 
-``CrateModel`` is the encoder, ``CrateForImageClassification`` adds LN and a linear head on the pooled token,
-``CrateBackbone`` returns feature maps. Recorded on request, under every attention backend and on every output:
-``hidden_states`` (embedding, then Z^l), ``compressed_states`` (Z^{l+1/2}), ``projected_states`` (U^T LN(Z^l),
-``(B, K, N, p)``), ``sparse_codes`` (the ISTA code) and ``attentions``.
+Recorded on request, under every attention backend and on every output: ``hidden_states`` (embedding, then Z^l),
+``compressed_states`` (Z^{l+1/2}), ``projected_states`` (U^T LN(Z^l), ``(B, K, N, p)``), ``sparse_codes`` (the ISTA
+code) and ``attentions``.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from ._hf import (
 from .blocks import CrateLayer, LayerList
 from .configuration_crate import CrateConfig, pair
 from .linear_maps import dtype_of
-from .modeling_crate_base import CratePreTrainedModel, CrateStates
+from .modeling_crate_base import CratePreTrainedModel, CrateStates, last_norm
 from .recording import record
 
 
@@ -115,9 +115,8 @@ class CrateEmbeddings(nn.Module):
             table = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
         else:
             factor = ((grid[0] + 0.1) / native[0], (grid[1] + 0.1) / native[1])
-            table = F.interpolate(
-                table, scale_factor=factor, mode="bicubic", align_corners=False, recompute_scale_factor=False
-            )
+            kept = {"align_corners": False, "recompute_scale_factor": False}
+            table = F.interpolate(table, scale_factor=factor, mode="bicubic", **kept)
         return torch.cat((cls, table.flatten(2).transpose(1, 2).to(cls.dtype)), dim=1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -132,7 +131,7 @@ class CrateImagePreTrainedModel(CratePreTrainedModel):
     config_class = CrateConfig
     config: CrateConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     _no_split_modules = ["CrateEmbeddings", "CrateLayer"]  # noqa: RUF012 (transformers' convention)
 
     @torch.no_grad()
@@ -177,9 +176,7 @@ class CrateModel(CrateImagePreTrainedModel):
         self._check_outputs(kwargs)
         tokens = self.embeddings(pixel_values)
         if attention_mask is not None:
-            attention_mask = create_bidirectional_mask(
-                config=self.config, inputs_embeds=tokens, attention_mask=attention_mask
-            )
+            attention_mask = create_bidirectional_mask(self.config, tokens, attention_mask)
         maps = kwargs.get("output_attentions", self.config.output_attentions)
         for layer in self.layers:
             tokens = layer(tokens, attention_mask, output_attentions=bool(maps))
@@ -199,7 +196,7 @@ class CrateForImageClassification(CrateImagePreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.crate = CrateModel(config)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
+        self.norm = last_norm(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.post_init()
 
@@ -214,7 +211,7 @@ class CrateForImageClassification(CrateImagePreTrainedModel):
         """
         kwargs.setdefault("key_mapping", _FROM_AUTOENCODER)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
         if kwargs["key_mapping"] is _FROM_AUTOENCODER:  # or save_pretrained would write the autoencoder's name
             own = [one for one in model._weight_conversions or () if one.target_patterns != ["norm."]]
             model._weight_conversions = own
@@ -252,10 +249,7 @@ class CrateBackbone(BackboneMixin, CrateModel):
         asked = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
         outputs = CrateModel.forward(self, pixel_values, output_hidden_states=True, **kwargs)
         grid = self.embeddings.patch_embeddings.grid(pixel_values)
-        maps = tuple(
-            state[:, 1:].transpose(1, 2).unflatten(2, grid)
-            for name, state in zip(self.stage_names, outputs.hidden_states)
-            if name in self.out_features
-        )
-        hidden_states = outputs.hidden_states if asked else None
-        return BackboneOutput(feature_maps=maps, hidden_states=hidden_states, attentions=outputs.attentions)
+        states = outputs.hidden_states or ()
+        chosen = (state for name, state in zip(self.stage_names, states) if name in self.out_features)
+        maps: Any = tuple(state[:, 1:].transpose(1, 2).unflatten(2, grid) for state in chosen)
+        return BackboneOutput(feature_maps=maps, hidden_states=states if asked else None, attentions=outputs.attentions)

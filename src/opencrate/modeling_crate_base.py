@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
-from ._hf import RECORDED_BY_FORWARD, init
+from ._hf import RECORDED_BY_FORWARD, ModelOutput, init
 from ._suggest import suggest
 from .blocks import orthogonality_loss
 from .configuration_crate_blocks import CrateBlockConfig
@@ -50,6 +49,11 @@ def share_of_step(labels: Tensor | None, num_items: Tensor | int | None) -> Tens
     return count / (num_items.to(count.device) if isinstance(num_items, Tensor) else num_items)
 
 
+def last_norm(config: CrateBlockConfig) -> nn.LayerNorm:
+    """The norm after the last layer."""
+    return nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps or config.layer_norm_eps)
+
+
 class CratePreTrainedModel(PreTrainedModel):
     """Loading, saving, initialisation, penalties and the recording of states, shared by all CRATE models."""
 
@@ -61,7 +65,7 @@ class CratePreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = dict.fromkeys(STATES, RECORDED_BY_FORWARD)
+    _can_record_outputs: dict[str, Any] = dict.fromkeys(STATES, RECORDED_BY_FORWARD)
 
     if TYPE_CHECKING:  # signatures that transformers' wrappers hide from type checkers
 
@@ -73,15 +77,12 @@ class CratePreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if self.config.initializer == "normal":
+        if self.config.initializer == "normal" or isinstance(module, nn.LayerNorm):
             super()._init_weights(module)
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
             bound = module.weight[0].numel() ** -0.5  # torch's default, which the published code keeps
-            init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.LayerNorm):
-            super()._init_weights(module)
+            for parameter in module.parameters(recurse=False):
+                init.uniform_(parameter, -bound, bound)
         if isinstance(module, ISTA):
             self._init_dictionaries(module)
 
@@ -94,13 +95,7 @@ class CratePreTrainedModel(PreTrainedModel):
                 init.normal_(dictionary, std=self.config.initializer_range)
 
     def _class_loss(self, logits: Tensor, labels: Tensor | None, num_items: Tensor | int | None) -> Tensor | None:
-        """The loss of ``config.problem_type``, with penalties, of inputs that have one answer each.
-
-        Args:
-            logits: ``(B, num_labels)``.
-            labels: classes ``(B)``; numbers or several labels ``(B, num_labels)``.
-            num_items: see :func:`share_of_step`.
-        """
+        """The loss of ``config.problem_type``, with penalties; labels ``(B)``, or several ``(B, num_labels)``."""
         loss, kind = None, self.config.problem_type or ("regression" if self.config.num_labels == 1 else None)
         if labels is not None and (labels.is_floating_point() or kind == "regression"):
             loss = share_of_step(labels, num_items) * self.loss_function(labels, logits, self.config)  # a batch's mean
@@ -132,5 +127,5 @@ class CratePreTrainedModel(PreTrainedModel):
             if name.startswith("output_") and name not in known:
                 raise ValueError(f"unknown output flag {name!r}; {suggest(name, known)}")
 
-    def _states_of(self, outputs: ModelOutput) -> dict[str, tuple[Tensor, ...]]:
+    def _states_of(self, outputs: ModelOutput) -> dict[str, Any]:
         return {key: outputs[key] for key in self._can_record_outputs if key in outputs}

@@ -5,18 +5,18 @@ interface is that of transformers' ViTMAE. States are recorded on request as in 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 from ._graph import known
-from ._hf import RECORDED_BY_FORWARD, can_return_tuple, capture_outputs, init, merge_with_config_defaults
+from ._hf import RECORDED_BY_FORWARD, ModelOutput, can_return_tuple, capture_outputs, init, merge_with_config_defaults
 from .blocks import CrateDecoderLayer, CrateLayer, LayerList
 from .configuration_crate import pair
 from .configuration_crate_mae import CrateMAEConfig
 from .modeling_crate import CrateEmbeddings, CrateImagePreTrainedModel, patchify
-from .modeling_crate_base import STATES, CrateStates
+from .modeling_crate_base import STATES, CrateStates, last_norm
 from .recording import read_by
 from .sparsification import Synthesis
 
@@ -88,7 +88,7 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     return torch.cat((table.new_zeros(1, width), table))[None].to(torch.get_default_dtype())
 
 
-def visible_patches(num_patches: int, ratio: float) -> int:
+def visible_patches(num_patches: int, ratio: float) -> int | torch.SymInt:
     """How many of n patches are not masked: ``int(n (1 - ratio))``. [2111.06377]"""
     return torch.sym_int(num_patches * (1 - ratio)) if ratio else num_patches
 
@@ -105,7 +105,7 @@ def random_mask(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
     """
     if not 0 <= ratio < 1:
         raise ValueError(f"mask_ratio={ratio!r} is not allowed; it must be at least 0 and less than 1")
-    num_visible = visible_patches(noise.shape[1], ratio)
+    num_visible: Any = visible_patches(noise.shape[1], ratio)
     ids_shuffle = noise.argsort(dim=1)
     ids_restore = ids_shuffle.argsort(dim=1)
     return (ids_restore >= num_visible).float(), ids_shuffle[:, :num_visible], ids_restore
@@ -172,7 +172,8 @@ class CrateMAEPreTrainedModel(CrateImagePreTrainedModel):
             init.normal_(module.cls_token, std=0.02)
             init.normal_(module.mask_token, std=0.02)
             table = sincos_positions(self.config.grid_size, self.config.hidden_size)
-            init.copy_(module.position_embeddings, table.to(module.position_embeddings))
+            buffer = module.get_buffer("position_embeddings")
+            init.copy_(buffer, table.to(buffer))
             return
         super()._init_weights(module)
         if isinstance(module, Synthesis):
@@ -191,7 +192,7 @@ class CrateMAEModel(CrateMAEPreTrainedModel):
         super().__init__(config)
         self.embeddings = CrateMAEEmbeddings(config)
         self.layers: LayerList[CrateLayer] = LayerList(CrateLayer(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
+        self.norm = last_norm(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -233,7 +234,7 @@ class CrateMAEDecoder(CrateMAEPreTrainedModel):
         super().__init__(config.of_decoder())
         layers = (CrateDecoderLayer(self.config) for _ in range(self.config.num_hidden_layers))
         self.layers: LayerList[CrateDecoderLayer] = LayerList(layers)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
+        self.norm = last_norm(config)
         height, width = pair(config.patch_size)
         self.predict = nn.Linear(config.hidden_size, height * width * config.num_channels)
         self.post_init()
@@ -271,9 +272,9 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:
-            init.copy_(self.unused_pos_embed, self.crate.embeddings.position_embeddings)
-            init.zeros_(self.unused_decoder_embed_weight)
-            init.zeros_(self.unused_decoder_embed_bias)
+            init.copy_(self.get_buffer("unused_pos_embed"), self.crate.embeddings.position_embeddings)
+            init.zeros_(self.get_buffer("unused_decoder_embed_weight"))
+            init.zeros_(self.get_buffer("unused_decoder_embed_bias"))
 
     def _mirrored(self) -> dict[str, str]:
         """Names of the decoder's parameters and of the encoder's that they share."""
@@ -306,15 +307,9 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
             tokens = self.crate.embeddings.restore(tokens, encoded.ids_restore, grid)
         decoded = self.decoder(tokens, **kwargs)
         states = {f"decoder_{key}": state for key, state in self.decoder._states_of(decoded).items()}
-        return CrateMAEForPreTrainingOutput(
-            loss=self._loss(pixel_values, decoded.logits, encoded.mask),
-            logits=decoded.logits,
-            mask=encoded.mask,
-            ids_restore=encoded.ids_restore,
-            latent=encoded.last_hidden_state,
-            **self._states_of(encoded),
-            **states,
-        )
+        states |= {**self._states_of(encoded), "mask": encoded.mask, "ids_restore": encoded.ids_restore}
+        loss, latent = self._loss(pixel_values, decoded.logits, encoded.mask), encoded.last_hidden_state
+        return CrateMAEForPreTrainingOutput(loss=loss, logits=decoded.logits, latent=latent, **states)
 
     def patchify(self, pixel_values: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` -> patches ``(B, n, patch_height * patch_width * C)``, (row, column, channel)."""
@@ -333,7 +328,7 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
         images = patches.unflatten(2, (patch_height, patch_width, -1)).unflatten(1, (rows, columns))
         return images.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
-    def _loss(self, pixel_values: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
+    def _loss(self, pixel_values: Tensor, logits: Tensor, mask: Tensor) -> Tensor | None:
         """Mean squared error, float32 or better, of the masked patches or of all, with the configured penalties."""
         pixel_values = pixel_values.to(torch.promote_types(logits.dtype, torch.float32))
         loss = (logits - self._target(pixel_values)).square().mean(dim=-1)

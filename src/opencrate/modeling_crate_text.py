@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin
+from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
 from ._graph import traced
-from ._hf import CACHE, CACHE_NAMES, CacheByEitherName, can_return_tuple, one_cache
+from ._hf import CACHE, CACHE_NAMES, CacheByEitherName, GenerationMixin, cache_argument, can_return_tuple, one_cache
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate_base import CrateStates
@@ -46,9 +46,8 @@ class FewTokensLinear(nn.Linear):
         W, columns = self.weight, tokens.flatten(0, -2).mT
         part = W.shape[0] // self.PARTS
         whole = part * self.PARTS
-        product = torch.bmm(W[:whole].unflatten(0, (self.PARTS, part)), columns.expand(self.PARTS, -1, -1)).flatten(
-            0, 1
-        )
+        parts = torch.bmm(W[:whole].unflatten(0, (self.PARTS, part)), columns.expand(self.PARTS, -1, -1))
+        product = parts.flatten(0, 1)
         if W.shape[0] > whole:
             product = torch.cat((product, W[whole:] @ columns))
         product = product.mT.reshape(*tokens.shape[:-1], -1)
@@ -59,16 +58,14 @@ class FewTokensLinear(nn.Linear):
             return False
         W = self.weight  # a quantised weight is a class of its own, with its own product
         plain = type(W) in (Tensor, nn.Parameter) and tokens.device.type == "cpu"
-        fast = plain and tokens.dtype in (torch.float32, torch.float64)
-        return (
-            fast and 0 < tokens.shape[:-1].numel() < self.FEW and W.numel() >= self.LARGE and W.shape[0] >= self.PARTS
-        )
+        large = W.numel() >= self.LARGE and W.shape[0] >= self.PARTS
+        few = 0 < tokens.shape[:-1].numel() < self.FEW
+        return plain and large and few and tokens.dtype in (torch.float32, torch.float64)
 
 
-class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
-    """CRATE that predicts the next token: CRATE-GPT, CRATE-LM and CRATE-alpha by configuration."""
+class _CrateLM(CrateTextPreTrainedModel):
+    """The stack and the unembedding."""
 
-    causal = True
     _tied_weights_keys = {"lm_head.weight": "crate.embeddings.token_embeddings.weight"}  # noqa: RUF012
 
     def __init__(self, config: CrateTextConfig):
@@ -76,6 +73,15 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         self.crate = CrateTextModel(config)
         self.lm_head = FewTokensLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+
+class CrateForCausalLM(_CrateLM, GenerationMixin):
+    """CRATE that predicts the next token: CRATE-GPT, CRATE-LM and CRATE-alpha by configuration."""
+
+    causal = True
+
+    def __init__(self, config: CrateTextConfig):
+        super().__init__(config)
         self._end_at_context()
 
     @classmethod
@@ -121,7 +127,7 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             position_ids,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            **{CACHE: one_cache(cache, past_key_values)},
+            **cache_argument(one_cache(cache, past_key_values)),
             **kwargs,
         )
         tokens = outputs.last_hidden_state
@@ -132,18 +138,18 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         logits, loss, targets = self.lm_head(tokens), None, kwargs.get("shift_labels")
         if labels is not None or targets is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
-            targets = labels[..., 1:] if targets is None else targets
+        if labels is not None and targets is None:
+            targets = labels[..., 1:]
         loss = self._with_penalties(loss, targets, kwargs.get("num_items_in_batch"))
-        states = self._states_of(outputs)
-        return CrateCausalLMOutput(loss=loss, logits=logits, **{CACHE: getattr(outputs, CACHE)}, **states)
+        kept = cache_argument(outputs.past_key_values)
+        return CrateCausalLMOutput(loss=loss, logits=logits, **kept, **self._states_of(outputs))
 
     def generate(self, inputs: Tensor | None = None, generation_config=None, *args, context_overflow=None, **kwargs):
         """Generate tokens: transformers' ``generate``, all its arguments and strategies, within the context.
 
         Args:
             inputs: prompt ``(B, N)``, padded on the left.
-            generation_config: see transformers.
-            args: see transformers.
+            generation_config, args: see transformers.
             context_overflow: what happens beyond the context; ``None``: as configured. ``error``: a
                 ``ValueError`` before anything is generated. ``crop``: only the last ``max_position_embeddings``
                 tokens are kept and computed anew for each further token, as the published sampling does; slower,
@@ -166,15 +172,12 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
             kwargs["context_overflow"] = "crop"  # else not handed on: an assistant of another kind does not know it
         generation_config = _with_one_length(inputs, generation_config, asked, kwargs)
         given = one_cache(*(kwargs.pop(name, None) for name in CACHE_NAMES))
-        if given is None and self._leaves_cache_to_us(asked):
+        chosen = [asked.get(name) for name in ("cache_implementation", "custom_generate")]
+        if given is None and chosen == [None] * 2 and asked.get("use_cache") is not False:
             given = SubspaceCache(self.config, min(needed, context))
         if given is not None:
             kwargs[CACHE] = given
-        return super().generate(inputs, generation_config, *args, **kwargs)
-
-    def _leaves_cache_to_us(self, asked: dict[str, Any]) -> bool:
-        chosen = [asked.get(name) for name in ("cache_implementation", "custom_generate")]
-        return chosen == [None] * 2 and asked.get("use_cache") is not False
+        return super().generate(inputs, generation_config, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]  # its class is a stub there
 
     def _needed_positions(self, inputs: Tensor | None, asked: dict[str, Any]) -> int:
         """Positions that a call of ``generate`` can come to use; the last token generated needs none."""
@@ -187,20 +190,16 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
         return length
 
     def _check_overflow(self, needed: int, overflow: str, asked: dict[str, Any]) -> None:
-        context = self.config.max_position_embeddings
         names = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
-        guesses = any(asked.get(name) for name in names)
-        if overflow == "crop" and not guesses:
+        remedy = ", or pass context_overflow='crop' to keep only the last tokens, computed anew for each further one"
+        if any(asked.get(name) for name in names):
+            remedy = "; context_overflow='crop' does not go with guessed tokens"
+        elif overflow == "crop":
             return
-        remedy = "shorten the prompt or max_new_tokens"
-        remedy += (
-            "; context_overflow='crop' does not go with guessed tokens"
-            if guesses
-            else (", or pass context_overflow='crop' to keep only the last tokens, computed anew for each further one")
-        )
         raise ValueError(
-            f"prompt and new tokens take up to {needed} positions, more than the context of {context} "
-            f"(max_position_embeddings): {remedy}"
+            f"prompt and new tokens take up to {needed} positions, more than the context of "
+            f"{self.config.max_position_embeddings} (max_position_embeddings): shorten the prompt or max_new_tokens"
+            f"{remedy}"
         )
 
     def prepare_inputs_for_generation(
@@ -228,13 +227,13 @@ class CrateForCausalLM(CrateTextPreTrainedModel, GenerationMixin):
                 attention_mask = None if attention_mask is None else attention_mask[:, -context:]
                 is_first_iteration = is_first_iteration or inputs_embeds is not None  # they are read only there
                 kwargs.update(position_ids=None, use_cache=False)
-        return super().prepare_inputs_for_generation(
+        return super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]  # as above
             input_ids,
             next_sequence_length,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
-            **{CACHE: cache},
+            **cache_argument(cache),
             **kwargs,
         )
 
@@ -269,17 +268,10 @@ def _stated(settings: Any) -> dict[str, Any]:
     return {} if settings is None else {name: value for name, value in vars(settings).items() if value is not None}
 
 
-class CrateForMaskedLM(CrateTextPreTrainedModel):
+class CrateForMaskedLM(_CrateLM):
     """CRATE that fills masked tokens: CRATE-BERT by configuration."""
 
     causal = False
-    _tied_weights_keys = {"lm_head.weight": "crate.embeddings.token_embeddings.weight"}  # noqa: RUF012
-
-    def __init__(self, config: CrateTextConfig):
-        super().__init__(config)
-        self.crate = CrateTextModel(config)
-        self.lm_head = FewTokensLinear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
 
     @can_return_tuple
     def forward(

@@ -1,6 +1,7 @@
 """Classification heads on the CRATE text models: of sequences, of tokens, of answers' places, of choices."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +57,20 @@ def pool(tokens: Tensor, attention_mask: Tensor | None, kind: str) -> Tensor:
 class _CrateTextHead(CrateTextPreTrainedModel):
     """The stack, dropout, and a linear map of the pooled or of every token."""
 
-    def __init__(self, config: CrateTextConfig, num_outputs: int):
+    num_outputs: int | None = None
+    """Numbers for each token; ``None`` is ``config.num_labels``."""
+
+    def __init__(self, config: CrateTextConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.crate = CrateTextModel(config)
-        self.classifier = nn.Linear(config.hidden_size, num_outputs)
+        self.classifier = nn.Linear(config.hidden_size, self.num_outputs or config.num_labels)
         self.post_init()
+
+    def _encode(self, kwargs: dict[str, Any], *inputs: Tensor | None) -> Any:
+        """The stack's output; a classifier reads its text once, so it keeps no cache."""
+        *ids, embeds = inputs
+        return self.crate(*ids, inputs_embeds=embeds, **{**kwargs, "use_cache": False})
 
     def _pooled(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         return pool(tokens, attention_mask, self.config.pool or ("last" if self.config.is_causal else "first"))
@@ -73,9 +82,6 @@ class _CrateTextHead(CrateTextPreTrainedModel):
 
 class CrateForSequenceClassification(_CrateTextHead):
     """CRATE with a linear layer on the pooled token (``config.pool``): classification or regression of sequences."""
-
-    def __init__(self, config: CrateTextConfig):
-        super().__init__(config, config.num_labels)
 
     @can_return_tuple
     def forward(
@@ -94,9 +100,7 @@ class CrateForSequenceClassification(_CrateTextHead):
         ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate_base.share_of_step`; the other
         arguments are those of ``CrateTextModel.forward``.
         """
-        outputs = self.crate(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, **_uncached(kwargs)
-        )
+        outputs = self._encode(kwargs, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         logits = self._classify(self._pooled(outputs.last_hidden_state, attention_mask))
         loss = self._class_loss(logits, labels, num_items_in_batch)
         return CrateSequenceClassifierOutput(loss=loss, logits=logits, **self._states_of(outputs))
@@ -104,9 +108,6 @@ class CrateForSequenceClassification(_CrateTextHead):
 
 class CrateForTokenClassification(_CrateTextHead):
     """CRATE with a linear layer on every token."""
-
-    def __init__(self, config: CrateTextConfig):
-        super().__init__(config, config.num_labels)
 
     @can_return_tuple
     def forward(
@@ -122,12 +123,9 @@ class CrateForTokenClassification(_CrateTextHead):
     ) -> CrateTokenClassifierOutput:
         """Logits ``(B, N, num_labels)`` and, given ``labels (B, N)`` (-100 ignored), the mean cross-entropy.
 
-        ``num_items_in_batch`` is for a Trainer, see :func:`~opencrate.modeling_crate_base.share_of_step`; the other
-        arguments are those of ``CrateTextModel.forward``.
+        The other arguments are those of :class:`CrateForSequenceClassification`.
         """
-        outputs = self.crate(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, **_uncached(kwargs)
-        )
+        outputs = self._encode(kwargs, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         logits, loss = self._classify(outputs.last_hidden_state), None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
@@ -140,8 +138,7 @@ class CrateForQuestionAnswering(_CrateTextHead):
 
     accepts_loss_kwargs = False  # places are not counted as labels are: the Trainer takes the mean over its batches
 
-    def __init__(self, config: CrateTextConfig):
-        super().__init__(config, 2)
+    num_outputs = 2
 
     @can_return_tuple
     def forward(
@@ -160,9 +157,7 @@ class CrateForQuestionAnswering(_CrateTextHead):
         Positions beyond the sequence (answers that were cut off) are ignored. The other arguments are those of
         ``CrateTextModel.forward``.
         """
-        outputs = self.crate(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, **_uncached(kwargs)
-        )
+        outputs = self._encode(kwargs, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         start_logits, end_logits = self._classify(outputs.last_hidden_state).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
@@ -175,8 +170,7 @@ class CrateForQuestionAnswering(_CrateTextHead):
 class CrateForMultipleChoice(_CrateTextHead):
     """CRATE with one number for every choice, from its pooled token."""
 
-    def __init__(self, config: CrateTextConfig):
-        super().__init__(config, 1)
+    num_outputs = 1
 
     @can_return_tuple
     def forward(
@@ -197,15 +191,12 @@ class CrateForMultipleChoice(_CrateTextHead):
         ``CrateTextModel.forward``.
         """
         given = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        num_choices = (inputs_embeds if input_ids is None else input_ids).shape[1]
-        *flat, embeds = (None if each is None else each.flatten(0, 1) for each in given)
-        outputs = self.crate(*flat, inputs_embeds=embeds, **_uncached(kwargs))
-        logits = self._classify(self._pooled(outputs.last_hidden_state, flat[1])).view(-1, num_choices)
-        loss = None if labels is None else fixed_cross_entropy(logits, labels, num_items_in_batch)
+        first = inputs_embeds if input_ids is None else input_ids
+        if first is None:
+            raise ValueError("give input_ids or inputs_embeds, one of the two")
+        flat = [None if each is None else each.flatten(0, 1) for each in given]
+        outputs = self._encode(kwargs, *flat)
+        logits = self._classify(self._pooled(outputs.last_hidden_state, flat[1])).view(-1, first.shape[1])
+        loss = None if labels is None else fixed_cross_entropy(logits, labels, num_items_in_batch)  # pyright: ignore[reportArgumentType]  # int too
         loss = self._with_penalties(loss, labels, num_items_in_batch)
         return CrateMultipleChoiceOutput(loss=loss, logits=logits, **self._states_of(outputs))
-
-
-def _uncached(kwargs: dict) -> dict:
-    """A classifier reads its text once, so it keeps no cache."""
-    return {**kwargs, "use_cache": False}

@@ -19,6 +19,7 @@ from ._hf import (
     CACHE,
     CACHE_NAMES,
     CacheByEitherName,
+    cache_argument,
     capture_outputs,
     create_bidirectional_mask,
     create_causal_mask,
@@ -29,7 +30,7 @@ from ._hf import (
 from .blocks import CrateLayer, LayerList
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
-from .modeling_crate_base import CratePreTrainedModel, CrateStates
+from .modeling_crate_base import CratePreTrainedModel, CrateStates, last_norm
 from .recording import read_by, record
 from .sparsification import ISTA
 
@@ -65,7 +66,6 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
     config_class = CrateTextConfig
     config: CrateTextConfig
     main_input_name = "input_ids"
-    input_modalities = ("text",)
     causal: bool | None = None
     """Whether the class needs a causal model; ``None`` takes either."""
     _no_split_modules = ["CrateTextEmbeddings", "CrateLayer"]  # noqa: RUF012 (transformers' convention)
@@ -89,7 +89,7 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
         else:
             added = 2 * self.config.num_hidden_layers if getattr(module, "is_output_map", False) else 1
             init.normal_(module.weight, std=0.02 / added**0.5)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
 
     def _init_dictionaries(self, module: nn.Module) -> None:
@@ -111,7 +111,7 @@ class CrateTextModel(CrateTextPreTrainedModel):
         layers = (CrateLayer(config, index) for index in range(config.num_hidden_layers))
         self.layers: LayerList[CrateLayer] = LayerList(layers)
         if config.final_norm:
-            self.norm = nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps)
+            self.norm = last_norm(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -158,22 +158,26 @@ class CrateTextModel(CrateTextPreTrainedModel):
         """
         self._check_outputs(kwargs)
         cache = one_cache(cache, past_key_values)
-        if (input_ids is None) == (inputs_embeds is None):
+        given = inputs_embeds if input_ids is None else input_ids
+        if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give input_ids or inputs_embeds, one of the two")
-        positions = self._positions(
-            inputs_embeds if input_ids is None else input_ids, position_ids, attention_mask, cache
-        )
-        tokens = self._embed(input_ids, inputs_embeds, positions, token_type_ids)
+        positions = self._positions(given, position_ids, attention_mask, cache)
+        if input_ids is not None:
+            _check_ids("input_ids", input_ids, self.config.vocab_size, "vocab_size")
+            inputs_embeds = self.embeddings.token_embeddings(input_ids)
+        if token_type_ids is not None:
+            _check_ids("token_type_ids", token_type_ids, max(1, self.config.type_vocab_size), "type_vocab_size")
+        tokens = self.embeddings(inputs_embeds, positions, token_type_ids)
         mask = self._mask(tokens, attention_mask, cache, position_ids)
         cache = self._cache_to_fill(cache, use_cache)
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
         for layer in self.layers:
-            tokens = layer(tokens, mask, output_attentions=maps, **{CACHE: cache})
+            tokens = layer(tokens, mask, output_attentions=maps, **cache_argument(cache))
         if self.config.final_norm:
             tokens = read_by(self.norm, "hidden_states", tokens)
         else:
             record("hidden_states", tokens)
-        return CrateTextModelOutput(last_hidden_state=tokens, **{CACHE: cache if use_cache else None})
+        return CrateTextModelOutput(last_hidden_state=tokens, **cache_argument(cache if use_cache else None))
 
     def _cache_to_fill(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
         """The cache that the layers are to fill, if any; an exported graph, which returns tensors only, makes none.
@@ -185,35 +189,22 @@ class CrateTextModel(CrateTextPreTrainedModel):
             if cache is not None:
                 raise ValueError("cache: only a causal model has a cache, and this one has is_causal=False")
             return None
+        held = 0 if cache is None else cache.get_seq_length()
         if not self.config.operator("compression").cached:
-            if cache is not None and cache.get_seq_length():
+            if held:
                 raise ValueError(
                     f"cache: compression={self.config.compression!r} uses none; give the tokens themselves"
                 )
             return None
         if self.gradient_checkpointing and self.training and (torch.is_grad_enabled() or CACHE != "cache"):
-            if cache is not None and cache.get_seq_length():
+            if held:
                 raise ValueError(
-                    f"cache: one that holds tokens ({cache.get_seq_length()}) does not go with activation "
-                    "checkpointing in training: give the tokens themselves, or turn checkpointing off"
+                    f"cache: one that holds tokens ({held}) does not go with activation checkpointing in training: "
+                    "give the tokens themselves, or turn checkpointing off"
                 )
             return None
         makes_one = use_cache and not self.training and not torch.compiler.is_exporting()
         return SubspaceCache(self.config) if cache is None and makes_one else cache
-
-    def _embed(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        position_ids: Tensor,
-        token_type_ids: Tensor | None,
-    ) -> Tensor:
-        if input_ids is not None:
-            _check_ids("input_ids", input_ids, self.config.vocab_size, "vocab_size")
-            inputs_embeds = self.embeddings.token_embeddings(input_ids)
-        if token_type_ids is not None:
-            _check_ids("token_type_ids", token_type_ids, max(1, self.config.type_vocab_size), "type_vocab_size")
-        return self.embeddings(inputs_embeds, position_ids, token_type_ids)
 
     def _positions(
         self, tokens: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None, cache: Cache | None
@@ -239,16 +230,11 @@ class CrateTextModel(CrateTextPreTrainedModel):
     ) -> Any:
         """What the attention backend takes; ``None`` where nothing but the direction limits attention."""
         if self.config.is_causal:
-            return create_causal_mask(
-                config=self.config,
-                inputs_embeds=tokens,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                **{CACHE: cache},
-            )
+            kept = cache_argument(cache)
+            return create_causal_mask(self.config, tokens, attention_mask, position_ids=position_ids, **kept)
         if attention_mask is None:
             return None
-        return create_bidirectional_mask(config=self.config, inputs_embeds=tokens, attention_mask=attention_mask)
+        return create_bidirectional_mask(self.config, tokens, attention_mask)
 
 
 def _check_ids(name: str, ids: Tensor, size: int, field: str) -> None:

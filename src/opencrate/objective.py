@@ -1,8 +1,7 @@
 """The objective of CRATE and its parts: coding rates, rate reduction, sparsity.
 
-Symbols: N tokens, d width, K subspaces of dimension p. Tokens are rows: Z is (..., N, d), the paper's matrix
-transposed. U is (K, d, p), one basis per subspace. eps is the distortion, never its square. Rates are in
-nats, per set of tokens (per image), never averaged over tokens.
+N tokens, d width, K subspaces of dimension p. Tokens are rows: Z is (..., N, d), the paper's matrix transposed. U is
+(K, d, p). eps is the distortion, never its square. Rates are in nats per set of tokens (image), never averaged over it.
 
     R(Z)       = 1/2 logdet(I + d/(N eps^2) Z^T Z)
     R^c(Z | U) = sum_k 1/2 logdet(I + p/(N eps^2) (Z U_k)^T (Z U_k))
@@ -28,16 +27,14 @@ def coding_rate(Z: Tensor, eps: float) -> Tensor:
 
     From tokens that are already projected, V of shape (..., K, N, p), `coding_rate(V, eps).sum(-1)` is R^c.
 
-    Accuracy, with x^2 = d/(N eps^2) * sigma_max(Z)^2 and u = 2^-53. Float64 input: within 1e-9 max(1, R)
-    while x^2 <= 1e6, beyond it within min(N, d) * log1p(4 max(N, d) u x) nats. Shorter types: within 1e-6
-    max(1, R) while x^2 <= 1e6, beyond it within the sum of the two. By singular values, those below
-    2 max(N, d) u sigma_max are rounding noise and count as zero, so that duplicated tokens and missing
-    directions add nothing at any scale.
+    Accuracy, with x^2 = d/(N eps^2) * sigma_max(Z)^2 and u = 2^-53. Float64 input: within 1e-9 max(1, R) while
+    x^2 <= 1e6, beyond it within min(N, d) * log1p(4 max(N, d) u x) nats. Shorter types: within 1e-6 max(1, R) while
+    x^2 <= 1e6, beyond it within the sum of the two. Singular values below 2 max(N, d) u sigma_max are rounding noise
+    and count as zero there, so that duplicated tokens and missing directions add nothing at any scale.
 
-    Value and gradient are finite for every finite float32 or bfloat16 input; the gradient's entries are at
-    most sqrt(d / N) / (2 eps), which float16 may not hold. Second derivatives are supported while
-    d/(N eps^2) ||Z||_F^2 <= 1e6 (1e9 for the shorter types). A matrix with a NaN or an infinity gives NaN,
-    and leaves the others in its batch alone.
+    Value and gradient are finite for every finite float32 or bfloat16 input; the gradient's entries are at most
+    sqrt(d / N) / (2 eps), which float16 may not hold. Second derivatives are supported while d/(N eps^2) ||Z||_F^2 <=
+    1e6 (1e9 for the shorter types). A matrix with a NaN or an infinity gives NaN, and leaves the others alone.
 
     Args:
         Z: tokens (..., N, d), any floating dtype, N >= 1, d >= 1; the leading shape may be empty of elements.
@@ -59,13 +56,12 @@ def coding_rate(Z: Tensor, eps: float) -> Tensor:
 def subspace_coding_rate(Z: Tensor, U: Tensor, eps: float, per_subspace: bool = False) -> Tensor:
     """Coding rate against the subspaces, R^c(Z | U) = sum_k R(Z U_k) [CRATE, Eq. (1)].
 
-    The projection is done in float64 too; the accuracy is that of `coding_rate` for each Z U_k as float64
-    holds it (rounding can leave a trace of tokens that are exactly orthogonal to U_k).
+    The projection is done in float64 too; the accuracy is that of `coding_rate` for each Z U_k as float64 holds it
+    (rounding can leave a trace of tokens that are exactly orthogonal to U_k).
 
     Args:
-        Z: tokens (..., N, d), any floating dtype.
+        Z, eps: as for `coding_rate`.
         U: bases (K, d, p), any floating dtype, on Z's device; they need not be orthonormal.
-        eps: distortion, a number in [1e-150, 1e150].
         per_subspace: keep the K terms apart.
 
     Returns:
@@ -94,20 +90,16 @@ def sparse_rate_reduction(Z: Tensor, U: Tensor, lam: float, eps: float, norm: st
     """The objective of CRATE, to be maximised: R(Z) - R^c(Z | U) - lambda ||Z|| [CRATE, Eq. (1)].
 
     Args:
-        Z: tokens (..., N, d), any floating dtype.
-        U: bases (K, d, p), any floating dtype, on Z's device.
+        Z, U, eps: as for `subspace_coding_rate`.
         lam: lambda >= 0, the price of a non-zero entry (or of one unit of absolute value with "l1"), in nats.
-        eps: distortion, a number in [1e-150, 1e150].
-        norm: "l0", the number of entries with |z| > tol over all tokens (a count, without gradient), or "l1",
-            the sum of absolute values.
+        norm: "l0", the number of entries with |z| > tol (without gradient), or "l1", the sum of absolute values.
         tol: tolerance of "l0", >= 0.
 
     Returns:
         Objective values in nats, shape (...), in Z's dtype (float32 for half types).
 
     Raises:
-        ValueError: as for `subspace_coding_rate`; norm unknown; lam or tol negative or not finite; tol with
-            "l1".
+        ValueError: as for `subspace_coding_rate`; norm unknown; lam or tol negative or not finite; tol with "l1".
     """
     reduction = _rate_reduction(Z, U, eps)
     _check_choice("norm", norm, ("l0", "l1"))
@@ -120,17 +112,14 @@ def sparse_rate_reduction(Z: Tensor, U: Tensor, lam: float, eps: float, norm: st
 def sparsity(Z: Tensor, measure: str = "l0", tol: float = 0.0) -> Tensor:
     """How sparse the entries of Z are, over its last two axes.
 
-    "gini" and "hoyer" grow with sparsity, "l0" and "l1" fall.
-    With c the n = N d absolute values, c_(1) <= ... <= c_(n):
+    "gini" and "hoyer" grow with sparsity, "l0" and "l1" fall. With c_(1) <= ... <= c_(n) the n = N d absolute values c:
 
     - "l0": fraction of entries with c > tol, in [0, 1]; no gradient.
     - "l1": sum of c.
-    - "gini": 1 - 2 sum_k c_(k)/||c||_1 (n - k + 1/2)/n, in [0, 1 - 1/n] [Hurley & Rickard,
-      arXiv:0811.4706].
+    - "gini": 1 - 2 sum_k c_(k)/||c||_1 (n - k + 1/2)/n, in [0, 1 - 1/n] [Hurley & Rickard, arXiv:0811.4706].
     - "hoyer": (sqrt(n) - ||c||_1/||c||_2) / (sqrt(n) - 1), in [0, 1] [Hoyer 2004, JMLR 5:1457-1469].
 
-    All-zero input is taken as uniform: every measure gives 0, as do "gini" and "hoyer" for a single entry.
-    An input with a NaN gives NaN.
+    All-zero input is taken as uniform: every measure gives 0, as do "gini" and "hoyer" for one entry. NaN gives NaN.
 
     Args:
         Z: (..., N, d), any floating dtype.
@@ -141,8 +130,7 @@ def sparsity(Z: Tensor, measure: str = "l0", tol: float = 0.0) -> Tensor:
         Shape (...), in Z's dtype (float32 for half types).
 
     Raises:
-        ValueError: Z has a wrong shape or dtype; measure unknown; tol negative or not finite, or not with
-            "l0".
+        ValueError: Z has a wrong shape or dtype; measure unknown; tol negative or not finite, or not with "l0".
     """
     _checked_tokens(Z)
     _check_choice("measure", measure, tuple(_MEASURES))

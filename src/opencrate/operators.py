@@ -22,15 +22,7 @@ from torch.nn import functional as F
 
 
 def project(Z: Tensor, U: Tensor) -> Tensor:
-    """Coordinates of the tokens in every subspace, ``V_k = Z U_k`` (the paper's ``U_k^T Z``).
-
-    Args:
-        Z: tokens ``(..., N, d)``.
-        U: bases ``(K, d, p)``.
-
-    Returns:
-        ``(..., K, N, p)``.
-    """
+    """Coordinates of tokens in every subspace, ``V_k = Z U_k (..., K, N, p)`` (the paper's ``U_k^T Z``)."""
     return Z.unsqueeze(-3) @ U
 
 
@@ -57,10 +49,7 @@ def attention_maps(
 
 
 def subspace_attention(V: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
-    """``SSA_k = softmax(scale V_k V_k^T) V_k`` for all subspaces at once. [N, Eq. 11]
-
-    Shapes as in :func:`attention_maps`; returns ``(..., K, N, p)``.
-    """
+    """``SSA_k = softmax(scale V_k V_k^T) V_k (..., K, N, p)``, arguments as in :func:`attention_maps`. [N, Eq. 11]"""
     return attention_maps(V, scale, mask) @ V
 
 
@@ -81,8 +70,7 @@ def mssa(
         U: bases ``(K, d, p)``.
         W: learned output map ``(d, K p)`` [N, Eq. 115]; ``None`` ties it to the bases [N, Eq. 12].
         b: output bias ``(d,)``, only with ``W``.
-        scale: see :func:`attention_maps`.
-        mask: see :func:`attention_maps`.
+        scale, mask: see :func:`attention_maps`.
         factor: factor in front of a tied output; the paper's is ``gamma = p/(N eps^2)``.
 
     Returns:
@@ -104,15 +92,8 @@ def gamma(num_tokens: int, dim: int, eps: float) -> float:
 def coding_rate_gradient(Z: Tensor, U: Tensor, eps: float) -> Tensor:
     """Exact gradient of R^c: ``gamma sum_k V_k (I + gamma V_k^T V_k)^-1 U_k^T``. [N, Eq. 9 and 66]
 
-    Written on the p x p side, where the inverse is small; equals autograd of ``subspace_coding_rate``.
-
-    Args:
-        Z: tokens ``(..., N, d)``.
-        U: bases ``(K, d, p)``, any (not only orthonormal).
-        eps: quantisation error, > 0.
-
-    Returns:
-        ``(..., N, d)``, nats per unit of Z.
+    Written on the p x p side, where the inverse is small; equals autograd of ``subspace_coding_rate``. Any bases, not
+    only orthonormal; eps > 0. Returns ``(..., N, d)``, nats per unit of Z.
     """
     V = project(Z, U)
     g = gamma(V.shape[-2], V.shape[-1], eps)

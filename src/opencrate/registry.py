@@ -115,9 +115,7 @@ def register_operator(name: str, operator: Operator) -> None:
     Registering again replaces what the name stood for, so that a notebook cell can be run twice; OpenCRATE's own
     cannot be replaced.
 
-    Args:
-        name: a Python identifier; the module's parameters are saved under it.
-        operator: what it is.
+    The name is a Python identifier; the module's parameters are saved under it.
 
     Raises:
         ValueError: a name of OpenCRATE's own or not an identifier; an unknown step or state; not a module class.
@@ -139,19 +137,14 @@ def register_operator(name: str, operator: Operator) -> None:
 
 
 def operator_of(step: Step, name: str) -> Operator:
-    """A registered operator.
-
-    Raises:
-        KeyError: it is not registered.
-    """
+    """A registered operator; one that is not is a `KeyError`."""
     return _OPERATORS[step][name]
 
 
 def unregistered(step: Step, name: Any, imports: Mapping[str, str]) -> str | None:
     """What a step must be in place of a name that is not registered, in words; ``None`` where it is.
 
-    Args:
-        imports: the modules that registered operators when a model was saved, by step.
+    ``imports`` are the modules that registered operators when a model was saved, by step.
     """
     if not isinstance(name, str):
         return "a name"

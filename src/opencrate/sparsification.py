@@ -90,9 +90,8 @@ class ISTA(nn.Module):
     def _step_matrix(self, tokens: Tensor, D: Tensor) -> Tensor | None:
         """The matrix of the affine step ``(d, d)``; ``None`` where two products over the tokens are faster.
 
-        It costs d^3, against d^2 for each token, and serves again in inference on a CPU (on an accelerator the product
-        is cheaper than the comparison), unless the dictionary is another one each time: transformed, quantised or
-        offloaded (``torch.func``, ``parametrize``, accelerate).
+        It costs d^3, against d^2 for each token. In inference on a CPU it is kept (an accelerator multiplies faster
+        than it compares), unless the dictionary is another one each time: transformed, quantised or offloaded.
         """
         eta = self.config.ista_step_size
         if traced():  # a graph serves any number of tokens: training has many

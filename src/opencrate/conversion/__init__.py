@@ -95,39 +95,28 @@ def load_official(
         ValueError: unknown family; a size that cannot be inferred and was not given; keys missing, unexpected or of
             another shape; a file that is not plain tensors.
     """
-    _require_family(family)
+    if family not in KEY_MAPS:
+        raise ValueError(f"unknown checkpoint family {family!r}; {suggest(family, FAMILIES)}")
     content = source if isinstance(source, Mapping) else read_checkpoint(source)
     if family in texts.TEXT_FAMILIES:
         if (image_size, patch_size, pool) != (None, None, "cls"):
             raise ValueError(f"image_size, patch_size and pool are for images; family {family!r} reads text")
-        return _load_text(content, weights, family, num_attention_heads, config_overrides)
-    state_dict = rename(peel(content, weights), KEY_MAPS[family], family)
-    config = images.infer_config(state_dict, family, num_attention_heads, image_size, patch_size)
-    config.update(pool=pool, **config_overrides)
-    if family == "crate_mae":
-        model = _build(CrateMAEForPreTraining, CrateMAEConfig(**config))
+        state_dict = rename(texts.from_fork(peel(content, weights), family), KEY_MAPS[family], family)
+        stated = texts.num_heads_of(content) if num_attention_heads is None else num_attention_heads
+        settings = {**texts.infer_config(state_dict, family, stated), **config_overrides}
+        cls: Any = CrateForCausalLM
+        config = CrateTextConfig.from_size(_LM_SIZES[family], **settings)
     else:
-        model = _build(CrateForImageClassification, CrateConfig(**config))
-    load_strict(model, state_dict, family)
-    return model.eval()
-
-
-def _load_text(
-    content: Any, weights: str | None, family: str, heads: int | None, overrides: dict[str, Any]
-) -> CrateForCausalLM:
-    official = texts.from_fork(peel(content, weights), family)
-    state_dict = rename(official, KEY_MAPS[family], family)
-    stated = texts.num_heads_of(content) if heads is None else heads
-    config = texts.infer_config(state_dict, family, stated)
-    model = _build(CrateForCausalLM, CrateTextConfig.from_size(_LM_SIZES[family], **{**config, **overrides}))
-    load_strict(model, state_dict, family)
-    return model.eval()
-
-
-def _build(cls: type[Model], config: CrateBlockConfig) -> Model:
-    """A model, if there is memory for it."""
+        state_dict = rename(peel(content, weights), KEY_MAPS[family], family)
+        settings = images.infer_config(state_dict, family, num_attention_heads, image_size, patch_size)
+        settings.update(pool=pool, **config_overrides)
+        kinds = {"crate_mae": (CrateMAEConfig, CrateMAEForPreTraining)}
+        config_class, cls = kinds.get(family, (CrateConfig, CrateForImageClassification))
+        config = config_class(**settings)
     require_memory(config, cls, "the model")
-    return cls(config)
+    model = cls(config)
+    load_strict(model, state_dict, family)
+    return model.eval()
 
 
 def to_official(model: Model) -> dict[str, Tensor]:
@@ -135,10 +124,8 @@ def to_official(model: Model) -> dict[str, Tensor]:
 
     The family is ``crate_mae`` for the autoencoder; for a classifier ``crate_alpha`` where it has an untied second
     dictionary, else ``crate``; for a causal language model ``crate_lm_overcomplete`` where the code is decoded by the
-    same dictionary, else ``crate_lm``.
-
-    The tensors share memory with the model, as those of ``state_dict()`` do, except the transposed dictionaries of
-    ``crate_lm_overcomplete``.
+    same dictionary, else ``crate_lm``. The tensors share memory with the model, as those of ``state_dict()`` do, except
+    the transposed dictionaries of ``crate_lm_overcomplete``.
 
     Raises:
         ValueError: a model without a published counterpart, or a setting that the published code of that family does
@@ -170,11 +157,6 @@ def _family_of(model: torch.nn.Module) -> str:
 def _published_settings(config: CrateBlockConfig, family: str) -> dict[str, Any]:
     """Values that the published code of a family fixes; sizes, eta, lambda and the pooling of images stay free."""
     may_skip = family not in texts.TEXT_FAMILIES and config.num_attention_heads == 1
-    may_skip = may_skip and config.head_dim == config.hidden_size
-    same = {"attention_output": "none" if may_skip and config.attention_output == "none" else "learned"}
-    return same | {name: getattr(_REFERENCES[family], name) for name in _PUBLISHED_BY_FAMILY[family]}
-
-
-def _require_family(family: str) -> None:
-    if family not in KEY_MAPS:
-        raise ValueError(f"unknown checkpoint family {family!r}; {suggest(family, FAMILIES)}")
+    skips = may_skip and config.head_dim == config.hidden_size and config.attention_output == "none"
+    fixed = {name: getattr(_REFERENCES[family], name) for name in _PUBLISHED_BY_FAMILY[family]}
+    return {"attention_output": "none" if skips else "learned", **fixed}

@@ -48,12 +48,8 @@ def peel(content: Any, weights: str | None = None) -> dict[str, Tensor]:
     """The same of what a checkpoint holds.
 
     Wrappers (``state_dict``, ``model``, ``model_ema``, ``teacher``, ...) are peeled in any order and depth, as are the
-    parts of names that trainers put before and into the model's own. Where there are several sets of weights, the
-    averaged ones are taken; which was taken, and what was left out, is logged.
-
-    Args:
-        content: of a checkpoint.
-        weights: the wrapper whose weights are to be taken instead.
+    parts of names that trainers put before and into the model's own. Of several sets of weights, those in the wrapper
+    ``weights`` are taken, by default the averaged ones; which was taken, and what was left out, is logged.
 
     Raises:
         ValueError: no tensors by name, or no such wrapper.
@@ -84,7 +80,8 @@ def _chosen(found: Mapping[_Path, dict[str, Tensor]], weights: str | None) -> _P
         hint = suggest(weights, names) if names else "it holds one set, without a wrapper"
         raise ValueError(f"weights={weights!r}: the checkpoint holds no such weights; {hint}")
     fitting = {path: tensors for path, tensors in found.items() if weights is None or weights in path}
-    return min((path for path, tensors in fitting.items() if not _is_part(tensors, fitting)), key=_rank)
+    most = max(map(len, fitting.values()))  # of far fewer tensors is a head or a loss beside a model
+    return min((path for path, tensors in fitting.items() if len(tensors) >= most / 2), key=_rank)
 
 
 def _rank(path: _Path) -> tuple[bool, list[int]]:
@@ -92,16 +89,11 @@ def _rank(path: _Path) -> tuple[bool, list[int]]:
     return not any(name in _AVERAGED for name in path), [_PREFIXES.index(name) for name in path]
 
 
-def _is_part(tensors: dict[str, Tensor], found: Mapping[_Path, dict[str, Tensor]]) -> bool:
-    """Whether some weights are a head or a loss beside a model: far fewer tensors."""
-    return len(tensors) < max(map(len, found.values())) / 2
-
-
 def _candidates(content: Mapping[str, Any], path: _Path = (), seen: tuple[int, ...] = ()) -> dict[_Path, dict]:
     """Every set of weights in a checkpoint by the wrappers around it."""
     if len(path) > _DEEPEST:
         raise ValueError(f"no state dict found within {_DEEPEST} wrappers inside each other; save the tensors alone")
-    if _is_state_dict(content):
+    if content and all(isinstance(value, Tensor) for value in content.values()):
         if not all(isinstance(name, str) for name in content):
             raise ValueError("no state dict found: the tensors have no names; save the state dict of the model")
         return _by_prefix({_MARKS.sub("", name): value for name, value in content.items()}, path)
@@ -160,7 +152,8 @@ def read_checkpoint(path: str | Path) -> Any:
         raise FileNotFoundError(f"no checkpoint file at {shown(path)}{hint}")
     check_size(path, require_file(path, "a checkpoint file").stat().st_size)
     if path.name.endswith(_INDEX):
-        return _read_parts(path)
+        parts = (read_checkpoint(path.with_name(name)) for name in shards_of(path))
+        return {name: tensor for part in parts for name, tensor in part.items()}
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -187,14 +180,6 @@ def _file_in(folder: Path) -> Path:
     if len(found) > 1:
         logger.warning("%s: took %s, left out %s", folder, found[0].name, ", ".join(file.name for file in found[1:]))
     return found[0] if found else folder
-
-
-def _read_parts(index: Path) -> dict[str, Any]:
-    """The tensors of all the files that an index names."""
-    tensors: dict[str, Any] = {}
-    for name in shards_of(index):
-        tensors.update(read_checkpoint(index.with_name(name)))
-    return tensors
 
 
 def _refusal(path: Path, error: Exception) -> str:
@@ -236,10 +221,6 @@ def _download(url: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(f"{owner}/{name}", file))
-
-
-def _is_state_dict(content: Mapping[str, Any]) -> bool:
-    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
 
 
 def shorten(names: Any) -> str:

@@ -1,13 +1,12 @@
 """Configurations of the vision families, from the tensors and what the caller stated."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..configuration_crate import CrateConfig, pair
-from .names import shape_of, subspaces_of
+from .names import num_layers, shape_of, subspaces_of
 
 
 def infer_config(
@@ -15,18 +14,16 @@ def infer_config(
 ) -> dict[str, Any]:
     """Constructor arguments of ``CrateConfig`` from tensor shapes and what the caller stated."""
     width = shape_of(state_dict, "crate.embeddings.cls_token", family, 3)[-1]
-    layers = {int(m.group(1)) for name in state_dict if (m := re.match(r"crate\.layers\.(\d+)\.", name))}
     atoms = shape_of(state_dict, "crate.layers.0.sparsify.ista.dictionary", family, 2)[1]
     published = "CRATE tiny 6, small 12, base 12, large 16; emergence demo 6"
     subspaces = subspaces_of(state_dict, family, heads, published)
     patch, channels = _infer_patch(state_dict, family, patch_size)
     positions = shape_of(state_dict, "crate.embeddings.position_embeddings", family, 3)[1] - 1
-    identity = (
-        heads == 1 and subspaces["head_dim"] == width and "crate.layers.0.compress.mssa.output.weight" not in state_dict
-    )
+    maps = "crate.layers.0.compress.mssa.output.weight" in state_dict
+    identity = heads == 1 and subspaces["head_dim"] == width and not maps
     config = {
         "hidden_size": width,
-        "num_hidden_layers": len(layers),
+        "num_hidden_layers": num_layers(state_dict),
         **subspaces,
         "patch_size": patch,
         "num_channels": channels,
@@ -34,8 +31,7 @@ def infer_config(
         "attention_output": "none" if identity else "learned",  # the published code: identity when K = 1 and p = d
     }
     if family == "crate_mae":
-        decoder = {int(m.group(1)) for name in state_dict if (m := re.match(r"decoder\.layers\.(\d+)\.", name))}
-        return {**config, "decoder_num_hidden_layers": len(decoder)}
+        return {**config, "decoder_num_hidden_layers": num_layers(state_dict, "decoder")}
     config["num_labels"] = shape_of(state_dict, "classifier.weight", family, 2)[0]
     if family == "crate_alpha":
         return {**CrateConfig.SIZES["alpha-base"], **config, "dictionary_expansion": max(1, atoms // width)}

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from .checkpoints import shorten
-
-logger = logging.getLogger(__name__)
 
 # official prefix -> ours; "{l}" is the layer number. Longest match first is not needed: no prefix of one
 # row is a prefix of another.
@@ -88,16 +87,10 @@ def rename(state_dict: Mapping[str, Tensor], key_map: Mapping[str, str], family:
     own = {new: new for new in key_map.values()}
     if all(_new_name(name, own) for name in state_dict):
         return dict(state_dict)
-    renamed, unknown = {}, []
-    for name, value in state_dict.items():
-        new = _new_name(name, key_map)
-        if new is None:
-            unknown.append(name)
-        else:
-            renamed[new] = value
-    if unknown:
+    new_names = {name: _new_name(name, key_map) for name in state_dict}
+    if unknown := [name for name, new in new_names.items() if new is None]:
         raise ValueError(f"checkpoint does not look like family {family!r}: unexpected keys {shorten(unknown)}")
-    return renamed
+    return {new: state_dict[name] for name, new in new_names.items() if new}
 
 
 def _new_name(name: str, key_map: Mapping[str, str]) -> str | None:
@@ -113,6 +106,11 @@ def _new_name(name: str, key_map: Mapping[str, str]) -> str | None:
 def official_name(name: str, family: str) -> str:
     """Official name of one of our tensors; our own where the family has none."""
     return _new_name(name, {ours: official for official, ours in KEY_MAPS[family].items()}) or name
+
+
+def num_layers(state_dict: Mapping[str, Tensor], stack: str = "crate") -> int:
+    """Layers of the encoder or the ``decoder``, under our names."""
+    return len({m.group(1) for name in state_dict if (m := re.match(rf"{stack}\.layers\.(\d+)\.", name))})
 
 
 def shape_of(state_dict: Mapping[str, Tensor], name: str, family: str, dims: int) -> torch.Size:
@@ -141,7 +139,7 @@ def subspaces_of(
     return {"num_attention_heads": heads, "head_dim": inner // heads}
 
 
-def load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family: str) -> None:
+def load_strict(model: PreTrainedModel, state_dict: Mapping[str, Tensor], family: str) -> None:
     """Load every tensor; missing, extra or wrongly shaped ones are one clear error."""
     own, problems = model.state_dict(), []
     if missing := own.keys() - state_dict.keys():
@@ -167,4 +165,4 @@ def load_strict(model: torch.nn.Module, state_dict: Mapping[str, Tensor], family
     if broken := [name for name, value in state_dict.items() if not value.isfinite().all()]:
         first = official_name(broken[0], family)
         logger.warning("%d tensors of the checkpoint hold NaN or infinite numbers, the first is %s", len(broken), first)
-    model.to(dtype).load_state_dict(state_dict)
+    torch.nn.Module.to(model, dtype).load_state_dict(state_dict)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .names import shape_of, subspaces_of
+from .names import num_layers, shape_of, subspaces_of
 
 TEXT_FAMILIES = ("crate_lm", "crate_lm_overcomplete")
 _DICTIONARY = re.compile(r"transformer\.h\.\d+\.ista\.weight")
@@ -59,12 +59,11 @@ def infer_config(state_dict: Mapping[str, Tensor], family: str, heads: int | Non
     atoms = shape_of(state_dict, "crate.layers.0.sparsify.ista.dictionary", family, 2)[1]
     published = "base 12, medium 16, large 20, xl 25; one layer 4"
     subspaces = subspaces_of(state_dict, family, heads, published, ", and no model_args lie beside them")
-    layers = {int(m.group(1)) for name in state_dict if (m := re.match(r"crate\.layers\.(\d+)\.", name))}
     config = {
         "vocab_size": vocabulary,
         "max_position_embeddings": shape_of(state_dict, "crate.embeddings.position_embeddings.weight", family, 2)[0],
         "hidden_size": width,
-        "num_hidden_layers": len(layers),
+        "num_hidden_layers": num_layers(state_dict),
         **subspaces,
     }
     return config | ({} if family == "crate_lm" else {"dictionary_expansion": max(1, atoms // width)})
