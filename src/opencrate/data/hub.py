@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import pyarrow
 import pyarrow.parquet
+from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
 
 from .._files import HUB_PREFIX, shown
@@ -37,11 +38,16 @@ def load_hub(reference: str, example: str, streaming: bool = False) -> tuple[dic
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)?", name):
         raise ValueError(f"'{reference}' is not of the form hf://owner/name, for example hf://{example}")
     owner, title, *config = name.split("/")
+    repository = f"{owner}/{title}"
     try:
         with no_progress_bars():
-            loaded = datasets.load_dataset(f"{owner}/{title}", *config, streaming=streaming)
-        revision = HfApi().dataset_info(f"{owner}/{title}").sha if streaming else ""
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            loaded = datasets.load_dataset(  # pyright: ignore[reportCallIssue]
+                repository,
+                *config,  # pyright: ignore[reportArgumentType]  # one name or none
+                streaming=streaming,  # pyright: ignore[reportArgumentType]
+            )
+        revision = (streaming and HfApi().dataset_info(repository).sha) or ""
+    except (OSError, ValueError, DatasetsError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
             f"{reference}: cannot be had from the Hugging Face Hub ({reason}); check the name, the network and "

@@ -110,8 +110,8 @@ def evaluate_classifier(
         with evaluating(model):
             logits, seconds = _timed_logits(model, place(fields["pixel_values"], model))
         totals.add(logits.float().cpu(), fields["labels"].cpu(), seconds)
-    names = id2label if id2label is not None else model.config.id2label
-    return totals.finish(names)
+    config: Any = model.config
+    return totals.finish(config.id2label if id2label is None else id2label)
 
 
 def _timed_logits(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, float]:

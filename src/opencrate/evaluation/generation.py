@@ -84,13 +84,13 @@ def generate(language: SavedModel, prompt: str, sampling: Sampling | None = None
     set_seed(sampling.seed)
     ids = ids.to(model.device)
     with evaluating(model):
-        found = model.generate(
+        found = model.generate(  # pyright: ignore[reportCallIssue]  # GenerationMixin's
             ids,
             attention_mask=torch.ones_like(ids),
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if streams else None,
             **_options(language, sampling),
         )
-    text = tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
+    text = str(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
     if stream and not streams:
         print(text)
     return text

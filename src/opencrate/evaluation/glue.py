@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..data.text.glue import glue_task
 
+# The classes of scipy's results are made when it is imported, which a type checker cannot see.
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": metrics.accuracy_score,
     "f1": metrics.f1_score,
     "matthews_correlation": metrics.matthews_corrcoef,
-    "pearson": lambda labels, found: stats.pearsonr(labels, found).statistic,
-    "spearman": lambda labels, found: stats.spearmanr(labels, found).statistic,
+    "pearson": lambda labels, found: stats.pearsonr(labels, found).statistic,  # pyright: ignore[reportAttributeAccessIssue]
+    "spearman": lambda labels, found: stats.spearmanr(labels, found).statistic,  # pyright: ignore[reportAttributeAccessIssue]
 }
 
 

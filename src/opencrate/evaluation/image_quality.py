@@ -79,7 +79,7 @@ def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"images: shapes {tuple(first.shape)} and {tuple(second.shape)}; need two of one shape (B, C, H, W)"
         )
-    pair = tuple(part.detach().to("cpu", torch.float64) for part in (first, second))
-    if not all(bool(((part >= 0) & (part <= 1)).all()) for part in pair):
+    first, second = (part.detach().to("cpu", torch.float64) for part in (first, second))
+    if not all(bool(((part >= 0) & (part <= 1)).all()) for part in (first, second)):
         raise ValueError("images: hold values outside [0, 1], or NaN; must lie in [0, 1]")
-    return pair
+    return first, second

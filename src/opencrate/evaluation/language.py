@@ -28,7 +28,7 @@ from ..data.text.cache import tokenised
 from ..data.text.datasets import MaskedBlocks
 from ..data.text.documents import Documents
 from ..data.text.masking import IGNORED, Masking
-from ..data.text.tokenizers import frame_of
+from ..data.text.tokenizers import frame_of, pad_of
 from ..store.saved import SavedModel
 from .inputs import evaluating
 
@@ -110,7 +110,7 @@ def score_text(
     file = tokenised(documents, language.tokenizer)
     begins = np.concatenate([[0], file.ends[:-1]])
     spans = [
-        (int(begin), *window)
+        (int(begin), window)
         for begin, end in zip(begins, file.ends)
         for window in windows(int(end) - 1 - int(begin), context, stride)
     ]
@@ -148,8 +148,9 @@ def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, 
         done, first = last, first + stride
 
 
-def _window(tokens: np.ndarray, start: int, begin: int, first: int, last: int, scored: int) -> tuple[np.ndarray, ...]:
+def _window(tokens: np.ndarray, start: int, begin: int, window: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of one window of the document that begins at `tokens[begin]`; uncounted targets are -100."""
+    first, last, scored = window
     text = np.asarray(tokens[max(begin, begin + first - 1) : begin + last], np.int64)
     sequence = text if first else np.concatenate([[start], text])
     targets = sequence[1:].copy()
@@ -208,7 +209,7 @@ def score_masked(
     size, _ = _checked_windows(language, block_size, None, "block_size")
     tokenizer = language.tokenizer
     file = tokenised(documents, tokenizer)
-    blocks = TokenBlocks(file, size, "stream", frame_of(tokenizer), tokenizer.pad_token_id or 0)
+    blocks = TokenBlocks(file, size, "stream", frame_of(tokenizer), pad_of(tokenizer))
     data = MaskedBlocks(blocks, Masking(tokenizer, probability, whole_word))
     step = batch_size or max(1, _TOKENS_PER_BATCH // size)
     totals = _Totals()

@@ -12,6 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -99,7 +104,8 @@ def features(model: PreTrainedModel, batches: Iterable[Batch], layer: int, token
         tokens = _hidden_states(model, place(batch["pixel_values"], model))[layer]
         if tokens.ndim != 3:
             raise ValueError(f"a {model.config.model_type} model has no tokens (B, N, d) to probe")
-        vectors.append(_pooled(tokens, token).float().cpu())
+        pooled = tokens[:, 0] if token == "cls" else tokens.mean(dim=1)
+        vectors.append(pooled.float().cpu())
         labels.append(batch["labels"].cpu())
     return Features(torch.cat(vectors).numpy(), torch.cat(labels).numpy())
 
@@ -136,9 +142,11 @@ def probe(
         raise ValueError(f"method=knn: needs {NEIGHBOURS} training images, got {len(train.labels)}; use linear")
     if len(np.unique(train.labels)) < 2:
         raise ValueError("a probe needs training images of at least two classes")
-    if method == "linear" and regularisation is None:
-        regularisation = choose_regularisation(train)
-    classifier = _linear(regularisation) if method == "linear" else _neighbours()
+    if method == "linear":
+        regularisation = choose_regularisation(train) if regularisation is None else regularisation
+        classifier = _linear(regularisation)
+    else:
+        regularisation, classifier = None, KNeighborsClassifier(n_neighbors=NEIGHBOURS, metric="cosine")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         predicted = classifier.fit(train.values, train.labels).predict(test.values)
@@ -154,7 +162,7 @@ def probe(
         train_images=len(train.labels),
         test_images=count,
         width=train.values.shape[1],
-        regularisation=regularisation if method == "linear" else None,
+        regularisation=regularisation,
     )
 
 
@@ -164,8 +172,6 @@ def choose_regularisation(train: Features) -> float:
     Classes of a single image cannot be held out; where there is one, or fewer images than classes would be held out,
     C is the largest.
     """
-    from sklearn.model_selection import train_test_split
-
     rows = np.arange(0, len(train.labels), max(1, len(train.labels) // CHOSEN_ON))[:CHOSEN_ON]
     counts = np.unique(train.labels[rows], return_counts=True)[1]
     if counts.min() < 2 or HELD_OUT * len(rows) < len(counts):
@@ -182,19 +188,5 @@ def choose_regularisation(train: Features) -> float:
     return best
 
 
-def _pooled(tokens: Tensor, token: Token) -> Tensor:
-    return tokens[:, 0] if token == "cls" else tokens.mean(dim=1)
-
-
 def _linear(regularisation: float) -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     return make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=_MAX_ITERATIONS))
-
-
-def _neighbours() -> Any:
-    from sklearn.neighbors import KNeighborsClassifier
-
-    return KNeighborsClassifier(n_neighbors=NEIGHBOURS, metric="cosine")

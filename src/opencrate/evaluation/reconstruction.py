@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,10 +144,11 @@ def reconstruct(
     """
     target, predicted, mask = _predict(model, pixel_values, noise, mask_ratio)
     grid = grid_of(model, pixel_values)
-    size = tuple(pixel_values.shape[-2:])
+    height, width = pixel_values.shape[-2:]
     mean, std = (torch.tensor(list(v), dtype=torch.float64).view(1, -1, 1, 1) for v in (image_mean, image_std))
-    original, output = ((model.unpatchify(patches, size) * std + mean).clamp(0, 1) for patches in (target, predicted))
-    where = _pixels(mask, grid, size)
+    pictures = [model.unpatchify(part, (height, width)) for part in (target, predicted)]  # pyright: ignore[reportCallIssue]
+    original, output = ((picture * std + mean).clamp(0, 1) for picture in pictures)
+    where = _pixels(mask, grid, (height, width))
     return Reconstruction(
         original=original,
         masked=torch.where(where, 0.5, original),
@@ -233,7 +235,7 @@ def nearest_visible(patches: Tensor, mask: Tensor, grid: tuple[int, int]) -> Ten
 
 
 def _predict(
-    model: PreTrainedModel, pixel_values: Tensor, noise: Tensor, mask_ratio: float | None
+    model: Any, pixel_values: Tensor, noise: Tensor, mask_ratio: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Original patches and predicted ones in the same units, `(B, n, P)` float64, and the mask `(B, n)`, on the CPU."""
     rows, columns = grid_of(model, pixel_values)
@@ -275,14 +277,9 @@ def _errors(
     if model.config.norm_pix_loss:  # with the model's help: a flat patch of the true mean; a copy's structure
         colour = target.mean(-1, keepdim=True).expand_as(target)
         nearest = _give_moments(_standardise(nearest), target)
-    found = [_masked_error(patches, target, mask) for patches in (predicted, colour, nearest)]
-    return MaskedPatchErrors(*found, mask)
-
-
-def _masked_error(patches: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean over an image's masked patches, `(B)`."""
-    each = (patches - target).square().mean(-1)
-    return (each * mask).sum(1) / mask.sum(1)
+    each = [(patches - target).square().mean(-1) for patches in (predicted, colour, nearest)]
+    model_error, colour_error, nearest_error = ((one * mask).sum(1) / mask.sum(1) for one in each)
+    return MaskedPatchErrors(model_error, colour_error, nearest_error, mask)
 
 
 def _pixels(mask: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -82,7 +82,7 @@ class Augment:
         numbers = generator.random(3).tolist()
         if isinstance(image, Image.Image):
             box = draw_crop_box(image.height, image.width, recipe.crop_scale, recipe.crop_ratio, generator)
-            pixels = to_array(image.resize(self.size[::-1], self.resample, box=box))
+            pixels = to_array(image.resize((self.size[1], self.size[0]), self.resample, box=box))
         elif recipe.crop == "padded":
             shifts = 2 * recipe.crop_padding + 1
             down, right = (int(number * shifts) - recipe.crop_padding for number in numbers[:2])
@@ -167,7 +167,7 @@ def mixed(image: np.ndarray, partner: np.ndarray, mix: Mix) -> tuple[np.ndarray,
     Returns:
         A new array and lambda: for cutmix one minus the share of the pixels that are the partner's.
     """
-    if mix.kind == "mixup":
+    if mix.box is None:
         return image * np.float32(mix.lam) + partner * np.float32(1 - mix.lam), mix.lam
     height, width = image.shape[1:]
     top, left, bottom, right = (round(edge * size) for edge, size in zip(mix.box, (height, width) * 2))

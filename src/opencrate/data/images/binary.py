@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
 import zlib
@@ -13,7 +12,7 @@ from datasets import Dataset
 
 from ..._files import read_bytes, read_limited
 from ..parts import part_of
-from .files import is_hidden, is_image, start_of, what_it_is
+from .files import is_hidden, is_image, opened, start_of, what_it_is
 from .labelled import Parts, labelled_dataset
 
 _IDX = re.compile(r"(idx|ubyte)", re.IGNORECASE)
@@ -136,9 +135,10 @@ def _read_cifar_file(
         f"{file}, image {number}: label {labels[number]}, but {num_classes} classes are named"
         for number in np.flatnonzero(wrong)
     ]
-    if reasons and skipped is None:
-        raise ValueError(f"{reasons[0]} ({len(reasons)} such of {len(rows)} images); replace the files or skip them")
     if reasons:
+        if skipped is None:
+            more = f"({len(reasons)} such of {len(rows)} images)"
+            raise ValueError(f"{reasons[0]} {more}; replace the files or skip them")
         skipped += reasons
         rows, labels = rows[~wrong], labels[~wrong]
     return rows[:, label_bytes:].reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(0, 2, 3, 1), labels
@@ -146,8 +146,7 @@ def _read_cifar_file(
 
 def _read_idx_array(file: Path) -> np.ndarray:
     try:
-        packed = start_of(file).startswith(_GZIP)  # by content, not by name
-        with gzip.open(file) if packed else file.open("rb") as stream:
+        with opened(file, start_of(file).startswith(_GZIP)) as stream:  # by content, not by name
             content = read_limited(stream, file)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: not a readable gzip file, truncated or damaged ({error}); replace it") from error

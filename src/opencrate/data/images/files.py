@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ..._files import is_text, shown
 
@@ -131,6 +133,11 @@ def start_of(file: Path) -> bytes:
     """The first bytes of a file, as many as `what_it_is` looks at."""
     with file.open("rb") as stream:
         return stream.read(_START)
+
+
+def opened(file: Path, packed: bool) -> Any:
+    """A file's bytes as a stream, unpacked by gzip where they are packed."""
+    return gzip.open(file) if packed else file.open("rb")
 
 
 def _walk(folder: Path, left_out: LeftOut, above: frozenset[str]) -> Iterator[Path]:

@@ -205,11 +205,11 @@ def load_digits() -> Dataset:
     """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, values 0..16 scaled to 0..255."""
     from sklearn.datasets import load_digits as sklearn_digits
 
-    digits = sklearn_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    values, labels = map(np.asarray, sklearn_digits(return_X_y=True))
+    pixels = np.rint(values * (255 / 16)).astype(np.uint8)
     # Binary PGM is a fixed header and the raw pixels: bytes that do not depend on an encoder's version.
     cells = [{"path": None, "bytes": b"P5 8 8 255\n" + image.tobytes()} for image in pixels]
-    return labelled_dataset(cells, digits.target.tolist(), [str(digit) for digit in range(10)], "digits")
+    return labelled_dataset(cells, labels.tolist(), [str(digit) for digit in range(10)], "digits")
 
 
 def split_stratified(

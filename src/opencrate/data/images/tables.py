@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Image, Value
+from datasets.exceptions import DatasetGenerationError
 
 from ..hub import check_readable, load_hub, no_progress_bars
 from ..parts import files_by_part
@@ -54,7 +54,7 @@ def read_parquet(
         try:
             with no_progress_bars():
                 table = Dataset.from_parquet([str(file) for file in some])
-        except datasets.exceptions.DatasetGenerationError as error:
+        except DatasetGenerationError as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise ValueError(f"{where}: cannot be read as one table ({reason}); replace or mend the files") from error
         parts[part] = as_labelled(table, image_column, label_column, where, skipped, labelled)
@@ -108,18 +108,17 @@ def as_labelled(
         return None
     numbers, names, reasons = encoded
     reasons = {row: f"{where}, row {row}: {reason}" for row, reason in reasons.items()}
+    first = next(iter(reasons.values()), "")
     if reasons and skipped is None:
-        raise ValueError(
-            f"{next(iter(reasons.values()))} ({len(reasons)} such of {len(table)} rows); mend or skip them"
-        )
+        raise ValueError(f"{first} ({len(reasons)} such of {len(table)} rows); mend or skip them")
     table = table.select_columns([image]).rename_columns({image: "image"})
     if table.features["image"] != Image(decode=False):
         with no_progress_bars():
             table = table.cast_column("image", Image(decode=False))
     rows = np.delete(np.arange(len(table)), list(reasons))
     if not len(rows):
-        raise ValueError(f"{next(iter(reasons.values()))}, as in all {len(table)} rows; give labels")
-    if reasons:
+        raise ValueError(f"{first}, as in all {len(table)} rows; give labels")
+    if reasons and skipped is not None:
         skipped += reasons.values()
         table = table.select(rows)
     table = table.add_column("label", numbers[rows], feature=ClassLabel(names=names))

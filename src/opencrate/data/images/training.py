@@ -72,7 +72,7 @@ class TrainingImages(TorchDataset):
         rows: dict[tuple[int, int, int], int] = {}
         for draw in draws:
             rows.setdefault((draw.seed, draw.epoch, draw.index), len(rows))
-            if draw.mix:
+            if draw.partner is not None:
                 rows.setdefault((draw.seed, draw.epoch, draw.partner), len(rows))
         images = self._augmented(list(rows))
         if not any(draw.mix for draw in draws):
@@ -84,7 +84,7 @@ class TrainingImages(TorchDataset):
 
     def _finished(self, draw: Draw, images: np.ndarray, rows: dict[tuple[int, int, int], int]) -> dict[str, Tensor]:
         image = images[rows[draw.seed, draw.epoch, draw.index]]
-        if draw.mix is None:
+        if draw.mix is None or draw.partner is None:
             return {"pixel_values": torch.from_numpy(image), "labels": torch.tensor(int(self.labels[draw.index]))}
         image, lam = mixed(image, images[rows[draw.seed, draw.epoch, draw.partner]], draw.mix)
         labels = torch.zeros(self.num_classes)

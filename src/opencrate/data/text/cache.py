@@ -119,6 +119,7 @@ def _write(partial: Path, documents: Documents, tokenizer: PreTrainedTokenizerBa
     """Tokenise batch by batch; after each, `progress.json` says how far both files are valid."""
     counts = _resumed(partial, dtype)
     separator, unknown = separator_of(tokenizer), tokenizer.unk_token_id
+    unknown = None if unknown == separator else unknown
     rest = islice(iter(documents), counts.documents, None)
     with (partial / _TOKENS).open("ab") as tokens, (partial / _ENDS).open("ab") as ends, _progress() as shown:
         for batch in _batches(rest):
@@ -132,17 +133,13 @@ def _write(partial: Path, documents: Documents, tokenizer: PreTrainedTokenizerBa
                 characters=counts.characters + sum(map(len, batch)),
                 bytes=counts.bytes + sum(len(text.encode()) for text in batch),
                 tokens=counts.tokens + len(flat),
-                unknown=counts.unknown + _unknown(flat, unknown, separator),
+                unknown=counts.unknown + (0 if unknown is None else int((flat == unknown).sum())),
             )
             tokens.flush()
             ends.flush()
             write_json(partial / _PROGRESS, asdict(counts))
             shown(counts.characters)
     return counts
-
-
-def _unknown(flat: np.ndarray, unknown: int | None, separator: int | None) -> int:
-    return 0 if unknown is None or unknown == separator else int((flat == unknown).sum())
 
 
 def _encoded(

@@ -225,7 +225,7 @@ def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value[:, :length] if value.ndim == 2 else value for name, value in batch.items()}
 
 
-def _encoded(texts: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, list]:
+def _encoded(texts: Sequence[tuple[str, ...]], tokenizer: Any, length: int) -> dict[str, list]:
     columns = [list(column) for column in zip(*texts)]
     if any(frame_of(tokenizer)):
         return dict(tokenizer(*columns, truncation=True, max_length=length, padding="max_length"))

@@ -19,7 +19,7 @@ from .documents import Documents, digest, held_out_by_position
 from .masking import Masking
 from .options import TRAINED, TextData, check_text_data
 from .sources import read_parts
-from .tokenizers import Objective, check_objective, frame_of, load_tokenizer, train_tokenizer
+from .tokenizers import Objective, check_objective, frame_of, load_tokenizer, pad_of, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,8 @@ def blocks_of(
     Raises:
         ValueError: less text than one block.
     """
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     try:
-        blocks = TokenBlocks(file, data.block_size, data.packing, frame_of(tokenizer), pad)
+        blocks = TokenBlocks(file, data.block_size, data.packing, frame_of(tokenizer), pad_of(tokenizer))
     except ValueError as error:
         raise ValueError(f"{data.path}, {part} part: {error}") from None
     if objective == "causal":

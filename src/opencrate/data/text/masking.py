@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -28,7 +30,7 @@ class Masking:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float = 0.15, whole_word: bool = False) -> None:
         self.probability, self.whole_word = probability, whole_word
-        self.mask_token = tokenizer.mask_token_id
+        self.mask_token: Any = tokenizer.mask_token_id  # an int, which transformers' types do not say
         size = vocabulary_size(tokenizer)
         self.special = np.zeros(size, bool)
         self.special[[token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]] = True

@@ -118,18 +118,10 @@ def _identity(files: tuple[Path, ...], *options: object) -> str:
     for file in files:
         if by_content:
             with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _hashed(stream)
-            found.update(content.digest())
+                found.update(hashlib.file_digest(stream, "sha256").digest())
         else:
             found.update(f"{file.name}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\0".encode())
     return found.hexdigest()
-
-
-def _hashed(stream) -> object:
-    content = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        content.update(block)
-    return content
 
 
 def _files(path: Path) -> dict[str, list[Path]]:

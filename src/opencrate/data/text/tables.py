@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 from datasets import Dataset, IterableDataset, Value
+from datasets.exceptions import DatasetGenerationError
 
 from ..._files import parse_json, read_limited, require_file, shown
 from ..._pretrained import reason
 from ..hub import check_readable, load_hub, no_progress_bars
+from ..images.files import opened
 from .documents import Documents, TextParts, digest
 from .options import TextData
 
@@ -39,8 +39,8 @@ def table_documents(files: list[Path], column: str | None, where: str, identity:
             if not is_parquet:
                 for file in files:
                     check_json_lines(file)
-            table = (Dataset.from_parquet if is_parquet else Dataset.from_json)(names)
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+            table = Dataset.from_parquet([*names]) if is_parquet else Dataset.from_json([*names])
+    except (DatasetGenerationError, OSError, ValueError) as error:
         if isinstance(error, ValueError) and str(error).startswith(tuple(map(shown, files))):
             raise
         why = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
@@ -66,7 +66,7 @@ def check_json_lines(file: Path) -> None:
 
 def _check_lines(file: Path, left: int) -> None:
     number = 0
-    with _unpacked(file) as stream:
+    with opened(file, file.suffix == ".gz") as stream:
         while line := stream.readline(left):
             number, left = number + 1, left - len(line)
             where = f"{shown(file)}, line {number}"
@@ -81,15 +81,11 @@ def _check_lines(file: Path, left: int) -> None:
 
 def _check_json_list(file: Path) -> None:
     """The same of a file that is one list of objects."""
-    with _unpacked(file) as stream:
+    with opened(file, file.suffix == ".gz") as stream:
         rows = parse_json(read_limited(stream, file), shown(file), list)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"{shown(file)}, entry {number}: is no JSON object; replace it")
-
-
-def _unpacked(file: Path) -> Any:
-    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
 def text_column(features: Mapping[str, Any] | None, given: str | None, where: str) -> str:

@@ -11,13 +11,13 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
-    BertTokenizerFast,
-    GPT2TokenizerFast,
+    BertTokenizerFast,  # pyright: ignore[reportAttributeAccessIssue]  # made when asked for
+    GPT2TokenizerFast,  # pyright: ignore[reportAttributeAccessIssue]
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -213,9 +213,14 @@ def check_objective(tokenizer: PreTrainedTokenizerBase, objective: Objective) ->
         raise ValueError("tokenizer: has neither an end-of-text nor a separator token to set between documents")
 
 
-def separator_of(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def separator_of(tokenizer: Any) -> int | None:
     """The token between documents: the end-of-text token, else the separator."""
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+
+
+def pad_of(tokenizer: Any) -> int:
+    """The token to fill blocks up with: the padding token, else the first."""
+    return tokenizer.pad_token_id or 0
 
 
 def frame_of(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -253,7 +258,7 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_identity(tokenizer: Any) -> str:
     """SHA-256 of everything that decides which tokens a text becomes; how they are cut and padded does not."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
@@ -261,7 +266,7 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(backend.to_str().encode()).hexdigest()
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens; words like `[MASK]` in the text stay text."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
