@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -91,7 +92,6 @@ def features(model: PreTrainedModel, batches: Iterable[Batch], layer: int, token
             encoder is shown whole images.
         batches: mappings with `pixel_values` and `labels`.
         layer: 0 (the embedding) to L; no norm is applied after it.
-        token: "cls" or "mean".
 
     Raises:
         ValueError: no such layer, or a model without tokens.
@@ -115,8 +115,8 @@ def _hidden_states(model: PreTrainedModel, pixels: Tensor) -> tuple[Tensor, ...]
     masked = model.config.model_type in ENCODERS
     inputs = {"pixel_values": pixels, "output_hidden_states": True}
     if masked:
-        rows, columns = grid_of(model, pixels)
-        inputs["noise"] = torch.arange(rows * columns, dtype=torch.float32).expand(len(pixels), -1).to(pixels.device)
+        order = torch.arange(math.prod(grid_of(model, pixels)), dtype=torch.float32, device=pixels.device)
+        inputs["noise"] = order.expand(len(pixels), -1)
     with masking(model, 0.0) if masked else nullcontext(), evaluating(model):
         return model.base_model(**inputs).hidden_states
 
@@ -126,14 +126,10 @@ def probe(
 ) -> Probe:
     """Fit on the training features, count on the test features.
 
-    linear: logistic regression on standardised features; a fit that has not converged is logged. C is the one of
-    `REGULARISATIONS` that gives the best accuracy on held-out training images (the smaller of two that tie).
+    linear: logistic regression on standardised features; a fit that has not converged is logged. C is
+    `regularisation`, else the one of `REGULARISATIONS` that gives the best accuracy on held-out training images (the
+    smaller of two that tie).
     knn: the majority among the 20 nearest training images by cosine, ties to the smaller class number.
-
-    Args:
-        train, test: from `features`.
-        method, layer, token: as in the result.
-        regularisation: C, where it is not to be chosen.
 
     Raises:
         ValueError: fewer training images than neighbours, or training images of one class only.
@@ -169,8 +165,7 @@ def probe(
 def choose_regularisation(train: Features) -> float:
     """C of the logistic regression by accuracy on a stratified part of the training images, which it is not fitted on.
 
-    Classes of a single image cannot be held out; where there is one, or fewer images than classes would be held out,
-    C is the largest.
+    It is the largest where a class has a single image, or fewer images than classes would be held out.
     """
     rows = np.arange(0, len(train.labels), max(1, len(train.labels) // CHOSEN_ON))[:CHOSEN_ON]
     counts = np.unique(train.labels[rows], return_counts=True)[1]

@@ -1,9 +1,7 @@
 """What a masked autoencoder gives back of an image, and how much of it copying what is visible would give.
 
-Reads `CrateMAEForPreTraining` and transformers' `ViTMAEForPreTraining` through the interface they share. Where a
-model predicts patches standardised by their own mean and deviation (`norm_pix_loss`), its predictions are given
-with the mean and deviation of the *original* patch, which no reconstruction could know: such pictures and errors are
-those of the patch's structure alone, and the baselines get the same help.
+With `norm_pix_loss` a model predicts standardised patches. They are given the mean and deviation of the *original*
+patch, which no reconstruction could know: errors are those of the structure alone, also of the baselines.
 """
 
 from __future__ import annotations
@@ -70,11 +68,11 @@ class Reconstruction:
 
     def quality(self) -> dict[str, Tensor]:
         """PSNR (dB) and SSIM by name, `(B)` each; see :data:`QUALITY`."""
-        pairs = {"psnr": psnr, "ssim": ssim}
+        pictures = {"": (self.predicted, None), "_pasted": (self.pasted, None), "_masked": (self.pasted, self.where)}
         return {
-            **{name: measure(self.predicted, self.original) for name, measure in pairs.items()},
-            **{f"{name}_pasted": measure(self.pasted, self.original) for name, measure in pairs.items()},
-            **{f"{name}_masked": measure(self.pasted, self.original, self.where) for name, measure in pairs.items()},
+            f"{name}{suffix}": measure(picture, self.original, where)
+            for suffix, (picture, where) in pictures.items()
+            for name, measure in (("psnr", psnr), ("ssim", ssim))
         }
 
 
@@ -118,10 +116,8 @@ def masked_patch_errors(
     target, predicted, mask = _predict(model, pixel_values, noise, mask_ratio)
     errors = _errors(model, target, predicted, mask, grid_of(model, pixel_values))
     if errors is None:
-        masked, total = int(mask[0].sum()), mask.shape[1]
-        raise ValueError(
-            f"mask_ratio masks {masked} of {total} patches; masked-patch errors need masked and visible patches"
-        )
+        masked = f"{int(mask[0].sum())} of {mask.shape[1]} patches"
+        raise ValueError(f"mask_ratio masks {masked}; masked-patch errors need masked and visible patches")
     return errors
 
 
@@ -170,14 +166,11 @@ def reconstruct_files(
     batch_size: int = 64,
     skipped: list[str] | None = None,
 ) -> Iterator[tuple[list[Path], Reconstruction]]:
-    """Image files and what an autoencoder makes of them, batch by batch.
+    """Image files and what a saved autoencoder makes of them, `batch_size` at a time.
 
     Args:
-        saved: an autoencoder.
-        files: images.
         mask_ratio: instead of the model's own.
         seed: of the masks; image i's is the same however many follow.
-        batch_size: files read at a time.
         skipped: takes the reasons for files that cannot be read; `None` raises them.
 
     Raises:
@@ -192,19 +185,12 @@ def reconstruct_files(
         done += len(read)
 
 
-# --- Baselines ----------------------------------------------------------------------------------------------------
-
-
 def mean_colour(patches: Tensor, mask: Tensor, num_channels: int) -> Tensor:
-    """Every patch in the visible patches' mean colour.
+    """Every patch in the visible patches' mean colour, `(B, n, P)`.
 
     Args:
         patches: `(B, n, P)` in the order (row, column, channel).
         mask: `(B, n)` bool, true where masked; every image has a visible patch.
-        num_channels: C.
-
-    Returns:
-        `(B, n, P)`.
     """
     colours = patches.unflatten(-1, (-1, num_channels)).mean(2)
     visible = (~mask).to(patches)[..., None]
@@ -216,12 +202,9 @@ def nearest_visible(patches: Tensor, mask: Tensor, grid: tuple[int, int]) -> Ten
     """Every patch as the visible patch nearest to it on the grid (Euclidean, in patches), the mean of several.
 
     Args:
-        patches: `(B, n, P)`.
+        patches: `(B, n, P)`; as is the result, in which visible patches are themselves.
         mask: `(B, n)` bool, true where masked; every image has a visible patch.
         grid: rows and columns, n in all.
-
-    Returns:
-        `(B, n, P)`; visible patches are themselves.
     """
     rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
     places = torch.stack((rows.flatten(), columns.flatten()), dim=1)
@@ -231,19 +214,13 @@ def nearest_visible(patches: Tensor, mask: Tensor, grid: tuple[int, int]) -> Ten
     return weights @ patches / weights.sum(-1, keepdim=True)
 
 
-# --- One forward --------------------------------------------------------------------------------------------------
-
-
 def _predict(
     model: Any, pixel_values: Tensor, noise: Tensor, mask_ratio: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Original patches and predicted ones in the same units, `(B, n, P)` float64, and the mask `(B, n)`, on the CPU."""
-    rows, columns = grid_of(model, pixel_values)
-    if noise.shape != (len(pixel_values), rows * columns):
-        raise ValueError(
-            f"noise has shape {tuple(noise.shape)}; these images need {(len(pixel_values), rows * columns)} (images, "
-            "patches)"
-        )
+    needed = (len(pixel_values), math.prod(grid_of(model, pixel_values)))
+    if noise.shape != needed:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}; these images need {needed} (images, patches)")
     pixels = place(pixel_values, model)
     with masking(model, mask_ratio), evaluating(model):
         outputs = model(pixel_values=pixels, noise=noise.to(pixels.device))

@@ -37,10 +37,7 @@ def cifar_files(root: Path) -> list[Path]:
 
 
 def refuse_pickles(root: Path) -> None:
-    """
-    Raises:
-        ValueError: the folder holds the Python version of CIFAR.
-    """
+    """`ValueError` if the folder holds the Python version of CIFAR."""
     names = {"batches.meta", "data_batch_1", "test_batch"}, {"meta", "train", "test"}
     if any(all((root / name).is_file() for name in some) for some in names):
         raise ValueError(
@@ -52,12 +49,8 @@ def refuse_pickles(root: Path) -> None:
 def read_idx(root: Path, labelled: bool = True) -> Parts:
     """IDX files of 8-bit images and labels, `.gz` or not; classes are named by their numbers.
 
-    A file's name gives its part (`parts.part_of`; `t10k` is MNIST's word for test). Where labels are not needed
-    (`labelled=False`), images without a file of them are of one class.
-
-    Raises:
-        ValueError: labels missing, a damaged file, other data types or shapes, counts that differ, or two image
-            files of one part.
+    A file's name gives its part (`t10k` is MNIST's word for test). Where labels are not needed (`labelled=False`),
+    images without a file of them are of one class.
     """
     parts: Parts = {}
     for file in _idx_images(root):
@@ -83,14 +76,8 @@ def read_idx(root: Path, labelled: bool = True) -> Parts:
 def read_cifar(root: Path, skipped: list[str] | None = None) -> Parts:
     """The binary version of CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (fine labels).
 
-    Class names come from `batches.meta.txt` or `fine_label_names.txt` beside them.
-
-    Args:
-        root: the folder.
-        skipped: gets a line for each record that is left out because of its label; `None`: such a one is an error.
-
-    Raises:
-        ValueError: a damaged file, a label without a name, or no file of class names.
+    Class names come from `batches.meta.txt` or `fine_label_names.txt` beside them. `skipped` gets a line for each
+    record that is left out because of its label; without it such a one is an error.
     """
     ten = (root / "test_batch.bin").is_file() or any(root.glob(_CIFAR10_TRAIN))
     names_file = root / ("batches.meta.txt" if ten else "fine_label_names.txt")

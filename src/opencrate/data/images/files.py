@@ -44,11 +44,7 @@ _START = 512
 
 
 class LeftOut:
-    """What below a folder is not read, by kind, to be said in one line.
-
-    Args:
-        root: the folder.
-    """
+    """What below a folder is not read, by kind, to be said in one line."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -78,11 +74,7 @@ class LeftOut:
 
 
 def visible_files(folder: Path, left_out: LeftOut) -> list[Path]:
-    """All files below a folder, sorted; links are followed, hidden and system things are left out at every depth.
-
-    Raises:
-        ValueError: a folder that may not be read.
-    """
+    """All files below a folder, sorted; links are followed, hidden and system things are left out at every depth."""
     return sorted(_walk(folder, left_out, frozenset()))
 
 
@@ -97,7 +89,7 @@ def visible_folders(folder: Path) -> list[Path]:
 
 def image_files(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
     """The image files below a folder, by suffix, sorted; `left_out` gets the rest."""
-    left_out = LeftOut(folder) if left_out is None else left_out
+    left_out = left_out or LeftOut(folder)
     files = visible_files(folder, left_out)
     left_out.add_files(file for file in files if not is_image(file))
     return [file for file in files if is_image(file)]

@@ -22,25 +22,13 @@ _NO_WIDTH = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
 
 
 def labelled_dataset(cells: list[dict[str, Any]], labels: Sequence[int], names: list[str], where: object) -> Dataset:
-    """A dataset with the columns `image` (undecoded cells) and `label`.
+    """A dataset with the columns `image` (undecoded cells) and `label` (class numbers, with their names).
 
-    Args:
-        cells: `{"path": file, "bytes": None}`, or `{"path": a name for messages or None, "bytes": encoded}`.
-        labels: class numbers.
-        names: of the classes.
-        where: the source, for messages.
-
-    Raises:
-        ValueError: as `class_names`.
+    Cells are `{"path": file, "bytes": None}`, or `{"path": a name for messages or None, "bytes": encoded}`.
     """
     names = class_names(names, where)
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"image": cells, "label": list(labels)}, features=features)
-
-
-def images_without_labels(cells: list[dict[str, Any]], where: object) -> Dataset:
-    """As `labelled_dataset`, all images of the one class `image`."""
-    return labelled_dataset(cells, [0] * len(cells), [NO_CLASS], where)
 
 
 def class_names(names: Sequence[str], where: object) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 MAX_MAGNITUDE = 30
+_BILINEAR = Image.Resampling.BILINEAR
 Operation = Callable[[Image.Image, float, Sequence[int]], Image.Image]
 """(image, signed strength in -1..1, fill colour per band) -> image of the same size and mode."""
 
@@ -22,8 +23,7 @@ def _colour(fill: Sequence[int]) -> int | tuple[int, ...]:
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Sequence[int]) -> Image.Image:
-    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    return image.transform(image.size, affine, matrix, bilinear, fillcolor=_colour(fill))
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, _BILINEAR, fillcolor=_colour(fill))
 
 
 def _enhanced(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
@@ -34,9 +34,7 @@ OPERATIONS: dict[str, Operation] = {
     "identity": lambda image, strength, fill: image,
     "autocontrast": lambda image, strength, fill: ImageOps.autocontrast(image),
     "equalize": lambda image, strength, fill: ImageOps.equalize(image),
-    "rotate": lambda image, strength, fill: image.rotate(
-        30 * strength, Image.Resampling.BILINEAR, fillcolor=_colour(fill)
-    ),
+    "rotate": lambda image, strength, fill: image.rotate(30 * strength, _BILINEAR, fillcolor=_colour(fill)),  # degrees
     "posterize": lambda image, strength, fill: ImageOps.posterize(image, 8 - round(4 * abs(strength))),  # 8 to 4 bits
     "solarize": lambda image, strength, fill: ImageOps.solarize(image, round(256 * (1 - abs(strength)))),
     "color": _enhanced(ImageEnhance.Color),  # factor 0.1 to 1.9, as the next three; a grey image has no colour
@@ -53,12 +51,9 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class RandAugment:
-    """`ops` operations, drawn independently and uniformly among the 14, each at `magnitude`.
+    """`ops` (at least 1) operations, drawn independently and uniformly among the 14, each at `magnitude` (0 to 30).
 
-    Attributes:
-        ops: operations per image, at least 1.
-        magnitude: 0 to 30, for all operations.
-        fill: colour per band of what rotation, shear and translation bring in.
+    `fill` is the colour per band of what rotation, shear and translation bring in.
 
     Raises:
         ValueError: ops or magnitude outside their ranges.
