@@ -216,7 +216,7 @@ def test_bad_prompts(gpt2):
         generate(gpt2, "caé")
     with pytest.raises(ValueError, match="only CRATE models"):
         generate(gpt2, "a", Sampling(crop=True))
-    with pytest.raises(ValueError, match="a masked model cannot go on"):
+    with pytest.raises(ValueError, match="a masked model cannot continue"):
         generate(masked(), "The")
     for options in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_k": 0}, {"num_beams": 0}, {"max_new_tokens": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):

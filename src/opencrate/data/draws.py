@@ -27,8 +27,7 @@ class Mix:
 
     Attributes:
         kind: "mixup" (weighted sum) or "cutmix" (a box of the partner pasted in).
-        lam: share of the image itself, 0 to 1; the partner's is `1 - lam`. For cutmix one minus the area of `box`,
-            which the pixel grid of an image may round.
+        lam: share of the image itself, 0 to 1; for cutmix one minus the area of `box`, which pixels may round.
         box: (top, left, bottom, right) as fractions of height and width, inside the image; `None` for mixup.
     """
 
@@ -39,14 +38,9 @@ class Mix:
 
 @dataclass(frozen=True)
 class Draw:
-    """One training image to be made: row `index` of the split as epoch `epoch` of run `seed` sees it.
+    """One training image to be made: row `index` of the split as epoch `epoch` (from 0) of run `seed` sees it.
 
-    Attributes:
-        index: row of the split.
-        epoch: counted from 0.
-        seed: of the run.
-        partner: row of the image to mix in, which is augmented as it would be by itself; `None` without mixing.
-        mix: how to mix; `None` without mixing.
+    With mixing, `partner` is the row of the image to mix in, which is augmented as it would be by itself.
     """
 
     index: int
@@ -59,16 +53,10 @@ class Draw:
 class DrawSampler(Sampler[Draw]):
     """The draws of an epoch, in a permutation keyed by (seed, epoch): the same for every model and machine.
 
-    With mixup or cutmix, positions `k * global_batch_size` to `(k + 1) * global_batch_size` share one kind, one
-    lambda ~ Beta(alpha, alpha) and one permutation that gives the partners, keyed by (seed, epoch, k): several
-    processes that cut a global batch among themselves mix as one process does.
-
-    Args:
-        length: images in the split.
-        seed: of the run, at least 0.
-        global_batch_size: images per optimizer step: per device x processes x gradient accumulation.
-        augmentation: whose `mixup` and `cutmix` (alphas, 0 is off) are used; with both on, each batch takes one
-            of them with equal probability. `None`: no mixing.
+    With `augmentation.mixup` or `cutmix` (alphas; with both on, each batch takes one of them), positions
+    `k * global_batch_size` to `(k + 1) * global_batch_size` share one kind, one lambda ~ Beta(alpha, alpha) and one
+    permutation that gives the partners, keyed by (seed, epoch, k): several processes that cut a global batch (images
+    per optimizer step: per device x processes x gradient accumulation) among themselves mix as one process does.
 
     Raises:
         ValueError: a global batch size below 1.
@@ -127,13 +115,10 @@ def draw_mix(alphas: dict[str, float], generator: np.random.Generator) -> Mix:
 
 
 class SampleGenerators:
-    """The random numbers of each training image: Philox, keyed by (seed, epoch), its counter starting at the image.
+    """The random numbers of each training image: Philox, keyed by (stream, seed, epoch), counting from the image.
 
     One generator is moved from image to image, which takes 2 microseconds where a new one takes 18: use the one
     that a call returned before calling again.
-
-    Args:
-        stream: first word of the key; streams share no numbers.
     """
 
     def __init__(self, stream: int = _SAMPLE_STREAM) -> None:

@@ -16,35 +16,28 @@ CONTENT_LIMIT = 2 << 30
 
 
 def fingerprint(dataset: Dataset, content_limit: int = CONTENT_LIMIT) -> dict[str, Any]:
-    """SHA-256 over the images of a split, in order, with their class names.
+    """SHA-256 over the images of a split (columns `image`, undecoded, and `label`), in order, with their class names.
 
     Args:
-        dataset: a split with the columns `image` (undecoded cells) and `label`.
         content_limit: bytes of files above which only names and sizes are read.
 
     Returns:
-        `images` (how many), `sha256`, and `of`: "content", or "names and sizes" for a large folder. Neither
-        depends on where the folder lies.
+        `images` (how many), `sha256`, and `of`: "content", or "names and sizes". None depends on the folder's place.
     """
     names = dataset.features["label"].names
     cells = cells_of(dataset, range(len(dataset)))
     by_content = sum(_size(cell) for cell in cells if cell["bytes"] is None) <= content_limit
     digest = hashlib.sha256()
     for cell, label in zip(cells, dataset["label"][:]):
-        content = _content(cell) if by_content or cell["bytes"] is not None else _name_and_size(cell)
+        if cell["bytes"] is not None:
+            content = cell["bytes"]
+        elif by_content:
+            content = read_bytes(cell["path"], "an image") if _size(cell) else b""
+        else:
+            content = f"{Path(cell['path'] or '').name}\0{_size(cell)}".encode()
         digest.update(f"{names[label]}\0{len(content)}\0".encode())
         digest.update(content)
     return {"images": len(cells), "sha256": digest.hexdigest(), "of": "content" if by_content else "names and sizes"}
-
-
-def _content(cell: dict[str, Any]) -> bytes:
-    if cell["bytes"] is not None:
-        return cell["bytes"]
-    return read_bytes(cell["path"], "an image") if _size(cell) else b""
-
-
-def _name_and_size(cell: dict[str, Any]) -> bytes:
-    return f"{Path(cell['path'] or '').name}\0{_size(cell)}".encode()
 
 
 def _size(cell: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import pyarrow
 import pyarrow.parquet
+from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
 
 from .._files import HUB_PREFIX, shown
@@ -20,28 +21,25 @@ from .parts import splits_by_part
 
 
 def load_hub(reference: str, example: str, streaming: bool = False) -> tuple[dict[str, Any], str]:
-    """A data set of the Hub, `hf://owner/name` or `hf://owner/name/config`, by parts; this uses the network.
-
-    Args:
-        reference: to the data set.
-        example: of such a reference, for the message.
-        streaming: download nothing before it is read.
-
-    Returns:
-        The parts, and the revision of a data set that is streamed (else empty).
+    """The parts of `hf://owner/name[/config]`, and the revision of one that is streamed; this uses the network.
 
     Raises:
-        ValueError: not of that form, not to be had, or splits of other names only.
+        ValueError: not of that form (the message gives `example`), not to be had, or splits of other names only.
     """
     name = reference.removeprefix(HUB_PREFIX)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)?", name):
         raise ValueError(f"'{reference}' is not of the form hf://owner/name, for example hf://{example}")
     owner, title, *config = name.split("/")
+    repository = f"{owner}/{title}"
     try:
         with no_progress_bars():
-            loaded = datasets.load_dataset(f"{owner}/{title}", *config, streaming=streaming)
-        revision = HfApi().dataset_info(f"{owner}/{title}").sha if streaming else ""
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            loaded = datasets.load_dataset(  # pyright: ignore[reportCallIssue]
+                repository,
+                *config,  # pyright: ignore[reportArgumentType]  # one name or none
+                streaming=streaming,  # pyright: ignore[reportArgumentType]
+            )
+        revision = (streaming and HfApi().dataset_info(repository).sha) or ""
+    except (OSError, ValueError, DatasetsError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
             f"{reference}: cannot be had from the Hugging Face Hub ({reason}); check the name, the network and "
@@ -51,11 +49,7 @@ def load_hub(reference: str, example: str, streaming: bool = False) -> tuple[dic
 
 
 def check_readable(file: Path) -> int:
-    """The rows of a parquet file.
-
-    Raises:
-        ValueError: it is truncated, damaged or something else.
-    """
+    """The rows of a parquet file; `ValueError` if it is truncated, damaged or something else."""
     found = what_it_is(start_of(file))
     try:
         if found != "a parquet file":
@@ -76,11 +70,10 @@ def check_readable(file: Path) -> int:
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
     """Without the progress bars of `datasets`, which are restored afterwards."""
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
+    enabled = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.enable_progress_bars()
+        if enabled:
+            datasets.enable_progress_bars()

@@ -11,23 +11,12 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 PART_WORDS = {
-    "train": {"train", "training", "trn", "tr"},
-    "validation": {
-        "validation",
-        "valid",
-        "val",
-        "dev",
-        "devel",
-        "development",
-        "eval",
-        "evaluation",
-        "vld",
-        "validate",
-    },
-    "test": {"test", "tests", "testing", "tst", "ts", "te", "holdout"},
+    "train": "train training trn tr",
+    "validation": "validation valid val dev devel development eval evaluation vld validate",
+    "test": "test tests testing tst ts te holdout",
 }
 """Words for each part, in lower case."""
-_PART_OF_WORD = {word: part for part, words in PART_WORDS.items() for word in words}
+_PART_OF_WORD = {word: part for part, words in PART_WORDS.items() for word in words.split()}
 _THINGS = (
     "sets?|data|datasets?|images?|imgs?|pics|pictures?|photos?|splits?|files?|folders?|parts?|shards?|batch(?:es)?"
 )
@@ -60,11 +49,7 @@ def is_part(name: str) -> bool:
 
 
 def files_by_part(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
-    """Files in the order given under the part that their names or folders (below `root`) say, others under `all`.
-
-    Raises:
-        ValueError: a file whose name and folder say different parts.
-    """
+    """Files in the order given under the part that their names or folders (below `root`) say, others under `all`."""
     parts: dict[str, list[Path]] = {}
     for file in files:
         *folders, name = file.relative_to(root).parts
@@ -78,12 +63,16 @@ def files_by_part(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
     return parts
 
 
-def splits_by_part(splits: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Named splits by the part that their names say, the only one as `all` where its name says none.
+def of_no_part(file: Path, root: Path) -> str:
+    """What to say of a file of no part beside files of parts."""
+    return (
+        f"{file}: its name says neither train, validation nor test, but those of others below {root} do; rename or "
+        "remove it, or give one file"
+    )
 
-    Raises:
-        ValueError: no split that is named for a part, or two for one.
-    """
+
+def splits_by_part(splits: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Named splits by the part that their names say, the only one as `all` where its name says none."""
     parts: dict[str, Any] = {}
     left_out = []
     for name, table in splits.items():

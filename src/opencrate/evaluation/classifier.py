@@ -70,12 +70,8 @@ class Evaluation:
 def wilson_interval(num_correct: int, num_images: int) -> tuple[float, float]:
     """95 % Wilson score interval of a fraction [Wilson 1927].
 
-    Args:
-        num_correct: successes, from 0 to `num_images`.
-        num_images: trials, at least 1.
-
     Raises:
-        ValueError: counts out of range.
+        ValueError: not 0 <= `num_correct` <= `num_images`, or no images.
     """
     if not 0 <= num_correct <= num_images or num_images == 0:
         raise ValueError(f"num_correct={num_correct}, num_images={num_images}: need 0 <= correct <= images > 0")
@@ -103,15 +99,47 @@ def evaluate_classifier(
     Raises:
         ValueError: no images; a batch without labels; a label that is not a class; a logit that is not finite.
     """
-    totals = _Totals()
+    loss, top5, timings, confusion = 0.0, 0, [], torch.zeros(0, 0, dtype=torch.int64)
     for fields in read_batches(batches, num_images):
         if "labels" not in fields:
             raise ValueError("batches: a batch has no 'labels'; accuracy needs the true class of every image")
         with evaluating(model):
             logits, seconds = _timed_logits(model, place(fields["pixel_values"], model))
-        totals.add(logits.float().cpu(), fields["labels"].cpu(), seconds)
-    names = id2label if id2label is not None else model.config.id2label
-    return totals.finish(names)
+        logits, labels = logits.float().cpu(), fields["labels"].cpu()
+        _check(logits, labels)
+        classes = logits.shape[1]
+        counts = torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
+        confusion = confusion + counts if len(confusion) else counts
+        loss += cross_entropy(logits, labels, reduction="sum").item()
+        if classes > 5:
+            top5 += int((logits.topk(5).indices == labels[:, None]).sum())
+        timings.append((len(labels), seconds))
+    config: Any = model.config
+    names = config.id2label if id2label is None else id2label
+    count, classes, correct = int(confusion.sum()), len(confusion), int(confusion.diagonal().sum())
+    timed = timings[1:] or timings  # the first call also sets up kernels and buffers
+    return Evaluation(
+        num_images=count,
+        top1=correct / count,
+        top5=top5 / count if classes > 5 else None,
+        interval=wilson_interval(correct, count),
+        loss=loss / count,
+        confusion=confusion,
+        labels=tuple(str(names.get(index, index)) for index in range(classes)),
+        images_per_second=sum(size for size, _ in timed) / sum(seconds for _, seconds in timed),
+    )
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    """Refuse labels `(B)` that are no classes, and logits `(B, C)` that are not finite."""
+    classes = logits.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(
+            f"labels: {int(labels.min())} to {int(labels.max())}, but the model has {classes} classes "
+            f"(0 to {classes - 1}); evaluate on the data it was trained for"
+        )
+    if not torch.isfinite(logits).all():
+        raise ValueError("model: gives logits that are not finite; its weights are damaged or training diverged")
 
 
 def _timed_logits(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, float]:
@@ -127,21 +155,15 @@ def _timed_logits(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, float
 def predict(
     saved: SavedModel, files: Sequence[Path], *, top_k: int = 1, batch_size: int = 64, skipped: list[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Classify image files.
+    """Classify image files, `batch_size` at a time, by a saved classifier.
 
     Args:
-        saved: a classifier.
-        files: images.
         top_k: classes per image, at most all of them.
-        batch_size: images at a time.
-        skipped: takes the reasons for files that cannot be read; `None` raises them.
+        skipped: takes the reasons for files that cannot be read; `None` raises them as `ValueError`.
 
     Returns:
         One dict per readable file: `file`, and `predictions`, each a `label` with its `probability`, the most probable
         first.
-
-    Raises:
-        ValueError: a file that cannot be read.
     """
     results = []
     for read, pixels in read_files(saved.transform, files, batch_size, skipped):
@@ -152,49 +174,3 @@ def predict(
             guesses = [{"label": saved.label_names[i], "probability": value} for i, value in zip(chosen, row)]
             results.append({"file": str(file), "predictions": guesses})
     return results
-
-
-class _Totals:
-    """Sums over batches."""
-
-    def __init__(self) -> None:
-        self.loss = 0.0
-        self.top5 = 0
-        self.confusion: Tensor | None = None
-        self.timings: list[tuple[int, float]] = []
-
-    def add(self, logits: Tensor, labels: Tensor, seconds: float) -> None:
-        """Count one batch: `logits (B, C)`, `labels (B)`."""
-        classes = logits.shape[1]
-        if int(labels.min()) < 0 or int(labels.max()) >= classes:
-            raise ValueError(
-                f"labels: {int(labels.min())} to {int(labels.max())}, but the model has {classes} classes "
-                f"(0 to {classes - 1}); evaluate on the data it was trained for"
-            )
-        if not torch.isfinite(logits).all():
-            raise ValueError("model: gives logits that are not finite; its weights are damaged or training diverged")
-        if self.confusion is None:
-            self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
-        pairs = labels * classes + logits.argmax(1)
-        self.confusion += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-        self.loss += cross_entropy(logits, labels, reduction="sum").item()
-        if classes > 5:
-            self.top5 += int((logits.topk(5).indices == labels[:, None]).sum())
-        self.timings.append((len(labels), seconds))
-
-    def finish(self, id2label: Mapping[int, str]) -> Evaluation:
-        """The evaluation of everything counted."""
-        assert self.confusion is not None
-        count, classes = int(self.confusion.sum()), len(self.confusion)
-        correct = int(self.confusion.diagonal().sum())
-        timed = self.timings[1:] or self.timings  # the first call also sets up kernels and buffers
-        return Evaluation(
-            num_images=count,
-            top1=correct / count,
-            top5=self.top5 / count if classes > 5 else None,
-            interval=wilson_interval(correct, count),
-            loss=self.loss / count,
-            confusion=self.confusion,
-            labels=tuple(str(id2label.get(index, index)) for index in range(classes)),
-            images_per_second=sum(size for size, _ in timed) / sum(seconds for _, seconds in timed),
-        )

@@ -13,11 +13,11 @@ from .language import TextScore, score_masked, score_text
 
 
 def evaluate(source: SavedModel | str | os.PathLike, **options: Any) -> Evaluation | TextScore:
-    """Evaluate a saved classifier on labelled images, a language model on text.
+    """Evaluate a saved classifier on labelled images (`evaluate_images`), a language model on text (`evaluate_text`).
 
     Args:
         source: the model, opened or to be opened.
-        options: of `evaluate_images` or `evaluate_text`.
+        options: of those two.
 
     Raises:
         ValueError: another kind of model, or as those two.
@@ -38,10 +38,8 @@ def evaluate_images(
     """Accuracy and loss of a classifier.
 
     Args:
-        saved: the classifier.
         data, split, skip_bad: as `labelled_images`; by default what the run held out.
         class_names: give the model's classes names first, as `give_class_names`.
-        batch_size: images at a time.
 
     Raises:
         ValueError: as `labelled_images`, `give_class_names` and `evaluate_classifier`.
@@ -60,10 +58,9 @@ def evaluate_text(
     stride: int | None = None,
     batch_size: int | None = None,
 ) -> TextScore:
-    """Loss of a language model.
+    """Loss of a causal or masked language model.
 
     Args:
-        saved: a causal or masked model.
         text: to score; by default what the run held out.
         context: tokens read at a time; the model's own by default.
         stride: new tokens per window of a causal model; half the context by default.

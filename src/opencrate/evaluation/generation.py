@@ -41,11 +41,7 @@ class Sampling:
 
 
 def prompt_ids(language: SavedModel, prompt: str) -> Tensor:
-    """Token ids of a prompt, int64 `(1, N)`; of an empty one the token that begins a text.
-
-    Raises:
-        ValueError: a masked model, or characters that the tokenizer does not know.
-    """
+    """Token ids of a prompt, int64 `(1, N)`; of an empty one the token that begins a text."""
     if language.kind != "causal":
         raise ValueError(f"{language.source}: a masked model cannot continue a text; give a causal one")
     tokenizer = language.tokenizer
@@ -64,15 +60,13 @@ def generate(language: SavedModel, prompt: str, sampling: Sampling | None = None
 
     Args:
         language: a causal model.
-        prompt: the beginning.
-        sampling: how.
         stream: print the prompt and each word on standard output as it comes (beam search: all at the end).
 
     Returns:
         The text after the prompt.
 
     Raises:
-        ValueError: as `prompt_ids`; a prompt that is longer than the context, or too long for the new tokens.
+        ValueError: a masked model; unknown characters; a prompt beyond the context, or too long for the new tokens.
     """
     sampling = sampling or Sampling()
     ids = prompt_ids(language, prompt)
@@ -84,28 +78,27 @@ def generate(language: SavedModel, prompt: str, sampling: Sampling | None = None
     set_seed(sampling.seed)
     ids = ids.to(model.device)
     with evaluating(model):
-        found = model.generate(
+        found = model.generate(  # pyright: ignore[reportCallIssue]  # GenerationMixin's
             ids,
             attention_mask=torch.ones_like(ids),
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if streams else None,
             **_options(language, sampling),
         )
-    text = tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
+    text = str(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
     if stream and not streams:
         print(text)
     return text
 
 
 def _options(language: SavedModel, sampling: Sampling) -> dict[str, Any]:
-    samples = sampling.temperature > 0
     options: dict[str, Any] = {
         "max_new_tokens": sampling.max_new_tokens,
         "num_beams": sampling.num_beams,
-        "do_sample": samples,
+        "do_sample": sampling.temperature > 0,
         "eos_token_id": language.tokenizer.eos_token_id,
         "pad_token_id": language.tokenizer.pad_token_id or language.tokenizer.eos_token_id or 0,
     }
-    if samples:
+    if sampling.temperature > 0:
         options |= {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
     if sampling.crop:
         options["context_overflow"] = "crop"
@@ -113,8 +106,8 @@ def _options(language: SavedModel, sampling: Sampling) -> dict[str, Any]:
 
 
 def _check_length(language: SavedModel, length: int, sampling: Sampling) -> None:
-    context = language.context
-    if sampling.crop and language.model.config.model_type != "crate_text":
+    context, can_crop = language.context, language.model.config.model_type == "crate_text"
+    if sampling.crop and not can_crop:
         raise ValueError(f"{language.source}: only CRATE models continue beyond their context; leave `crop` out")
     if length > context and not sampling.crop:
         raise ValueError(f"prompt: has {length} tokens, more than the model's context of {context}; shorten it")
@@ -122,5 +115,5 @@ def _check_length(language: SavedModel, length: int, sampling: Sampling) -> None
         raise ValueError(
             f"prompt and new tokens: {length} + {sampling.max_new_tokens} do not fit the context of {context}; give "
             f"max_new_tokens={context - length + 1} or less, or a shorter prompt"
-            + ("" if language.model.config.model_type != "crate_text" else ", or crop=True")
+            + (", or crop=True" if can_crop else "")
         )

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..data.text.glue import glue_task
 
+# The classes of scipy's results are made when it is imported, which a type checker cannot see.
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": metrics.accuracy_score,
     "f1": metrics.f1_score,
     "matthews_correlation": metrics.matthews_corrcoef,
-    "pearson": lambda labels, found: stats.pearsonr(labels, found).statistic,
-    "spearman": lambda labels, found: stats.spearmanr(labels, found).statistic,
+    "pearson": lambda labels, found: stats.pearsonr(labels, found).statistic,  # pyright: ignore[reportAttributeAccessIssue]
+    "spearman": lambda labels, found: stats.spearmanr(labels, found).statistic,  # pyright: ignore[reportAttributeAccessIssue]
 }
 
 
@@ -35,11 +36,8 @@ def glue_metrics(task: str, logits: Tensor | np.ndarray, labels: Tensor | np.nda
     """
     definition = glue_task(task)
     logits, labels = np.asarray(logits), np.asarray(labels)
-    if definition.is_regression:
-        found = logits.reshape(len(logits), -1)
-        expected = 1
-    else:
-        found, expected = logits, len(definition.classes)
+    found = logits.reshape(len(logits), -1) if definition.is_regression else logits
+    expected = len(definition.classes) or 1
     if found.ndim != 2 or found.shape[1] != expected or labels.shape != (len(found),):
         raise ValueError(
             f"{task}: logits of shape {logits.shape} and labels of shape {labels.shape}; need (n, {expected}) and (n,)"

@@ -36,21 +36,12 @@ def ssim(first: Tensor, second: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 def ssim_map(first: Tensor, second: Tensor) -> Tensor:
-    """Structural similarity at every pixel, per channel. [Wang et al. 2004, IEEE TIP 13(4), Eq. 13]
+    """Structural similarity at every pixel, per channel, `(B, C, H, W)` float64. [Wang et al. 2004, Eq. 13]
 
     (2 m_x m_y + C1)(2 c_xy + C2) / ((m_x² + m_y² + C1)(v_x + v_y + C2)), C1 = 0.01², C2 = 0.03² for a range of 1;
     means, variances and covariance under a Gaussian window of 11 x 11 pixels, standard deviation 1.5. Beyond its
     border an image is mirrored (d c b a | a b c d | d c b a), so that images smaller than the window have a value too;
     implementations that leave out a border of 5 pixels instead differ there only.
-
-    Args:
-        first, second: `(B, C, H, W)` in [0, 1].
-
-    Returns:
-        `(B, C, H, W)` float64, at most 1.
-
-    Raises:
-        ValueError: shapes differ, or a value outside [0, 1].
     """
     x, y = (part.numpy() for part in _checked(first, second))
     mean_x, mean_y = _blur(x), _blur(y)
@@ -79,7 +70,7 @@ def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"images: shapes {tuple(first.shape)} and {tuple(second.shape)}; need two of one shape (B, C, H, W)"
         )
-    pair = tuple(part.detach().to("cpu", torch.float64) for part in (first, second))
-    if not all(bool(((part >= 0) & (part <= 1)).all()) for part in pair):
+    first, second = (part.detach().to("cpu", torch.float64) for part in (first, second))
+    if not all(bool(((part >= 0) & (part <= 1)).all()) for part in (first, second)):
         raise ValueError("images: hold values outside [0, 1], or NaN; must lie in [0, 1]")
-    return pair
+    return first, second

@@ -25,13 +25,11 @@ def read_batches(
     """Yield each batch as a dict of its known fields (`pixel_values` or `input_ids`, `labels`, ...), in order.
 
     Args:
-        batches: a DataLoader, a list, or anything else that yields batches.
         num_inputs: stop after this many inputs, cutting the last batch; `None` reads everything.
-        batch_size: cut larger batches into pieces of at most this many inputs; `None` leaves them whole.
+        batch_size: cut larger batches into pieces of at most this many inputs.
 
     Raises:
-        ValueError: no inputs at all, a batch without inputs or with a text of no tokens, or fewer inputs than
-            `num_inputs`.
+        ValueError: no inputs, a batch without inputs or with a text of no tokens, or fewer inputs than `num_inputs`.
     """
     if num_inputs is not None and num_inputs < 1:
         raise ValueError(f"num_inputs={num_inputs}: must be at least 1, or None for all images")
@@ -59,14 +57,7 @@ def read_files(
 ) -> Iterator[tuple[list[Path], Tensor]]:
     """Image files in batches, each with its `pixel_values (B, C, H, W)`.
 
-    Args:
-        transform: of the model.
-        files: images.
-        batch_size: files read at a time.
-        skipped: takes the reasons for files that cannot be read; `None` raises them.
-
-    Raises:
-        ValueError: a file that cannot be read.
+    `skipped` takes the reasons for files that cannot be read; without it they are raised as `ValueError`.
     """
     for start in range(0, len(files), batch_size):
         images = []
@@ -132,13 +123,11 @@ def masking(model: PreTrainedModel, ratio: float | None) -> Iterator[None]:
     if ratio is not None and not 0 <= ratio < 1:
         raise ValueError(f"mask_ratio={ratio:g}: must be at least 0 and less than 1")
     config = model.config
-    own, own_loss = config.mask_ratio, getattr(config, "loss_on", None)
+    own = {name: getattr(config, name) for name in ("mask_ratio", "loss_on") if hasattr(config, name)}
+    # The forward refuses a loss on no patches; nobody reads the loss here.
+    changed = own | {"mask_ratio": own["mask_ratio"] if ratio is None else float(ratio), "loss_on": "all"}
     try:
-        config.mask_ratio = own if ratio is None else float(ratio)
-        if own_loss is not None:
-            config.loss_on = "all"  # the forward refuses a loss on no patches; nobody reads the loss here
+        config.update({name: changed[name] for name in own})
         yield
     finally:
-        config.mask_ratio = own
-        if own_loss is not None:
-            config.loss_on = own_loss
+        config.update(own)

@@ -1,8 +1,7 @@
 """LAMBADA: predict the last word of a passage. [arXiv 1606.06031]
 
-The word, with the space before it, is tokenised together with its passage. A passage counts as right if every token of
-the word is the most probable one given what is before it, which is greedy decoding. Passages longer than the context
-lose their beginning.
+The word, with the space before it, is tokenised together with its passage, which counts as right if greedy decoding
+gives every token of the word. Passages longer than the context lose their beginning.
 """
 
 from __future__ import annotations
@@ -65,12 +64,9 @@ def read_lambada(path: str | Path) -> list[tuple[str, str]]:
     Raises:
         ValueError: no such file, a line that is not such an object, or no lines.
     """
-    path = Path(path).expanduser()
-    require_file(path, "LAMBADA as a .jsonl file")
-    found = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if line.strip():
-            found.append(_passage(line, f"{path}, line {number}"))
+    path = require_file(path, "LAMBADA as a .jsonl file")
+    lines = enumerate(read_text(path).splitlines(), start=1)
+    found = [_passage(line, f"{path}, line {number}") for number, line in lines if line.strip()]
     if not found:
         raise ValueError(f"{path}: empty; give LAMBADA as a .jsonl file")
     return found
@@ -94,7 +90,6 @@ def score_lambada(
     """Last-word loss and accuracy of a causal model.
 
     Args:
-        language: the model.
         passages: from `read_lambada`.
         batch_size: passages at a time; about 4,096 tokens by default.
 
@@ -105,14 +100,13 @@ def score_lambada(
         raise ValueError(f"{language.source}: a masked model cannot predict a next word; give a causal one")
     rows, truncated = _rows(language, passages)
     rows.sort(key=lambda row: len(row[0]), reverse=True)
-    losses, right, tokens, start = [], 0, 0, 0
-    pending = []
-    while start < len(rows):
-        size = batch_size or max(1, _TOKENS_PER_BATCH // len(rows[start][0]))
-        pending.append(rows[start : start + size])
-        start += size
+    losses, right, tokens, batches = [], 0, 0, []
+    while rows:
+        size = batch_size or max(1, _TOKENS_PER_BATCH // len(rows[0][0]))
+        batches.append(rows[:size])
+        rows = rows[size:]
     with evaluating(language.model):
-        for batch in progress(pending, "scoring"):
+        for batch in progress(batches, "scoring"):
             ids, targets = padded(batch)
             loss, hit = token_losses(language.model, ids, targets)
             counted = targets != IGNORED

@@ -1,17 +1,11 @@
-"""How well a language model predicts a text: loss per token, perplexity, bits per byte.
-
-Causal models are read with a sliding window. Each document is preceded by the tokenizer's beginning (else end) token,
-so that all of its tokens are scored, each once: the first window scores everything in it, each further one begins
-`stride` tokens later and scores the `stride` tokens that are new, so that a token has at least `context - stride`
-before it as soon as the text has them. No end token is scored. Losses are in nats.
-"""
+"""How well a language model predicts a text: loss per token, perplexity, bits per byte; losses are in nats."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -24,11 +18,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..data.text.blocks import TokenBlocks
-from ..data.text.cache import tokenised
+from ..data.text.cache import Counts, tokenised
 from ..data.text.datasets import MaskedBlocks
 from ..data.text.documents import Documents
 from ..data.text.masking import IGNORED, Masking
-from ..data.text.tokenizers import frame_of
+from ..data.text.tokenizers import frame_of, pad_of
 from ..store.saved import SavedModel
 from .inputs import evaluating
 
@@ -92,11 +86,14 @@ def score_text(
     stride: int | None = None,
     batch_size: int | None = None,
 ) -> TextScore:
-    """Loss of a causal model on documents, by a sliding window (see the module).
+    """Loss of a causal model on documents, by a sliding window.
+
+    Each document is preceded by the tokenizer's beginning (else end) token, so that all of its tokens are scored, each
+    once: the first window scores everything in it, each further one begins `stride` tokens later and scores those that
+    are new, so that a token has at least `context - stride` before it as soon as the text has them. No end token is
+    scored.
 
     Args:
-        language: the model.
-        documents: the text; tokenised once, see `data.text.cache`.
         context: tokens per window; the model's own by default.
         stride: tokens that a window moves by, `context` for none shared; half the context by default.
         batch_size: windows at a time; about 4,096 tokens by default.
@@ -110,29 +107,17 @@ def score_text(
     file = tokenised(documents, language.tokenizer)
     begins = np.concatenate([[0], file.ends[:-1]])
     spans = [
-        (int(begin), *window)
+        (int(begin), window)
         for begin, end in zip(begins, file.ends)
         for window in windows(int(end) - 1 - int(begin), context, stride)
     ]
-    size = batch_size or max(1, _TOKENS_PER_BATCH // context)
-    batches = [spans[start : start + size] for start in range(0, len(spans), size)]
-    totals = _Totals()
-    start = time.perf_counter()
-    with evaluating(language.model):
-        for batch in progress(batches, "scoring"):
-            rows = [_window(file.tokens, language.start, *span) for span in batch]
-            totals.add(language.model, *padded(rows))
-    return TextScore(
-        kind="causal",
-        context=context,
-        stride=stride,
-        documents=file.counts.documents,
-        bytes=file.counts.bytes,
-        words=sum(len(text.split()) + text.count("\n") for text in documents),
-        unknown=file.counts.unknown,
-        seconds=time.perf_counter() - start,
-        **totals.finish(),
-    )
+
+    def batch(chosen: range) -> dict[str, Tensor]:
+        ids, targets = padded([_window(file.tokens, language.start, *spans[number]) for number in chosen])
+        return {"ids": ids, "targets": targets}
+
+    words = sum(len(text.split()) + text.count("\n") for text in documents)
+    return _score(language, file.counts, batch, len(spans), batch_size, context, stride, words)
 
 
 def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -148,8 +133,9 @@ def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, 
         done, first = last, first + stride
 
 
-def _window(tokens: np.ndarray, start: int, begin: int, first: int, last: int, scored: int) -> tuple[np.ndarray, ...]:
+def _window(tokens: np.ndarray, start: int, begin: int, window: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of one window of the document that begins at `tokens[begin]`; uncounted targets are -100."""
+    first, last, scored = window
     text = np.asarray(tokens[max(begin, begin + first - 1) : begin + last], np.int64)
     sequence = text if first else np.concatenate([[start], text])
     targets = sequence[1:].copy()
@@ -193,10 +179,8 @@ def score_masked(
     """Pseudo-loss of a masked model: of the tokens hidden by BERT's rule, the same ones at every call.
 
     Args:
-        language: the model.
         documents: the text, cut into blocks of equal length; less than a block at the end is left out.
-        probability: share of tokens that are masked.
-        whole_word: mask words.
+        probability: share of tokens (or words, with `whole_word`) that are masked.
         block_size: tokens per block, special ones included; the model's context by default.
         batch_size: blocks at a time.
 
@@ -208,27 +192,53 @@ def score_masked(
     size, _ = _checked_windows(language, block_size, None, "block_size")
     tokenizer = language.tokenizer
     file = tokenised(documents, tokenizer)
-    blocks = TokenBlocks(file, size, "stream", frame_of(tokenizer), tokenizer.pad_token_id or 0)
+    blocks = TokenBlocks(file, size, "stream", frame_of(tokenizer), pad_of(tokenizer))
     data = MaskedBlocks(blocks, Masking(tokenizer, probability, whole_word))
-    step = batch_size or max(1, _TOKENS_PER_BATCH // size)
-    totals = _Totals()
-    start = time.perf_counter()
+
+    def batch(chosen: range) -> dict[str, Tensor]:
+        items = data.__getitems__(chosen)
+        names = {"ids": "input_ids", "targets": "labels", "attention_mask": "attention_mask"}
+        return {name: torch.stack([item[field] for item in items]) for name, field in names.items()}
+
+    return _score(language, file.counts, batch, len(data), batch_size, size, size)
+
+
+def _score(
+    language: SavedModel,
+    counts: Counts,
+    batch: Callable[[range], dict[str, Tensor]],
+    length: int,
+    batch_size: int | None,
+    context: int,
+    stride: int,
+    words: int = 0,
+) -> TextScore:
+    """Losses over `length` rows of a text, of which `batch` makes some into the arguments of `token_losses`."""
+    loss, right, tokens, start = 0.0, 0, 0, time.perf_counter()
+    size = batch_size or max(1, _TOKENS_PER_BATCH // context)
     with evaluating(language.model):
-        for first in progress(range(0, len(data), step), "scoring"):
-            items = data.__getitems__(range(first, min(first + step, len(data))))
-            stacked = {name: torch.stack([item[name] for item in items]) for name in items[0]}
-            mask = {"attention_mask": stacked["attention_mask"]}
-            totals.add(language.model, stacked["input_ids"], stacked["labels"], **mask)
+        for first in progress(range(0, length, size), "scoring"):
+            inputs = batch(range(first, min(first + size, length)))
+            losses, hits = token_losses(language.model, **inputs)
+            if not torch.isfinite(losses).all():
+                raise ValueError(
+                    "model: gives losses that are not finite; its weights are damaged or training diverged"
+                )
+            loss += losses.double().sum().item()
+            right += int(hits.sum())
+            tokens += int((inputs["targets"] != IGNORED).sum())
     return TextScore(
-        kind="masked",
-        context=size,
-        stride=size,
-        documents=file.counts.documents,
-        bytes=file.counts.bytes,
-        words=0,
-        unknown=file.counts.unknown,
+        kind="masked" if language.kind == "masked" else "causal",
+        tokens=tokens,
+        documents=counts.documents,
+        bytes=counts.bytes,
+        words=words,
+        unknown=counts.unknown,
+        loss=loss / tokens,
+        accuracy=right / tokens,
+        context=context,
+        stride=stride,
         seconds=time.perf_counter() - start,
-        **totals.finish(),
     )
 
 
@@ -243,26 +253,6 @@ def _checked_windows(
     if not 1 <= stride <= context:
         raise ValueError(f"stride={stride}: must be at least 1 and at most the context, {context}")
     return context, stride
-
-
-class _Totals:
-    """Sums over batches."""
-
-    def __init__(self) -> None:
-        self.loss, self.right, self.tokens = 0.0, 0, 0
-
-    def add(self, model: PreTrainedModel, ids: Tensor, targets: Tensor, **inputs: Tensor) -> None:
-        """Score one batch."""
-        losses, right = token_losses(model, ids, targets, **inputs)
-        if not torch.isfinite(losses).all():
-            raise ValueError("model: gives losses that are not finite; its weights are damaged or training diverged")
-        self.loss += losses.double().sum().item()
-        self.right += int(right.sum())
-        self.tokens += int((targets != IGNORED).sum())
-
-    def finish(self) -> dict[str, Any]:
-        """The means."""
-        return {"tokens": self.tokens, "loss": self.loss / self.tokens, "accuracy": self.right / self.tokens}
 
 
 def progress(items: Iterable, what: str) -> Iterable:

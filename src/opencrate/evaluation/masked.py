@@ -44,13 +44,8 @@ class MaskedEvaluation:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers, for JSON."""
         plain = {name: {"mean": mean, "interval": [low, high]} for name, (mean, low, high) in self.measures.items()}
-        return {
-            "num_images": self.num_images,
-            "patches": self.patches,
-            "masked_patches": self.masked_patches,
-            "mean_std_known": self.mean_std_known,
-            **plain,
-        }
+        names = ("num_images", "patches", "masked_patches", "mean_std_known")
+        return {name: getattr(self, name) for name in names} | plain
 
 
 def evaluate_autoencoder(
@@ -59,15 +54,11 @@ def evaluate_autoencoder(
     image_mean: Sequence[float],
     image_std: Sequence[float],
 ) -> MaskedEvaluation:
-    """Reconstruct every image once under the noise that comes with it.
+    """Reconstruct every image once under the noise that comes with it; `ValueError` as `reconstruct`.
 
     Args:
-        model: `CrateMAEForPreTraining` or `ViTMAEForPreTraining`.
         batches: mappings with `pixel_values (B, C, H, W)` and `noise (B, n)`.
         image_mean, image_std: per channel, what the processor subtracted and divided by.
-
-    Raises:
-        ValueError: as `reconstruction.reconstruct`.
     """
     rows: list[dict[str, Tensor]] = []
     for batch in batches:
@@ -79,9 +70,7 @@ def evaluate_autoencoder(
             rows[-1]["psnr_masked"] = psnr(found.pasted, found.original, found.where)
         mask, known = found.mask, found.mean_std_known
     values = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-    for name in values:
-        if name.startswith("psnr"):
-            values[name] = values[name].clamp(max=MOST_PSNR)
+    values |= {name: each.clamp(max=MOST_PSNR) for name, each in values.items() if name.startswith("psnr")}
     for name in _ERRORS[1:] if "error_model" in values else ():
         values[f"below_{name}"] = values[f"error_{name}"] - values["error_model"]
     spread = bootstrap_mean(torch.stack(list(values.values()), dim=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -12,6 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -86,7 +92,6 @@ def features(model: PreTrainedModel, batches: Iterable[Batch], layer: int, token
             encoder is shown whole images.
         batches: mappings with `pixel_values` and `labels`.
         layer: 0 (the embedding) to L; no norm is applied after it.
-        token: "cls" or "mean".
 
     Raises:
         ValueError: no such layer, or a model without tokens.
@@ -99,7 +104,8 @@ def features(model: PreTrainedModel, batches: Iterable[Batch], layer: int, token
         tokens = _hidden_states(model, place(batch["pixel_values"], model))[layer]
         if tokens.ndim != 3:
             raise ValueError(f"a {model.config.model_type} model has no tokens (B, N, d) to probe")
-        vectors.append(_pooled(tokens, token).float().cpu())
+        pooled = tokens[:, 0] if token == "cls" else tokens.mean(dim=1)
+        vectors.append(pooled.float().cpu())
         labels.append(batch["labels"].cpu())
     return Features(torch.cat(vectors).numpy(), torch.cat(labels).numpy())
 
@@ -109,8 +115,8 @@ def _hidden_states(model: PreTrainedModel, pixels: Tensor) -> tuple[Tensor, ...]
     masked = model.config.model_type in ENCODERS
     inputs = {"pixel_values": pixels, "output_hidden_states": True}
     if masked:
-        rows, columns = grid_of(model, pixels)
-        inputs["noise"] = torch.arange(rows * columns, dtype=torch.float32).expand(len(pixels), -1).to(pixels.device)
+        order = torch.arange(math.prod(grid_of(model, pixels)), dtype=torch.float32, device=pixels.device)
+        inputs["noise"] = order.expand(len(pixels), -1)
     with masking(model, 0.0) if masked else nullcontext(), evaluating(model):
         return model.base_model(**inputs).hidden_states
 
@@ -120,14 +126,10 @@ def probe(
 ) -> Probe:
     """Fit on the training features, count on the test features.
 
-    linear: logistic regression on standardised features; a fit that has not converged is logged. C is the one of
-    `REGULARISATIONS` that gives the best accuracy on held-out training images (the smaller of two that tie).
+    linear: logistic regression on standardised features; a fit that has not converged is logged. C is
+    `regularisation`, else the one of `REGULARISATIONS` that gives the best accuracy on held-out training images (the
+    smaller of two that tie).
     knn: the majority among the 20 nearest training images by cosine, ties to the smaller class number.
-
-    Args:
-        train, test: from `features`.
-        method, layer, token: as in the result.
-        regularisation: C, where it is not to be chosen.
 
     Raises:
         ValueError: fewer training images than neighbours, or training images of one class only.
@@ -136,9 +138,11 @@ def probe(
         raise ValueError(f"method=knn: needs {NEIGHBOURS} training images, got {len(train.labels)}; use linear")
     if len(np.unique(train.labels)) < 2:
         raise ValueError("a probe needs training images of at least two classes")
-    if method == "linear" and regularisation is None:
-        regularisation = choose_regularisation(train)
-    classifier = _linear(regularisation) if method == "linear" else _neighbours()
+    if method == "linear":
+        regularisation = choose_regularisation(train) if regularisation is None else regularisation
+        classifier = _linear(regularisation)
+    else:
+        regularisation, classifier = None, KNeighborsClassifier(n_neighbors=NEIGHBOURS, metric="cosine")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         predicted = classifier.fit(train.values, train.labels).predict(test.values)
@@ -154,18 +158,15 @@ def probe(
         train_images=len(train.labels),
         test_images=count,
         width=train.values.shape[1],
-        regularisation=regularisation if method == "linear" else None,
+        regularisation=regularisation,
     )
 
 
 def choose_regularisation(train: Features) -> float:
     """C of the logistic regression by accuracy on a stratified part of the training images, which it is not fitted on.
 
-    Classes of a single image cannot be held out; where there is one, or fewer images than classes would be held out,
-    C is the largest.
+    It is the largest where a class has a single image, or fewer images than classes would be held out.
     """
-    from sklearn.model_selection import train_test_split
-
     rows = np.arange(0, len(train.labels), max(1, len(train.labels) // CHOSEN_ON))[:CHOSEN_ON]
     counts = np.unique(train.labels[rows], return_counts=True)[1]
     if counts.min() < 2 or HELD_OUT * len(rows) < len(counts):
@@ -182,19 +183,5 @@ def choose_regularisation(train: Features) -> float:
     return best
 
 
-def _pooled(tokens: Tensor, token: Token) -> Tensor:
-    return tokens[:, 0] if token == "cls" else tokens.mean(dim=1)
-
-
 def _linear(regularisation: float) -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     return make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=_MAX_ITERATIONS))
-
-
-def _neighbours() -> Any:
-    from sklearn.neighbors import KNeighborsClassifier
-
-    return KNeighborsClassifier(n_neighbors=NEIGHBOURS, metric="cosine")

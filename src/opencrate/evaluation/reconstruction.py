@@ -1,9 +1,7 @@
 """What a masked autoencoder gives back of an image, and how much of it copying what is visible would give.
 
-Reads `CrateMAEForPreTraining` and transformers' `ViTMAEForPreTraining` through the interface they share. Where a
-model predicts patches standardised by their own mean and deviation (`norm_pix_loss`), its predictions are given
-with the mean and deviation of the *original* patch, which no reconstruction could know: such pictures and errors are
-those of the patch's structure alone, and the baselines get the same help.
+With `norm_pix_loss` a model predicts standardised patches. They are given the mean and deviation of the *original*
+patch, which no reconstruction could know: errors are those of the structure alone, also of the baselines.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,11 +68,11 @@ class Reconstruction:
 
     def quality(self) -> dict[str, Tensor]:
         """PSNR (dB) and SSIM by name, `(B)` each; see :data:`QUALITY`."""
-        pairs = {"psnr": psnr, "ssim": ssim}
+        pictures = {"": (self.predicted, None), "_pasted": (self.pasted, None), "_masked": (self.pasted, self.where)}
         return {
-            **{name: measure(self.predicted, self.original) for name, measure in pairs.items()},
-            **{f"{name}_pasted": measure(self.pasted, self.original) for name, measure in pairs.items()},
-            **{f"{name}_masked": measure(self.pasted, self.original, self.where) for name, measure in pairs.items()},
+            f"{name}{suffix}": measure(picture, self.original, where)
+            for suffix, (picture, where) in pictures.items()
+            for name, measure in (("psnr", psnr), ("ssim", ssim))
         }
 
 
@@ -117,10 +116,8 @@ def masked_patch_errors(
     target, predicted, mask = _predict(model, pixel_values, noise, mask_ratio)
     errors = _errors(model, target, predicted, mask, grid_of(model, pixel_values))
     if errors is None:
-        masked, total = int(mask[0].sum()), mask.shape[1]
-        raise ValueError(
-            f"mask_ratio masks {masked} of {total} patches; masked-patch errors need masked and visible patches"
-        )
+        masked = f"{int(mask[0].sum())} of {mask.shape[1]} patches"
+        raise ValueError(f"mask_ratio masks {masked}; masked-patch errors need masked and visible patches")
     return errors
 
 
@@ -143,10 +140,11 @@ def reconstruct(
     """
     target, predicted, mask = _predict(model, pixel_values, noise, mask_ratio)
     grid = grid_of(model, pixel_values)
-    size = tuple(pixel_values.shape[-2:])
+    height, width = pixel_values.shape[-2:]
     mean, std = (torch.tensor(list(v), dtype=torch.float64).view(1, -1, 1, 1) for v in (image_mean, image_std))
-    original, output = ((model.unpatchify(patches, size) * std + mean).clamp(0, 1) for patches in (target, predicted))
-    where = _pixels(mask, grid, size)
+    pictures = [model.unpatchify(part, (height, width)) for part in (target, predicted)]  # pyright: ignore[reportCallIssue]
+    original, output = ((picture * std + mean).clamp(0, 1) for picture in pictures)
+    where = _pixels(mask, grid, (height, width))
     return Reconstruction(
         original=original,
         masked=torch.where(where, 0.5, original),
@@ -168,14 +166,11 @@ def reconstruct_files(
     batch_size: int = 64,
     skipped: list[str] | None = None,
 ) -> Iterator[tuple[list[Path], Reconstruction]]:
-    """Image files and what an autoencoder makes of them, batch by batch.
+    """Image files and what a saved autoencoder makes of them, `batch_size` at a time.
 
     Args:
-        saved: an autoencoder.
-        files: images.
         mask_ratio: instead of the model's own.
         seed: of the masks; image i's is the same however many follow.
-        batch_size: files read at a time.
         skipped: takes the reasons for files that cannot be read; `None` raises them.
 
     Raises:
@@ -190,19 +185,12 @@ def reconstruct_files(
         done += len(read)
 
 
-# --- Baselines ----------------------------------------------------------------------------------------------------
-
-
 def mean_colour(patches: Tensor, mask: Tensor, num_channels: int) -> Tensor:
-    """Every patch in the visible patches' mean colour.
+    """Every patch in the visible patches' mean colour, `(B, n, P)`.
 
     Args:
         patches: `(B, n, P)` in the order (row, column, channel).
         mask: `(B, n)` bool, true where masked; every image has a visible patch.
-        num_channels: C.
-
-    Returns:
-        `(B, n, P)`.
     """
     colours = patches.unflatten(-1, (-1, num_channels)).mean(2)
     visible = (~mask).to(patches)[..., None]
@@ -214,12 +202,9 @@ def nearest_visible(patches: Tensor, mask: Tensor, grid: tuple[int, int]) -> Ten
     """Every patch as the visible patch nearest to it on the grid (Euclidean, in patches), the mean of several.
 
     Args:
-        patches: `(B, n, P)`.
+        patches: `(B, n, P)`; as is the result, in which visible patches are themselves.
         mask: `(B, n)` bool, true where masked; every image has a visible patch.
         grid: rows and columns, n in all.
-
-    Returns:
-        `(B, n, P)`; visible patches are themselves.
     """
     rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
     places = torch.stack((rows.flatten(), columns.flatten()), dim=1)
@@ -229,19 +214,13 @@ def nearest_visible(patches: Tensor, mask: Tensor, grid: tuple[int, int]) -> Ten
     return weights @ patches / weights.sum(-1, keepdim=True)
 
 
-# --- One forward --------------------------------------------------------------------------------------------------
-
-
 def _predict(
-    model: PreTrainedModel, pixel_values: Tensor, noise: Tensor, mask_ratio: float | None
+    model: Any, pixel_values: Tensor, noise: Tensor, mask_ratio: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Original patches and predicted ones in the same units, `(B, n, P)` float64, and the mask `(B, n)`, on the CPU."""
-    rows, columns = grid_of(model, pixel_values)
-    if noise.shape != (len(pixel_values), rows * columns):
-        raise ValueError(
-            f"noise has shape {tuple(noise.shape)}; these images need {(len(pixel_values), rows * columns)} (images, "
-            "patches)"
-        )
+    needed = (len(pixel_values), math.prod(grid_of(model, pixel_values)))
+    if noise.shape != needed:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}; these images need {needed} (images, patches)")
     pixels = place(pixel_values, model)
     with masking(model, mask_ratio), evaluating(model):
         outputs = model(pixel_values=pixels, noise=noise.to(pixels.device))
@@ -275,14 +254,9 @@ def _errors(
     if model.config.norm_pix_loss:  # with the model's help: a flat patch of the true mean; a copy's structure
         colour = target.mean(-1, keepdim=True).expand_as(target)
         nearest = _give_moments(_standardise(nearest), target)
-    found = [_masked_error(patches, target, mask) for patches in (predicted, colour, nearest)]
-    return MaskedPatchErrors(*found, mask)
-
-
-def _masked_error(patches: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean over an image's masked patches, `(B)`."""
-    each = (patches - target).square().mean(-1)
-    return (each * mask).sum(1) / mask.sum(1)
+    each = [(patches - target).square().mean(-1) for patches in (predicted, colour, nearest)]
+    model_error, colour_error, nearest_error = ((one * mask).sum(1) / mask.sum(1) for one in each)
+    return MaskedPatchErrors(model_error, colour_error, nearest_error, mask)
 
 
 def _pixels(mask: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

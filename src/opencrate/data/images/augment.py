@@ -1,8 +1,7 @@
 """What happens to a training image after decoding: crop, flip, RandAugment, normalise, erase, mix.
 
 Images are uint8 arrays `(C, H, W)` up to the normalisation and float32 from there on; the pieces take a generator
-and nothing else that varies, so an image's bits follow from its `Draw`. Only PIL and NumPy are used, in operations
-that round the same way for one image as for many.
+and nothing else that varies, and round the same way for one image as for many: bits follow from the `Draw`.
 """
 
 from __future__ import annotations
@@ -41,13 +40,10 @@ class Erasing:
 
 
 class Augment:
-    """The recipe's `augmentation` section for images of one final size, without the mixing.
+    """The recipe's `augmentation` section for images of one final size (height, width), without the mixing.
 
-    Args:
-        recipe: the section.
-        size: final (height, width) in pixels.
-        fill: grey or colour of what RandAugment's geometric operations bring in, 0 to 255 per channel.
-        resample: PIL filter of the resized crop; PIL widens it when shrinking, so it does not alias.
+    `fill` (0 to 255 per channel) is what RandAugment's geometric operations bring in, `resample` the PIL filter of the
+    resized crop; PIL widens it when shrinking, so it does not alias.
 
     Raises:
         ValueError: padding that is not below the image's size, or what `RandAugment` refuses.
@@ -68,21 +64,15 @@ class Augment:
     def __call__(
         self, image: np.ndarray | Image.Image, generator: np.random.Generator
     ) -> tuple[np.ndarray, Erasing | None]:
-        """One augmented image.
+        """An augmented uint8 image `(C, H, W)` of the final size, and what is to be erased once it is normalised.
 
-        Args:
-            image: a decoded PIL image (`L` or `RGB`, any size) for the resized crop, else uint8 `(C, H, W)` of the
-                final size.
-            generator: at the first number of this image.
-
-        Returns:
-            uint8 `(C, H, W)` of the final size, and what is to be erased once it is normalised.
+        The image is a decoded PIL image (`L` or `RGB`, any size) for the resized crop, else an array of the final size.
         """
         recipe = self.recipe
         numbers = generator.random(3).tolist()
         if isinstance(image, Image.Image):
             box = draw_crop_box(image.height, image.width, recipe.crop_scale, recipe.crop_ratio, generator)
-            pixels = to_array(image.resize(self.size[::-1], self.resample, box=box))
+            pixels = to_array(image.resize((self.size[1], self.size[0]), self.resample, box=box))
         elif recipe.crop == "padded":
             shifts = 2 * recipe.crop_padding + 1
             down, right = (int(number * shifts) - recipe.crop_padding for number in numbers[:2])
@@ -103,15 +93,8 @@ def draw_crop_box(
 ) -> tuple[int, int, int, int]:
     """PIL's (left, top, right, bottom) of a crop of random area and aspect [arXiv 1409.4842].
 
-    Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
-        scale: (least, most) share of the image's area, uniform.
-        ratio: (least, most) width / height, uniform in its logarithm.
-        generator: of this image.
-
-    Returns:
-        A box inside the image; after ten boxes that did not fit, the largest centred one of an allowed aspect.
+    Its share of the area is uniform in `scale`, the logarithm of width / height in that of `ratio`. After ten boxes
+    that do not fit it is the largest centred one of an allowed aspect.
     """
     logs = math.log(ratio[0]), math.log(ratio[1])
     for share, aspect in generator.random((_ATTEMPTS, 2)).tolist():
@@ -138,12 +121,7 @@ def shifted(pixels: np.ndarray, down: int, right: int) -> np.ndarray:
 
 
 def draw_erasing(shape: tuple[int, ...], generator: np.random.Generator) -> Erasing | None:
-    """A box of `ERASING_SCALE` of the area and aspect `ERASING_RATIO`, with its noise; `None` if ten did not fit.
-
-    Args:
-        shape: (C, H, W) of the image.
-        generator: of this image.
-    """
+    """A box of `ERASING_SCALE` of the area and aspect `ERASING_RATIO`, with its noise; `None` if ten did not fit."""
     channels, height, width = shape
     logs = math.log(ERASING_RATIO[0]), math.log(ERASING_RATIO[1])
     for share, aspect, row, column in generator.random((_ATTEMPTS, 4)).tolist():
@@ -157,17 +135,11 @@ def draw_erasing(shape: tuple[int, ...], generator: np.random.Generator) -> Eras
 
 
 def mixed(image: np.ndarray, partner: np.ndarray, mix: Mix) -> tuple[np.ndarray, float]:
-    """Two augmented images as one, and the first one's true share.
+    """Two augmented images, float32 `(C, H, W)`, as a new one, and the first one's true share.
 
-    Args:
-        image: float32 `(C, H, W)`.
-        partner: the same shape.
-        mix: how; the box's edges are rounded to pixels.
-
-    Returns:
-        A new array and lambda: for cutmix one minus the share of the pixels that are the partner's.
+    That is lambda; for cutmix, whose edges are rounded to pixels, one minus the share of the partner's pixels.
     """
-    if mix.kind == "mixup":
+    if mix.box is None:
         return image * np.float32(mix.lam) + partner * np.float32(1 - mix.lam), mix.lam
     height, width = image.shape[1:]
     top, left, bottom, right = (round(edge * size) for edge, size in zip(mix.box, (height, width) * 2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
 import zlib
@@ -13,7 +12,7 @@ from datasets import Dataset
 
 from ..._files import read_bytes, read_limited
 from ..parts import part_of
-from .files import is_hidden, is_image, start_of, what_it_is
+from .files import is_hidden, is_image, opened, start_of, what_it_is
 from .labelled import Parts, labelled_dataset
 
 _IDX = re.compile(r"(idx|ubyte)", re.IGNORECASE)
@@ -38,10 +37,7 @@ def cifar_files(root: Path) -> list[Path]:
 
 
 def refuse_pickles(root: Path) -> None:
-    """
-    Raises:
-        ValueError: the folder holds the Python version of CIFAR.
-    """
+    """`ValueError` if the folder holds the Python version of CIFAR."""
     names = {"batches.meta", "data_batch_1", "test_batch"}, {"meta", "train", "test"}
     if any(all((root / name).is_file() for name in some) for some in names):
         raise ValueError(
@@ -53,12 +49,8 @@ def refuse_pickles(root: Path) -> None:
 def read_idx(root: Path, labelled: bool = True) -> Parts:
     """IDX files of 8-bit images and labels, `.gz` or not; classes are named by their numbers.
 
-    A file's name gives its part (`parts.part_of`; `t10k` is MNIST's word for test). Where labels are not needed
-    (`labelled=False`), images without a file of them are of one class.
-
-    Raises:
-        ValueError: labels missing, a damaged file, other data types or shapes, counts that differ, or two image
-            files of one part.
+    A file's name gives its part (`t10k` is MNIST's word for test). Where labels are not needed (`labelled=False`),
+    images without a file of them are of one class.
     """
     parts: Parts = {}
     for file in _idx_images(root):
@@ -84,14 +76,8 @@ def read_idx(root: Path, labelled: bool = True) -> Parts:
 def read_cifar(root: Path, skipped: list[str] | None = None) -> Parts:
     """The binary version of CIFAR-10 (`data_batch_*.bin`, `test_batch.bin`) or CIFAR-100 (fine labels).
 
-    Class names come from `batches.meta.txt` or `fine_label_names.txt` beside them.
-
-    Args:
-        root: the folder.
-        skipped: gets a line for each record that is left out because of its label; `None`: such a one is an error.
-
-    Raises:
-        ValueError: a damaged file, a label without a name, or no file of class names.
+    Class names come from `batches.meta.txt` or `fine_label_names.txt` beside them. `skipped` gets a line for each
+    record that is left out because of its label; without it such a one is an error.
     """
     ten = (root / "test_batch.bin").is_file() or any(root.glob(_CIFAR10_TRAIN))
     names_file = root / ("batches.meta.txt" if ten else "fine_label_names.txt")
@@ -136,9 +122,10 @@ def _read_cifar_file(
         f"{file}, image {number}: label {labels[number]}, but {num_classes} classes are named"
         for number in np.flatnonzero(wrong)
     ]
-    if reasons and skipped is None:
-        raise ValueError(f"{reasons[0]} ({len(reasons)} such of {len(rows)} images); replace the files or skip them")
     if reasons:
+        if skipped is None:
+            more = f"({len(reasons)} such of {len(rows)} images)"
+            raise ValueError(f"{reasons[0]} {more}; replace the files or skip them")
         skipped += reasons
         rows, labels = rows[~wrong], labels[~wrong]
     return rows[:, label_bytes:].reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(0, 2, 3, 1), labels
@@ -146,8 +133,7 @@ def _read_cifar_file(
 
 def _read_idx_array(file: Path) -> np.ndarray:
     try:
-        packed = start_of(file).startswith(_GZIP)  # by content, not by name
-        with gzip.open(file) if packed else file.open("rb") as stream:
+        with opened(file, start_of(file).startswith(_GZIP)) as stream:  # by content, not by name
             content = read_limited(stream, file)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: not a readable gzip file, truncated or damaged ({error}); replace it") from error

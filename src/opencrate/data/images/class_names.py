@@ -37,9 +37,8 @@ def read_class_names(source: str) -> list[str]:
     """Class names in the order of the logits.
 
     Args:
-        source: `imagenet` (ImageNet-1k's WordNet numbers, the names of its class folders), or a file: one name a line,
-            or JSON, a list of names or a mapping from numbers to names (such as `id2label` of a config.json, or the
-            mapping to [WordNet number, name] that Keras uses).
+        source: `imagenet` (the WordNet numbers of ImageNet-1k, which are its class folders' names), or a file: a name a
+            line, or JSON, a list or a mapping from numbers to names (`id2label`, or Keras' to [number, name]).
 
     Raises:
         ValueError: no such file, or one without names.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ..._files import is_text, shown
 
@@ -42,11 +44,7 @@ _START = 512
 
 
 class LeftOut:
-    """What below a folder is not read, by kind, to be said in one line.
-
-    Args:
-        root: the folder.
-    """
+    """What below a folder is not read, by kind, to be said in one line."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -76,11 +74,7 @@ class LeftOut:
 
 
 def visible_files(folder: Path, left_out: LeftOut) -> list[Path]:
-    """All files below a folder, sorted; links are followed, hidden and system things are left out at every depth.
-
-    Raises:
-        ValueError: a folder that may not be read.
-    """
+    """All files below a folder, sorted; links are followed, hidden and system things are left out at every depth."""
     return sorted(_walk(folder, left_out, frozenset()))
 
 
@@ -95,7 +89,7 @@ def visible_folders(folder: Path) -> list[Path]:
 
 def image_files(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
     """The image files below a folder, by suffix, sorted; `left_out` gets the rest."""
-    left_out = LeftOut(folder) if left_out is None else left_out
+    left_out = left_out or LeftOut(folder)
     files = visible_files(folder, left_out)
     left_out.add_files(file for file in files if not is_image(file))
     return [file for file in files if is_image(file)]
@@ -131,6 +125,11 @@ def start_of(file: Path) -> bytes:
     """The first bytes of a file, as many as `what_it_is` looks at."""
     with file.open("rb") as stream:
         return stream.read(_START)
+
+
+def opened(file: Path, packed: bool) -> Any:
+    """A file's bytes as a stream, unpacked by gzip where they are packed."""
+    return gzip.open(file) if packed else file.open("rb")
 
 
 def _walk(folder: Path, left_out: LeftOut, above: frozenset[str]) -> Iterator[Path]:

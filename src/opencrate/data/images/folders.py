@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from ..parts import is_part, part_of
 from .files import IMAGE_SUFFIXES, LeftOut, visible_folders
-from .labelled import Parts, images_without_labels, labelled_dataset
+from .labelled import NO_CLASS, Parts, labelled_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +46,11 @@ class _Folder:
 
 
 def read_folder(root: Path, images: list[Path], left_out: LeftOut, labelled: bool = True) -> Parts:
-    """The parts of an image folder; `all` where no folder in it is named for one.
+    """The parts of an image folder, given its image files, sorted; `all` where no folder in it is named for one.
 
     Folders are parts where their names say so (`parts.part_of`) and class folders lie in them; what lies beside parts
-    or classes goes to `left_out`.
-
-    Args:
-        root: the folder.
-        images: the image files below it, sorted.
-        left_out: gets what is not read.
-        labelled: whether classes are needed; without, images of a part that do not all lie in class folders are read
-            as one class.
+    or classes goes to `left_out`. Without need of labels, images of a part that do not all lie in class folders are
+    read as one class.
 
     Raises:
         ValueError: no class folders, one without images, or names and contents that leave it open which folders are
@@ -69,23 +63,22 @@ def read_folder(root: Path, images: list[Path], left_out: LeftOut, labelled: boo
         if len(with_images) == 1 and _part_names(with_images[0]):  # a folder around the parts
             _leave_out_besides(folder, {with_images[0].path.name}, left_out)
             return read_folder(with_images[0].path, with_images[0].images, left_out, labelled)
-        _say_classes_named_as_parts(folder)
+        for name in filter(is_part, folder.inside):
+            logger.warning("%s: '%s' is read as a class, as images and no class folders lie in it", root, name)
         return {"all": _read_part(folder, left_out, labelled)}
     _leave_out_besides(folder, set(names.values()), left_out)
-    parts = {part: _without_repeated_name(folder.inside[name], part) for part, name in names.items()}
-    return {
-        part: _read_part(one, left_out, labelled)
-        for part, one in parts.items()
-        if not (labelled and _is_unlabelled(part, one, left_out))
-    }
+    parts = {}
+    for part, name in names.items():
+        one = _without_repeated_name(folder.inside[name], part)
+        if labelled and part != "train" and one.images and not one.is_deep:  # held out without classes: as if absent
+            _leave_out(one, f"of the {part} part, which has no class folders", left_out)
+        else:
+            parts[part] = _read_part(one, left_out, labelled)
+    return parts
 
 
 def _part_names(folder: _Folder) -> dict[str, str]:
-    """The name of each part's folder, in the order of training; none where the folders are classes.
-
-    Raises:
-        ValueError: two folders for one part, or a folder that may be a part or a class.
-    """
+    """The name of each part's folder, in the order of training; none where the folders are classes."""
     named = {name: part_of(name) for name in folder.inside if part_of(name)}
     pure = {name: part for name, part in named.items() if is_part(name)}
     deep = {name: part for name, part in named.items() if folder.inside[name].is_deep}
@@ -121,24 +114,11 @@ def _refuse_other_parts(folder: _Folder, names: Mapping[str, str]) -> None:
             )
 
 
-def _say_classes_named_as_parts(folder: _Folder) -> None:
-    for name in filter(is_part, folder.inside):
-        logger.warning("%s: '%s' is read as a class, as images and no class folders lie in it", folder.path, name)
-
-
 def _without_repeated_name(folder: _Folder, part: str) -> _Folder:
     """What is in `train/train`, for `train`."""
     inside = folder.inside
     again = next((one for name, one in inside.items() if is_part(name) and part_of(name) == part), None)
     return again if again is not None and len(inside) == 1 and again.is_deep and not folder.loose else folder
-
-
-def _is_unlabelled(part: str, folder: _Folder, left_out: LeftOut) -> bool:
-    """Whether images without classes lie in a held-out part, which then counts as absent."""
-    if part == "train" or folder.is_deep or not folder.images:
-        return False
-    _leave_out(folder, f"of the {part} part, which has no class folders", left_out)
-    return True
 
 
 def _leave_out_besides(folder: _Folder, used: set[str], left_out: LeftOut) -> None:
@@ -164,15 +144,12 @@ def _read_part(folder: _Folder, left_out: LeftOut, labelled: bool) -> Dataset:
         return _read_classes(folder, left_out)
     if not folder.images:
         raise ValueError(f"{folder.path}: no images lie in it; add some or remove the folder")
-    return images_without_labels([{"path": str(file), "bytes": None} for file in folder.images], folder.path)
+    cells = [{"path": str(file), "bytes": None} for file in folder.images]
+    return labelled_dataset(cells, [0] * len(cells), [NO_CLASS], folder.path)
 
 
 def _say_nested_classes(root: _Folder) -> None:
-    """Say which classes have sub-folders.
-
-    Raises:
-        ValueError: parts of the data below a class, which would be mixed.
-    """
+    """Say which classes have sub-folders; refuse parts of the data below one, which would be mixed."""
     for name, folder in root.inside.items():
         parts = [below for below in folder.inside if is_part(below)]
         if len({part_of(part) for part in parts}) > 1:

@@ -22,25 +22,13 @@ _NO_WIDTH = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
 
 
 def labelled_dataset(cells: list[dict[str, Any]], labels: Sequence[int], names: list[str], where: object) -> Dataset:
-    """A dataset with the columns `image` (undecoded cells) and `label`.
+    """A dataset with the columns `image` (undecoded cells) and `label` (class numbers, with their names).
 
-    Args:
-        cells: `{"path": file, "bytes": None}`, or `{"path": a name for messages or None, "bytes": encoded}`.
-        labels: class numbers.
-        names: of the classes.
-        where: the source, for messages.
-
-    Raises:
-        ValueError: as `class_names`.
+    Cells are `{"path": file, "bytes": None}`, or `{"path": a name for messages or None, "bytes": encoded}`.
     """
     names = class_names(names, where)
     features = Features({"image": Image(decode=False), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"image": cells, "label": list(labels)}, features=features)
-
-
-def images_without_labels(cells: list[dict[str, Any]], where: object) -> Dataset:
-    """As `labelled_dataset`, all images of the one class `image`."""
-    return labelled_dataset(cells, [0] * len(cells), [NO_CLASS], where)
 
 
 def class_names(names: Sequence[str], where: object) -> list[str]:
@@ -93,8 +81,9 @@ def relabelled(dataset: Dataset, names: list[str], where: str) -> Dataset:
     if own == names:
         return dataset
     labels = dataset["label"][:]
-    matches = _matches([own[label] for label in sorted(set(labels))], names, where)
-    unknown = [name for name, match in matches.items() if match is None]
+    present = [own[label] for label in sorted(set(labels))]
+    matches = _matches(present, names, where)
+    unknown = [name for name in present if name not in matches]
     if unknown:
         more = f" ({len(unknown)} such classes)" if len(unknown) > 1 else ""
         if nameless(names):
@@ -106,30 +95,25 @@ def relabelled(dataset: Dataset, names: list[str], where: str) -> Dataset:
             f"{where}: class '{unknown[0]}'{more} is not among the {len(names)} classes of the model or training "
             f"data ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''}); rename or remove its images"
         )
-    numbers = {label: matches[own[label]] for label in set(labels)}
-    return with_labels(dataset, [numbers[label] for label in labels], names)
-
-
-def with_labels(dataset: Dataset, labels: Sequence[int], names: list[str]) -> Dataset:
-    """The same rows with another `label` column."""
+    numbers = [matches[own[label]] for label in labels]
     description = dataset.info.description
-    dataset = dataset.remove_columns("label").add_column("label", list(labels), feature=ClassLabel(names=names))
+    dataset = dataset.remove_columns("label").add_column("label", numbers, feature=ClassLabel(names=names))
     dataset.info.description = description
     return dataset
 
 
-def _matches(own: Sequence[str], names: Sequence[str], where: str) -> dict[str, int | None]:
-    """For each own name the number among `names` of the same name, or of the only one that looks the same."""
-    found: dict[str, int | None] = {}
+def _matches(own: Sequence[str], names: Sequence[str], where: str) -> dict[str, int]:
+    """The number among `names` of the same name, or of the only one that looks the same, of each that has one."""
+    found: dict[str, int] = {}
     alike = [(key, [key(name) for name in names]) for key in (_look, _folded)]
     for name in own:
         if name in names:
             found[name] = names.index(name)
             continue
-        only = [looks.index(key(name)) for key, looks in alike if looks.count(key(name)) == 1]
-        found[name] = only[0] if only else None
-        if only and _look(names[only[0]]) != _look(name):
-            logger.warning("%s: class '%s' is read as '%s'", where, name, names[only[0]])
+        for number in [looks.index(key(name)) for key, looks in alike if looks.count(key(name)) == 1][:1]:
+            found[name] = number
+            if _look(names[number]) != _look(name):
+                logger.warning("%s: class '%s' is read as '%s'", where, name, names[number])
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,26 +11,33 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from ..draws import FIXED_MASK_STREAM, MASK_STREAM, Draw, SampleGenerators
-from .training import TrainingImages
 
 
-class MaskedTrainingImages(TorchDataset):
-    """Training images without labels: one `Draw`, one dict of `pixel_values (C, H, W)` and `noise (n)`.
+class _WithNoise(TorchDataset):
+    """Images, with noise from a stream of its own in place of the labels."""
 
-    The noise follows from (seed, epoch, image) alone, on a stream of its own: pixels are the same with and without it.
+    stream: int
 
-    Args:
-        images: made as for any task.
-        num_patches: n of an image.
-    """
-
-    def __init__(self, images: TrainingImages, num_patches: int) -> None:
+    def __init__(self, images: Any, num_patches: int) -> None:
         self.images = images
         self.num_patches = num_patches
-        self._generators = SampleGenerators(MASK_STREAM)
+        self._generators = SampleGenerators(self.stream)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _with_noise(self, item: dict[str, Tensor], *key: int) -> dict[str, Tensor]:
+        noise = patch_order(self._generators(*key), self.num_patches)
+        return {"pixel_values": item["pixel_values"], "noise": noise}
+
+
+class MaskedTrainingImages(_WithNoise):
+    """`TrainingImages` without labels: one `Draw`, one dict of `pixel_values (C, H, W)` and `noise (num_patches)`.
+
+    The noise follows from (seed, epoch, image) alone: pixels are the same with and without it.
+    """
+
+    stream = MASK_STREAM
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         return self.__getitems__([draw])[0]
@@ -37,34 +45,16 @@ class MaskedTrainingImages(TorchDataset):
     def __getitems__(self, draws: Sequence[Draw]) -> list[dict[str, Tensor]]:
         """The same items at once."""
         made = self.images.__getitems__(draws)
-        return [
-            {
-                "pixel_values": one["pixel_values"],
-                "noise": patch_order(self._generators(draw.seed, draw.epoch, draw.index), self.num_patches),
-            }
-            for one, draw in zip(made, draws)
-        ]
+        return [self._with_noise(one, draw.seed, draw.epoch, draw.index) for one, draw in zip(made, draws)]
 
 
-class MaskedImages(TorchDataset):
-    """Images of a fixed split in order, without labels, each with the same `noise (n)` in every run of every model.
+class MaskedImages(_WithNoise):
+    """Images of a fixed split by index, without labels, each with the same `noise (num_patches)` in every run."""
 
-    Args:
-        images: a dataset with `pixel_values` that is asked with indices.
-        num_patches: n of an image.
-    """
-
-    def __init__(self, images: TorchDataset, num_patches: int) -> None:
-        self.images = images
-        self.num_patches = num_patches
-        self._generators = SampleGenerators(FIXED_MASK_STREAM)
-
-    def __len__(self) -> int:
-        return len(self.images)
+    stream = FIXED_MASK_STREAM
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        noise = patch_order(self._generators(0, 0, index), self.num_patches)
-        return {"pixel_values": self.images[index]["pixel_values"], "noise": noise}
+        return self._with_noise(self.images[index], 0, 0, index)
 
 
 def patch_order(generator: np.random.Generator, num_patches: int) -> Tensor:

@@ -13,18 +13,17 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 MAX_MAGNITUDE = 30
-Operation = Callable[[Image.Image, float, tuple[int, ...]], Image.Image]
+_BILINEAR = Image.Resampling.BILINEAR
+Operation = Callable[[Image.Image, float, Sequence[int]], Image.Image]
 """(image, signed strength in -1..1, fill colour per band) -> image of the same size and mode."""
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...], fill: tuple[int, ...]) -> Image.Image:
-    colour = fill if len(fill) > 1 else fill[0]
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=colour)
+def _colour(fill: Sequence[int]) -> int | tuple[int, ...]:
+    return tuple(fill) if len(fill) > 1 else fill[0]
 
 
-def _rotate(image: Image.Image, strength: float, fill: tuple[int, ...]) -> Image.Image:
-    colour = fill if len(fill) > 1 else fill[0]
-    return image.rotate(30 * strength, Image.Resampling.BILINEAR, fillcolor=colour)
+def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Sequence[int]) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, _BILINEAR, fillcolor=_colour(fill))
 
 
 def _enhanced(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
@@ -35,7 +34,7 @@ OPERATIONS: dict[str, Operation] = {
     "identity": lambda image, strength, fill: image,
     "autocontrast": lambda image, strength, fill: ImageOps.autocontrast(image),
     "equalize": lambda image, strength, fill: ImageOps.equalize(image),
-    "rotate": _rotate,  # up to 30 degrees
+    "rotate": lambda image, strength, fill: image.rotate(30 * strength, _BILINEAR, fillcolor=_colour(fill)),  # degrees
     "posterize": lambda image, strength, fill: ImageOps.posterize(image, 8 - round(4 * abs(strength))),  # 8 to 4 bits
     "solarize": lambda image, strength, fill: ImageOps.solarize(image, round(256 * (1 - abs(strength)))),
     "color": _enhanced(ImageEnhance.Color),  # factor 0.1 to 1.9, as the next three; a grey image has no colour
@@ -52,12 +51,9 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class RandAugment:
-    """`ops` operations, drawn independently and uniformly among the 14, each at `magnitude`.
+    """`ops` (at least 1) operations, drawn independently and uniformly among the 14, each at `magnitude` (0 to 30).
 
-    Attributes:
-        ops: operations per image, at least 1.
-        magnitude: 0 to 30, for all operations.
-        fill: colour per band of what rotation, shear and translation bring in.
+    `fill` is the colour per band of what rotation, shear and translation bring in.
 
     Raises:
         ValueError: ops or magnitude outside their ranges.
@@ -77,8 +73,7 @@ class RandAugment:
         """An image of the same size and mode (`L` or `RGB`)."""
         numbers = generator.random((self.ops, 2)).tolist()
         names = list(OPERATIONS)
-        fill = tuple(self.fill)
         for choice, sign in numbers:
             strength = self.magnitude / MAX_MAGNITUDE * (1 if sign < 0.5 else -1)
-            image = OPERATIONS[names[int(choice * len(names))]](image, strength, fill)
+            image = OPERATIONS[names[int(choice * len(names))]](image, strength, self.fill)
         return image

@@ -1,13 +1,4 @@
-"""Where labelled images come from, by one argument.
-
-| path | what it is |
-|---|---|
-| `digits` | scikit-learn's handwritten digits |
-| a folder of class folders | image files, perhaps below `train`, `validation` and `test` |
-| a `.parquet` file, or a folder with some | a table with a column of encoded images and one of labels |
-| a folder of IDX files | MNIST and its relatives, `.gz` or not |
-| a folder of CIFAR `.bin` files | the binary version of CIFAR-10 or CIFAR-100 |
-| `hf://owner/name` | a data set of the Hugging Face Hub: the only one that uses the network |
+"""Where labelled images come from, by one argument: see `_ALLOWED`; only `hf://` uses the network.
 
 Every source ends as `datasets.Dataset` splits with the columns `image` (an `Image(decode=False)` cell: its
 encoded `bytes`, or the `path` of the file) and `label` (a `ClassLabel`).
@@ -25,12 +16,13 @@ from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
 from ..._files import HUB_PREFIX, path_problem, require_file, shown
+from ..hub import load_hub
 from ..options import ImageData
 from .binary import cifar_files, idx_files, read_cifar, read_idx, refuse_pickles
 from .files import LeftOut, is_image, start_of, visible_files, what_it_is
 from .folders import read_folder
 from .labelled import Parts, label_names, labelled_dataset, relabelled
-from .tables import is_parquet, read_hub, read_parquet
+from .tables import Reading, is_parquet, labelled_parts, read_parquet
 from .tensors import ImageTransform, drop_bad
 
 _ALLOWED = (
@@ -65,10 +57,8 @@ def load_images(
     Data with a validation part and no test part is tested on the validation part (ImageNet's layout).
 
     Args:
-        data: the section.
-        skip_bad: decode every image once, and leave out those that are unreadable, truncated, of a channel count
-            that the model does not take, or smaller than `smallest`, before anything is split. Without it they are
-            errors when they are read.
+        skip_bad: decode every image once, and leave out those that are unreadable, truncated, of another channel count,
+            or smaller than `smallest`, before anything is split. Without it they are errors when they are read.
         smallest: (height, width) of a patch, in pixels.
         labelled: whether the labels mean anything. Without them any images are enough, and classes are used to split
             alike (the same images are held out as with labels) where they are large enough, and for nothing else.
@@ -80,7 +70,10 @@ def load_images(
     skipped: list[str] | None = [] if skip_bad else None
     parts = read_parts(data.path, data.image_column, data.label_column, skipped, labelled)
     if skipped is not None:
-        parts = _without_bad(parts, ImageTransform(None, data.num_channels, smallest), skipped, labelled)
+        transform = ImageTransform(None, data.num_channels, smallest)
+        for part, dataset in parts.items():
+            parts[part], reasons = drop_bad(dataset, transform, labelled)
+            skipped += reasons
     train = parts.get("train", parts.get("all"))
     if train is None:
         raise ValueError(f"{data.path}: has no train part, only {' and '.join(parts)}; training needs one")
@@ -94,23 +87,16 @@ def load_images(
     validation = held_out.get("validation")
     if test is None:
         train, test = split_stratified(train, data.test_fraction, data.split_seed, "data.test_fraction", labelled)
-    if validation is None and data.validation_fraction > 0:
-        train, validation = split_stratified(
-            train, data.validation_fraction, data.split_seed, "data.validation_fraction", labelled
-        )
+    if validation is None and (share := data.validation_fraction) > 0:
+        train, validation = split_stratified(train, share, data.split_seed, "data.validation_fraction", labelled)
     return ImageSplits(train, validation, test, tuple(skipped or ()))
 
 
 def load_labelled(path: str | Path, label_names: list[str], skipped: list[str] | None = None) -> Dataset:
-    """Images for evaluation, labelled by class name with a trained model's label numbers.
-
-    Args:
-        path: as `ImageData.path`; of data in parts the test part is read, else the validation part.
-        label_names: the model's class names; the images may be of some of them, but of no others.
-        skipped: as for `read_parts`.
+    """As `evaluation_part`, labelled by class name with a trained model's label numbers.
 
     Raises:
-        ValueError: as `evaluation_part`, or an unknown class.
+        ValueError: as `evaluation_part`, or a class that is not among the model's `label_names`.
     """
     return relabelled(evaluation_part(path, skipped), label_names, str(path))
 
@@ -140,16 +126,17 @@ def read_parts(
     Args:
         path: as `ImageData.path`, as `image_column` and `label_column`.
         skipped: gets a line for each image that is left out because of its label; `None`: such a label is an error.
-        labelled: whether labels are needed. If not, images without any are read as one class, in whatever folders
-            they lie in.
+        labelled: whether labels are needed. If not, images without any are read as one class, wherever they lie.
 
     Raises:
         ValueError: a source that is missing, empty or damaged, or a bad label.
     """
     if str(path) == "digits":
         return {"all": load_digits()}
+    reading = Reading(image_column, label_column, skipped, labelled)
     if str(path).startswith(HUB_PREFIX):
-        return read_hub(str(path), image_column, label_column, skipped, labelled)
+        tables, _ = load_hub(str(path), "uoft-cs/cifar10")
+        return labelled_parts({part: (f"{path} {part}", one) for part, one in tables.items()}, str(path), reading)
     root = Path(path).expanduser()
     if path_problem(root):
         raise ValueError(f"{shown(root)}: no such folder or file; give {_ALLOWED}")
@@ -158,13 +145,13 @@ def read_parts(
         found = what_it_is(start_of(root))
         if not is_parquet(root) and found != "a parquet file":
             raise ValueError(f"{shown(root)}: is {found}, not a data set; give {_ALLOWED}")
-        return read_parquet(root, [root], image_column, label_column, skipped, labelled)
+        return labelled_parts(read_parquet(root, [root]), str(root), reading)
     refuse_pickles(root)
     left_out = LeftOut(root)
     kind, files, others = _of_one_kind(root, visible_files(root, left_out))
     left_out.add_files(others)
     readers = {
-        "parquet": lambda: read_parquet(root, files, image_column, label_column, skipped, labelled),
+        "parquet": lambda: labelled_parts(read_parquet(root, files), str(root), reading),
         "IDX": lambda: read_idx(root, labelled),
         "CIFAR": lambda: read_cifar(root, skipped),
         "image": lambda: read_folder(root, files, left_out, labelled),
@@ -175,11 +162,7 @@ def read_parts(
 
 
 def _of_one_kind(root: Path, files: list[Path]) -> tuple[str, list[Path], list[Path]]:
-    """What kind of data a folder holds, its files and the others.
-
-    Raises:
-        ValueError: none, or several kinds.
-    """
+    """What kind of data a folder holds, its files and the others; `ValueError` for none or several kinds."""
     kinds = {
         "parquet": [file for file in files if is_parquet(file)],
         "IDX": idx_files(root),
@@ -205,11 +188,11 @@ def load_digits() -> Dataset:
     """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, values 0..16 scaled to 0..255."""
     from sklearn.datasets import load_digits as sklearn_digits
 
-    digits = sklearn_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    values, labels = map(np.asarray, sklearn_digits(return_X_y=True))
+    pixels = np.rint(values * (255 / 16)).astype(np.uint8)
     # Binary PGM is a fixed header and the raw pixels: bytes that do not depend on an encoder's version.
     cells = [{"path": None, "bytes": b"P5 8 8 255\n" + image.tobytes()} for image in pixels]
-    return labelled_dataset(cells, digits.target.tolist(), [str(digit) for digit in range(10)], "digits")
+    return labelled_dataset(cells, labels.tolist(), [str(digit) for digit in range(10)], "digits")
 
 
 def split_stratified(
@@ -217,10 +200,7 @@ def split_stratified(
 ) -> tuple[Dataset, Dataset]:
     """Split off `fraction` of the images, class by class in proportion; the same for every run of a seed.
 
-    Classes that are too small for that do not count where the labels mean nothing (`labelled=False`).
-
-    Raises:
-        ValueError: the fraction is 0, or the classes are too small for both parts to hold each of them.
+    Classes that are too small for that are an error, or do not count where labels mean nothing (`labelled=False`).
     """
     labels = dataset["label"][:]
     names = label_names(dataset)
@@ -237,11 +217,3 @@ def split_stratified(
     classes = None if too_small else labels
     kept, held_out = train_test_split(np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=classes)
     return dataset.select(kept), dataset.select(held_out)
-
-
-def _without_bad(parts: Parts, transform: ImageTransform, skipped: list[str], labelled: bool) -> Parts:
-    good = {}
-    for part, dataset in parts.items():
-        good[part], reasons = drop_bad(dataset, transform, labelled)
-        skipped += reasons
-    return good

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Image, Value
+from datasets.exceptions import DatasetGenerationError
 
-from ..hub import check_readable, load_hub, no_progress_bars
-from ..parts import files_by_part
+from ..hub import check_readable, no_progress_bars
+from ..parts import files_by_part, of_no_part
 from .labelled import NO_CLASS, Parts, class_names, tidy
 
 MOST_CLASSES = 100_000
 _Labels = tuple[np.ndarray, list[str], dict[int, str]]
 """Class number per row, the names, and what is wrong in which row."""
+Tables = dict[str, tuple[str, Dataset]]
+"""By part: what to call the table in messages, and its rows."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How tables are read: options of `sources.read_parts`."""
+
+    image_column: str | None
+    label_column: str | None
+    skipped: list[str] | None
+    labelled: bool
 
 
 def is_parquet(file: Path) -> bool:
@@ -24,27 +37,8 @@ def is_parquet(file: Path) -> bool:
     return file.suffix.lower() == ".parquet"
 
 
-def read_parquet(
-    path: Path,
-    files: list[Path],
-    image_column: str | None = None,
-    label_column: str | None = None,
-    skipped: list[str] | None = None,
-    labelled: bool = True,
-) -> Parts:
-    """A parquet file, or some below a folder, divided by the parts that their names say.
-
-    Args:
-        path: the file (then it is not divided), or the folder.
-        files: to read.
-        image_column: encoded images; `None`: the only column of such.
-        label_column: class numbers or names; `None`: `label`, else the only column with class names.
-        skipped: gets a line for each row that is left out because of its label; `None`: such a row is an error.
-        labelled: whether labels are needed; without, a table that has none, or bad ones, is of one class.
-
-    Raises:
-        ValueError: an unreadable file, files of no part beside files of one, columns that do not fit, or a bad label.
-    """
+def read_parquet(path: Path, files: list[Path]) -> Tables:
+    """A parquet file, or some below a folder, divided by the parts that their names say."""
     parts = {}
     for part, some in _files_by_part(path, files).items():
         where = str(some[0] if len(some) == 1 else path)
@@ -54,72 +48,44 @@ def read_parquet(
         try:
             with no_progress_bars():
                 table = Dataset.from_parquet([str(file) for file in some])
-        except datasets.exceptions.DatasetGenerationError as error:
+        except DatasetGenerationError as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise ValueError(f"{where}: cannot be read as one table ({reason}); replace or mend the files") from error
-        parts[part] = as_labelled(table, image_column, label_column, where, skipped, labelled)
-    return _labelled_only(parts, str(path))
+        parts[part] = where, table
+    return parts
 
 
-def read_hub(
-    reference: str,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    skipped: list[str] | None = None,
-    labelled: bool = True,
-) -> Parts:
-    """A data set of the Hugging Face Hub; this uses the network.
-
-    Raises:
-        ValueError: as `load_hub`, or columns that do not fit.
-    """
-    parts, _ = load_hub(reference, "uoft-cs/cifar10")
-    named = {
-        part: as_labelled(table, image_column, label_column, f"{reference} {part}", skipped, labelled)
-        for part, table in parts.items()
-    }
-    return _labelled_only(named, reference)
+def labelled_parts(tables: Tables, source: str, reading: Reading) -> Parts:
+    """Tables as labelled images."""
+    found = {part: _as_labelled(table, where, reading) for part, (where, table) in tables.items()}
+    parts = {part: table for part, table in found.items() if table is not None}
+    if "train" not in parts and "all" not in parts and len(parts) < len(found):
+        raise ValueError(f"{source}: every label is -1, so the images are unlabelled; give labelled images")
+    return parts
 
 
-def as_labelled(
-    table: Dataset,
-    image_column: str | None,
-    label_column: str | None,
-    where: str,
-    skipped: list[str] | None = None,
-    labelled: bool = True,
-) -> Dataset | None:
+def _as_labelled(table: Dataset, where: str, reading: Reading) -> Dataset | None:
     """A table as the columns `image` (undecoded), `label` (with class names) and `row`.
 
-    Args:
-        table: the rows.
-        image_column: as for `read_parquet`, as `label_column`, `skipped` and `labelled`.
-        where: the source, for messages.
-
-    Returns:
-        `None` where every label is -1: a test split whose labels are kept back.
-
-    Raises:
-        ValueError: a column that is missing, ambiguous, or of a type that does not fit; a bad label.
+    `None` where every label is -1: a test split whose labels are kept back.
     """
-    image = _image_column(table, image_column, where)
-    encoded = _labels(table, label_column, where) if labelled else _labels_if_any(table, label_column, where)
+    image, skipped = _image_column(table, reading.image_column, where), reading.skipped
+    encoded = (_labels if reading.labelled else _labels_if_any)(table, reading.label_column, where)
     if encoded is None:
         return None
     numbers, names, reasons = encoded
     reasons = {row: f"{where}, row {row}: {reason}" for row, reason in reasons.items()}
+    first = next(iter(reasons.values()), "")
     if reasons and skipped is None:
-        raise ValueError(
-            f"{next(iter(reasons.values()))} ({len(reasons)} such of {len(table)} rows); mend or skip them"
-        )
+        raise ValueError(f"{first} ({len(reasons)} such of {len(table)} rows); mend or skip them")
     table = table.select_columns([image]).rename_columns({image: "image"})
     if table.features["image"] != Image(decode=False):
         with no_progress_bars():
             table = table.cast_column("image", Image(decode=False))
     rows = np.delete(np.arange(len(table)), list(reasons))
     if not len(rows):
-        raise ValueError(f"{next(iter(reasons.values()))}, as in all {len(table)} rows; give labels")
-    if reasons:
+        raise ValueError(f"{first}, as in all {len(table)} rows; give labels")
+    if reasons and skipped is not None:
         skipped += reasons.values()
         table = table.select(rows)
     table = table.add_column("label", numbers[rows], feature=ClassLabel(names=names))
@@ -176,8 +142,7 @@ def _bad_label(value: float, column: str, limit: int) -> str:
 def _image_column(table: Dataset, given: str | None, where: str) -> str:
     fitting = [name for name, feature in table.features.items() if _holds_images(feature)]
     if given is not None:
-        _check_column(table, given, fitting, "data.image_column", "encoded images", where)
-        return given
+        return _checked_column(table, given, fitting, "data.image_column", "encoded images", where)
     if len(fitting) != 1:
         found = f"has the image columns {', '.join(fitting)}" if fitting else "has no column of encoded images"
         remedy = "say which by data.image_column" if fitting else f"its columns are {', '.join(table.column_names)}"
@@ -188,8 +153,7 @@ def _image_column(table: Dataset, given: str | None, where: str) -> str:
 def _label_column(table: Dataset, given: str | None, where: str) -> str:
     fitting = [name for name, feature in table.features.items() if _holds_labels(feature)]
     if given is not None:
-        _check_column(table, given, fitting, "data.label_column", "class numbers or names", where)
-        return given
+        return _checked_column(table, given, fitting, "data.label_column", "class numbers or names", where)
     if "label" in fitting:
         return "label"
     named = [name for name in fitting if isinstance(table.features[name], ClassLabel)]
@@ -199,12 +163,13 @@ def _label_column(table: Dataset, given: str | None, where: str) -> str:
     return named[0]
 
 
-def _check_column(table: Dataset, name: str, fitting: list[str], key: str, content: str, where: str) -> None:
+def _checked_column(table: Dataset, name: str, fitting: list[str], key: str, content: str, where: str) -> str:
     if name not in table.column_names:
         raise ValueError(f"{where} has no column '{name}' ({key}); its columns are {', '.join(table.column_names)}")
     if name not in fitting:
         allowed = f"; columns that do: {', '.join(fitting)}" if fitting else ""
         raise ValueError(f"{where}: column '{name}' ({key}) does not hold {content}{allowed}")
+    return name
 
 
 def _holds_images(feature: object) -> bool:
@@ -214,18 +179,8 @@ def _holds_images(feature: object) -> bool:
 
 
 def _holds_labels(feature: object) -> bool:
-    if isinstance(feature, ClassLabel):
-        return True
-    return isinstance(feature, Value) and feature.dtype.startswith(
-        ("int", "uint", "float", "string", "large_string", "bool")
-    )
-
-
-def _labelled_only(parts: dict[str, Dataset | None], where: str) -> Parts:
-    labelled = {part: table for part, table in parts.items() if table is not None}
-    if "train" not in labelled and "all" not in labelled and any(table is None for table in parts.values()):
-        raise ValueError(f"{where}: every label is -1, so the images are unlabelled; give labelled images")
-    return labelled
+    kinds = ("int", "uint", "float", "string", "large_string", "bool")
+    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(kinds))
 
 
 def _files_by_part(path: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -233,8 +188,5 @@ def _files_by_part(path: Path, files: list[Path]) -> dict[str, list[Path]]:
         return {"all": files}
     parts = files_by_part(files, path)
     if len(parts) > 1 and "all" in parts:
-        raise ValueError(
-            f"{parts['all'][0]}: its name says neither train, validation nor test, but those of others below {path} "
-            "do; rename or remove it, or give one file"
-        )
+        raise ValueError(of_no_part(parts["all"][0], path))
     return parts

@@ -55,34 +55,21 @@ class ImageTransform:
         if channels not in (1, 3):
             raise ValueError(f"num_channels={channels}: image files give 1 (grey) or 3 (colour) channels")
         for name in ("image_mean", "image_std"):
-            values = getattr(processor, name, None)
-            if (
-                isinstance(values, (list, tuple))
-                and len(values) != channels
-                and getattr(processor, "do_normalize", False)
-            ):
+            values = getattr(processor, name, None) if getattr(processor, "do_normalize", False) else None
+            if isinstance(values, (list, tuple)) and len(values) != channels:
                 raise ValueError(
                     f"preprocessor_config.json: {name} has {len(values)} numbers, but the model takes {channels} "
                     f"channels (config.json: num_channels); give {channels}"
                 )
-        patch = getattr(config, "patch_size", 1)
-        return cls(processor, channels, pair(patch))
+        return cls(processor, channels, pair(getattr(config, "patch_size", 1)))
 
     def __call__(self, cells: Sequence[dict[str, Any]]) -> Tensor:
-        """Image cells (`path` or `bytes`) to float32 `(B, C, H, W)`.
-
-        Raises:
-            ValueError: a file that is missing, damaged or smaller than a patch.
-        """
+        """Image cells (`path` or `bytes`) to float32 `(B, C, H, W)`; `ValueError` as `read`."""
         images = [self.read(cell) for cell in cells]
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
     def pixels(self, image: PILImage.Image) -> np.ndarray:
-        """A decoded image, resized and cropped as for evaluation, but neither rescaled nor normalised.
-
-        Returns:
-            uint8 `(C, H, W)`, as far as the processor works on 8-bit images.
-        """
+        """A decoded image, resized and cropped as for evaluation but not normalised: `(C, H, W)`, in general uint8."""
         size = self.processor.size
         if not self.processor.do_center_crop and (size.height, size.width) == (image.height, image.width):
             return to_array(image)  # nothing to do, at a third of the processor's cost for small images
@@ -90,7 +77,7 @@ class ImageTransform:
         return np.asarray(values["pixel_values"])[0]
 
     def read(self, cell: dict[str, Any]) -> PILImage.Image:
-        """Decode one image, in mode `L` or `RGB`, upright."""
+        """Decode one image, in mode `L` or `RGB`, upright; `ValueError` if missing, damaged or too small."""
         name = shown(cell.get("name") or cell["path"] or "image", 500)
         if cell["bytes"] is None and cell["path"] is not None:
             check_size(name, require_file(cell["path"], "an image", name).stat().st_size, _FILE_LIMIT)
@@ -99,13 +86,10 @@ class ImageTransform:
         except FileNotFoundError:
             raise ValueError(f"{name}: no such file") from None
         except UnidentifiedImageError as error:
-            raise ValueError(
-                f"{name}: not a readable image, truncated or damaged (it is {_what_it_is(cell)}); replace or remove it"
-            ) from error
+            start = cell["bytes"] if cell["bytes"] is not None else start_of(Path(str(cell["path"])))
+            raise ValueError(_damaged(name, f"it is {what_it_is(start)}")) from error
         except Exception as error:  # decoders can raise anything on damaged bytes
-            raise ValueError(
-                f"{name}: not a readable image, truncated or damaged ({_first_line(error)}); replace or remove it"
-            ) from error
+            raise ValueError(_damaged(name, _first_line(error))) from error
         width, height = image.size
         if height < self.smallest[0] or width < self.smallest[1]:
             raise ValueError(
@@ -153,20 +137,18 @@ def to_tensors(dataset: Dataset, transform: ImageTransform, limit: int = IN_MEMO
     first = transform(cells_of(dataset, [0]))
     if first.nbytes * len(dataset) > limit:
         return LazyImages(dataset, transform)
-    chunks = [transform(cells_of(dataset, rows)) for rows in _chunks(len(dataset))]
-    return CachedImages(torch.cat(chunks), torch.tensor(dataset["label"][:]))
+    pixel_values = [transform(cells_of(dataset, rows)) for rows in chunks(len(dataset))]
+    return CachedImages(torch.cat(pixel_values), torch.tensor(dataset["label"][:]))
 
 
 def drop_bad(dataset: Dataset, transform: ImageTransform, labelled: bool = True) -> tuple[Dataset, list[str]]:
-    """The images that a transform can read, and for each other one which it is and why not.
-
-    Every image is decoded once.
+    """The images that a transform can read, and for each other one which it is and why not; decodes each once.
 
     Raises:
         ValueError: a class of which no image is left; where labels mean nothing (`labelled=False`), no image at all.
     """
     good, reasons = [], []
-    for rows in _chunks(len(dataset)):
+    for rows in chunks(len(dataset)):
         for row, cell in zip(rows, cells_of(dataset, rows)):
             try:
                 transform.read(cell)
@@ -185,7 +167,8 @@ def drop_bad(dataset: Dataset, transform: ImageTransform, labelled: bool = True)
     return dataset.select(good), reasons
 
 
-def _chunks(length: int) -> Iterator[range]:
+def chunks(length: int) -> Iterator[range]:
+    """The rows of a split, as many at a time as are read at once."""
     return (range(start, min(start + _CHUNK, length)) for start in range(0, length, _CHUNK))
 
 
@@ -217,8 +200,8 @@ def _source(cell: dict[str, Any]) -> Path | io.BytesIO:
     return path
 
 
-def _what_it_is(cell: dict[str, Any]) -> str:
-    return what_it_is(cell["bytes"] if cell["bytes"] is not None else start_of(Path(cell["path"])))
+def _damaged(name: str, why: str) -> str:
+    return f"{name}: not a readable image, truncated or damaged ({why}); replace or remove it"
 
 
 def _first_line(error: Exception) -> str:

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..draws import Draw, SampleGenerators
 from ..options import Augmentation
-from .augment import Augment, Erasing, mixed
+from .augment import Augment, mixed
 from .labelled import cells_of, label_names
-from .tensors import IN_MEMORY_LIMIT, ImageTransform
+from .tensors import IN_MEMORY_LIMIT, ImageTransform, chunks
 
 _CHUNK_PIXELS = 1 << 18
 
@@ -27,12 +27,6 @@ class TrainingImages(TorchDataset):
     to 1 where the draw mixes. Without augmentation and mixing they are bit-equal to what the processor gives.
     Decoded images are kept as bytes up to `limit`: cropped and resized as for evaluation, or (for the resized crop)
     as they are; above it each is decoded on access.
-
-    Args:
-        dataset: a split with the columns `image` and `label`.
-        transform: the model's, as for evaluation.
-        augmentation: the recipe's section; `None` for none.
-        limit: bytes of decoded images to keep.
 
     Raises:
         ValueError: as `ImageTransform` (for a split that is kept, here, before any training) and `Augment`; an
@@ -72,7 +66,7 @@ class TrainingImages(TorchDataset):
         rows: dict[tuple[int, int, int], int] = {}
         for draw in draws:
             rows.setdefault((draw.seed, draw.epoch, draw.index), len(rows))
-            if draw.mix:
+            if draw.partner is not None:
                 rows.setdefault((draw.seed, draw.epoch, draw.partner), len(rows))
         images = self._augmented(list(rows))
         if not any(draw.mix for draw in draws):
@@ -84,7 +78,7 @@ class TrainingImages(TorchDataset):
 
     def _finished(self, draw: Draw, images: np.ndarray, rows: dict[tuple[int, int, int], int]) -> dict[str, Tensor]:
         image = images[rows[draw.seed, draw.epoch, draw.index]]
-        if draw.mix is None:
+        if draw.mix is None or draw.partner is None:
             return {"pixel_values": torch.from_numpy(image), "labels": torch.tensor(int(self.labels[draw.index]))}
         image, lam = mixed(image, images[rows[draw.seed, draw.epoch, draw.partner]], draw.mix)
         labels = torch.zeros(self.num_classes)
@@ -94,15 +88,11 @@ class TrainingImages(TorchDataset):
 
     def _augmented(self, keys: list[tuple[int, int, int]]) -> np.ndarray:
         """Images of (seed, epoch, index), normalised and erased: float32 `(len(keys), C, H, W)`."""
-        pixels = np.empty((len(keys), *self.shape), np.uint8)
-        erasings: list[tuple[int, Erasing]] = []
-        for row, key in enumerate(keys):
-            pixels[row], erasing = self.augmentation(self._decoded(key[2]), self._generators(*key))
+        made = [self.augmentation(self._decoded(key[2]), self._generators(*key)) for key in keys]
+        images = normalised(np.stack([pixels for pixels, _ in made]), self.table)
+        for image, (_, erasing) in zip(images, made):
             if erasing:
-                erasings.append((row, erasing))
-        images = normalised(pixels, self.table)
-        for row, erasing in erasings:
-            erasing.apply(images[row])
+                erasing.apply(image)
         return images
 
     def _decoded(self, index: int) -> np.ndarray | Image.Image:
@@ -117,8 +107,8 @@ class TrainingImages(TorchDataset):
         kept, size = [], 0
         if not self.keeps_source and len(self) * int(np.prod(self.shape)) > limit:
             return None
-        for start in range(0, len(self), 256):
-            for cell in cells_of(self.dataset, range(start, min(start + 256, len(self)))):
+        for rows in chunks(len(self)):
+            for cell in cells_of(self.dataset, rows):
                 image = self.transform.read(cell)
                 kept.append(np.asarray(image) if self.keeps_source else self.transform.pixels(image))
                 size += kept[-1].nbytes

@@ -18,14 +18,9 @@ class TokenBlocks:
       ends there; attention crosses documents. The rest at the end, less than a block, is left out. With a (seed,
       epoch), the cuts are shifted by a random number of tokens, the same for the whole epoch.
     - `packing="documents"`: every document begins a new block, a longer one continues in the next; the last is
-      filled up with padding that is neither attended to nor predicted. No block holds two documents.
+      filled up with `pad`, which is neither attended to nor predicted. No block holds two documents.
 
-    Args:
-        file: the tokens.
-        block_size: tokens per block.
-        packing: as above.
-        frame: special tokens before and after every block (`[CLS]` and `[SEP]` of BERT).
-        pad: the token to fill up with.
+    `frame` gives the special tokens before and after every block (`[CLS]` and `[SEP]` of BERT).
 
     Raises:
         ValueError: a block no longer than its frame, or fewer tokens than one block.
@@ -77,12 +72,7 @@ class TokenBlocks:
         return int(epoch_generator(seed, epoch).integers(self.content))
 
     def take(self, indices: Sequence[int], shift: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Blocks by number: int64 ids and a mask of the real tokens, both `(len(indices), block_size)`.
-
-        Args:
-            indices: from 0 to `len(self) - 1`.
-            shift: tokens to move the cuts by, from `shift`; the last block then begins earlier by itself.
-        """
+        """Blocks by number, cuts `shift` tokens later: int64 ids and mask of tokens, `(len(indices), block_size)`."""
         ids = np.full((len(indices), self.block_size), self.pad, np.int64)
         mask = np.zeros(ids.shape, np.int64)
         for row, index in enumerate(indices):

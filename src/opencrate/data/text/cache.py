@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -46,10 +46,8 @@ _TOKENS, _ENDS, _ABOUT, _PROGRESS = "tokens.bin", "ends.bin", "about.json", "pro
 
 def cache_folder() -> Path:
     """`$OPENCRATE_CACHE`, else `$XDG_CACHE_HOME/opencrate`, else `~/.cache/opencrate`."""
-    if os.environ.get("OPENCRATE_CACHE"):
-        return Path(os.environ["OPENCRATE_CACHE"]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "opencrate"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("OPENCRATE_CACHE") or base / "opencrate").expanduser()
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,8 @@ class TokenFile:
     """The tokens of one part.
 
     Attributes:
-        tokens: `(counts.tokens,)` uint16 or uint32, a memory map; every document ends with the separator, where the
-            tokenizer has one (to train on, it must).
+        tokens: `(counts.tokens,)` uint16 or uint32, a memory map; a separator (if there is one) ends every document.
         ends: `(counts.documents,)` int64: the position after each document's separator.
-        counts: how much there is.
         key: of the cache.
     """
 
@@ -119,6 +115,7 @@ def _write(partial: Path, documents: Documents, tokenizer: PreTrainedTokenizerBa
     """Tokenise batch by batch; after each, `progress.json` says how far both files are valid."""
     counts = _resumed(partial, dtype)
     separator, unknown = separator_of(tokenizer), tokenizer.unk_token_id
+    unknown = None if unknown == separator else unknown
     rest = islice(iter(documents), counts.documents, None)
     with (partial / _TOKENS).open("ab") as tokens, (partial / _ENDS).open("ab") as ends, _progress() as shown:
         for batch in _batches(rest):
@@ -132,17 +129,13 @@ def _write(partial: Path, documents: Documents, tokenizer: PreTrainedTokenizerBa
                 characters=counts.characters + sum(map(len, batch)),
                 bytes=counts.bytes + sum(len(text.encode()) for text in batch),
                 tokens=counts.tokens + len(flat),
-                unknown=counts.unknown + _unknown(flat, unknown, separator),
+                unknown=counts.unknown + (0 if unknown is None else int((flat == unknown).sum())),
             )
             tokens.flush()
             ends.flush()
             write_json(partial / _PROGRESS, asdict(counts))
             shown(counts.characters)
     return counts
-
-
-def _unknown(flat: np.ndarray, unknown: int | None, separator: int | None) -> int:
-    return 0 if unknown is None or unknown == separator else int((flat == unknown).sum())
 
 
 def _encoded(
@@ -195,12 +188,10 @@ def _open(folder: Path) -> TokenFile:
 
 
 def _counts(fields: Any, path: Path) -> Counts:
-    try:
+    with suppress(TypeError):
         counts = Counts(**fields)
         if all(isinstance(number, int) and number >= 0 for number in asdict(counts).values()):
             return counts
-    except TypeError:
-        pass
     raise ValueError(f"{path}: damaged; {_AGAIN}")
 
 
@@ -216,10 +207,8 @@ def _alone(folder: Path) -> Iterator[None]:
 @contextmanager
 def _progress() -> Iterator:
     """A bar on standard error where that is a terminal; called with the characters so far."""
-    if not sys.stderr.isatty():
-        yield lambda characters: None
-        return
     columns = TextColumn("tokenising"), TextColumn("{task.completed:,} characters"), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
         task = bar.add_task("tokenising", total=None)
         yield lambda characters: bar.update(task, completed=characters)

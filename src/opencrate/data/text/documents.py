@@ -11,10 +11,7 @@ from itertools import islice
 class Documents:
     """Texts in a fixed order, read again at every iteration; those of white space only are left out.
 
-    Args:
-        where: the source, for messages.
-        read: gives the texts anew.
-        identity: what the texts depend on, in one hash; called when it is needed.
+    `where` names the source in messages; `identity()` hashes what the texts depend on, when that is needed.
     """
 
     def __init__(self, where: str, read: Callable[[], Iterator[str]], identity: Callable[[], str]) -> None:
@@ -45,9 +42,7 @@ class Documents:
 
     def first(self, count: int) -> Documents:
         """The first `count` documents."""
-        return Documents(
-            self.where, lambda: islice(iter(self), count), lambda: digest("documents", 0, count, self.identity)
-        )
+        return self.after(0, count)
 
     def after(self, count: int, stop: int) -> Documents:
         """Documents `count` to `stop`."""
@@ -56,11 +51,7 @@ class Documents:
         )
 
     def require_text(self) -> Documents:
-        """These documents.
-
-        Raises:
-            ValueError: there is no text in them.
-        """
+        """These documents; `ValueError` if there is no text in them."""
         if next(iter(self), None) is None:
             raise ValueError(f"{self.where}: empty, it contains no text; give a text to read")
         return self

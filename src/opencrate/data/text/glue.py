@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ class GlueTask:
     """Where a task's files keep what is needed, and how it is scored.
 
     Attributes:
-        texts: columns of the one or two sentences.
-        label: column of the label.
+        texts, label: columns of the one or two sentences, and of the label.
         classes: words of the label in the files, in the order of the class numbers; empty for a score.
-        metrics: names of `analysis.glue.glue_metrics`, the one that is reported first.
+        metrics: names in `evaluation.glue`, the one that is reported first.
         names: of the columns, where the files have no header.
         validation: files to be scored on.
     """
@@ -87,12 +85,6 @@ class GlueDataset(Dataset):
     All of `max_length` tokens, int64; `trimmed` cuts what is padding in a whole batch. Labels are int64 scalars,
     float32 for scores. Asked with a `Draw` or an index, which give the same. A tokenizer without special tokens around
     a text (GPT-2's) gets its end token after each sentence. Pairs too long lose tokens of the longer sentence.
-
-    Args:
-        examples: the rows.
-        tokenizer: of the model.
-        max_length: tokens per example, special ones included.
-        regression: whether the labels are scores.
     """
 
     def __init__(
@@ -112,12 +104,7 @@ class GlueDataset(Dataset):
 
 @dataclass(frozen=True)
 class GlueSplits:
-    """A task's examples, ready for a model.
-
-    Attributes:
-        validation: by file name (`dev`; for MNLI `dev_matched` and `dev_mismatched`).
-        label_names: of the classes; `None` where labels are scores.
-    """
+    """A task's examples, ready for a model; `validation` by file name (`dev`; MNLI has two)."""
 
     task: str
     train: GlueDataset
@@ -134,29 +121,23 @@ class GlueSplits:
         """Leave out `token_type_ids`, here and in what the tokenizer gives: for a model that knows no segments."""
         for part in (self.train, *self.validation.values()):
             part.fields.pop("token_type_ids", None)
-        kept = [name for name in self.tokenizer.model_input_names if name != "token_type_ids"]
-        self.tokenizer.model_input_names = kept
+        names = self.tokenizer.model_input_names
+        self.tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
 
-    @cached_property
-    def _fingerprint(self) -> dict[str, dict[str, Any]]:
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """Of each part: how many examples, and a hash of their texts and labels."""
         return {
             name: {"examples": len(part.labels), "sha256": digest(*part.texts, *part.labels)}
             for name, part in self.examples.items()
         }
 
-    def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Of each part: how many examples, and a hash of their texts and labels."""
-        return self._fingerprint
-
 
 def load_glue(path: str | Path, task: str, tokenizer: PreTrainedTokenizerBase, max_length: int = 128) -> GlueSplits:
-    """A GLUE task from its folder of `train.tsv` and `dev.tsv`, as the GLUE download lays it out.
+    """A task of `GLUE_TASKS` from its folder of `train.tsv` and `dev.tsv`, as the GLUE download lays it out.
 
     The published test files have no labels; scores are those of the dev files.
 
     Args:
-        path: the folder.
-        task: a name of `GLUE_TASKS`.
         tokenizer: of the model; one without a padding token pads with its end token.
         max_length: tokens per example, special ones included.
 
@@ -174,11 +155,7 @@ def load_glue(path: str | Path, task: str, tokenizer: PreTrainedTokenizerBase, m
 
 
 def glue_task(name: str) -> GlueTask:
-    """A task by name.
-
-    Raises:
-        ValueError: there is no such task.
-    """
+    """A task by name; `ValueError` if there is none."""
     if name not in GLUE_TASKS:
         raise ValueError(f"unknown GLUE task '{name}'; {suggest(name, GLUE_TASKS)}")
     return GLUE_TASKS[name]
@@ -225,7 +202,7 @@ def trimmed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value[:, :length] if value.ndim == 2 else value for name, value in batch.items()}
 
 
-def _encoded(texts: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, list]:
+def _encoded(texts: Sequence[tuple[str, ...]], tokenizer: Any, length: int) -> dict[str, list]:
     columns = [list(column) for column in zip(*texts)]
     if any(frame_of(tokenizer)):
         return dict(tokenizer(*columns, truncation=True, max_length=length, padding="max_length"))

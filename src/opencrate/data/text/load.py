@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from .blocks import TokenBlocks
-from .cache import Counts, TokenFile, cache_folder, tokenised
+from .cache import TokenFile, cache_folder, tokenised
 from .datasets import CausalBlocks, MaskedBlocks
 from .documents import Documents, digest, held_out_by_position
 from .masking import Masking
 from .options import TRAINED, TextData, check_text_data
 from .sources import read_parts
-from .tokenizers import Objective, check_objective, frame_of, load_tokenizer, train_tokenizer
+from .tokenizers import Objective, check_objective, frame_of, load_tokenizer, pad_of, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,7 @@ class TextSplits:
     Attributes:
         train: asked with `Draw`s; `validation` and `test` with indices, `None` where nothing was held out.
         tokenizer: save it beside the model (`save_pretrained`); its `model_max_length` is the block size.
-        counts: how much text each part holds.
-        keys: of each part's tokens.
+        files: the tokens of each part.
         label_names: `None`: text has no classes.
     """
 
@@ -40,21 +39,15 @@ class TextSplits:
     validation: Dataset | None
     test: Dataset | None
     tokenizer: PreTrainedTokenizerBase
-    counts: dict[str, Counts] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
+    files: dict[str, TokenFile]
     label_names: None = None
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Of each part: documents, characters, bytes, tokens, and one hash of text, tokenizer and division."""
+        names = ("documents", "characters", "bytes", "tokens")
         return {
-            part: {
-                "documents": counts.documents,
-                "characters": counts.characters,
-                "bytes": counts.bytes,
-                "tokens": counts.tokens,
-                "sha256": self.keys[part],
-            }
-            for part, counts in self.counts.items()
+            part: {**{name: getattr(file.counts, name) for name in names}, "sha256": file.key}
+            for part, file in self.files.items()
         }
 
 
@@ -64,7 +57,6 @@ def load_text(
     """Read, divide, tokenise (once) and cut a text.
 
     Args:
-        data: which text, and how.
         objective: "causal" (predict the next token) or "masked" (predict masked tokens).
         tokenizer: one to use instead of `data.tokenizer`, such as that of a model to fine-tune.
 
@@ -84,14 +76,7 @@ def load_text(
         if file.counts.unknown:
             share = file.counts.unknown / file.counts.tokens
             logger.warning("%s: %.2f %% of the %s tokens are unknown to the tokenizer", data.path, 100 * share, part)
-    return TextSplits(
-        train=made["train"],
-        validation=made.get("validation"),
-        test=made.get("test"),
-        tokenizer=tokenizer,
-        counts={part: file.counts for part, file in files.items()},
-        keys={part: file.key for part, file in files.items()},
-    )
+    return TextSplits(made["train"], made.get("validation"), made.get("test"), tokenizer, files)
 
 
 def divided(data: TextData) -> dict[str, Documents]:
@@ -114,11 +99,7 @@ def divided(data: TextData) -> dict[str, Documents]:
 
 
 def tokenizer_for(data: TextData, train: Documents, objective: Objective) -> PreTrainedTokenizerBase:
-    """The tokenizer that the data names; one that is made from the training text is made once and kept.
-
-    Raises:
-        ValueError: as `train_tokenizer` and `load_tokenizer`.
-    """
+    """The tokenizer that the data names; one that is made from the training text is made once and kept."""
     if data.tokenizer not in TRAINED:
         return load_tokenizer(data.tokenizer)
     size = data.vocab_size if data.tokenizer in ("bpe", "wordpiece") else 0
@@ -126,31 +107,21 @@ def tokenizer_for(data: TextData, train: Documents, objective: Objective) -> Pre
     if kept.is_dir():
         return load_tokenizer(kept)
     tokenizer = train_tokenizer(data.tokenizer, train, objective, data.vocab_size)
-    _keep(tokenizer, kept)
-    return load_tokenizer(kept)
-
-
-def _keep(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save under another name, then rename; a second process leaves the file in place, which is the same."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=f".{kept.name}.") as temporary:
         made = Path(temporary) / "made"
         tokenizer.save_pretrained(made)
-        with contextlib.suppress(OSError):
-            made.rename(folder)
+        with contextlib.suppress(OSError):  # a second process leaves the folder in place, which is the same
+            made.rename(kept)
+    return load_tokenizer(kept)
 
 
 def blocks_of(
     file: TokenFile, data: TextData, objective: Objective, tokenizer: PreTrainedTokenizerBase, part: str
 ) -> Dataset:
-    """The tokens of one part as blocks with labels for the objective.
-
-    Raises:
-        ValueError: less text than one block.
-    """
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    """The tokens of one part as blocks with labels for the objective; `ValueError` for less than one block."""
     try:
-        blocks = TokenBlocks(file, data.block_size, data.packing, frame_of(tokenizer), pad)
+        blocks = TokenBlocks(file, data.block_size, data.packing, frame_of(tokenizer), pad_of(tokenizer))
     except ValueError as error:
         raise ValueError(f"{data.path}, {part} part: {error}") from None
     if objective == "causal":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -19,16 +21,11 @@ class Masking:
     Every token that is not special is chosen with the given probability, individually or with all tokens of its word
     and at least one per text (`whole_word`). A word is a run of WordPieces that `##` joins; for other tokenizers, of
     tokens that join letter or digit to letter or digit without anything between.
-
-    Args:
-        tokenizer: with a mask token.
-        probability: of a token (or word) to be chosen.
-        whole_word: choose words.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float = 0.15, whole_word: bool = False) -> None:
         self.probability, self.whole_word = probability, whole_word
-        self.mask_token = tokenizer.mask_token_id
+        self.mask_token: Any = tokenizer.mask_token_id  # an int, which transformers' types do not say
         size = vocabulary_size(tokenizer)
         self.special = np.zeros(size, bool)
         self.special[[token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]] = True
@@ -37,15 +34,15 @@ class Masking:
             self.joins_before, self.joins_after = _joins(tokenizer, size)
 
     def __call__(self, ids: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Corrupted ids and labels of one text, both int64 `(N,)`.
-
-        As many random numbers are drawn for every text of N tokens, so nothing but the generator's state decides.
-        """
+        """Corrupted ids and labels of one text, both int64 `(N,)`; N alone says how many random numbers are drawn."""
         draws = generator.random((2, len(ids)))
         replacements = generator.integers(len(self.ordinary), size=len(ids))
         candidates = ~self.special[ids]
-        chosen = self._words(ids, candidates, draws[0]) if self.whole_word else draws[0] < self.probability
-        chosen &= candidates
+        own = draws[0]
+        if self.whole_word:  # all tokens of a word share the draw of its first token
+            words = self.words(ids)
+            own = own[np.flatnonzero(np.diff(words, prepend=-1))][words]
+        chosen = (own < self.probability) & candidates
         if not chosen.any() and candidates.any():
             chosen = self._least(ids, candidates, draws[0])
         corrupted = np.where(chosen & (draws[1] < _MASKED), self.mask_token, ids)
@@ -58,12 +55,6 @@ class Masking:
         begins = np.ones(len(ids), bool)
         begins[1:] = ~(self.joins_before[ids[1:]] & self.joins_after[ids[:-1]])
         return begins.cumsum() - 1
-
-    def _words(self, ids: np.ndarray, candidates: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """All tokens of a word share the draw of its first token."""
-        words = self.words(ids)
-        first = np.flatnonzero(np.diff(words, prepend=-1))
-        return draws[first][words] < self.probability
 
     def _least(self, ids: np.ndarray, candidates: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """The token with the smallest draw, with its word: no text is left without a prediction."""

@@ -26,9 +26,7 @@ class TextData:
     vocab_size: Annotated[int, Within(2, 10**7)] = 8192  # of bpe and wordpiece, special tokens included
     block_size: Annotated[int, Within(2, 2**20)] = 256  # tokens, special tokens included
     packing: Literal["stream", "documents"] = "stream"  # documents: no block holds two; short ones are padded
-    mask_probability: Annotated[float, Within(1e-6, 1)] = (
-        0.15  # share of the tokens that masked language modelling predicts
-    )
+    mask_probability: Annotated[float, Within(1e-6, 1)] = 0.15  # masked language modelling: share of tokens predicted
     whole_word: bool = False  # masked language modelling: all tokens of a word or none
 
 

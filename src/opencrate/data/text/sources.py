@@ -1,13 +1,4 @@
-"""Where text comes from, by one argument.
-
-| path | what it is |
-|---|---|
-| `stdlib` | the source of Python's standard library, always on the machine |
-| a text file | UTF-8; one document, or one per paragraph or line |
-| a `.jsonl` or `.parquet` file | a table with a column of strings, one document per row |
-| a folder of such files of one kind | divided by the parts that their names say (`parts.part_of`) |
-| `hf://owner/name[/config]` | a data set of the Hugging Face Hub: the only one that uses the network |
-"""
+"""Where text comes from, by one argument: see `_ALLOWED`; only `hf://` uses the network."""
 
 from __future__ import annotations
 
@@ -21,7 +12,7 @@ from pathlib import Path
 from ..._files import HUB_PREFIX, path_problem, read_bytes, require_file, shown
 from ..fingerprint import CONTENT_LIMIT
 from ..images.files import LeftOut, visible_files, what_it_is
-from ..parts import files_by_part, is_part
+from ..parts import files_by_part, is_part, of_no_part
 from .documents import Documents, TextParts, digest
 from .options import TextData
 from .tables import JSON_SUFFIXES, hub_parts, table_documents
@@ -74,11 +65,7 @@ def _stdlib_texts() -> tuple[str, ...]:
 
 
 def read_text(file: Path) -> str:
-    """A file's text as it is (line ends too), without a byte order mark.
-
-    Raises:
-        ValueError: not UTF-8; says at which byte.
-    """
+    """A file's text as it is (line ends too), without a byte order mark; `ValueError` says where it is not UTF-8."""
     content = read_bytes(file, "a text file")
     if b"\0" in content and not content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{shown(file)}: not text but {what_it_is(content)}; give UTF-8 text")
@@ -106,7 +93,7 @@ def _texts(files: list[Path], document: str) -> Iterator[str]:
         if document == "file":
             yield text
         elif document == "line":
-            yield from (line for line in text.split("\n"))
+            yield from text.split("\n")
         else:
             yield from re.split(r"\n[ \t\r]*\n", text)
 
@@ -118,18 +105,10 @@ def _identity(files: tuple[Path, ...], *options: object) -> str:
     for file in files:
         if by_content:
             with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _hashed(stream)
-            found.update(content.digest())
+                found.update(hashlib.file_digest(stream, "sha256").digest())
         else:
             found.update(f"{file.name}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\0".encode())
     return found.hexdigest()
-
-
-def _hashed(stream) -> object:
-    content = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        content.update(block)
-    return content
 
 
 def _files(path: Path) -> dict[str, list[Path]]:
@@ -144,10 +123,7 @@ def _files(path: Path) -> dict[str, list[Path]]:
         return parts
     named = [file for part, some in parts.items() if part != "all" for file in some]
     if {"train", "all"} < parts.keys() or any(is_part(file.name.partition(".")[0]) for file in named):
-        raise ValueError(
-            f"{parts['all'][0]}: its name says neither train, validation nor test, but those of others below {path} "
-            "do; rename or remove it, or give one file"
-        )
+        raise ValueError(of_no_part(parts["all"][0], path))
     return {"all": found}
 
 

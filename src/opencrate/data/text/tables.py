@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import datasets
 from datasets import Dataset, IterableDataset, Value
+from datasets.exceptions import DatasetGenerationError
 
 from ..._files import parse_json, read_limited, require_file, shown
 from ..._pretrained import reason
 from ..hub import check_readable, load_hub, no_progress_bars
+from ..images.files import opened
 from .documents import Documents, TextParts, digest
 from .options import TextData
 
@@ -25,11 +26,7 @@ _UNPACKED_LIMIT, _MOST_PACKED = 64 << 20, 200
 
 
 def table_documents(files: list[Path], column: str | None, where: str, identity: Callable[[], str]) -> Documents:
-    """One document per row of the files' column of strings.
-
-    Raises:
-        ValueError: an unreadable file, or no column that fits.
-    """
+    """One document per row of the files' column of strings."""
     is_parquet = files[0].suffix.lower() == ".parquet"
     names = [str(file) for file in files if not is_parquet or check_readable(file)]
     if not names:
@@ -39,8 +36,8 @@ def table_documents(files: list[Path], column: str | None, where: str, identity:
             if not is_parquet:
                 for file in files:
                     check_json_lines(file)
-            table = (Dataset.from_parquet if is_parquet else Dataset.from_json)(names)
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+            table = Dataset.from_parquet([*names]) if is_parquet else Dataset.from_json([*names])
+    except (DatasetGenerationError, OSError, ValueError) as error:
         if isinstance(error, ValueError) and str(error).startswith(tuple(map(shown, files))):
             raise
         why = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
@@ -50,11 +47,7 @@ def table_documents(files: list[Path], column: str | None, where: str, identity:
 
 
 def check_json_lines(file: Path) -> None:
-    """Refuse a table that is not one JSON object a line: the library that reads it ends the process at some.
-
-    Raises:
-        ValueError: names the first other line; a file that unpacks to far more than it is.
-    """
+    """Refuse a table that is not one JSON object a line: the library that reads it ends the process at some."""
     if file.suffix == ".zst":  # needs a package of its own, which reads it in blocks
         return
     left = max(_UNPACKED_LIMIT, _MOST_PACKED * require_file(file, "a table of text").stat().st_size)
@@ -66,7 +59,7 @@ def check_json_lines(file: Path) -> None:
 
 def _check_lines(file: Path, left: int) -> None:
     number = 0
-    with _unpacked(file) as stream:
+    with opened(file, file.suffix == ".gz") as stream:
         while line := stream.readline(left):
             number, left = number + 1, left - len(line)
             where = f"{shown(file)}, line {number}"
@@ -81,23 +74,15 @@ def _check_lines(file: Path, left: int) -> None:
 
 def _check_json_list(file: Path) -> None:
     """The same of a file that is one list of objects."""
-    with _unpacked(file) as stream:
+    with opened(file, file.suffix == ".gz") as stream:
         rows = parse_json(read_limited(stream, file), shown(file), list)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"{shown(file)}, entry {number}: is no JSON object; replace it")
 
 
-def _unpacked(file: Path) -> Any:
-    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
-
-
 def text_column(features: Mapping[str, Any] | None, given: str | None, where: str) -> str:
-    """The column of texts.
-
-    Raises:
-        ValueError: no such column, or none that is the only one.
-    """
+    """The column of texts: the one given, `text`, or the only one of strings."""
     if features is None:  # a streamed data set that does not say
         return given or "text"
     strings = [n for n, f in features.items() if isinstance(f, Value) and f.dtype in ("string", "large_string")]
@@ -120,9 +105,6 @@ def hub_parts(data: TextData) -> TextParts:
 
     With `text.streaming` nothing is downloaded before it is read. Without a validation split of its own, its first
     `validation_fraction * max_documents` documents are held out, and it needs `max_documents`.
-
-    Raises:
-        ValueError: as `load_hub`, or no column that fits.
     """
     tables, revision = load_hub(data.path, "Skylion007/openwebtext", data.streaming)
     if set(tables) == {"train"}:
@@ -143,21 +125,17 @@ def _streamed(parts: TextParts, data: TextData) -> TextParts:
     limit = data.max_documents
     if "all" not in parts:
         return {part: documents.first(limit) for part, documents in parts.items()} if limit else parts
-    held_out = [math.ceil(fraction * (limit or 0)) for fraction in (data.validation_fraction, data.test_fraction)]
-    if limit is None and (data.validation_fraction or data.test_fraction):
+    whole, fractions = parts["all"], (data.validation_fraction, data.test_fraction)
+    if limit is None and any(fractions):
         raise ValueError(
             f"{data.path}: streamed, without a validation split of its own; give text.max_documents, of which the "
             "first are held out, or set text.validation_fraction=0"
         )
-    whole, (validation, test) = parts["all"], held_out
     if limit is None:
         return {"train": whole}
-    found = {"train": whole.after(validation + test, limit)}
-    if validation:
-        found["validation"] = whole.first(validation)
-    if test:
-        found["test"] = whole.after(validation, validation + test)
-    return found
+    first, second = accumulate(math.ceil(fraction * limit) for fraction in fractions)
+    borders = {"train": (second, limit), "validation": (0, first), "test": (first, second)}
+    return {part: whole.after(*two) for part, two in borders.items() if part == "train" or two[0] < two[1]}
 
 
 def _rows(table: Dataset, column: str) -> Iterator[str]:

@@ -10,14 +10,15 @@ import hashlib
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
-    BertTokenizerFast,
-    GPT2TokenizerFast,
+    BertTokenizerFast,  # pyright: ignore[reportAttributeAccessIssue]  # made when asked for
+    GPT2TokenizerFast,  # pyright: ignore[reportAttributeAccessIssue]
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -53,11 +54,13 @@ def train_tokenizer(
     """
     if kind not in TRAINED:
         raise ValueError(f"tokenizer '{kind}': one made from text is {', '.join(TRAINED)}")
-    special = list(_BERT.values()) if objective == "masked" else [END]
+    masked = objective == "masked"
+    special, unknown = (list(_BERT.values()), _BERT["unk_token"]) if masked else ([END], UNKNOWN)
+    with_unknown = special if masked else [*special, unknown]
     if kind == "characters":
-        tokenizer = _character_tokenizer(texts, special, objective)
+        tokenizer = _character_tokenizer(texts, with_unknown, unknown)
     elif kind == "wordpiece":
-        tokenizer = _wordpiece_tokenizer(texts, special, objective, vocab_size)
+        tokenizer = _wordpiece_tokenizer(texts, with_unknown, unknown, vocab_size)
     else:
         tokenizer = _byte_tokenizer(texts if kind == "bpe" else (), special, vocab_size if kind == "bpe" else None)
     return wrapped(tokenizer, objective)
@@ -70,34 +73,22 @@ def wrapped(tokenizer: Tokenizer, objective: Objective) -> PreTrainedTokenizerFa
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
         )
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            **_BERT,
-            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-            clean_up_tokenization_spaces=False,
-        )
-    unknown = {"unk_token": UNKNOWN} if tokenizer.token_to_id(UNKNOWN) is not None else {}
+        special, inputs = _BERT, ["input_ids", "token_type_ids", "attention_mask"]
+    else:
+        special, inputs = {"bos_token": END, "eos_token": END, "pad_token": END}, ["input_ids", "attention_mask"]
+        if tokenizer.token_to_id(UNKNOWN) is not None:
+            special["unk_token"] = UNKNOWN
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END,
-        eos_token=END,
-        pad_token=END,
-        **unknown,
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer, **special, model_input_names=inputs, clean_up_tokenization_spaces=False
     )
 
 
-def _character_tokenizer(texts: Iterable[str], special: list[str], objective: Objective) -> Tokenizer:
-    found: set[str] = set()
-    for text in texts:
-        found.update(text)
-    unknown = _BERT["unk_token"] if objective == "masked" else UNKNOWN
-    names = [*special, *([] if unknown in special else [unknown]), *sorted(found)]
+def _character_tokenizer(texts: Iterable[str], special: list[str], unknown: str) -> Tokenizer:
+    names = [*special, *sorted(set(chain.from_iterable(texts)))]
     vocab = {name: number for number, name in enumerate(names)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token=unknown, cache_capacity=0))
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([*special, unknown])
+    tokenizer.add_special_tokens(special)
     return tokenizer
 
 
@@ -110,27 +101,23 @@ def _byte_tokenizer(texts: Iterable[str], special: list[str], vocab_size: int | 
             f"text.vocab_size={vocab_size}: bpe needs at least {least}, the bytes and {len(special)} special tokens; "
             "use tokenizer=bytes or characters for fewer"
         )
-    if vocab_size is None:
-        vocab = {name: number for number, name in enumerate([*special, *alphabet])}
-        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], cache_capacity=0))
-    else:
-        tokenizer = Tokenizer(models.BPE())
+    vocab = {name: number for number, name in enumerate([*special, *alphabet])}
+    bytes_alone = models.BPE(vocab=vocab, merges=[], cache_capacity=0)
+    tokenizer = Tokenizer(bytes_alone if vocab_size is None else models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=vocab_size is not None)
     tokenizer.decoder = decoders.ByteLevel()
-    if vocab_size is not None:
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        )
-        tokenizer.train_from_iterator(_pieces_of(texts), trainer)
-    else:
+    if vocab_size is None:
         tokenizer.add_special_tokens(special)
+        return tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_pieces_of(texts), trainer)
     return tokenizer
 
 
-def _wordpiece_tokenizer(texts: Iterable[str], special: list[str], objective: Objective, vocab_size: int) -> Tokenizer:
+def _wordpiece_tokenizer(texts: Iterable[str], special: list[str], unknown: str, vocab_size: int) -> Tokenizer:
     """WordPieces, with the alphabet's `##` forms in a fixed order: the trainer's own would change from run to run."""
-    unknown = _BERT["unk_token"] if objective == "masked" else UNKNOWN
-    special = special if unknown in special else [*special, unknown]
     normalizer = normalizers.BertNormalizer(lowercase=True)
     counts = Counter(character for text in texts for character in normalizer.normalize_str(text))
     frequent = sorted((character for character in counts if not character.isspace()), key=lambda c: (-counts[c], c))
@@ -143,12 +130,10 @@ def _wordpiece_tokenizer(texts: Iterable[str], special: list[str], objective: Ob
         )
     made = Tokenizer(models.WordPiece(unk_token=unknown))
     made.normalizer, made.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
-    made.train_from_iterator(
-        _pieces_of(texts),
-        trainers.WordPieceTrainer(
-            vocab_size=vocab_size, special_tokens=first, limit_alphabet=_ALPHABET, show_progress=False
-        ),
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=first, limit_alphabet=_ALPHABET, show_progress=False
     )
+    made.train_from_iterator(_pieces_of(texts), trainer)
     tokenizer = Tokenizer(models.WordPiece(vocab=made.get_vocab(), unk_token=unknown))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
@@ -202,20 +187,21 @@ def _read(where: str | Path) -> PreTrainedTokenizerBase:
 
 
 def check_objective(tokenizer: PreTrainedTokenizerBase, objective: Objective) -> None:
-    """Refuse a tokenizer without the tokens that an objective needs.
-
-    Raises:
-        ValueError: masked without a mask token, or neither an end nor a separator token.
-    """
+    """Refuse a tokenizer without the tokens that an objective needs: a mask token, one between documents."""
     if objective == "masked" and tokenizer.mask_token_id is None:
         raise ValueError("tokenizer: has no mask token, which masked language modelling needs; use BERT's")
     if separator_of(tokenizer) is None:
         raise ValueError("tokenizer: has neither an end-of-text nor a separator token to set between documents")
 
 
-def separator_of(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def separator_of(tokenizer: Any) -> int | None:
     """The token between documents: the end-of-text token, else the separator."""
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+
+
+def pad_of(tokenizer: Any) -> int:
+    """The token to fill blocks up with: the padding token, else the first."""
+    return tokenizer.pad_token_id or 0
 
 
 def frame_of(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -253,19 +239,22 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_identity(tokenizer: Any) -> str:
     """SHA-256 of everything that decides which tokens a text becomes; how they are cut and padded does not."""
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
+    backend = _uncut(Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
     return hashlib.sha256(backend.to_str().encode()).hexdigest()
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens; words like `[MASK]` in the text stay text."""
-    backend = tokenizer.backend_tokenizer
+def _uncut(backend: Tokenizer) -> Tokenizer:
+    """The same, told neither to cut nor to pad."""
     backend.no_truncation()
     backend.no_padding()
+    return backend
+
+
+def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens; words like `[MASK]` in the text stay text."""
+    backend = _uncut(tokenizer.backend_tokenizer)
     before, backend.encode_special_tokens = backend.encode_special_tokens, True
     try:
         return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
