@@ -1,5 +1,5 @@
 # make demo     train, measure and report on real digits (about 2 minutes)
-# make test     lint and tests      make types    the public API, by pyright      make .venv    the environment alone
+# make test     lint (ruff, pyright) and tests      make .venv    the environment alone
 # make docs     renew the generated pages: docs/api.md and the tables of docs/doctor_checks.md and docs/results/doctor.md
 # make lock     renew requirements/*.txt: the newest and the oldest versions that pyproject.toml allows
 # make test-lowest   make test-latest       the contract, parity and command-line tests at both ends of those ranges
@@ -27,7 +27,7 @@ this = $(pip) install --no-deps --no-build-isolation --editable .
 
 pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
-.PHONY: .venv demo test types test-lowest test-latest lint docs lock clean
+.PHONY: .venv demo test test-lowest test-latest lint docs lock clean
 
 .venv: $(STAMP)
 
@@ -45,9 +45,7 @@ demo: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/ruff format --check src tests benchmarks examples docs
-
-types: $(STAMP)
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --level error
 
 docs: $(STAMP)
 	$(BIN)/python docs/make_api.py

@@ -14,103 +14,66 @@ from typing import TYPE_CHECKING, Any
 
 from ._exports import lazy_exports
 
-if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers; a test compares the two
+if TYPE_CHECKING:  # what the package offers; see _exports
     from .analysis.audit.audit import audit as audit
     from .analysis.doctor.diagnose import diagnose as diagnose
     from .analysis.doctor.inputs import diagnose_saved as diagnose_saved
     from .analysis.features.find import find_features as find_features
-    from .analysis.layers.analyze import LayerAnalysis as LayerAnalysis
-    from .analysis.layers.analyze import analyze as analyze
+    from .analysis.layers.analyze import LayerAnalysis as LayerAnalysis, analyze as analyze
     from .analysis.layers.result import layer_measures as layer_measures
     from .analysis.record.hooks import BlockHooks as BlockHooks
     from .analysis.theory.check import theory_check as theory_check
     from .configuration_crate import CrateConfig as CrateConfig
     from .configuration_crate_mae import CrateMAEConfig as CrateMAEConfig
     from .configuration_crate_text import CrateTextConfig as CrateTextConfig
-    from .conversion import load_official as load_official
-    from .conversion import to_official as to_official
+    from .conversion import load_official as load_official, to_official as to_official
     from .evaluation.classifier import predict as predict
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generation import generate as generate
     from .image_processing_crate import CrateImageProcessor as CrateImageProcessor
-    from .modeling_crate import CrateBackbone as CrateBackbone
-    from .modeling_crate import CrateForImageClassification as CrateForImageClassification
-    from .modeling_crate import CrateModel as CrateModel
-    from .modeling_crate_mae import CrateMAEForPreTraining as CrateMAEForPreTraining
-    from .modeling_crate_mae import CrateMAEModel as CrateMAEModel
-    from .modeling_crate_text import CrateForCausalLM as CrateForCausalLM
-    from .modeling_crate_text import CrateForMaskedLM as CrateForMaskedLM
-    from .modeling_crate_text_heads import CrateForMultipleChoice as CrateForMultipleChoice
-    from .modeling_crate_text_heads import CrateForQuestionAnswering as CrateForQuestionAnswering
-    from .modeling_crate_text_heads import CrateForSequenceClassification as CrateForSequenceClassification
-    from .modeling_crate_text_heads import CrateForTokenClassification as CrateForTokenClassification
+    from .modeling_crate import (
+        CrateBackbone as CrateBackbone,
+        CrateForImageClassification as CrateForImageClassification,
+        CrateModel as CrateModel,
+    )
+    from .modeling_crate_mae import CrateMAEForPreTraining as CrateMAEForPreTraining, CrateMAEModel as CrateMAEModel
+    from .modeling_crate_text import CrateForCausalLM as CrateForCausalLM, CrateForMaskedLM as CrateForMaskedLM
+    from .modeling_crate_text_heads import (
+        CrateForMultipleChoice as CrateForMultipleChoice,
+        CrateForQuestionAnswering as CrateForQuestionAnswering,
+        CrateForSequenceClassification as CrateForSequenceClassification,
+        CrateForTokenClassification as CrateForTokenClassification,
+    )
     from .modeling_crate_text_model import CrateTextModel as CrateTextModel
-    from .objective import coding_rate as coding_rate
-    from .objective import rate_reduction as rate_reduction
-    from .objective import sparse_rate_reduction as sparse_rate_reduction
-    from .objective import sparsity as sparsity
-    from .objective import subspace_coding_rate as subspace_coding_rate
-    from .operators import ista as ista
-    from .operators import mssa as mssa
+    from .objective import (
+        coding_rate as coding_rate,
+        rate_reduction as rate_reduction,
+        sparse_rate_reduction as sparse_rate_reduction,
+        sparsity as sparsity,
+        subspace_coding_rate as subspace_coding_rate,
+    )
+    from .operators import ista as ista, mssa as mssa
     from .recipe.load import load_recipe as load_recipe
-    from .registry import Operator as Operator
-    from .registry import register_operator as register_operator
+    from .registry import Operator as Operator, register_operator as register_operator
     from .sizes import list_sizes as list_sizes
     from .store.kinds import kind_of as kind_of
-    from .store.saved import SavedModel as SavedModel
-    from .store.saved import open_saved as open_saved
+    from .store.saved import SavedModel as SavedModel, open_saved as open_saved
     from .training.train import train as train
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "objective": ("coding_rate", "rate_reduction", "sparse_rate_reduction", "sparsity", "subspace_coding_rate"),
-    "operators": ("ista", "mssa"),
-    "registry": ("Operator", "register_operator"),
-    "sizes": ("list_sizes",),
-    "configuration_crate": ("CrateConfig",),
-    "configuration_crate_mae": ("CrateMAEConfig",),
-    "configuration_crate_text": ("CrateTextConfig",),
-    "image_processing_crate": ("CrateImageProcessor",),
-    "modeling_crate": ("CrateBackbone", "CrateForImageClassification", "CrateModel"),
-    "modeling_crate_mae": ("CrateMAEForPreTraining", "CrateMAEModel"),
-    "modeling_crate_text": ("CrateForCausalLM", "CrateForMaskedLM"),
-    "modeling_crate_text_heads": (
-        "CrateForMultipleChoice",
-        "CrateForQuestionAnswering",
-        "CrateForSequenceClassification",
-        "CrateForTokenClassification",
-    ),
-    "modeling_crate_text_model": ("CrateTextModel",),
-    "conversion": ("load_official", "to_official"),
-    "recipe.load": ("load_recipe",),
-    "store.kinds": ("kind_of",),
-    "store.saved": ("SavedModel", "open_saved"),
-    "training.train": ("train",),
-    "evaluation.classifier": ("predict",),
-    "evaluation.evaluate": ("evaluate",),
-    "evaluation.generation": ("generate",),
-    "analysis.layers.result": ("layer_measures",),
-    "analysis.layers.analyze": ("LayerAnalysis", "analyze"),
-    "analysis.record.hooks": ("BlockHooks",),
-    "analysis.audit.audit": ("audit",),
-    "analysis.doctor.diagnose": ("diagnose",),
-    "analysis.doctor.inputs": ("diagnose_saved",),
-    "analysis.features.find": ("find_features",),
-    "analysis.theory.check": ("theory_check",),
-}
 _LIGHT = ("objective", "operators", "recipe", "store.kinds")
 """Modules that need no transformers, and nobody who imports one of them waits for it."""
-_find, __dir__, _names = lazy_exports(__name__, _PUBLIC)
+_find, __dir__, _names = lazy_exports(__name__)
 __all__ = [*_names, "register_auto_classes"]
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
 
     def __getattr__(name: str) -> Any:
-        light = any(name in names for module, names in _PUBLIC.items() if module.startswith(_LIGHT))
-        if name in _names and not light and f"{__name__}._auto" not in sys.modules:
+        found = _find(name)
+        if "transformers" in sys.modules and f"{__name__}._auto" not in sys.modules:
             register_auto_classes()
-        return _find(name)
+        return found
 
 
 def register_auto_classes() -> None:
@@ -129,7 +92,7 @@ def _is_for_light_module() -> bool:
     The import of a module below a package holds the module's lock while it imports the package. Where Python keeps its
     locks elsewhere, the models are registered: the import is slower, and nothing else.
     """
-    locks = getattr(importlib._bootstrap, "_module_locks", {})
+    locks = getattr(getattr(importlib, "_bootstrap", None), "_module_locks", {})
     return "transformers" not in sys.modules and any(f"{__name__}.{module}" in locks for module in _LIGHT)
 
 

@@ -1,25 +1,26 @@
 """Names that a package offers and loads when they are asked for, so that importing the package stays cheap."""
 
+import ast
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable
 from typing import Any
 
 
-def lazy_exports(
-    package: str, names: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package; `names` has what each module below it offers.
+def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package, from the imports ``from .module import name as name``.
 
-    Type checkers do not run this: the package states the same names under `TYPE_CHECKING` (a test compares the two).
+    They stand under `TYPE_CHECKING` in the package's `__init__`, where type checkers read them and Python does not.
     """
-    home = {name: module for module, offered in names.items() for name in offered}
+    module = sys.modules[package]
+    loader: Any = module.__loader__
+    nodes = ast.walk(ast.parse(loader.get_source(package)))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
+    home = {alias.name: node.module for node in imports for alias in node.names if alias.asname == alias.name}
 
     def find(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
 
-    def known() -> list[str]:
-        return sorted({*vars(importlib.import_module(package)), *home})
-
-    return find, known, [*home]
+    return find, lambda: sorted({*vars(module), *home}), [*home]

@@ -3,8 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import Cache
-from transformers import initialization as init
+from transformers import Cache, initialization as init
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.generation.utils import GenerationMixin
 from transformers.loss.loss_utils import fixed_cross_entropy

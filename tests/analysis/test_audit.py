@@ -9,8 +9,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from opencrate.analysis.audit import fits as audit_measures
-from opencrate.analysis.audit import tokens as audit_tokens
+from opencrate.analysis.audit import fits as audit_measures, tokens as audit_tokens
 from opencrate.analysis.audit.audit import TOKEN_MEASURES, Audit, LayerAudit, audit
 from opencrate.analysis.audit.fits import FITS
 from opencrate.analysis.maths.geometry import orthonormal_bases, subspace_geometry

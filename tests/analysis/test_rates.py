@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from opencrate import coding_rate, load_official, sparse_rate_reduction, sparsity, subspace_coding_rate
-from opencrate.analysis.layers import measure as measuring
-from opencrate.analysis.layers import result as rates
+from opencrate.analysis.layers import measure as measuring, result as rates
 from opencrate.analysis.layers.measure import released_coding_rate
 from opencrate.analysis.layers.registry import MEASURES, SETS, SPARSITY, STATES, measure_key
 from opencrate.analysis.layers.result import LayerMeasures, layer_measures

@@ -6,8 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from opencrate.stats import intervals as statistics
-from opencrate.stats import words
+from opencrate.stats import intervals as statistics, words
 from opencrate.stats.intervals import bootstrap_mean, paired_difference, seed_interval
 
 

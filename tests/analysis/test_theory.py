@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from opencrate import coding_rate, subspace_coding_rate
 from opencrate.analysis.maths.steps import FORMS, best_gradient_step, coherence, gradient_lipschitz, step_directions

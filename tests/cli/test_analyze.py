@@ -131,5 +131,5 @@ def test_a_classifier_without_labels(opencrate, plain_crate, images, loose_image
     for number, data in enumerate((loose_images, images)):
         words = ["--data", data, "--num-images", 5, "--layers", "1", "--output", tmp_path / str(number)]
         result = opencrate("analyze", plain_crate, *words)
-        assert result.code == 0 and "1 layers on 5 images" in result.out, result.err
+        assert result.code == 0 and "1 layer on 5 images" in result.out, result.err
         assert "measured without labels" in result.err and "accuracy" not in result.out

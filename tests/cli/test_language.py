@@ -35,7 +35,7 @@ def test_a_run_is_evaluated_on_the_text_it_held_out(opencrate, story, tmp_path):
     assert "the text it held out" in opencrate("evaluate", tmp_path / "run").out
     assert "R^c" in (tmp_path / "run" / "report.html").read_text()
     result = opencrate("analyze", tmp_path / "run", "--num-images", 4, "--block-size", 8)
-    assert result.code == 0 and "1 layers on 4 texts, against learned U" in result.out, result
+    assert result.code == 0 and "1 layer on 4 texts, against learned U" in result.out, result
 
 
 def test_evaluate_lambada_and_masked(opencrate, crate, story, tmp_path):

@@ -11,8 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 from opencrate import CrateMAEConfig, CrateMAEForPreTraining, CrateMAEModel
 from opencrate.modeling_crate_mae import random_mask
 
-from .common import checkpoint_activations, images_of
-from .common import model_of as classifier_of
+from .common import checkpoint_activations, images_of, model_of as classifier_of
 
 BASE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 2}
 VARIANTS = {

@@ -3,10 +3,12 @@
 import pytest
 
 from opencrate.reports.experiments import compress, denoise, reconstruct, sparsify, write
-from opencrate.studies.experiments import compress as compress_study
-from opencrate.studies.experiments import denoise as denoise_study
-from opencrate.studies.experiments import reconstruct as reconstruct_study
-from opencrate.studies.experiments import sparsify as sparsify_study
+from opencrate.studies.experiments import (
+    compress as compress_study,
+    denoise as denoise_study,
+    reconstruct as reconstruct_study,
+    sparsify as sparsify_study,
+)
 from opencrate.studies.experiments.base import Experiment
 
 

@@ -152,7 +152,7 @@ def test_finished_run_is_kept_unless_overwritten(small, tmp_path):
 def test_folder_of_somebody_else_is_never_replaced(small, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.txt").write_text("keep me")
-    with pytest.raises(ValueError, match="no run or model directory"):
+    with pytest.raises(ValueError, match="is not a run or model directory"):
         train(small(SHORT), tmp_path / "photos", overwrite=True)
     assert files_below(tmp_path) == ["photos", "photos/holiday.txt"]
 

@@ -1,4 +1,4 @@
-"""A user's script, which must pass pyright in basic mode: `make types`. It is read by the checker, not run."""
+"""A user's script, which must pass pyright in basic mode: `make lint`. It is read by the checker, not run."""
 
 from pathlib import Path
 from typing import assert_type

@@ -9,24 +9,10 @@ if TYPE_CHECKING:
     from .doctor.diagnose import diagnose as diagnose
     from .doctor.inputs import diagnose_saved as diagnose_saved
     from .features.find import find_features as find_features
-    from .features.steer import steer as steer
-    from .features.steer import steer_each as steer_each
+    from .features.steer import steer as steer, steer_each as steer_each
     from .layers.analyze import analyze as analyze
     from .layers.result import layer_measures as layer_measures
     from .record.hooks import BlockHooks as BlockHooks
     from .theory.check import theory_check as theory_check
 else:
-    __getattr__, __dir__, __all__ = lazy_exports(
-        __name__,
-        {
-            "layers.result": ("layer_measures",),
-            "layers.analyze": ("analyze",),
-            "theory.check": ("theory_check",),
-            "doctor.diagnose": ("diagnose",),
-            "doctor.inputs": ("diagnose_saved",),
-            "features.find": ("find_features",),
-            "features.steer": ("steer", "steer_each"),
-            "autoencoder": ("measure_autoencoder",),
-            "record.hooks": ("BlockHooks",),
-        },
-    )
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

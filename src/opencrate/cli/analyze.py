@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, write the report, say where it is."""
     prepare_libraries(arguments.debug)
     from ..reports.runs import ReportOptions, report_models, report_runs
+    from ..stats.words import plural
     from ..store.saved import open_saved
 
     sources = [arguments.model, *arguments.compare]
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         models = [open_saved(source) for source in sources]
         for box in report_models(models, output / "report.html", inputs=inputs_of(arguments), **common):
-            count = f"{box.measures.num_layers} layers on {box.measures.num_inputs:,} {box.inputs}"
+            count = f"{plural(box.measures.num_layers, 'layer')} on {plural(box.measures.num_inputs, box.inputs[:-1])}"
             say(f"{box.model}: {count}, against {box.subspace_kind}")
     say(f"report: {output / 'report.html'}")
     return 0

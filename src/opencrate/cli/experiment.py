@@ -52,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"unknown experiment '{arguments.name}'; {suggest(arguments.name, NAMES)}")
     _check_options(arguments)
     from ..reports.experiments.write import describe, table, write_experiment
-    from ..studies.experiments import autoencoder, compress, denoise, reconstruct, sparsify
-    from ..studies.experiments import base as results
+    from ..studies.experiments import autoencoder, base as results, compress, denoise, reconstruct, sparsify
 
     known = {"compress": compress, "sparsify": sparsify, "reconstruct": reconstruct, "denoise": denoise}
     module: Any = autoencoder if arguments.model else known[arguments.name]

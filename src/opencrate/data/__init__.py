@@ -6,19 +6,13 @@ from .._exports import lazy_exports
 
 if TYPE_CHECKING:
     from .images.sources import load_images as load_images
-    from .options import Augmentation as Augmentation
-    from .options import GlueData as GlueData
-    from .options import ImageData as ImageData
-    from .options import TextData as TextData
+    from .options import (
+        Augmentation as Augmentation,
+        GlueData as GlueData,
+        ImageData as ImageData,
+        TextData as TextData,
+    )
     from .text.glue import load_glue as load_glue
     from .text.load import load_text as load_text
 else:
-    __getattr__, __dir__, __all__ = lazy_exports(
-        __name__,
-        {
-            "options": ("Augmentation", "GlueData", "ImageData", "TextData"),
-            "images.sources": ("load_images",),
-            "text.load": ("load_text",),
-            "text.glue": ("load_glue",),
-        },
-    )
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

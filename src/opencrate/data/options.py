@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from .._values import Amount, Pixels, Positive, Probability, Seed, Share, Within
-from .text.options import TRAINED as TRAINED
-from .text.options import GlueData as GlueData
-from .text.options import TextData as TextData
-from .text.options import check_text_data as check_text_data
+from .text.options import (
+    TRAINED as TRAINED,
+    GlueData as GlueData,
+    TextData as TextData,
+    check_text_data as check_text_data,
+)
 
 Shares = list[Annotated[float, Within(1e-12, 1)]]
 Positives = list[Positive]

@@ -5,11 +5,7 @@ from typing import TYPE_CHECKING
 from .._exports import lazy_exports
 
 if TYPE_CHECKING:
-    from .load import load_recipe as load_recipe
-    from .load import recipe_yaml as recipe_yaml
-    from .load import shipped_recipes as shipped_recipes
+    from .load import load_recipe as load_recipe, recipe_yaml as recipe_yaml, shipped_recipes as shipped_recipes
     from .schema import Recipe as Recipe
 else:
-    __getattr__, __dir__, __all__ = lazy_exports(
-        __name__, {"load": ("load_recipe", "recipe_yaml", "shipped_recipes"), "schema": ("Recipe",)}
-    )
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

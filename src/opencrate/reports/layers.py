@@ -12,8 +12,7 @@ from ..analysis.record.states import LEARNED
 from ..stats import words
 from ..stats.intervals import ABOVE, BELOW, UNDECIDED
 from ..stats.words import UNTRAINED
-from . import layer_figures as plots
-from . import tables
+from . import layer_figures as plots, tables
 from .html import HOW, MEASURED, PREDICTED, Figure, Table
 from .layer_figures import against
 

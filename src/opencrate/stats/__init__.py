@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from .._exports import lazy_exports
 
 if TYPE_CHECKING:
-    from .intervals import Interval as Interval
-    from .intervals import bootstrap_mean as bootstrap_mean
-    from .intervals import paired_difference as paired_difference
-    from .intervals import seed_interval as seed_interval
-else:
-    __getattr__, __dir__, __all__ = lazy_exports(
-        __name__, {"intervals": ("Interval", "bootstrap_mean", "paired_difference", "seed_interval")}
+    from .intervals import (
+        Interval as Interval,
+        bootstrap_mean as bootstrap_mean,
+        paired_difference as paired_difference,
+        seed_interval as seed_interval,
     )
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

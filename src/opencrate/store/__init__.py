@@ -5,24 +5,10 @@ from typing import TYPE_CHECKING
 from .._exports import lazy_exports
 
 if TYPE_CHECKING:
-    from .build import build_config as build_config
-    from .build import initialise as initialise
-    from .inputs import Inputs as Inputs
-    from .inputs import input_batches as input_batches
-    from .inputs import labelled_images as labelled_images
+    from .build import build_config as build_config, initialise as initialise
+    from .inputs import Inputs as Inputs, input_batches as input_batches, labelled_images as labelled_images
     from .kinds import kind_of as kind_of
-    from .runs import read_metrics as read_metrics
-    from .runs import read_recipe as read_recipe
-    from .saved import SavedModel as SavedModel
-    from .saved import open_saved as open_saved
+    from .runs import read_metrics as read_metrics, read_recipe as read_recipe
+    from .saved import SavedModel as SavedModel, open_saved as open_saved
 else:
-    __getattr__, __dir__, __all__ = lazy_exports(
-        __name__,
-        {
-            "kinds": ("kind_of",),
-            "saved": ("SavedModel", "open_saved"),
-            "inputs": ("Inputs", "input_batches", "labelled_images"),
-            "build": ("build_config", "initialise"),
-            "runs": ("read_metrics", "read_recipe"),
-        },
-    )
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -28,7 +28,7 @@ from .kinds import LANGUAGE, Kind, kind_of_class, require_kind, wrong_kind
 
 logger = logging.getLogger(__name__)
 
-_TITLES = {"crate": "CRATE", "vit": "ViT", "crate_mae": "CRATE-MAE", "vit_mae": "ViTMAE"}
+_TITLES = {"crate": "CRATE", "crate_text": "CRATE", "vit": "ViT", "crate_mae": "CRATE-MAE", "vit_mae": "ViTMAE"}
 _WRONG = {
     "missing": "weights are missing",
     "unexpected": "there are weights that the model lacks",

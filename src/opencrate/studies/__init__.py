@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from .._exports import lazy_exports
 
 if TYPE_CHECKING:
-    from .sweep import load_sweep as load_sweep
-    from .sweep import run_sweep as run_sweep
+    from .sweep import load_sweep as load_sweep, run_sweep as run_sweep
 else:
-    __getattr__, __dir__, __all__ = lazy_exports(__name__, {"sweep": ("load_sweep", "run_sweep")})
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from .._exports import lazy_exports
 
 if TYPE_CHECKING:
-    from .tasks import TASKS as TASKS
-    from .tasks import Task as Task
+    from .tasks import TASKS as TASKS, Task as Task
     from .train import TrainedRun as TrainedRun
 else:
-    __getattr__, __dir__, __all__ = lazy_exports(__name__, {"tasks": ("TASKS", "Task"), "train": ("TrainedRun",)})
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
+from PIL import Image as PILImage, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader, Dataset as TorchDataset
 
 from ..._files import check_size, os_reason, require_file, shown
 from ...configuration_crate import pair

@@ -6,8 +6,7 @@ import pandas
 from matplotlib.figure import Figure as Drawing
 
 from ...studies.experiments.base import Experiment
-from ..autoencoder import describe as describe_measures
-from ..autoencoder import errors_frame, plot_inverse, plot_noise, plot_rates
+from ..autoencoder import describe as describe_measures, errors_frame, plot_inverse, plot_noise, plot_rates
 
 
 def describe(found: Experiment) -> list[str]:
