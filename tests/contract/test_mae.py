@@ -102,6 +102,7 @@ torch.testing.assert_close(found, inputs["logits"], rtol=0, atol=1e-5)
 """
 
 
+@pytest.mark.slow
 def test_a_saved_folder_loads_where_the_package_is_not_installed(tmp_path):
     model = model_of()
     images = images_of(model)

@@ -53,7 +53,8 @@ def test_errors_name_arguments(run, tmp_path):
         opencrate.diagnose_saved(run.directory, text="stdlib")
 
 
-@pytest.mark.parametrize("first", ["opencrate.recipe.load"])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["opencrate.training.train", "opencrate.store.saved", "opencrate.recipe.load"])
 def test_any_module_may_be_imported_first(first, tmp_path):
     """Whatever a program imports first, training and opening find our models."""
     words = (

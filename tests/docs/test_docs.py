@@ -120,6 +120,7 @@ def _example(name: str, *arguments: object) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_example_train_plain_pytorch():
     output = _example("train_plain_pytorch.py", "--epochs", 1)
     assert "test accuracy" in output and output.count("R^c") == 6

@@ -31,6 +31,7 @@ def test_says_whether_it_could():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
 def test_page_faults_of_large_tensors_stop():
     run = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)

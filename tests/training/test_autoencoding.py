@@ -71,7 +71,7 @@ def test_layers_of_the_encoder_are_measured_on_whole_images(digits_run):
     [
         ([*CRATE_MAE, VISIBLE, "optimiser.optim=muon", "model.whiten_patches=true", *RANDOM], [1, 5]),
         ([*CRATE_MAE, "data.validation_fraction=0.25", "training.dataloader_num_workers=2", *RANDOM], [4]),
-        ([*VIT_MAE, *RANDOM, "training.gradient_accumulation_steps=2"], [3]),
+        pytest.param([*VIT_MAE, *RANDOM, "training.gradient_accumulation_steps=2"], [3], marks=pytest.mark.slow),
     ],
     ids=["muon-whitened", "workers", "vit"],
 )

@@ -58,12 +58,21 @@ def overrides_of(small, form, processes):
 
 @pytest.fixture(scope="module")
 def together(small, tmp_path_factory):
-    """All forms in two processes (one start of the libraries), and each in this one: name -> (one, two, folder)."""
+    """Two forms in two processes (one start of the libraries), and each in this one: name -> (one, two, folder)."""
+    return in_one_and_two(small, tmp_path_factory.mktemp("processes"), ("adamw", "accumulation"))
+
+
+@pytest.fixture(scope="module")
+def others(small, tmp_path_factory):
+    """The other forms, as `together`."""
+    return in_one_and_two(small, tmp_path_factory.mktemp("others"), ("lion", "autoencoder"))
+
+
+def in_one_and_two(small, folder, forms):
     from ..recipes.folders import FOLDER_OVERRIDES
 
-    folder = tmp_path_factory.mktemp("processes")
     jobs = []
-    for form in FORMS:
+    for form in forms:
         overrides, path = overrides_of(small, form, 2)
         jobs.append(["imagefolder", [*FOLDER_OVERRIDES, f"data.path={path}", *overrides], str(folder / f"{form}-2")])
     (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -78,16 +87,24 @@ def together(small, tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = {}
-    for number, (form, job) in enumerate(zip(FORMS, jobs)):
+    for number, (form, job) in enumerate(zip(forms, jobs)):
         one = record(load_recipe(job[0], [*job[1], overrides_of(small, form, 1)[0][-1]]), folder / f"{form}-1")
         two = torch.load(folder / f"jobs.json.{number}.pt", weights_only=True)
         found[form] = one, two, folder
     return found
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_gradients_of_the_first_step(together, form):
-    one, two, _ = together[form]
+@pytest.mark.parametrize(
+    ("runs", "form"),
+    [
+        ("together", "adamw"),
+        ("together", "accumulation"),
+        pytest.param("others", "lion", marks=pytest.mark.slow),
+        pytest.param("others", "autoencoder", marks=pytest.mark.slow),
+    ],
+)
+def test_gradients_of_the_first_step(runs, form, request):
+    one, two, _ = request.getfixturevalue(runs)[form]
     assert one["gradients"].keys() == two["gradients"].keys()
     first, second = (torch.cat([value.flatten() for value in run["gradients"].values()]) for run in (one, two))
     print(f"{form}: first gradients differ by {(first - second).norm() / first.norm():.1e} of their norm")
@@ -107,8 +124,9 @@ def test_losses_of_twenty_adamw_steps(together):
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-5)
 
 
-def test_an_autoencoder_hides_the_same_patches(together):
-    one, two, folder = together["autoencoder"]
+@pytest.mark.slow
+def test_an_autoencoder_hides_the_same_patches(others):
+    one, two, folder = others["autoencoder"]
     assert len(one["losses"]) == 9
     torch.testing.assert_close(one["losses"], two["losses"], rtol=0, atol=1e-4)
     found = [json.loads((folder / f"autoencoder-{count}" / "metrics.json").read_text()) for count in (1, 2)]
@@ -118,9 +136,10 @@ def test_an_autoencoder_hides_the_same_patches(together):
     assert errors[0] == pytest.approx(errors[1], abs=1e-4)
 
 
-def test_lion_differs_in_few_signs(together):
+@pytest.mark.slow
+def test_lion_differs_in_few_signs(others):
     """Its step is a sign, so rounding shows where a momentum is nearly zero; the share is that of the first step."""
-    one, two, _ = together["lion"]
+    one, two, _ = others["lion"]
     pairs = [(one["gradients"][name].sign(), two["gradients"][name].sign()) for name in one["gradients"]]
     different = sum((first != second).sum().item() for first, second in pairs)
     share = different / sum(first.numel() for first, _ in pairs)

@@ -42,15 +42,19 @@ def killed_and_resumed(recipe, directory, stops, monkeypatch):
     return train(recipe, directory, resume=True)
 
 
+LION = ["optimiser.optim=lion", "training.gradient_accumulation_steps=2", "data.validation_fraction=0.25"]
+SGD = ["optimiser.optim=sgd", "training.max_steps=8", "training.save_strategy=epoch"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "stops"),
     [
         ([*RANDOM], [1, 3, 5, 6]),  # before the first checkpoint, mid-epoch, at an epoch's end
         ([*RANDOM, "training.bf16=true", "training.dataloader_num_workers=2"], [5, 7]),
-        (["optimiser.optim=lion", "training.gradient_accumulation_steps=2", "data.validation_fraction=0.25"], [3, 4]),
-        (["optimiser.optim=sgd", "training.max_steps=8", "training.save_strategy=epoch"], [4, 7]),
+        pytest.param(LION, [3, 4], marks=pytest.mark.slow),
+        pytest.param(SGD, [4, 7], marks=pytest.mark.slow),
         (["optimiser.optim=muon", "training.max_steps=6", *WHITENED], [3]),
-        ([*RANDOM, *DROPOUT_VIT], [5]),
+        pytest.param([*RANDOM, *DROPOUT_VIT], [5], marks=pytest.mark.slow),
     ],
     ids=["random", "bf16-workers", "lion-accumulation", "sgd-epochs", "muon", "dropout-vit"],
 )
@@ -136,8 +140,15 @@ def test_a_run_at_work_is_not_resumed(small, tmp_path):
     train(small("training.max_steps=1"), tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("step", [1, 2, 8], ids=["mid-epoch", "epoch-end", "last"])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (signal.SIGINT, 1),  # mid-epoch
+        (signal.SIGTERM, 8),  # last
+        *(pytest.param(signal.SIGINT, step, marks=pytest.mark.slow) for step in (2, 8)),  # 2: an epoch's end
+        *(pytest.param(signal.SIGTERM, step, marks=pytest.mark.slow) for step in (1, 2)),
+    ],
+)
 def test_signal_saves_and_stops(small, number, step, monkeypatch, tmp_path):
     """Also where the recipe asks for no checkpoints; the finished run then keeps none."""
     recipe = small("training.num_train_epochs=3", *RANDOM)
