@@ -81,6 +81,7 @@ def changes_table(boxes: Mapping[str, LayerAnalysis]) -> Table:
 
 
 def change_figure(boxes: Mapping[str, LayerAnalysis]) -> Figure:
+    """What each layer's half-step does to R^c, of one model or several, with intervals."""
     return Figure(
         name="compression",
         title=COMPRESSION,

@@ -1,7 +1,7 @@
 """Features of a language model: how often they fire, where most, what they promote, and how well that explains them.
 
 Features are drawn at random, before anything is known of them. The text is cut into blocks; its first half explains
-(top contexts, tables), the second half is what explanations are judged on. See `feature_scores` for the scores.
+(top contexts, tables), the second half is what explanations are judged on. See `scores` for the scores.
 """
 
 from __future__ import annotations
