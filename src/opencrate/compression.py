@@ -5,77 +5,15 @@ Shapes: B batch, N tokens, d width, K subspaces of dimension p.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._graph import known
-from ._hf import ALL_ATTENTION_FUNCTIONS, one_cache
+from ._hf import one_cache
+from .attention import attention_function, dense_mask
 from .linear_maps import affine_of, has_plain_weight
 from .operators import attention_maps, gamma, orthonormalize
+from .products import apply_linear
 from .recording import record
-
-MATRIX_UNITS = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-"""Whether this CPU has them; asked once, because the question cannot stand in a compiled graph."""
-
-
-# --- Attention backends -----------------------------------------------------------------------------------------
-
-
-def matmul_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
-) -> tuple[Tensor, Tensor]:
-    """Attention by two batched products: transformers' ``eager`` interface."""
-    mask = implied_causal_mask(module, query, key) if attention_mask is None else attention_mask
-    maps = attention_maps(query, kwargs.get("scaling"), mask, keys=key)
-    kept = F.dropout(maps, kwargs.get("dropout", 0.0), module.training)
-    return (kept @ value).transpose(1, 2), maps
-
-
-def implied_causal_mask(module: nn.Module, query: Tensor, key: Tensor) -> Tensor | None:
-    """The causal mask implied when none is passed: ``(queries, keys)``, True = attend.
-
-    ``None`` for a module that is not causal, and for one query, which sees every key. Several queries without a mask
-    stand at the start of the keys: transformers leaves the mask out only then.
-    """
-    queries, keys = query.shape[-2], key.shape[-2]
-    if not module.is_causal or known(queries == 1):
-        return None
-    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
-
-
-def attention_function(implementation: str, dtype: torch.dtype, device: torch.device):
-    """The attention function of transformers' interface; the one place where a backend is chosen.
-
-    ``sdpa`` in bfloat16 on a CPU with matrix units is replaced by two batched products, which are faster there
-    (N = 197, p = 64: 4.4 against 9.8 ms on such a machine); on a CPU without them it is the other way round
-    (11 against 258 ms), so the instruction set decides, never a timing: results stay reproducible.
-    """
-    slow = implementation == "sdpa" and device.type == "cpu" and dtype == torch.bfloat16
-    if slow and MATRIX_UNITS:
-        return matmul_attention
-    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, matmul_attention)
-
-
-def dense_mask(module: nn.Module, mask: Any, query: Tensor, key: Tensor) -> Tensor | None:
-    """A backend's mask in the form :func:`attention_maps` takes; ``query`` and ``key (B, K, N, p)``.
-
-    ``sdpa`` and ``eager`` have a tensor broadcastable to ``(B, K, N, N)``, or none where the module's direction says
-    it all; ``flash`` has padding ``(B, N)``, ``flex`` a ``BlockMask``.
-    """
-    if mask is None:
-        return implied_causal_mask(module, query, key)
-    if isinstance(mask, Tensor):
-        if mask.ndim != 2:
-            return mask
-        padding, causal = mask.bool()[:, None, None], implied_causal_mask(module, query, key)
-        return padding if causal is None else padding & causal
-    from torch.nn.attention.flex_attention import create_mask
-
-    return create_mask(mask.mask_mod, query.shape[0], None, query.shape[-2], key.shape[-2], device=query.device)
-
-
-# --- The operators ----------------------------------------------------------------------------------------------
 
 
 class Heads(nn.Module):
@@ -132,14 +70,14 @@ class Subspaces(nn.Module):
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """``(B, N, d)`` -> V = Z U_k ``(B, K, N, p)``, which is recorded, and U ``(d, K p)`` under a constraint."""
         U = None if self.constraint == "none" else self._constrained(self._asked_weight())
-        projected = self.heads(self.subspaces(tokens) if U is None else tokens @ U)
+        projected = self.heads(apply_linear(self.subspaces, tokens) if U is None else tokens @ U)
         record("projected_states", projected)
         return projected, U
 
     def combine(self, heads: Tensor, U: Tensor | None) -> Tensor:
         """Heads ``(B, N, K p)``, and what :meth:`project` gave as U -> the update ``(B, N, d)``."""
         if self.output_kind == "learned":
-            update = self.output(heads)
+            update = apply_linear(self.output, heads)
         elif self.output_kind == "none":
             update = heads
         else:
@@ -175,8 +113,9 @@ class SoftmaxAttention(Subspaces):
         cache = one_cache(cache, past_key_values)
         if cache is not None:
             keys, values = self._remember(cache, keys, values)
-        attend = attention_function(self.config._attn_implementation, values.dtype, values.device)
         dropout = self.dropout if self.training else 0.0
+        alone = queries is values and keys is values and attention_mask is None and not dropout
+        attend = attention_function(self.config._attn_implementation, values, self.is_causal, alone)
         heads, _ = attend(self, queries, keys, values, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
         maps = None
         if output_attentions:
@@ -218,7 +157,7 @@ class Attention(SoftmaxAttention):
         self.keys = nn.Linear(config.hidden_size, inner, bias=False)
 
     def _queries_and_keys(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return self.heads(self.queries(tokens)), self.heads(self.keys(tokens))
+        return self.heads(apply_linear(self.queries, tokens)), self.heads(apply_linear(self.keys, tokens))
 
     def _remember(self, cache: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return cache.update(keys, values, self.layer_idx)

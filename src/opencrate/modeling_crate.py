@@ -174,7 +174,7 @@ class CrateModel(CrateImagePreTrainedModel):
             ValueError: channels, size or an output flag that the model does not know.
         """
         self._check_outputs(kwargs)
-        tokens = self.embeddings(pixel_values)
+        tokens = self._as_handed_on(self.embeddings(pixel_values))
         if attention_mask is not None:
             attention_mask = create_bidirectional_mask(self.config, tokens, attention_mask)
         maps = kwargs.get("output_attentions", self.config.output_attentions)

@@ -121,6 +121,13 @@ class CratePreTrainedModel(PreTrainedModel):
             )
         return None
 
+    def _as_handed_on(self, tokens: Tensor) -> Tensor:
+        """The embedding in the type in which layers hand their tokens on, see ``config.residual_in_fp32``."""
+        kind = tokens.device.type
+        if self.config.residual_in_fp32 or not torch.is_autocast_enabled(kind):
+            return tokens
+        return tokens.to(torch.get_autocast_dtype(kind))
+
     def _check_outputs(self, kwargs: dict) -> None:
         known = {f"output_{key}" for key in self._can_record_outputs}
         for name in kwargs:

@@ -218,6 +218,7 @@ class CrateMAEModel(CrateMAEPreTrainedModel):
         """
         self._check_outputs(kwargs)
         tokens, mask, ids_restore = self.embeddings(pixel_values, noise)
+        tokens = self._as_handed_on(tokens)
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
         for layer in self.layers:
             tokens = layer(tokens, None, output_attentions=maps)

@@ -167,7 +167,7 @@ class CrateTextModel(CrateTextPreTrainedModel):
             inputs_embeds = self.embeddings.token_embeddings(input_ids)
         if token_type_ids is not None:
             _check_ids("token_type_ids", token_type_ids, max(1, self.config.type_vocab_size), "type_vocab_size")
-        tokens = self.embeddings(inputs_embeds, positions, token_type_ids)
+        tokens = self._as_handed_on(self.embeddings(inputs_embeds, positions, token_type_ids))
         mask = self._mask(tokens, attention_mask, cache, position_ids)
         cache = self._cache_to_fill(cache, use_cache)
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))

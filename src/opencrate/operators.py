@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .products import linear, plus_product
+
 # --- Compression: one step down R^c ---------------------------------------------------------------------------
 
 
@@ -38,14 +40,13 @@ def attention_maps(
         keys: ``(..., K, N, p)``, of ordinary attention, whose queries are then ``V``; ``None`` is ``V``.
 
     Returns:
-        ``(..., K, N, N)`` in V's dtype, rows sum to 1; softmax statistics in float32 or better.
+        ``(..., K, N, N)`` in V's dtype, rows sum to 1; the softmax adds up in float32 or better.
     """
     scores = V @ (V if keys is None else keys).transpose(-1, -2) * (V.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         lowest = torch.finfo(scores.dtype).min  # not -inf: a row without any key stays finite
         scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
-    stats = torch.promote_types(scores.dtype, torch.float32)
-    return scores.softmax(dim=-1, dtype=stats).to(V.dtype)
+    return scores.softmax(dim=-1).to(V.dtype)  # half types are added up in float32 inside; autocast may widen them
 
 
 def subspace_attention(V: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
@@ -154,7 +155,7 @@ def ista(
     else:
         A = A0
     for _ in range(num_steps - (A0 is None)):
-        A = _shrunk(_plus_product(A if signed else A - threshold, X - F.linear(A, D), D, eta), threshold, signed)
+        A = _shrunk(_plus_product(A if signed else A - threshold, X - linear(A, D), D, eta), threshold, signed)
     return A
 
 
@@ -163,7 +164,7 @@ def _plus_product(A: Tensor, R: Tensor, D: Tensor, eta: float) -> Tensor:
     if torch.is_autocast_enabled(R.device.type) or A.dtype != R.dtype:  # autocast would round A to half precision
         return A + eta * (R @ D)
     flat = A if A.ndim == 0 else A.flatten(0, -2)
-    return torch.addmm(flat, R.flatten(0, -2), D, alpha=eta).unflatten(0, R.shape[:-1])
+    return plus_product(flat, R.flatten(0, -2), D, eta).unflatten(0, R.shape[:-1])
 
 
 def _shrunk(A: Tensor, threshold: float, signed: bool) -> Tensor:
@@ -171,27 +172,36 @@ def _shrunk(A: Tensor, threshold: float, signed: bool) -> Tensor:
     return F.softshrink(A, threshold) if signed else F.relu(A)
 
 
-def complete_ista_matrix(D: Tensor, eta: float) -> Tensor:
+def complete_ista_matrix(D: Tensor, eta: float, identity: bool = True) -> Tensor:
     """``M = I + eta D - eta D^T D``: a complete step from A = X is affine before the shrinkage, ``X M``.
 
-    ``D`` is ``(d, d)``; costs one product of d^3 and replaces the two GEMMs over the tokens by one.
+    ``D`` is ``(d, d)``; costs one product of d^3 and replaces the two GEMMs over the tokens by one. Without the
+    ``identity`` it is ``G = M - I``.
     """
-    M = eta * (D - D.mT @ D)
-    return M + torch.eye(D.shape[0], dtype=M.dtype, device=M.device)
+    G = eta * (D - D.mT @ D)
+    return G + torch.eye(D.shape[0], dtype=G.dtype, device=G.device) if identity else G
+
+
+def in_half(X: Tensor) -> bool:
+    """Whether products of X are computed in a half type: its own, or autocast's."""
+    return X.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(X.device.type)
 
 
 def ista_complete(
-    X: Tensor, D: Tensor, eta: float, lam: float, signed: bool = False, M: Tensor | None = None
+    X: Tensor, D: Tensor, eta: float, lam: float, signed: bool = False, matrix: Tensor | None = None
 ) -> Tensor:
     """``ista(X, D, eta, lam, 1, X)`` with a square dictionary as one product, ``shrink(X M, eta lam)``. [N, Eq. 17]
 
-    The two agree to rounding. ``X (..., N, d)``, ``D (d, d)`` -> ``(..., N, d)``; ``M`` is
-    :func:`complete_ista_matrix` where the caller has it.
+    In half types it is ``shrink(X + X G, eta lam)``: the identity inside M would lose most of its precision there.
+    Under autocast the sum has X's own type. All agree to rounding. ``X (..., N, d)``, ``D (d, d)`` -> ``(..., N, d)``;
+    ``matrix`` is :func:`complete_ista_matrix` where the caller has it, without the identity where :func:`in_half`.
     """
-    W = (complete_ista_matrix(D, eta) if M is None else M).mT
-    if signed:
-        return shrink(F.linear(X, W), eta * lam, signed)
-    return F.relu(F.linear(X, W, W.new_full(W.shape[:1], -eta * lam)))
+    half = in_half(X)
+    W = (complete_ista_matrix(D, eta, not half) if matrix is None else matrix).mT
+    bias = None if signed else W.new_full(W.shape[:1], -eta * lam)
+    product = linear(X, W, bias)
+    A = X + product if half else product
+    return F.softshrink(A, eta * lam) if signed else F.relu(A, inplace=half or not torch.is_grad_enabled())
 
 
 def lasso_objective(A: Tensor, X: Tensor, D: Tensor, lam: float) -> Tensor:

@@ -40,7 +40,7 @@ class Operator:
 
     A compression module is made as ``module(config, layer_idx, **options)``. It takes ``(tokens (B, N, d),
     attention_mask, **kwargs)``, the tokens normalised and the mask in the attention backend's form (see
-    ``compression.dense_mask``), and returns the update ``(B, N, d)`` and the maps ``(B, K, N, N)`` or ``None``; among
+    ``attention.dense_mask``), and returns the update ``(B, N, d)`` and the maps ``(B, K, N, N)`` or ``None``; among
     ``kwargs`` are ``output_attentions`` and, in a causal model, the cache. A sparsification module is made as
     ``module(config, **options)``. It takes the normalised tokens and returns the output ``(B, N, d)`` and the code
     ``(B, N, m)`` or ``None``.

@@ -3,12 +3,16 @@
 Shapes: B batch, N tokens, d width, m atoms.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._graph import traced
-from .operators import complete_ista_matrix, ista, ista_complete, orthonormalize
+from .norms import TokenNorm
+from .operators import complete_ista_matrix, in_half, ista, ista_complete, orthonormalize
+from .products import linear
 from .recording import read_by
 
 FEW_TOKENS = 16
@@ -23,25 +27,33 @@ def effective_dictionary(dictionary: Tensor, constraint: str) -> Tensor:
 class KeptStepMatrix:
     """The matrix of a complete ISTA step, kept as long as the dictionary's values and the step size are the same.
 
-    Comparing reads D once (d^2 numbers, against 2 d^3 FLOPs to rebuild), so that no way of changing the weights can
-    leave a stale matrix behind; it keeps 2 d^2 numbers per layer (57 MB for CRATE-base), which copies and files do not
-    take along.
+    Comparing reads D once (d^2 numbers, against 2 d^3 FLOPs to rebuild): in full precision its product with a fixed
+    random vector, which any change of D above rounding changes. So no way of changing the weights can leave a stale
+    matrix behind. It keeps d^2 numbers per layer and type (28 MB for CRATE-base in float32), which copies and files do
+    not take along.
     """
 
     def __init__(self):
-        self._made: tuple[Tensor, float, Tensor] | None = None
+        self._made: dict[torch.dtype | None, tuple[Tensor, tuple, Tensor]] = {}
 
     def __reduce__(self) -> tuple:
         return KeptStepMatrix, ()
 
-    def of(self, D: Tensor, eta: float) -> Tensor:
-        """``(d, d)``; its transpose is contiguous, as ``F.linear`` is fastest."""
-        made = self._made
-        if made is None or made[1] != eta or made[0].dtype != D.dtype or not torch.equal(made[0], D):
-            with torch.autocast("cpu", enabled=False):
-                matrix = complete_ista_matrix(D, eta).mT.contiguous()
-            self._made = made = D.detach().clone(), eta, matrix
+    def of(self, D: Tensor, eta: float, half: torch.dtype | None) -> Tensor:
+        """``(d, d)``, without the identity in a half type; its transpose is contiguous, as ``F.linear`` is fastest."""
+        with torch.autocast("cpu", enabled=False):
+            mark = D @ _probe(D.shape[1], D.dtype) if D.dtype in (torch.float32, torch.float64) else D
+            made = self._made.get(half)
+            if made is None or made[1] != (eta, D.dtype) or not torch.equal(made[0], mark):
+                matrix = complete_ista_matrix(D, eta, half is None).mT.contiguous()
+                self._made[half] = made = mark.detach().clone(), (eta, D.dtype), matrix.to(half or D.dtype)
         return made[2].mT
+
+
+@cache
+def _probe(size: int, dtype: torch.dtype) -> Tensor:
+    """A fixed random vector."""
+    return torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(0))
 
 
 class ISTA(nn.Module):
@@ -76,31 +88,34 @@ class ISTA(nn.Module):
         code = self.encode(tokens, D)
         if self.decode == "none":
             return code, code
-        return F.linear(code, D if self.decode == "tied" else self.decoder_dictionary), code
+        return linear(code, D if self.decode == "tied" else self.decoder_dictionary), code
 
     def encode(self, tokens: Tensor, D: Tensor) -> Tensor:
         """The code ``(B, N, m)``: one affine product where that is the faster form, else T general steps."""
         c = self.config
-        matrix = self._step_matrix(tokens, D) if self.from_input and c.ista_num_steps == 1 else None
-        if matrix is not None:
+        if self.from_input and c.ista_num_steps == 1 and self._in_one_product(tokens):
+            matrix = self._kept_matrix(tokens, D) if self._keeps() else None
             return ista_complete(tokens, D, c.ista_step_size, c.ista_lambda, self.signed, matrix)
         start = tokens if self.from_input else None
         return ista(tokens, D, c.ista_step_size, c.ista_lambda, c.ista_num_steps, start, self.signed)
 
-    def _step_matrix(self, tokens: Tensor, D: Tensor) -> Tensor | None:
-        """The matrix of the affine step ``(d, d)``; ``None`` where two products over the tokens are faster.
-
-        It costs d^3, against d^2 for each token. In inference on a CPU it is kept (an accelerator multiplies faster
-        than it compares), unless the dictionary is another one each time: transformed, quantised or offloaded.
-        """
-        eta = self.config.ista_step_size
+    def _in_one_product(self, tokens: Tensor) -> bool:
+        """Whether the matrix of the affine step ``(d, d)`` is worth it: it costs d^3, against d^2 for each token."""
         if traced():  # a graph serves any number of tokens: training has many
-            return complete_ista_matrix(D, eta) if self.training else None
+            return self.training
+        return tokens.shape[:-1].numel() >= (FEW_TOKENS if self._keeps() else tokens.shape[-1])
+
+    def _keeps(self) -> bool:
+        """Whether the matrix is kept: in inference on a CPU (an accelerator multiplies faster than it compares).
+
+        Not where the dictionary is another one each time: transformed, quantised or offloaded.
+        """
         own = type(self.dictionary) is nn.Parameter and "forward" not in vars(self)
-        keeps = own and self.dictionary.device.type == "cpu" and not torch.is_grad_enabled()
-        if tokens.shape[:-1].numel() < (FEW_TOKENS if keeps else tokens.shape[-1]):
-            return None
-        return self._kept.of(D, eta) if keeps else complete_ista_matrix(D, eta)
+        return own and self.dictionary.device.type == "cpu" and not torch.is_grad_enabled() and not traced()
+
+    def _kept_matrix(self, tokens: Tensor, D: Tensor) -> Tensor:
+        half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else tokens.dtype
+        return self._kept.of(D, self.config.ista_step_size, half if in_half(tokens) else None)
 
 
 class MLP(nn.Module):
@@ -122,8 +137,8 @@ class Synthesis(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config, self.constraint = config, config.dictionary_constraint
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = TokenNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dictionary = nn.Parameter(torch.empty(config.hidden_size, config.hidden_size))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return F.linear(self.norm(tokens), effective_dictionary(self.dictionary, self.constraint))
+        return linear(self.norm(tokens), effective_dictionary(self.dictionary, self.constraint))

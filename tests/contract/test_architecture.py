@@ -19,17 +19,20 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 ORDER = ("core", "stats", "data", "recipe", "store", "evaluation", "analysis", "training", "studies", "reports", "cli")
 CORE = {
     **dict.fromkeys(("_logdet", "_graph", "_exports", "_hf", "_suggest", "_values", "_memory", "_files"), 0),
-    **dict.fromkeys(("objective", "operators", "recording", "linear_maps"), 1),
-    **dict.fromkeys(("cache", "_pretrained", "_outputs"), 1),
-    **dict.fromkeys(("compression", "sparsification", "image_processing_crate"), 2),
-    "registry": 3,
-    **dict.fromkeys(("blocks", "configuration_crate_blocks", "_pipelines"), 4),
-    **dict.fromkeys(("configuration_crate", "configuration_crate_mae", "configuration_crate_text"), 5),
-    "sizes": 6,
-    "modeling_crate_base": 5,
-    **dict.fromkeys(("modeling_crate", "modeling_crate_mae"), 6),
-    **dict.fromkeys(("modeling_crate_text_model", "modeling_crate_text", "modeling_crate_text_heads"), 6),
-    **dict.fromkeys(("conversion", "_auto"), 7),
+    **dict.fromkeys(("objective", "recording", "linear_maps", "norms", "cache", "_pretrained", "_outputs"), 1),
+    "calibration": 1,
+    **dict.fromkeys(("products", "image_processing_crate"), 3),
+    "operators": 4,
+    "attention": 5,
+    **dict.fromkeys(("compression", "sparsification"), 6),
+    "registry": 7,
+    **dict.fromkeys(("blocks", "configuration_crate_blocks", "_pipelines"), 8),
+    **dict.fromkeys(("configuration_crate", "configuration_crate_mae", "configuration_crate_text"), 9),
+    "sizes": 10,
+    "modeling_crate_base": 9,
+    **dict.fromkeys(("modeling_crate", "modeling_crate_mae"), 10),
+    **dict.fromkeys(("modeling_crate_text_model", "modeling_crate_text", "modeling_crate_text_heads"), 10),
+    **dict.fromkeys(("conversion", "_auto"), 11),
 }
 NEIGHBOURS = {  # of one rank in the core, and the first may import the second
     ("_memory", "_files"),
@@ -38,9 +41,13 @@ NEIGHBOURS = {  # of one rank in the core, and the first may import the second
     ("modeling_crate_text", "modeling_crate_text_model"),
     ("modeling_crate_text_heads", "modeling_crate_text_model"),
 }
-TORCH_ONLY = ("_logdet", "_graph", "objective", "operators")
+TORCH_ONLY = ("_logdet", "_graph", "calibration", "linear_maps", "products", "objective", "operators")
 REMOTE_CODE = (
     "_graph",
+    "calibration",
+    "norms",
+    "products",
+    "attention",
     "operators",
     "recording",
     "linear_maps",

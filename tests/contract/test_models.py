@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
-from opencrate import CrateForImageClassification, CrateModel, compression
-from opencrate.compression import attention_function, dense_mask, matmul_attention
+import opencrate.attention
+from opencrate import CrateForImageClassification, CrateModel
+from opencrate.attention import attention_function, blocked_attention, dense_mask, matmul_attention
 
 from .common import ALL_STATES, STATES, VARIANTS, checkpoint_activations, config_of, gradients_of, images_of, model_of
 
@@ -180,19 +181,22 @@ def test_masks_of_every_backend_become_dense():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_bfloat16_attention_is_the_same_with_and_without_matrix_units(monkeypatch, masked):
-    """Where a CPU has them, two batched products replace ``sdpa``; the choice is a matter of speed only."""
+def test_bfloat16_attention_is_the_same_with_and_without_half_instructions(monkeypatch, masked):
+    """Where a CPU has them, products replace ``sdpa``; the choice is a matter of speed only."""
     model = model_of("complete").to(torch.bfloat16)
     mask = torch.tensor([[1, 1, 0, 1, 1], [1, 1, 1, 1, 1]]) if masked else None
     logits = {}
     for supported in (False, True):
-        monkeypatch.setattr(compression, "MATRIX_UNITS", supported)
-        chosen = attention_function("sdpa", torch.bfloat16, torch.device("cpu"))
-        assert (chosen is matmul_attention) == supported
+        monkeypatch.setattr(opencrate.attention, "HALF_INSTRUCTIONS", supported)
+        values = torch.zeros(1, 2, 5, 4, dtype=torch.bfloat16)
+        expected = (matmul_attention if masked else blocked_attention) if supported else None
+        chosen = attention_function("sdpa", values, False, not masked)
+        assert chosen is expected or (expected is None and chosen not in (matmul_attention, blocked_attention))
         with torch.no_grad():
             logits[supported] = model(images_of(model), attention_mask=mask).logits.float()
     close(logits[True], logits[False], rtol=0, atol=0.02 * logits[True].abs().max().item())
-    assert attention_function("sdpa", torch.float32, torch.device("cpu")) is not matmul_attention
+    full = attention_function("sdpa", values.float(), False, True)
+    assert full not in (matmul_attention, blocked_attention)
 
 
 # --- initialisation, names, precision, compilation --------------------------------------------------------------

@@ -15,6 +15,12 @@ import opencrate
 ROOT = Path(opencrate.__file__).parent
 NAMES = {  # object -> private or undocumented members of it that src names
     "torch:_foreach_lerp_": "_foreach_lerp_",
+    "torch._C:_len_torch_dispatch_stack": "",
+    "torch._C:_are_functorch_transforms_active": "",
+    "torch.autograd.forward_ad:_current_level": "",
+    "torch.cpu:_is_amx_tile_supported": "",
+    "torch.cpu:_is_avx512_bf16_supported": "",
+    "torch.nn.modules.module:_has_any_global_hook": "",
     "torch.utils.data.dataloader:_MultiProcessingDataLoaderIter": "_shutdown_workers",
     "torch.utils.data:DataLoader": "_iterator",
     "transformers:AutoModelForImageClassification": "_model_mapping",

@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 
+from opencrate import calibration, products
 from opencrate.store import checkpoints, runs
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
@@ -181,3 +182,30 @@ def test_checkpoints_load_as_weights_only(small, tmp_path):
         assert not (path / "training_args.bin").exists()
         for name in ("optimizer.pt", "scheduler.pt"):
             assert torch.load(path / name, weights_only=True)
+
+
+def test_a_resumed_run_keeps_what_was_chosen_for_the_processor(small, tmp_path, monkeypatch):
+    """Without a measurement oneDNN would not be used: the resumed run has it from its checkpoint."""
+    monkeypatch.setattr(calibration, "_choices", {})
+    recipe = small(*STEPS, "training.max_steps=4")
+    chosen = {}
+
+    def choose(work, rule, ways, bound):
+        key = f"{work}, {torch.get_num_threads()} threads"
+        calibration.keep({key: "onednn" if work.startswith("product") else rule})
+        return calibration.choices()[key]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(products, "choose", choose)
+        whole = train(recipe, tmp_path / "whole")
+        chosen = calibration.choices()
+        with pytest.raises(Killed):
+            stop_before(patched, 3)
+            train(recipe, tmp_path / "killed")
+    assert "onednn" in chosen.values()
+    calibration._choices.clear()  # another process
+    resumed = train(recipe, tmp_path / "killed", resume=True)
+    assert calibration.choices().items() >= chosen.items()
+    assert_same_run(whole.directory, resumed.directory)
+    stored = json.loads((resumed.directory / runs.ENVIRONMENT).read_text())
+    assert stored["calibration"] == calibration.choices()

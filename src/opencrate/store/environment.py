@@ -12,30 +12,24 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..calibration import choices, processor
 
 
 def environment() -> dict[str, Any]:
-    """What a run was made with: versions, processor and threads; no host or user names."""
+    """What a run was made with: versions, processor, threads, what was chosen for it; no host or user names."""
     packages = ("torch", "transformers", "accelerate", "datasets")
     return {
         "opencrate": __version__,  # also where it runs from its source, without an installation
         **{name: metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": processor(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "calibration": choices(),
         "commit": _commit(),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _commit() -> str | None:

@@ -104,6 +104,7 @@ def train(
         if starts_whitened(recipe.model):  # the rest of the start follows from the seed
             runs.save_start(working, parts.model)
         metrics = _fit(recipe, parts, arguments, resume)
+        write_json(working / runs.ENVIRONMENT, environment())  # with what was chosen for this processor
         parts.model.save_pretrained(working)
         metrics = {**metrics, **task_of(recipe.task).test(parts.model, parts, recipe), "data": parts.data}
         write_json(working / runs.METRICS, metrics)

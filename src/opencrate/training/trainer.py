@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from .. import calibration
 from .._files import read_json, shown
 from .._outputs import write_json
 from .._pretrained import read_model
@@ -258,6 +259,7 @@ class RecipeTrainer(OpenTrainer):
             "white_box": [] if self.white_box is None else self.white_box.rows,
             "losses_since_logged": losses,
             "logged_at": self.logged_at,
+            "calibration": calibration.choices(),
             **self._identity(),
         }
         write_json(checkpoint / PROGRESS, progress)
@@ -279,6 +281,7 @@ class RecipeTrainer(OpenTrainer):
                     f"{self._checkpoint}: was written with {name}={progress[name]}, now it is {value}; resume with "
                     "the same, or start again with overwrite=True"
                 )
+        calibration.keep(progress.get("calibration", {}))
         self.losses_since_logged.fill_(progress["losses_since_logged"][self.processes.rank])
         self.logged_at = progress["logged_at"]
         self._seconds_before = progress["seconds"]

@@ -1,0 +1,205 @@
+"""Ways to compute softmax attention behind transformers' interface, and the choice between them.
+
+Shapes: B batch, K heads or subspaces, N tokens, p their dimension; ``(B, K, N, p)`` in, ``(B, N, K, p)`` out.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ._graph import known
+from ._hf import ALL_ATTENTION_FUNCTIONS
+from .calibration import choose, has_half_instructions, plain_work
+from .operators import attention_maps, subspace_attention
+
+HALF_INSTRUCTIONS = has_half_instructions()
+"""Whether this CPU has them; asked once, because the question cannot stand in a compiled graph."""
+
+FEW_KEYS = 512
+"""Up to it, two products with a mask are faster in bfloat16 than the fused kernel."""
+
+BLOCK_BYTES, CAUSAL_ROWS, ROWS = 2 << 20, 64, 256
+"""Size of one block of the maps: it stays in a processor's cache. Causal rows: few, so that most of what no token may
+see is left out."""
+
+LONGEST = 1024
+"""Tokens of the longest attention that is timed; longer ones are decided as this one is."""
+
+HALF_ERROR, FULL_ERROR = 2**-7, 2e-6
+"""Largest relative rms error of a way to compute attention, against float64 on the same inputs."""
+
+
+def matmul_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+) -> tuple[Tensor, Tensor]:
+    """Attention by two batched products: transformers' ``eager`` interface."""
+    mask = implied_causal_mask(module, query, key) if attention_mask is None else attention_mask
+    maps = attention_maps(query, kwargs.get("scaling"), mask, keys=key)
+    kept = F.dropout(maps, kwargs.get("dropout", 0.0), module.training)
+    return (kept @ value).transpose(1, 2), maps
+
+
+def blocked_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+) -> tuple[Tensor, None]:
+    """Subspace attention (queries = keys = values) by products of blocks, without a mask but the causal one."""
+    causal = bool(module.is_causal) and value.shape[-2] > 1
+    return BlockedAttention.apply(value, kwargs["scaling"], causal).transpose(1, 2), None  # pyright: ignore[reportReturnType]
+
+
+def implied_causal_mask(module: nn.Module, query: Tensor, key: Tensor) -> Tensor | None:
+    """The causal mask implied when none is passed: ``(queries, keys)``, True = attend.
+
+    ``None`` for a module that is not causal, and for one query, which sees every key. Several queries without a mask
+    stand at the start of the keys: transformers leaves the mask out only then.
+    """
+    queries, keys = query.shape[-2], key.shape[-2]
+    if not module.is_causal or known(queries == 1):
+        return None
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
+
+
+def dense_mask(module: nn.Module, mask: Any, query: Tensor, key: Tensor) -> Tensor | None:
+    """A backend's mask in the form :func:`attention_maps` takes; ``query`` and ``key (B, K, N, p)``.
+
+    ``sdpa`` and ``eager`` have a tensor broadcastable to ``(B, K, N, N)``, or none where the module's direction says
+    it all; ``flash`` has padding ``(B, N)``, ``flex`` a ``BlockMask``.
+    """
+    if mask is None:
+        return implied_causal_mask(module, query, key)
+    if isinstance(mask, Tensor):
+        if mask.ndim != 2:
+            return mask
+        padding, causal = mask.bool()[:, None, None], implied_causal_mask(module, query, key)
+        return padding if causal is None else padding & causal
+    from torch.nn.attention.flex_attention import create_mask
+
+    return create_mask(mask.mask_mod, query.shape[0], None, query.shape[-2], key.shape[-2], device=query.device)
+
+
+# --- The choice ---------------------------------------------------------------------------------------------------
+
+
+def attention_function(implementation: str, values: Tensor, causal: bool, alone: bool) -> Callable:
+    """The attention function of transformers' interface; the one place where a way is chosen.
+
+    ``sdpa`` stands for what is fastest: on a CPU the fused kernel or products, by measurement where the work is
+    subspace attention, else by a rule. In bfloat16 the fused kernel takes up to three times as long as products where
+    the processor has instructions for them; without, products take 20 times as long.
+
+    Args:
+        implementation: of the configuration.
+        values: ``(B, K, N, p)``.
+        causal: the direction of the attention.
+        alone: queries = keys = values, without a mask, a cache or dropout.
+    """
+    if implementation == "sdpa" and values.device.type == "cpu" and _by_products(values, causal, alone):
+        return blocked_attention if alone and plain_work(values) else matmul_attention
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, matmul_attention)
+
+
+def _by_products(values: Tensor, causal: bool, alone: bool) -> bool:
+    """Whether products are faster than the fused kernel."""
+    num_tokens, dim = values.shape[-2:]
+    rule = values.dtype == torch.bfloat16 and HALF_INSTRUCTIONS
+    if not (alone and plain_work(values)):
+        return rule and known(num_tokens <= FEW_KEYS)
+    if values.dtype not in (torch.bfloat16, torch.float32) or num_tokens < 16:
+        return rule
+    gradient = torch.is_grad_enabled() and values.requires_grad
+    num_tokens = min(num_tokens, LONGEST)
+    work = f"{'causal ' if causal else ''}attention{' with gradient' if gradient else ''}, {str(values.dtype)[6:]}, "
+    work += f"{2 ** (num_tokens - 1).bit_length()} tokens of {dim}"
+    bound = HALF_ERROR if values.dtype == torch.bfloat16 else FULL_ERROR
+
+    def ways() -> dict[str, Callable[[], Tensor]]:
+        return _ways(values.dtype, num_tokens, dim, causal, gradient)
+
+    return choose(work, "products" if rule else "sdpa", ways, bound) == "products"
+
+
+def _ways(dtype: torch.dtype, num_tokens: int, dim: int, causal: bool, gradient: bool) -> dict[str, Callable]:
+    """For :func:`calibration.choose`: the same attention in each way, with its backward where there is a gradient."""
+    heads = min(64, max(2, 2**19 // num_tokens**2))
+    drawn = torch.randn(1, num_tokens, heads, dim, generator=torch.Generator().manual_seed(0))
+    values, scale = drawn.to(dtype).transpose(1, 2), dim**-0.5
+    mask = torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril() if causal else None
+
+    def run(attend: Callable[[Tensor], Tensor]) -> Tensor:
+        V = values.detach().requires_grad_(gradient)
+        out = attend(V)
+        if gradient:
+            torch.autograd.grad(out, V, out.detach())
+        return out.detach()
+
+    return {
+        "exact": lambda: subspace_attention(values.double(), scale, mask),
+        "sdpa": lambda: run(lambda V: F.scaled_dot_product_attention(V, V, V, is_causal=causal, scale=scale)),
+        "products": lambda: run(lambda V: BlockedAttention.apply(V, scale, causal)),  # pyright: ignore[reportReturnType]
+    }
+
+
+# --- Products of blocks -------------------------------------------------------------------------------------------
+
+
+class BlockedAttention(torch.autograd.Function):
+    """``softmax(scale V_k V_k^T) V_k (B, K, N, p)`` by block after block of the maps. [2306.01129, Eq. 11]
+
+    No N x N map is kept: each block is computed, used while it lies in the cache, and computed again in the backward.
+    With P a block of the maps, dO the gradient of its output and dS that of its scores, and queries = keys = values:
+
+        dP = dO V^T,   dS = scale P * (dP - rowsum(dP * P)),   dV += P^T dO + dS^T V_rows,   dV_rows += dS V
+    """
+
+    @staticmethod
+    def forward(ctx, V: Tensor, scale: float, causal: bool) -> Tensor:
+        ctx.save_for_backward(V)
+        ctx.scale, ctx.causal = scale, causal
+        flat = V.reshape(-1, *V.shape[-2:])
+        out = torch.empty_like(flat)
+        for heads, rows, keys in _blocks(flat, causal):
+            torch.bmm(_maps(flat, heads, rows, keys, scale, causal), flat[heads, keys], out=out[heads, rows])
+        return out.view(V.shape)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (V,) = ctx.saved_tensors
+        scale, causal = ctx.scale, ctx.causal
+        if torch.is_grad_enabled():  # a gradient of this gradient is asked for
+            mask = torch.ones(V.shape[-2], V.shape[-2], dtype=torch.bool).tril() if causal else None
+            return *torch.autograd.grad(subspace_attention(V, scale, mask), V, gradient, create_graph=True), None, None
+        flat, gradient = V.reshape(-1, *V.shape[-2:]), gradient.reshape(-1, *V.shape[-2:])
+        result = torch.zeros_like(flat)
+        for heads, rows, keys in _blocks(flat, causal):
+            maps = _maps(flat, heads, rows, keys, scale, causal)
+            of_maps = torch.bmm(gradient[heads, rows], flat[heads, keys].mT)
+            of_scores = torch.ops.aten._softmax_backward_data(of_maps, maps, -1, maps.dtype)
+            result[heads, keys].baddbmm_(maps.mT, gradient[heads, rows])
+            result[heads, keys].baddbmm_(of_scores.mT, flat[heads, rows], alpha=scale)
+            result[heads, rows].baddbmm_(of_scores, flat[heads, keys], alpha=scale)
+        return result.view(V.shape), None, None
+
+
+def _blocks(V: Tensor, causal: bool) -> Iterator[tuple[slice, slice, slice]]:
+    """Heads, rows and keys of the blocks of the maps of ``V (B K, N, p)``."""
+    heads, num_tokens, _ = V.shape
+    rows = min(num_tokens, CAUSAL_ROWS if causal else max(ROWS, num_tokens // 8))
+    together = max(2, BLOCK_BYTES // (rows * num_tokens * V.element_size()))
+    for first in range(0, heads, together):
+        for row in range(0, num_tokens, rows):
+            end = min(num_tokens, row + rows)
+            yield slice(first, first + together), slice(row, end), slice(end if causal else num_tokens)
+
+
+def _maps(V: Tensor, heads: slice, rows: slice, keys: slice, scale: float, causal: bool) -> Tensor:
+    """One block of the maps."""
+    start = V.new_zeros(())
+    scores = torch.baddbmm(start, V[heads, rows], V[heads, keys].mT, beta=0, alpha=scale)
+    if causal:
+        own = scores[..., rows]
+        later = torch.ones(own.shape[-2:], dtype=torch.bool).triu(1)
+        own.masked_fill_(later, -torch.inf)
+    return scores.softmax(dim=-1)
