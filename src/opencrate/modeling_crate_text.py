@@ -34,10 +34,10 @@ class FewTokensLinear(nn.Linear):
     """``nn.Linear``, but faster where a CPU multiplies few rows by a large matrix, as the unembedding in generation.
 
     The library's product of fewer than 16 rows leaves threads idle; one product for each of 8 parts of a matrix of 2^22
-    entries or more uses all of them. The two are equal to rounding.
+    entries or more, of a width from 512 on, uses all of them. The two are equal to rounding.
     """
 
-    FEW, PARTS, LARGE = 16, 8, 2**22
+    FEW, PARTS, LARGE, WIDE = 16, 8, 2**22, 512
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(..., n)`` -> ``(..., m)``."""
@@ -58,7 +58,7 @@ class FewTokensLinear(nn.Linear):
             return False
         W = self.weight  # a quantised weight is a class of its own, with its own product
         plain = type(W) in (Tensor, nn.Parameter) and tokens.device.type == "cpu"
-        large = W.numel() >= self.LARGE and W.shape[0] >= self.PARTS
+        large = W.numel() >= self.LARGE and W.shape[1] >= self.WIDE and W.shape[0] >= self.PARTS
         few = 0 < tokens.shape[:-1].numel() < self.FEW
         return plain and large and few and tokens.dtype in (torch.float32, torch.float64)
 

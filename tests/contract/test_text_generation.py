@@ -164,6 +164,7 @@ def test_the_unembedding_of_few_tokens_is_the_ordinary_one(rows, outputs, bias, 
     X, ours = torch.randn(rows, 1, 12), FewTokensLinear(12, outputs, bias=bias)
     products = []
     monkeypatch.setattr(FewTokensLinear, "LARGE", 0)
+    monkeypatch.setattr(FewTokensLinear, "WIDE", 12)
     real = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda *args: products.append(args) or real(*args))
     with torch.no_grad():

@@ -41,7 +41,7 @@ class TrainingRecipe:
     lr_scheduler_type: Literal["cosine", "cosine_with_min_lr", "linear", "constant", "constant_with_warmup"] = "cosine"
     max_grad_norm: Amount = 1.0
     label_smoothing_factor: Share = 0.0
-    bf16: bool = False
+    bf16: bool | Literal["auto"] = False  # auto: where the GPU or CPU has instructions for it; a run writes down which
     torch_compile: bool = False
     dataloader_num_workers: Annotated[int, Within(0, 64)] = 0
     save_strategy: Literal["no", "epoch", "steps"] = "no"

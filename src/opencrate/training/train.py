@@ -23,6 +23,7 @@ from ..store.environment import environment
 from .allocator import keep_freed_memory
 from .callbacks import RunLog
 from .extension import check_extendable, is_finished, take_up
+from .precision import decided
 from .tasks import Parts, task_of
 from .trainer import RecipeTrainer, training_arguments
 from .whitening import starts_whitened
@@ -77,6 +78,7 @@ def train(
     recipe = located(recipe if isinstance(recipe, Recipe) else load_recipe(recipe))
     default = Path("runs") / f"{recipe.name}-seed{recipe.training.seed}"
     directory = default if output_dir is None else Path(output_dir).expanduser()
+    recipe = decided(recipe, directory if resume else None)
     partial = runs.partial_directory(directory)
     extends = resume and is_finished(directory)
     _check_target(recipe, directory, overwrite, resume)

@@ -33,6 +33,7 @@ from .callbacks import FiniteWatch, ProgressBar, RunLog, StopSignals
 from .ema import WeightAverage
 from .losses import penalty
 from .optimizers import build_optimizer
+from .precision import decided
 from .processes import Processes, SharedBatches, share_of
 from .tasks import Parts, task_of
 from .tasks.base import add_up
@@ -325,7 +326,7 @@ def training_arguments(recipe: Recipe, output_dir: Path, validate: bool) -> Trai
     has_end = "min_lr" in recipe.training.lr_scheduler_type
     return TrainingArguments(
         output_dir=str(output_dir),
-        **dataclasses.asdict(recipe.training),
+        **dataclasses.asdict(decided(recipe).training),
         lr_scheduler_kwargs={"min_lr": recipe.optimiser.min_learning_rate} if has_end else {},
         eval_strategy="epoch" if validate else "no",
         logging_strategy="epoch",

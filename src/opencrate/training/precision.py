@@ -1,0 +1,31 @@
+"""Whether a run computes in bfloat16, where its recipe leaves that to the processor."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from ..calibration import has_half_instructions
+from ..recipe.schema import Recipe
+from ..store import runs
+
+
+def decided(recipe: Recipe, resumed: Path | None = None) -> Recipe:
+    """The recipe with `training.bf16` true or false: for `auto`, as in the run at `resumed`, else by the processor."""
+    if recipe.training.bf16 != "auto":
+        return recipe
+    before = None
+    if resumed is not None:
+        folders = [folder for folder in (runs.partial_directory(resumed), resumed) if (folder / runs.RECIPE).is_file()]
+        before = runs.read_recipe(folders[0]).training.bf16 if folders else None
+    half = before if isinstance(before, bool) else has_bfloat16()
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, bf16=half))
+
+
+def has_bfloat16() -> bool:
+    """Whether the device that trains has instructions for bfloat16; where they are emulated, they are no gain."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return has_half_instructions()
