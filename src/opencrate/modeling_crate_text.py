@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
-from ._graph import traced
 from ._hf import CACHE, CACHE_NAMES, CacheByEitherName, GenerationMixin, cache_argument, can_return_tuple, one_cache
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate_base import CrateStates
 from .modeling_crate_text_model import CrateTextModel, CrateTextPreTrainedModel
+from .products import apply_linear
 
 
 @dataclass
@@ -30,39 +30,6 @@ class CrateMaskedLMOutput(CrateStates, MaskedLMOutput):
     """``loss``, ``logits (B, N, vocabulary)``, and the states."""
 
 
-class FewTokensLinear(nn.Linear):
-    """``nn.Linear``, but faster where a CPU multiplies few rows by a large matrix, as the unembedding in generation.
-
-    The library's product of fewer than 16 rows leaves threads idle; one product for each of 8 parts of a matrix of 2^22
-    entries or more, of a width from 512 on, uses all of them. The two are equal to rounding.
-    """
-
-    FEW, PARTS, LARGE, WIDE = 16, 8, 2**22, 512
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``(..., n)`` -> ``(..., m)``."""
-        if not self._splits(tokens):
-            return super().forward(tokens)
-        W, columns = self.weight, tokens.flatten(0, -2).mT
-        part = W.shape[0] // self.PARTS
-        whole = part * self.PARTS
-        parts = torch.bmm(W[:whole].unflatten(0, (self.PARTS, part)), columns.expand(self.PARTS, -1, -1))
-        product = parts.flatten(0, 1)
-        if W.shape[0] > whole:
-            product = torch.cat((product, W[whole:] @ columns))
-        product = product.mT.reshape(*tokens.shape[:-1], -1)
-        return product if self.bias is None else product + self.bias
-
-    def _splits(self, tokens: Tensor) -> bool:
-        if traced() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-            return False
-        W = self.weight  # a quantised weight is a class of its own, with its own product
-        plain = type(W) in (Tensor, nn.Parameter) and tokens.device.type == "cpu"
-        large = W.numel() >= self.LARGE and W.shape[1] >= self.WIDE and W.shape[0] >= self.PARTS
-        few = 0 < tokens.shape[:-1].numel() < self.FEW
-        return plain and large and few and tokens.dtype in (torch.float32, torch.float64)
-
-
 class _CrateLM(CrateTextPreTrainedModel):
     """The stack and the unembedding."""
 
@@ -71,7 +38,7 @@ class _CrateLM(CrateTextPreTrainedModel):
     def __init__(self, config: CrateTextConfig):
         super().__init__(config)
         self.crate = CrateTextModel(config)
-        self.lm_head = FewTokensLinear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
 
@@ -135,7 +102,7 @@ class CrateForCausalLM(_CrateLM, GenerationMixin):
             tokens = tokens[:, logits_to_keep]
         elif logits_to_keep:
             tokens = tokens[:, -logits_to_keep:]
-        logits, loss, targets = self.lm_head(tokens), None, kwargs.get("shift_labels")
+        logits, loss, targets = apply_linear(self.lm_head, tokens), None, kwargs.get("shift_labels")
         if labels is not None or targets is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
         if labels is not None and targets is None:
@@ -292,7 +259,7 @@ class CrateForMaskedLM(_CrateLM):
         outputs = self.crate(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, **kwargs
         )
-        logits, loss = self.lm_head(outputs.last_hidden_state), None
+        logits, loss = apply_linear(self.lm_head, outputs.last_hidden_state), None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
         loss = self._with_penalties(loss, labels, kwargs.get("num_items_in_batch"))

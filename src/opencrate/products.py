@@ -1,8 +1,13 @@
-"""Matrix products in float32 by the library that is faster on this CPU: PyTorch's default one, or oneDNN.
+"""Matrix products by the way that is fastest on this CPU: PyTorch's own, oneDNN's, or in parts.
 
-Both are exact to float32's rounding: oneDNN is called for itself, so that ``set_float32_matmul_precision`` keeps its
-meaning. On some processors it is twice as fast for large matrices, on others slower for small ones: measurement
-decides (:mod:`opencrate.calibration`). In every other type, under autocast and on accelerators these are PyTorch's own.
+Large products in float32: PyTorch's default library or oneDNN. Both are exact to float32's rounding: oneDNN is called
+for itself, so that ``set_float32_matmul_precision`` keeps its meaning. On some processors it is twice as fast for large
+matrices, on others slower for small ones.
+
+Few rows, as in generation: the library's product can leave threads idle; one product for each of 8 parts of the matrix
+uses all of them.
+
+Measurement decides (:mod:`opencrate.calibration`). Other types, autocast and accelerators have PyTorch's own product.
 """
 
 from collections.abc import Callable
@@ -17,22 +22,33 @@ from .linear_maps import has_plain_weight
 ERROR = 2e-6
 """Largest relative rms error of a float32 product against float64; TF32 has 3e-4."""
 
-FEW_ROWS, SAMPLE = 32, 4e8
-"""Products of fewer rows are PyTorch's own. FLOPs of the product that is timed."""
+FEW_ROWS, SMALL, SAMPLE = 16, 2**14, 4e8
+"""Fewer rows may be multiplied in parts. Entries of a matrix, and FLOPs, below which nothing is chosen; FLOPs of the
+product that is timed."""
+
+PARTS, LARGE, WIDE = 8, 2**22, 512
+"""Without a measurement, matrices of at least so many entries and columns are taken in parts."""
+
+COLD = 48 << 20
+"""Bytes of the matrices that a product of few rows is timed on: more than a cache holds, as the layers of a model."""
 
 
 def linear(X: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
     """``X W^T + bias``, as :func:`torch.nn.functional.linear`; ``X (..., n)``, ``W (m, n)`` -> ``(..., m)``."""
-    if _by_onednn(X, W):
+    way = _way(X, W)
+    if way == "onednn":
         return OneDNNLinear.apply(X, W, bias)  # pyright: ignore[reportReturnType]
+    if way == "parts":
+        product = in_parts(X.flatten(0, -2), W).reshape(*X.shape[:-1], -1)
+        return product if bias is None else product + bias
     return F.linear(X, W, bias)
 
 
 def plus_product(A: Tensor, X: Tensor, D: Tensor, alpha: float) -> Tensor:
     """``A + alpha X D``, as :func:`torch.addmm`; ``A`` a number or ``(N, m)``, ``X (N, n)``, ``D (n, m)``."""
-    if _by_onednn(X, D.mT):
-        return linear(X if alpha == 1 else alpha * X, D.mT) + A
-    return torch.addmm(A, X, D, alpha=alpha)
+    if _way(X, D.mT) == "default":
+        return torch.addmm(A, X, D, alpha=alpha)
+    return linear(X if alpha == 1 else alpha * X, D.mT) + A
 
 
 def apply_linear(module: nn.Module, X: Tensor) -> Tensor:
@@ -48,21 +64,40 @@ def _global_hooks() -> bool:
     return bool(torch.nn.modules.module._has_any_global_hook())
 
 
-def _by_onednn(X: Tensor, W: Tensor) -> bool:
-    """Whether oneDNN is faster for such a product."""
-    if X.dtype != torch.float32 or W.dtype != torch.float32 or not plain_work(X, W):
-        return False
+def in_parts(X: Tensor, W: Tensor) -> Tensor:
+    """``X W^T (rows, m)`` as one product for each of 8 parts of the rows of W; ``X (rows, n)``, ``W (m, n)``."""
+    part = W.shape[0] // PARTS
+    whole = part * PARTS
+    products = torch.bmm(W[:whole].unflatten(0, (PARTS, part)), X.mT.expand(PARTS, -1, -1)).flatten(0, 1)
+    if W.shape[0] > whole:
+        products = torch.cat((products, W[whole:] @ X.mT))
+    return products.mT
+
+
+# --- The choice ---------------------------------------------------------------------------------------------------
+
+
+def _way(X: Tensor, W: Tensor) -> str:
+    """How to compute ``X W^T``: ``default``, ``onednn`` or ``parts``."""
+    if X.dtype != W.dtype or X.dtype not in (torch.float32, torch.float64) or not plain_work(X, W):
+        return "default"
     rows, (outputs, inputs) = X.shape[:-1].numel(), W.shape
-    if rows < FEW_ROWS or min(inputs, outputs) < 8 or torch.is_autocast_enabled("cpu") or not _has_onednn():
-        return False
-    columns = X.stride(-1) != 1  # the transposed product of a weight's gradient
+    few = rows < FEW_ROWS
+    refused = few and (rows == 0 or outputs < PARTS or torch.is_grad_enabled())
+    if refused or torch.is_autocast_enabled("cpu"):
+        return "default"
+    rule = "parts" if few and outputs * inputs >= LARGE and inputs >= WIDE else "default"
+    small = outputs * inputs < SMALL if few else 2 * rows * outputs * inputs < 64 * SMALL
+    if small or (not few and (X.dtype == torch.float64 or not _has_onednn())):
+        return rule
+    columns = (W if few else X).stride(-1) != 1  # of a transposed matrix; the product of a weight's gradient
     sizes = [2 ** (size - 1).bit_length() for size in (rows, inputs, outputs)]
-    work = "product, float32, {} x {} to {}{}".format(*sizes, ", by columns" if columns else "")
+    work = "product, {}, {} x {} to {}{}".format(str(X.dtype)[6:], *sizes, ", by columns" if columns else "")
 
     def ways() -> dict[str, Callable[[], Tensor]]:
-        return _ways(rows, inputs, outputs, columns)
+        return _few_rows(X.dtype, rows, inputs, outputs, columns) if few else _many_rows(rows, inputs, outputs, columns)
 
-    return choose(work, "default", ways, ERROR) == "onednn"
+    return choose(work, rule, ways, ERROR)
 
 
 def _has_onednn() -> bool:
@@ -71,7 +106,7 @@ def _has_onednn() -> bool:
     return library.is_available() and library.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _ways(rows: int, inputs: int, outputs: int, columns: bool) -> dict[str, Callable[[], Tensor]]:
+def _many_rows(rows: int, inputs: int, outputs: int, columns: bool) -> dict[str, Callable[[], Tensor]]:
     """For :func:`calibration.choose`: one product of these sizes, of fewer tokens where it would take long."""
     if columns:
         inputs = max(128, min(inputs, int(SAMPLE / (2 * rows * outputs))))
@@ -84,6 +119,27 @@ def _ways(rows: int, inputs: int, outputs: int, columns: bool) -> dict[str, Call
         "exact": lambda: X.double() @ W.double().mT,
         "default": lambda: F.linear(X, W),
         "onednn": lambda: _onednn(X, W, None),
+    }
+
+
+def _few_rows(dtype: torch.dtype, rows: int, inputs: int, outputs: int, columns: bool) -> dict[str, Callable]:
+    """The same for a product of few rows with one matrix after the other."""
+    draw = torch.Generator().manual_seed(0)
+    X = torch.randn(rows, inputs, generator=draw).to(dtype)
+    first = torch.randn(min(outputs, 4096), inputs, generator=draw).to(dtype)
+    first = first.repeat(-(-outputs // len(first)), 1)[:outputs]
+    first = first.mT.contiguous().mT if columns else first
+    matrices = [first] + [first.clone() for _ in range(COLD // (first.numel() * first.element_size()))]
+
+    def with_each(multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        for W in matrices[1:]:
+            multiply(X, W)
+        return multiply(X, first)
+
+    return {
+        "exact": lambda: X.double() @ first.double().mT,
+        "default": lambda: with_each(F.linear),
+        "parts": lambda: with_each(in_parts),
     }
 
 

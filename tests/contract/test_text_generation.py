@@ -7,7 +7,6 @@ from transformers import StaticCache
 
 from opencrate._hf import CACHE
 from opencrate.cache import SubspaceCache
-from opencrate.modeling_crate_text import FewTokensLinear
 
 from .text import FORMS, ids_of, text_model
 
@@ -154,27 +153,3 @@ def test_unknown_words():
         generated(text_model(), ids_of(1, 4), context_overflow="slide")
     with pytest.raises(ValueError, match="max_new_token"):
         text_model().generate(ids_of(1, 4), max_new_token=3)
-
-
-@pytest.mark.parametrize("rows", [1, 3, 15, 16])
-@pytest.mark.parametrize("outputs", [5, 8, 37])
-@pytest.mark.parametrize("bias", [False, True])
-def test_the_unembedding_of_few_tokens_is_the_ordinary_one(rows, outputs, bias, monkeypatch):
-    torch.manual_seed(0)
-    X, ours = torch.randn(rows, 1, 12), FewTokensLinear(12, outputs, bias=bias)
-    products = []
-    monkeypatch.setattr(FewTokensLinear, "LARGE", 0)
-    monkeypatch.setattr(FewTokensLinear, "WIDE", 12)
-    real = torch.bmm
-    monkeypatch.setattr(torch, "bmm", lambda *args: products.append(args) or real(*args))
-    with torch.no_grad():
-        expected = torch.nn.functional.linear(X, ours.weight, ours.bias)
-        torch.testing.assert_close(ours(X), expected, rtol=1e-6, atol=1e-6)
-        assert bool(products) == (rows < 16 and outputs >= 8)
-        ours.weight = torch.nn.Parameter(ours.weight.mT.contiguous().mT)
-        torch.testing.assert_close(ours(X), expected, rtol=1e-6, atol=1e-6)
-        assert ours(torch.zeros(0, 12)).shape == (0, outputs)
-    products.clear()
-    ours(X.requires_grad_()).sum().backward()
-    assert not products  # training takes the library's product, whose gradients are fused
-    torch.testing.assert_close(X.grad, ours.weight.sum(0).expand_as(X))

@@ -105,6 +105,7 @@ def test_all_of_a_layer_goes_the_chosen_way(monkeypatch):
         seen.append(work)
         return "onednn" if work.startswith("product") else rule
 
+    monkeypatch.setattr(products, "SMALL", 0)
     images, gradients = torch.randn(4, 3, 24, 24), {}
     for expansion in (1, 2):
         config = CrateConfig(
@@ -163,3 +164,28 @@ def test_what_is_fixed_is_taken():
             chosen = attention.attention_function("sdpa", V, False, True)
             assert chosen is expected or (expected is None and chosen is not attention.blocked_attention)
     assert attention.attention_function("eager", V, False, True) is attention.matmul_attention
+
+
+@pytest.mark.parametrize("rows", [1, 3, 15, 16])
+@pytest.mark.parametrize("outputs", [5, 8, 37])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_of_few_rows_in_parts(rows, outputs, bias, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    X, W = torch.randn(rows, 1, 12, generator=draw), torch.randn(outputs, 12, generator=draw)
+    b = torch.randn(outputs, generator=draw) if bias else None
+    for name, value in (("LARGE", 0), ("WIDE", 12), ("SMALL", 2**30)):
+        monkeypatch.setattr(products, name, value)
+    taken = []
+    real = products.in_parts
+    monkeypatch.setattr(products, "in_parts", lambda *given: taken.append(given) or real(*given))
+    with torch.no_grad():
+        for weight in (W, W.mT.contiguous().mT):
+            close(products.linear(X, weight, b), F.linear(X, W, b), rtol=1e-5, atol=1e-5)
+        assert bool(taken) == (rows < 16 and outputs >= 8)
+        assert products.linear(torch.zeros(0, 12), W).shape == (0, outputs)
+        flat = X.flatten(0, 1)
+        close(products.plus_product(torch.ones(()), flat, W.mT, 0.5), 1 + 0.5 * flat @ W.mT, rtol=1e-5, atol=1e-5)
+    taken.clear()
+    products.linear(X.requires_grad_(), W).sum().backward()
+    assert not taken  # training takes the library's product, whose gradients are fused
+    close(X.grad, W.sum(0).expand_as(X), rtol=1e-5, atol=1e-5)
