@@ -53,7 +53,7 @@ class TrainingRecipe:
 class OptimiserRecipe:
     """Which optimizer, and what `TrainingArguments` do not have a name for."""
 
-    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch"
+    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch_fused"
     min_learning_rate: Amount = 0.0  # where training.lr_scheduler_type=cosine_with_min_lr ends
     ema_decay: Share = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
 
