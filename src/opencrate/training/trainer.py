@@ -22,6 +22,7 @@ from .._files import read_json, shown
 from .._outputs import write_json
 from .._pretrained import read_model
 from ..data.draws import DrawSampler
+from ..data.images.device import batches_on_device
 from ..data.images.tensors import in_batches
 from ..evaluation.inputs import evaluating
 from ..modeling_crate_base import CratePreTrainedModel
@@ -137,8 +138,17 @@ class RecipeTrainer(OpenTrainer):
     # --- one step
 
     def get_train_dataloader(self) -> DataLoader:
-        """This process's share of every batch; a plain loader, because accelerate's reads one batch ahead."""
+        """This process's share of every batch; a plain loader, because accelerate's reads one batch ahead.
+
+        Images that are kept on the device come in whole batches, made by this process in no need of loading.
+        """
         workers = self.args.dataloader_num_workers
+        made = batches_on_device(self.train_dataset, self.recipe.data.keep_on, self.args.device)
+        if made is not None:
+            self._loader = DataLoader(
+                made, batch_sampler=self.batches, collate_fn=_as_it_is, generator=torch.Generator()
+            )
+            return self._loader
         self._loader = DataLoader(
             self.train_dataset,
             batch_sampler=self.batches,
@@ -161,6 +171,10 @@ class RecipeTrainer(OpenTrainer):
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
         return self.optimizer
+
+    def completed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With what the task reads off a batch while it is on the host."""
+        return self.task.completed(batch)
 
     def count_items(self, batches: list[dict[str, Tensor]]) -> int:
         """What the loss of the optimizer step is a mean over, in all its batches and processes."""
@@ -289,6 +303,11 @@ class RecipeTrainer(OpenTrainer):
                 self.white_box.rows = progress["white_box"]
         if self.average:
             self.average.load(self._checkpoint / AVERAGE, self.model)
+
+
+def _as_it_is(batch: Any) -> Any:
+    """A batch that was made whole."""
+    return batch
 
 
 class _Flow(TrainerCallback):
