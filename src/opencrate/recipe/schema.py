@@ -42,7 +42,9 @@ class TrainingRecipe:
     max_grad_norm: Amount = 1.0
     label_smoothing_factor: Share = 0.0
     bf16: bool = False
+    tf32: bool | None = None  # float32 products in TF32 on a GPU; null: PyTorch's default, on with torch_compile
     torch_compile: bool = False
+    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None  # with torch_compile
     dataloader_num_workers: Annotated[int, Within(0, 64)] = 0
     save_strategy: Literal["no", "epoch", "steps"] = "no"
     save_steps: Count = 500
@@ -123,6 +125,9 @@ def check_values(recipe: Recipe, where: Where) -> None:
     """Refuse, by `ValueError`, a value that does not fit the others; `where` is what set a dotted key."""
     _check_sections(recipe, where)
     _check_regulariser(recipe, where)
+    compiles = recipe.training.torch_compile or recipe.training.torch_compile_mode is None
+    allowed = "null where training.torch_compile is false; set that to true"
+    _require(compiles, "training.torch_compile_mode", allowed, recipe, where)
     _check_images(recipe, where)
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import is_torch_tf32_available
 
 from .._files import read_json, shown
 from .._outputs import write_json
@@ -337,7 +338,13 @@ class _Flow(TrainerCallback):
 
 
 def training_arguments(recipe: Recipe, output_dir: Path, validate: bool) -> TrainingArguments:
-    """The recipe's `training` section as transformers' `TrainingArguments`; joins the processes of a `torchrun`."""
+    """The recipe's `training` section as transformers' `TrainingArguments`; joins the processes of a `torchrun`.
+
+    Raises:
+        ValueError: TF32 where there is no GPU that has it.
+    """
+    if recipe.training.tf32 and not is_torch_tf32_available():
+        raise ValueError("training.tf32=true: needs a CUDA GPU of the Ampere generation or later; leave it out")
     has_end = "min_lr" in recipe.training.lr_scheduler_type
     return TrainingArguments(
         output_dir=str(output_dir),
