@@ -1,6 +1,5 @@
 """Compiled training: the same numbers to rounding, a run directory as ever."""
 
-import functools
 import json
 
 import pytest
@@ -34,11 +33,12 @@ def assert_compiled_run(recipe, folder):
 
 def test_training_through_dynamo(small, monkeypatch, tmp_path):
     """Traced and run without a compiler, which takes longer than everything else here."""
-    traced = functools.partial(TrainingArguments, torch_compile_backend="aot_eager")
-    plain = lambda *a, torch_compile, **o: (traced if torch_compile else TrainingArguments)(
-        *a, torch_compile=torch_compile, **o
-    )
-    monkeypatch.setattr(trainer, "TrainingArguments", plain)
+
+    def traced(*arguments, torch_compile, **options):
+        backend = {"torch_compile_backend": "aot_eager"} if torch_compile else {}
+        return TrainingArguments(*arguments, torch_compile=torch_compile, **backend, **options)
+
+    monkeypatch.setattr(trainer, "TrainingArguments", traced)
     assert_compiled_run(small, tmp_path)
 
 

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from ..store import checkpoints
 from .processes import Processes
+from .sharding import whole
 
 
 class RunLog(TrainerCallback):
@@ -136,7 +137,7 @@ class FiniteWatch(TrainerCallback):
 
     def require_finite_weights(self, model: torch.nn.Module, args: Any, step: int) -> None:
         """Refuse, by `FloatingPointError`, to go on or to save with a NaN or an infinity among the weights."""
-        finite = torch.stack([torch.isfinite(value.detach()).all() for value in model.parameters()]).all()
+        finite = torch.stack([whole(torch.isfinite(value.detach()).all()) for value in model.parameters()]).all()
         self._fail(not finite, args, self._first_bad or step)
 
     @staticmethod

@@ -13,18 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import DataLoader, default_collate
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils import is_torch_tf32_available
+from transformers.utils.import_utils import is_torch_tf32_available
 
 from .._files import read_json, shown
 from .._outputs import write_json
 from .._pretrained import read_model
 from ..data.draws import DrawSampler
 from ..data.images.device import batches_on_device
-from ..data.images.tensors import in_batches
 from ..evaluation.inputs import evaluating
 from ..modeling_crate_base import CratePreTrainedModel
 from ..recipe.schema import Recipe
@@ -34,7 +33,8 @@ from .callbacks import FiniteWatch, ProgressBar, RunLog, StopSignals
 from .ema import WeightAverage
 from .losses import penalty
 from .optimizers import build_optimizer
-from .processes import Processes, SharedBatches, share_of
+from .processes import Processes, SharedBatches, batches_of_share
+from .sharding import wrap_layers
 from .tasks import Parts, task_of
 from .tasks.base import add_up
 from .trainer_members import OpenTrainer
@@ -71,6 +71,8 @@ class RecipeTrainer(OpenTrainer):
             eval_dataset=parts.validation,
             data_collator=default_collate,
         )
+        if self.is_fsdp_enabled:
+            wrap_layers(parts.model, self.accelerator.state.fsdp_plugin)
         self.recipe = recipe
         self.task = task_of(recipe.task)
         self.processes = Processes()
@@ -208,9 +210,9 @@ class RecipeTrainer(OpenTrainer):
 
     def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> dict[str, float]:
         """The task's metrics on the validation split, with the averaged weights where there are any."""
-        indices = share_of(range(len(self.eval_dataset)), self.processes.rank, self.processes.count)
-        share = Subset(self.eval_dataset, indices)
-        batches = in_batches(share, self.args.per_device_eval_batch_size, self.args.dataloader_num_workers)
+        size, workers = self.args.per_device_eval_batch_size, self.args.dataloader_num_workers
+        rows = batches_of_share(len(self.eval_dataset), size, self.processes.rank, self.processes.count)
+        batches: Any = DataLoader(self.eval_dataset, batch_sampler=rows, num_workers=workers)
         averaged = self.average.applied(self.model) if self.average else nullcontext()
         with averaged, evaluating(self.model), self.compute_loss_context_manager():
             own = add_up(self.task.sums(self.model, self.on_device(batch)) for batch in batches)
@@ -259,11 +261,11 @@ class RecipeTrainer(OpenTrainer):
     def _save_progress(self, checkpoint: Path) -> None:
         """What transformers' Trainer leaves out of its checkpoints; read back by `_restore`."""
         losses = self.processes.gather(self.losses_since_logged.item())  # and waits for every process's random state
+        if self.average:
+            self.average.save(checkpoint / AVERAGE, self.processes.main)
         if not self.processes.main:
             return
         (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody reads
-        if self.average:
-            self.average.save(checkpoint / AVERAGE)
         progress = {
             "step": self.state.global_step,
             "seconds": self.seconds,
