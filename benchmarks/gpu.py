@@ -1,6 +1,6 @@
 """OpenCRATE on one GPU: correctness, speed, memory, decoding, measuring; eager and compiled, against textbook and ViT.
 
-    python benchmarks/gpu.py [--budget 285] [--batch 256] [--out results.json] [--smoke]
+    python benchmarks/gpu.py [--budget 285] [--batch 256] [--layers 12] [--out results.json] [--smoke]
 
 Needs opencrate, torch and transformers only; about 5 minutes on one H100. Sections run in order of importance and
 are left out when the budget is spent; an error ends its section alone. `--smoke` runs everything at tiny size, also on
@@ -28,6 +28,7 @@ from torch.nn import functional as F
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--budget", type=float, default=285)
 parser.add_argument("--batch", type=int, default=256)
+parser.add_argument("--layers", type=int, help="12, in the smoke form 2")
 parser.add_argument("--out", default=os.path.join(os.environ.get("OUT", "."), "gpu_bench.json"))
 parser.add_argument("--smoke", action="store_true")
 parser.add_argument("--only", nargs="*", help="names of sections")
@@ -38,7 +39,7 @@ DEV = torch.device("cuda" if CUDA else "cpu")
 TINY = a.smoke
 BATCH = 2 if TINY else a.batch
 IMG = 32 if TINY else 224
-D, L, K = (64, 2, 4) if TINY else (768, 12, 12)
+D, L, K = (64, a.layers or 2, 4) if TINY else (768, a.layers or 12, 12)
 REPS = 2 if TINY else 7
 RESULTS = {}
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}

@@ -1,8 +1,8 @@
 """The log-determinants of the coding rates: exact to rounding, finite for every finite input.
 
-In float64, in slices that stay in cache. Each matrix, whatever the others in its batch do, goes by a Cholesky
-factorisation of the smaller Gram matrix while its trace, which bounds the error, is small enough, else by the singular
-values. This file needs torch only.
+In float64, in slices that stay in a CPU's cache or fit an accelerator's memory. Each matrix, whatever the others in its
+batch do, goes by a Cholesky factorisation of the smaller Gram matrix while its trace, which bounds the error, is small
+enough, else by the singular values. This file needs torch only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor
 
 # Float64 elements worked on at a time: 8 MB, so that the float64 copy of a large batch stays in cache.
 _SLICE = 1 << 20
+# The same on an accelerator, which many matrices keep busy: 1 GB, or this share of the free memory if that is less.
+_SLICE_ON_ACCELERATOR, _FREE_SHARE = 1 << 27, 1 / 32
 # Largest tr(alpha V^T V) that goes to Cholesky, whose error is about trace * 2^-53: 1e-10 for float64 input,
 # and 1e-7 for the shorter types: they promise 1e-6, which allows the cheaper way longer.
 _TRACE_LIMIT_FLOAT64 = 1e6
@@ -36,24 +38,47 @@ def half_logdet(V: Tensor, alpha: float, U: Tensor | None = None) -> Tensor:
         U = U.to(torch.float64)
     if V.ndim == 2:
         V = V.unsqueeze(0)
-    values = []
-    for part in V.split(max(1, _SLICE // max(1, math.prod(V.shape[1:])))):
+
+    def matrices(part: Tensor) -> Tensor:
         part = part.to(torch.float64, memory_format=torch.contiguous_format)
-        if U is not None:
-            part = torch.einsum("...nd,kdp->...knp", part, U)
-        values.append(_of_matrices(part.flatten(0, -3), alpha, limit))
+        return (part if U is None else torch.einsum("...nd,kdp->...knp", part, U)).flatten(0, -3)
+
+    parts = V.split(max(1, _slice(V.device) // max(1, math.prod(V.shape[1:]))))
+    found = [_if_easy(matrices(part), alpha, limit) for part in parts]
+    easy = torch.stack([flag for _, flag in found]).tolist()  # the one time that an accelerator is waited for
+    values = [
+        value if flag else _of_matrices(matrices(part), alpha, limit)
+        for part, (value, _), flag in zip(parts, found, easy)
+    ]
     return torch.cat(values).reshape(shape)
 
 
+def _slice(device: torch.device) -> int:
+    """Float64 elements to be worked on at a time."""
+    if device.type == "cpu":
+        return _SLICE
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 8 << 30
+    return min(_SLICE_ON_ACCELERATOR, int(free * _FREE_SHARE) // 8)
+
+
+def _if_easy(V: Tensor, alpha: float, limit: float) -> tuple[Tensor, Tensor]:
+    """The values ``(M)`` of V ``(M, N, d)`` if all of them go by Cholesky, and whether they do, a scalar."""
+    gram, trace = _gram(V, alpha)
+    return _by_cholesky(gram, trace), (trace <= limit).all()
+
+
+def _gram(V: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """alpha times the smaller Gram matrix of V ``(M, N, d)``, and its trace ``(M)``."""
+    gram = _products(V.mT if V.shape[-2] >= V.shape[-1] else V).mul_(alpha)
+    return gram, gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
 def _of_matrices(V: Tensor, alpha: float, limit: float) -> Tensor:
-    """The values ``(M)`` of V ``(M, N, d)``, float64."""
+    """The values ``(M)`` of V ``(M, N, d)``, float64, each matrix by the way that it needs."""
     if V.shape[-2] < V.shape[-1]:
         V = V.mT
-    gram = _products(V.mT).mul_(alpha)
-    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    gram, trace = _gram(V, alpha)
     easy = trace <= limit
-    if bool(easy.all()):
-        return _by_cholesky(gram, trace)
     finite = V.isfinite().all(-1).all(-1)
     groups = [g.nonzero().squeeze(-1) for g in (easy, finite & ~easy, ~finite)]
     values = torch.cat(
@@ -70,7 +95,7 @@ def _products(W: Tensor) -> Tensor:
     """W W^T of W (M, n, N), where no gradient is needed on and below the diagonal only: all that Cholesky reads."""
     n = W.shape[-2]
     with torch.autocast(W.device.type, enabled=False):
-        if n <= _ROWS or (W.requires_grad and torch.is_grad_enabled()):
+        if n <= _ROWS or W.device.type != "cpu" or (W.requires_grad and torch.is_grad_enabled()):
             return torch.bmm(W, W.mT)
         products = W.new_zeros(W.shape[0], n, n)
         for top in range(0, n, _ROWS):

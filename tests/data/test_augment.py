@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from opencrate.data.draws import Mix
-from opencrate.data.images.augment import Augment, draw_crop_box, draw_erasing, mixed, shifted
+from opencrate.data.images.augment import Augment, draw_crop_box, draw_erasing, mixed, own_share, shifted
 from opencrate.data.images.randaugment import OPERATIONS, RandAugment
 from opencrate.data.images.tensors import to_array, to_image
 from opencrate.data.options import Augmentation
@@ -188,14 +188,16 @@ def test_erasing_touches_its_box_only_and_comes_as_often_as_asked():
 
 def test_mixup_is_the_weighted_sum():
     a, b = (rng(seed).standard_normal((3, 6, 4), dtype=np.float32) for seed in (0, 1))
-    out, lam = mixed(a, b, Mix("mixup", 0.3))
+    mix = Mix("mixup", 0.3)
+    out, lam = mixed(a, b, mix), own_share(mix, 6, 4)
     np.testing.assert_allclose(out, 0.3 * a + 0.7 * b, atol=1e-6)
     assert lam == 0.3 and out.dtype == np.float32
 
 
 def test_cutmix_pastes_the_box_and_counts_its_pixels():
     a, b = np.zeros((3, 10, 20), np.float32), np.ones((3, 10, 20), np.float32)
-    out, lam = mixed(a, b, Mix("cutmix", 0.7, (0.26, 0.5, 0.84, 1.0)))
+    mix = Mix("cutmix", 0.7, (0.26, 0.5, 0.84, 1.0))
+    out, lam = mixed(a, b, mix), own_share(mix, 10, 20)
     expected = a.copy()
     expected[:, 3:8, 10:20] = 1
     np.testing.assert_array_equal(out, expected)

@@ -325,6 +325,22 @@ def test_gradients_do_not_depend_on_the_slices(monkeypatch):
         torch.testing.assert_close(sliced, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_slices_are_read_together(monkeypatch):
+    """One reading of flags however many slices; those that need it go by the singular values, as alone."""
+    Z = randn(6, 7, 4)
+    Z[3] *= 1e8
+    Z[4, 0, 0] = math.nan
+    expected = coding_rate(Z, 0.5)
+    read = []
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self, tolist=torch.Tensor.tolist: read.append(1) or tolist(self))
+    monkeypatch.setattr(_logdet, "_SLICE", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "__bool__", lambda self: pytest.fail("waits for an accelerator"))
+        found = coding_rate(Z, 0.5)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0, equal_nan=True)
+    assert len(read) == 1
+
+
 def test_l0_term_has_no_gradient():
     Z, U = randn(6, 4), bases(2, 4, 2)
     (with_term,) = grad_of(lambda z: sparse_rate_reduction(z, U, 0.3, 0.5), Z)

@@ -77,6 +77,12 @@ def test_defaults_fill_a_short_recipe(tmp_path):
         ("training.seed=1.5", ["'training.seed'", "must be a whole number", "1.5"]),
         ("training.seed=-1", ["'training.seed'", "at least 0", "-1"]),
         ("training.bf16=perhaps", ["'training.bf16'", "must be true or false, or 'auto'"]),
+        ("training.torch_compile_mode=fast", ["'training.torch_compile_mode'", "reduce-overhead", "'fast'"]),
+        (
+            "training.torch_compile_mode=reduce-overhead",
+            ["'training.torch_compile_mode'", "null where training.torch_compile is false", "'reduce-overhead'"],
+        ),
+        ("data.keep_on=gpu", ["'data.keep_on'", "device", "'gpu'"]),
         ("optimiser.optim=adam", ["'optimiser.optim'", "adamw_torch", "'adam'"]),
         ("training.num_train_epochs=0", ["'training.num_train_epochs'", "at least 1e-12"]),
         ("training.per_device_train_batch_size=0", ["at least 1"]),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from opencrate.cli.main import main
 from opencrate.store import checkpoints
+from opencrate.training.callbacks import FiniteWatch
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
 
@@ -47,6 +48,28 @@ def test_a_number_that_is_not_finite_stops_at_once(small, what, bf16, monkeypatc
     kept = checkpoints.complete(tmp_path / "run.partial" / "checkpoints")
     assert [path.name for path in kept] == ["checkpoint-2", "checkpoint-4"]
     assert all(value.isfinite().all() for path in kept for value in load_file(path / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_device_that_is_not_waited_for_still_names_the_first_bad_step(small, comes_back, monkeypatch, tmp_path):
+    """As on a GPU: the flag is read late, one step later or when the epoch is logged, and says where it began."""
+    original = RecipeTrainer.compute_loss
+    steps = []
+
+    def compute_loss(self, *arguments, **options):
+        steps.append(self.state.global_step)
+        loss = original(self, *arguments, **options)
+        return loss * float("nan") if self.state.global_step == 4 else loss
+
+    def late(self, value, args, step):
+        self.look_later(torch.isfinite(value.detach()), args, step)
+        self._copied = torch.zeros((), dtype=torch.int64) if comes_back else None
+
+    monkeypatch.setattr(FiniteWatch, "look", late)
+    monkeypatch.setattr(RecipeTrainer, "compute_loss", compute_loss)
+    with pytest.raises(FloatingPointError, match=r"not finite at step 5 .*last good checkpoint is .*checkpoint-4"):
+        train(small(*SAVING), tmp_path / "run")
+    assert steps[-1] in (4, 5), "three steps an epoch"
 
 
 def test_broken_weights_are_not_saved(small, monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from opencrate.blocks import orthogonality_loss
 from opencrate.store.build import build_config, initialise
 from opencrate.training.losses import cross_entropy_sum, penalty
-from opencrate.training.processes import SharedBatches, share_of
+from opencrate.training.processes import SharedBatches, batches_of_share, share_of
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
 
@@ -93,3 +93,16 @@ def test_shared_batches_are_the_global_ones(count):
     for number, shares in enumerate(zip(*processes)):
         part = order[number * 4 * count : (number + 1) * 4 * count]
         assert sorted({item for share in shares for item in share}) == part
+
+
+def test_processes_evaluate_equally_many_batches():
+    for length in (1, 2, 7, 100, 513):
+        for size in (2, 5, 256):
+            for count in (1, 2, 3, 8):
+                batches = [batches_of_share(length, size, rank, count) for rank in range(count)]
+                assert len({len(own) for own in batches}) == 1
+                assert all(0 < len(batch) <= size for own in batches for batch in own)
+                items = [item for own in batches for batch in own for item in batch]
+                whole = list(range(length))
+                assert items == (whole if length >= count else whole * count)
+    assert batches_of_share(7, 3, 0, 1) == [[0, 1, 2], [3, 4, 5], [6]]

@@ -9,7 +9,7 @@ from torch import nn
 
 from opencrate.recipe.schema import OptimiserRecipe, Recipe, TrainingRecipe
 from opencrate.store.build import build_config, initialise
-from opencrate.training.muon import MOMENTUM, MuonAdamW, near_orthogonal
+from opencrate.training.muon import COEFFICIENTS, MOMENTUM, MuonAdamW, alike, near_orthogonal
 from opencrate.training.optimizers import LION_BETAS, build_optimizer, muon_groups, parameter_groups
 
 from ..recipes.folders import VIT_OVERRIDES
@@ -145,6 +145,70 @@ def test_muon_is_its_formula_and_leaves_the_rest_to_adamw():
         torch.testing.assert_close(layers["layers"][0].weight.detach(), matrix, rtol=0, atol=1e-12)
         torch.testing.assert_close(layers["head"].weight, twin.weight, rtol=0, atol=1e-12)
         torch.testing.assert_close(layers["head"].bias, twin.bias, rtol=0, atol=1e-12)
+
+
+def one_by_one(matrix):
+    """Newton-Schulz of one matrix, as published."""
+    a, b, c = COEFFICIENTS
+    result = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+    result = result / result.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = result @ result.mT
+        result = a * result + (b * gram + c * gram @ gram) @ result
+    return result if matrix.shape[0] <= matrix.shape[1] else result.mT
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (8, 20), (20, 8)])
+def test_matrices_together_are_as_one_by_one(shape):
+    stack = torch.randn(5, *shape, dtype=torch.float64) * torch.logspace(-6, 6, 5).double()[:, None, None]
+    stack[2] = 0
+    expected = torch.stack([one_by_one(matrix) for matrix in stack])
+    torch.testing.assert_close(near_orthogonal(stack), expected, rtol=0, atol=1e-12)
+    half = near_orthogonal(stack.float(), torch.bfloat16)
+    assert half.dtype == torch.float32 and (half - expected).norm() < 0.03 * expected.norm()
+
+
+def test_matrices_that_are_stacked(monkeypatch):
+    """Of one shape and dtype, in bounded stacks; large ones by themselves on a CPU, and whatever is sharded."""
+    small = [nn.Parameter(torch.zeros(4, 6)) for _ in range(5)]
+    other, double, large = torch.zeros(6, 4), torch.zeros(4, 6, dtype=torch.float64), torch.zeros(2, 1 << 15)
+    strange = torch.zeros(4, 6).as_subclass(type("Sharded", (torch.Tensor,), {}))
+    elsewhere = [torch.zeros(2, 1 << 15, device="meta") for _ in range(2)]
+    monkeypatch.setattr("opencrate.training.muon._STACK", 4 * 24)
+    groups = alike([*small, other, double, large, large.clone(), strange, *elsewhere])
+    assert [len(group) for group in groups] == [4, 1, 1, 1, 1, 1, 1, 1, 1]
+    monkeypatch.setattr("opencrate.training.muon._STACK", 1 << 24)
+    assert [len(group) for group in alike([*small, *elsewhere])] == [5, 2]
+
+
+def test_a_muon_checkpoint_of_earlier_versions_goes_on():
+    """Their state: momentum; step (on the CPU), exp_avg, exp_avg_sq; and no more in the groups."""
+    torch.manual_seed(0)
+    matrix, vector = (nn.Parameter(torch.randn(shape)) for shape in ((3, 5), (5,)))
+    groups = [{"params": [matrix], "orthogonal": True}, {"params": [vector]}]
+    optimizer = MuonAdamW(groups, lr=0.1)
+    for value in (matrix, vector):
+        value.grad = torch.randn_like(value)
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert [set(one) for one in state["state"].values()] == [{"momentum"}, {"step", "exp_avg", "exp_avg_sq"}]
+    assert set(state["param_groups"][0]) == {"params", "lr", "betas", "eps", "weight_decay", "orthogonal"}
+    assert state["state"][1]["step"].dtype == torch.float32
+
+
+def test_fused_adamw_is_the_plain_one():
+    """Ten steps, to rounding."""
+    start, gradients = torch.randn(40, 30), torch.randn(10, 40, 30)
+    ends = []
+    for optim in ("adamw_torch", "adamw_torch_fused"):
+        model = nn.Linear(30, 40, bias=False)
+        model.weight.data.copy_(start)
+        optimizer = build_optimizer(model, recipe_of(optim, learning_rate=0.01))
+        for gradient in gradients:
+            model.weight.grad = gradient.clone()
+            optimizer.step()
+        ends.append(model.weight.detach())
+    torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")

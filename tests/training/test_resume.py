@@ -52,12 +52,13 @@ SGD = ["optimiser.optim=sgd", "training.max_steps=8", "training.save_strategy=ep
     [
         ([*RANDOM], [1, 3, 5, 6]),  # before the first checkpoint, mid-epoch, at an epoch's end
         ([*RANDOM, "training.bf16=true", "training.dataloader_num_workers=2"], [5, 7]),
+        ([*RANDOM, "data.keep_on=device"], [5]),
         pytest.param(LION, [3, 4], marks=pytest.mark.slow),
         pytest.param(SGD, [4, 7], marks=pytest.mark.slow),
         (["optimiser.optim=muon", "training.max_steps=6", *WHITENED], [3]),
         pytest.param([*RANDOM, *DROPOUT_VIT], [5], marks=pytest.mark.slow),
     ],
-    ids=["random", "bf16-workers", "lion-accumulation", "sgd-epochs", "muon", "dropout-vit"],
+    ids=["random", "bf16-workers", "on-device", "lion-accumulation", "sgd-epochs", "muon", "dropout-vit"],
 )
 def test_resumed_run_is_bit_equal(small, overrides, stops, monkeypatch, tmp_path):
     recipe = small(*STEPS, *overrides)

@@ -33,6 +33,7 @@ class ImageData:
     num_channels: Annotated[int, Within(1, 4_096)] = 3
     image_mean: Annotated[list[float], Within(-1e6, 1e6)] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     image_std: Positives = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    keep_on: Literal["auto", "cpu", "device"] = "auto"  # where training images are made; auto: CUDA where they fit
 
 
 @dataclass(frozen=True)

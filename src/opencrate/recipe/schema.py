@@ -42,7 +42,9 @@ class TrainingRecipe:
     max_grad_norm: Amount = 1.0
     label_smoothing_factor: Share = 0.0
     bf16: bool | Literal["auto"] = False  # auto: where the GPU or CPU has instructions for it; a run writes down which
+    tf32: bool | None = None  # float32 products in TF32 on a GPU; null: PyTorch's default, on with torch_compile
     torch_compile: bool = False
+    torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None  # with torch_compile
     dataloader_num_workers: Annotated[int, Within(0, 64)] = 0
     save_strategy: Literal["no", "epoch", "steps"] = "no"
     save_steps: Count = 500
@@ -53,7 +55,7 @@ class TrainingRecipe:
 class OptimiserRecipe:
     """Which optimizer, and what `TrainingArguments` do not have a name for."""
 
-    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch"
+    optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch_fused"
     min_learning_rate: Amount = 0.0  # where training.lr_scheduler_type=cosine_with_min_lr ends
     ema_decay: Share = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
 
@@ -123,6 +125,9 @@ def check_values(recipe: Recipe, where: Where) -> None:
     """Refuse, by `ValueError`, a value that does not fit the others; `where` is what set a dotted key."""
     _check_sections(recipe, where)
     _check_regulariser(recipe, where)
+    compiles = recipe.training.torch_compile or recipe.training.torch_compile_mode is None
+    allowed = "null where training.torch_compile is false; set that to true"
+    _require(compiles, "training.torch_compile_mode", allowed, recipe, where)
     _check_images(recipe, where)
 
 

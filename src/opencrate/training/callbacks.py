@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from ..store import checkpoints
 from .processes import Processes
+from .sharding import whole
 
 
 class RunLog(TrainerCallback):
@@ -95,37 +96,52 @@ class FiniteWatch(TrainerCallback):
     """Stops a run whose loss, gradient or weights are no longer finite.
 
     On a CPU every step is checked before the optimizer moves, so the weights are still good. A GPU is not waited
-    for: its verdict is copied back beside the computation and read at a later step, and at the latest when the
-    epoch is logged; `require_finite_weights` keeps what happened in between out of every checkpoint.
+    for: the number of the first bad step is kept there, copied back beside the computation and read at a later step,
+    and at the latest when the epoch is logged; `require_finite_weights` keeps what happened in between out of every
+    checkpoint.
     """
 
     def __init__(self) -> None:
-        self._seen: Tensor | None = None
+        self._first: Tensor | None = None
         self._copied: Tensor | None = None
 
     def look(self, value: Tensor, args: Any, step: int) -> None:
         """Look at a scalar that is not finite as soon as the loss or the gradient is not, and at earlier ones."""
-        bad = ~torch.isfinite(value.detach()).reshape(())
-        if bad.device.type != "cuda":
-            self._fail(bool(bad), args, step)
-            return
-        self._seen = bad if self._seen is None else self._seen | bad
-        if self._copied is None:
-            self._copied = torch.zeros((), dtype=torch.bool, pin_memory=True)
-        self._copied.copy_(self._seen, non_blocking=True)
-        self._fail(bool(self._copied), args, step)
+        finite = torch.isfinite(value.detach()).reshape(())
+        if finite.device.type == "cpu":
+            self._fail(not finite, args, step)
+        else:
+            self.look_later(finite, args, step)
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The log has waited for the accelerator anyway."""
-        self._fail(self._seen is not None and bool(self._seen), args, state.global_step)
+    def look_later(self, finite: Tensor, args: Any, step: int) -> None:
+        """Note the step on the device if the flag `finite` is false, and read what has come back of earlier ones."""
+        if self._first is None:
+            self._first = torch.zeros((), dtype=torch.int64, device=finite.device)
+            self._copied = torch.zeros((), dtype=torch.int64, pin_memory=finite.device.type == "cuda")
+        self._first = torch.where((self._first == 0) & ~finite, step, self._first)
+        if self._copied is not None and finite.device.type != "mps":  # which copies nothing without waiting
+            self._copied.copy_(self._first, non_blocking=True)
+            first = int(self._copied)
+            self._fail(first > 0, args, first)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the epoch is measured and logged, which waits for the accelerator anyway."""
+        self._fail(self._first_bad > 0, args, self._first_bad)
+
+    on_log = on_epoch_end
+
+    @property
+    def _first_bad(self) -> int:
+        """The first bad step that the device has noted, which is waited for; 0 for none."""
+        return 0 if self._first is None else int(self._first)
 
     def require_finite_weights(self, model: torch.nn.Module, args: Any, step: int) -> None:
         """Refuse, by `FloatingPointError`, to go on or to save with a NaN or an infinity among the weights."""
-        finite = torch.stack([torch.isfinite(value.detach()).all() for value in model.parameters()]).all()
-        self._fail(not finite, args, step)
+        finite = torch.stack([whole(torch.isfinite(value.detach()).all()) for value in model.parameters()]).all()
+        self._fail(not finite, args, self._first_bad or step)
 
     @staticmethod
-    def _fail(bad: bool, args: Any, step: int) -> None:
+    def _fail(bad: bool | Tensor, args: Any, step: int) -> None:
         if not bad:
             return
         last = checkpoints.newest(Path(args.output_dir))

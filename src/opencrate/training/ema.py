@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from .._files import shown
 from .._pretrained import read_tensors
+from .sharding import as_sharded, reshard, whole
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -51,9 +52,11 @@ class WeightAverage(TrainerCallback):
         averages, weight = list(self.values.values()), 1 - decay_at(state.global_step, self.decay)
         torch._foreach_lerp_(averages, weights, weight)  # pyright: ignore[reportPrivateImportUsage]  # has no other name
 
-    def save(self, path: Path) -> None:
-        """Write the averages as safetensors."""
-        save_file({name: value.contiguous() for name, value in self.values.items()}, path, {"format": "pt"})
+    def save(self, path: Path, main: bool = True) -> None:
+        """Write the averages as safetensors, in the `main` process; all have to call where they are sharded."""
+        values = {name: whole(value).contiguous() for name, value in self.values.items()}
+        if main:
+            save_file(values, path, {"format": "pt"})
 
     def load(self, path: Path, model: nn.Module) -> None:
         """Read what `save` wrote, to the devices of the model's parameters."""
@@ -63,22 +66,25 @@ class WeightAverage(TrainerCallback):
                 raise ValueError(
                     f"{shown(path)}: damaged, or not of this model ('{name}'); start again with overwrite=True"
                 )
-        self.values = {name: stored[name].to(value.device) for name, value in model.named_parameters()}
+        self.values = {name: as_sharded(stored[name], value.detach()) for name, value in model.named_parameters()}
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Put the averages into the model's parameters."""
+        reshard(model)
         for name, value in model.named_parameters():
             value.copy_(self.values[name])
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """The model with averaged weights; its own come back at the end, bit for bit."""
+        reshard(model)
         own = {name: value.detach().clone() for name, value in model.named_parameters()}
         self.copy_to(model)
         try:
             yield
         finally:
+            reshard(model)
             with torch.no_grad():
                 for name, value in model.named_parameters():
                     value.copy_(own[name])

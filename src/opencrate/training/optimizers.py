@@ -66,6 +66,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=training.learning_rate)
     betas = (training.adam_beta1, training.adam_beta2)
     if name == "muon":
-        return MuonAdamW(muon_groups(model, training.weight_decay), lr=training.learning_rate, betas=betas)
+        groups = muon_groups(model, training.weight_decay)
+        return MuonAdamW(groups, lr=training.learning_rate, betas=betas, half=training.bf16 is True)
     fused = True if name == "adamw_torch_fused" else None
     return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)

@@ -65,6 +65,20 @@ def share_of(batch: Sequence[Any], rank: int, count: int) -> list[Any]:
     return list(batch[rank * len(batch) // count : (rank + 1) * len(batch) // count])
 
 
+def batches_of_share(length: int, size: int, rank: int, count: int) -> list[list[int]]:
+    """What process `rank` of `count` evaluates of `length` items: its `share_of` them in batches of at most `size`.
+
+    Processes have equally many batches, so that those that wait for each other (with sharded weights) end together;
+    only batches of a single item may be one fewer.
+    """
+    share = share_of(range(length), rank, count)
+    largest = -(-length // count) if length >= count else length
+    number = -(-largest // size)
+    if count == 1 or len(share) < number:
+        return [share[start : start + size] for start in range(0, len(share), size)]
+    return [share_of(share, one, number) for one in range(number)]
+
+
 class SharedBatches(Sampler[list[Any]]):
     """Batches of process `rank` of `count`: its `share_of` every `count * size` consecutive items of a sampler.
 

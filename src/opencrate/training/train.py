@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_model
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from .._outputs import write_json, write_text
 from ..recipe.load import load_recipe, recipe_yaml
@@ -24,6 +24,7 @@ from .allocator import keep_freed_memory
 from .callbacks import RunLog
 from .extension import check_extendable, is_finished, take_up
 from .precision import decided
+from .sharding import whole_model
 from .tasks import Parts, task_of
 from .trainer import RecipeTrainer, training_arguments
 from .whitening import starts_whitened
@@ -105,10 +106,10 @@ def train(
         parts.processor.save_pretrained(working)
         if starts_whitened(recipe.model):  # the rest of the start follows from the seed
             runs.save_start(working, parts.model)
-        metrics = _fit(recipe, parts, arguments, resume)
+        metrics, model = _fit(recipe, parts, arguments, resume)
         write_json(working / runs.ENVIRONMENT, environment())  # with what was chosen for this processor
-        parts.model.save_pretrained(working)
-        metrics = {**metrics, **task_of(recipe.task).test(parts.model, parts, recipe), "data": parts.data}
+        model.save_pretrained(working)
+        metrics = {**metrics, **task_of(recipe.task).test(model, parts, recipe), "data": parts.data}
         write_json(working / runs.METRICS, metrics)
         if recipe.training.save_strategy == "no":  # there is one if the run was interrupted
             shutil.rmtree(working / runs.CHECKPOINTS, ignore_errors=True)
@@ -129,9 +130,11 @@ def _check_target(recipe: Recipe, directory: Path, overwrite: bool, resume: bool
         runs.check_same_recipe(partial, recipe)
 
 
-def _fit(recipe: Recipe, parts: Parts, arguments: TrainingArguments, resume: bool) -> dict[str, Any]:
-    """Run the Trainer, leave the weights to be saved in the model; the metrics of the training itself."""
-    folder = Path(str(arguments.output_dir))
+def _fit(
+    recipe: Recipe, parts: Parts, arguments: TrainingArguments, resume: bool
+) -> tuple[dict[str, Any], PreTrainedModel]:
+    """Run the Trainer: the metrics of the training itself, and the model that is to be saved."""
+    folder, kind = Path(str(arguments.output_dir)), type(parts.model)
     log = RunLog(folder.parent / runs.LOG)
     trainer = RecipeTrainer(parts, arguments, recipe, log)
     checkpoint = newest(folder) if resume else None
@@ -142,13 +145,15 @@ def _fit(recipe: Recipe, parts: Parts, arguments: TrainingArguments, resume: boo
         if checkpoint is None:
             log.rewind(0, [])
     trainer.train(checkpoint)
-    seconds = trainer.seconds
+    seconds, main = trainer.seconds, trainer.processes.main
+    model = whole_model(parts.model, kind, main)
     if trainer.average:
-        if trainer.processes.main:
-            save_model(parts.model, str(folder.parent / runs.LAST_WEIGHTS), {"format": "pt"})
+        if main:
+            save_model(model, str(folder.parent / runs.LAST_WEIGHTS), {"format": "pt"})
         trainer.average.copy_to(parts.model)
+        model = whole_model(parts.model, kind, main)
     started = {"initialisation": asdict(parts.initialisation)} if parts.initialisation else {}
-    return {
+    metrics = {
         "seconds": round(seconds, 2),
         "epochs": round(trainer.state.epoch, 4),
         "steps": trainer.state.global_step,
@@ -161,6 +166,7 @@ def _fit(recipe: Recipe, parts: Parts, arguments: TrainingArguments, resume: boo
         "history": log.history,
         **({"white_box": trainer.white_box.to_dict()} if trainer.white_box else {}),
     }
+    return metrics, model
 
 
 def _announce(trainer: RecipeTrainer, checkpoint: Path | None) -> None:

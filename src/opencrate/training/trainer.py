@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import DataLoader, default_collate
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.import_utils import is_torch_tf32_available
 
 from .. import calibration
 from .._files import read_json, shown
 from .._outputs import write_json
 from .._pretrained import read_model
 from ..data.draws import DrawSampler
-from ..data.images.tensors import in_batches
+from ..data.images.device import batches_on_device
 from ..evaluation.inputs import evaluating
 from ..modeling_crate_base import CratePreTrainedModel
 from ..recipe.schema import Recipe
@@ -34,7 +35,8 @@ from .ema import WeightAverage
 from .losses import penalty
 from .optimizers import build_optimizer
 from .precision import decided
-from .processes import Processes, SharedBatches, share_of
+from .processes import Processes, SharedBatches, batches_of_share
+from .sharding import wrap_layers
 from .tasks import Parts, task_of
 from .tasks.base import add_up
 from .trainer_members import OpenTrainer
@@ -71,6 +73,8 @@ class RecipeTrainer(OpenTrainer):
             eval_dataset=parts.validation,
             data_collator=default_collate,
         )
+        if self.is_fsdp_enabled:
+            wrap_layers(parts.model, self.accelerator.state.fsdp_plugin)
         self.recipe = recipe
         self.task = task_of(recipe.task)
         self.processes = Processes()
@@ -139,8 +143,17 @@ class RecipeTrainer(OpenTrainer):
     # --- one step
 
     def get_train_dataloader(self) -> DataLoader:
-        """This process's share of every batch; a plain loader, because accelerate's reads one batch ahead."""
+        """This process's share of every batch; a plain loader, because accelerate's reads one batch ahead.
+
+        Images that are kept on the device come in whole batches, made by this process in no need of loading.
+        """
         workers = self.args.dataloader_num_workers
+        made = batches_on_device(self.train_dataset, self.recipe.data.keep_on, self.args.device)
+        if made is not None:
+            self._loader = DataLoader(
+                made, batch_sampler=self.batches, collate_fn=_as_it_is, generator=torch.Generator()
+            )
+            return self._loader
         self._loader = DataLoader(
             self.train_dataset,
             batch_sampler=self.batches,
@@ -163,6 +176,10 @@ class RecipeTrainer(OpenTrainer):
         if self.optimizer is None:
             self.optimizer = build_optimizer(self.model if model is None else model, self.recipe)
         return self.optimizer
+
+    def completed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With what the task reads off a batch while it is on the host."""
+        return self.task.completed(batch)
 
     def count_items(self, batches: list[dict[str, Tensor]]) -> int:
         """What the loss of the optimizer step is a mean over, in all its batches and processes."""
@@ -195,9 +212,9 @@ class RecipeTrainer(OpenTrainer):
 
     def evaluate(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> dict[str, float]:
         """The task's metrics on the validation split, with the averaged weights where there are any."""
-        indices = share_of(range(len(self.eval_dataset)), self.processes.rank, self.processes.count)
-        share = Subset(self.eval_dataset, indices)
-        batches = in_batches(share, self.args.per_device_eval_batch_size, self.args.dataloader_num_workers)
+        size, workers = self.args.per_device_eval_batch_size, self.args.dataloader_num_workers
+        rows = batches_of_share(len(self.eval_dataset), size, self.processes.rank, self.processes.count)
+        batches: Any = DataLoader(self.eval_dataset, batch_sampler=rows, num_workers=workers)
         averaged = self.average.applied(self.model) if self.average else nullcontext()
         with averaged, evaluating(self.model), self.compute_loss_context_manager():
             own = add_up(self.task.sums(self.model, self.on_device(batch)) for batch in batches)
@@ -246,11 +263,11 @@ class RecipeTrainer(OpenTrainer):
     def _save_progress(self, checkpoint: Path) -> None:
         """What transformers' Trainer leaves out of its checkpoints; read back by `_restore`."""
         losses = self.processes.gather(self.losses_since_logged.item())  # and waits for every process's random state
+        if self.average:
+            self.average.save(checkpoint / AVERAGE, self.processes.main)
         if not self.processes.main:
             return
         (checkpoint / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody reads
-        if self.average:
-            self.average.save(checkpoint / AVERAGE)
         progress = {
             "step": self.state.global_step,
             "seconds": self.seconds,
@@ -295,6 +312,11 @@ class RecipeTrainer(OpenTrainer):
             self.average.load(self._checkpoint / AVERAGE, self.model)
 
 
+def _as_it_is(batch: Any) -> Any:
+    """A batch that was made whole."""
+    return batch
+
+
 class _Flow(TrainerCallback):
     """The order of things: restore before the first step, the epoch for the sampler, saving after the epoch's log.
 
@@ -322,7 +344,13 @@ class _Flow(TrainerCallback):
 
 
 def training_arguments(recipe: Recipe, output_dir: Path, validate: bool) -> TrainingArguments:
-    """The recipe's `training` section as transformers' `TrainingArguments`; joins the processes of a `torchrun`."""
+    """The recipe's `training` section as transformers' `TrainingArguments`; joins the processes of a `torchrun`.
+
+    Raises:
+        ValueError: TF32 where there is no GPU that has it.
+    """
+    if recipe.training.tf32 and not is_torch_tf32_available():
+        raise ValueError("training.tf32=true: needs a CUDA GPU of the Ampere generation or later; leave it out")
     has_end = "min_lr" in recipe.training.lr_scheduler_type
     return TrainingArguments(
         output_dir=str(output_dir),

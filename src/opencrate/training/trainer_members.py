@@ -21,6 +21,7 @@ METHODS = {
     "_get_output_dir": ("trial",),
     "_save_checkpoint": ("model", "trial"),
     "_prepare_inputs": ("inputs",),
+    "_prepare_input": ("data",),
 }
 """Private methods that are overridden or called, with the arguments they begin with."""
 
@@ -61,6 +62,10 @@ class OpenTrainer(Trainer):
     def count_items(self, batches: list[dict[str, Tensor]]) -> int:
         """What the loss of an optimizer step, of these batches, is a mean over."""
         raise NotImplementedError
+
+    def completed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch on the host as it is to be copied to the device."""
+        return batch
 
     def gradient_is_ready(self, norm: Any) -> None:
         """The gradient of an optimizer step is complete, its norm known, the weights not moved yet."""
@@ -120,6 +125,14 @@ class OpenTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> int:
         return self.count_items(batch_samples)
+
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        return super()._prepare_inputs(self.completed(inputs))
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, Tensor) and self.args.device.type == "cuda" and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)  # Trainer's own waits, also for pinned memory
+        return super()._prepare_input(data)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -70,22 +70,31 @@ class Augment:
         """
         recipe = self.recipe
         numbers = generator.random(3).tolist()
+        down, right, mirrored = self.drawn_move(numbers)
         if isinstance(image, Image.Image):
             box = draw_crop_box(image.height, image.width, recipe.crop_scale, recipe.crop_ratio, generator)
             pixels = to_array(image.resize((self.size[1], self.size[0]), self.resample, box=box))
-        elif recipe.crop == "padded":
-            shifts = 2 * recipe.crop_padding + 1
-            down, right = (int(number * shifts) - recipe.crop_padding for number in numbers[:2])
-            pixels = shifted(image, down, right)
         else:
-            pixels = image
-        if numbers[2] < recipe.flip:
+            pixels = shifted(image, down, right) if recipe.crop == "padded" else image
+        if mirrored:
             pixels = pixels[..., ::-1]
         if self.randaugment:
             pixels = to_array(self.randaugment(to_image(pixels), generator))
-        if recipe.erasing and generator.random() < recipe.erasing:
-            return pixels, draw_erasing(pixels.shape, generator)
-        return pixels, None
+        return pixels, self.drawn_erasing(pixels.shape, generator)
+
+    def drawn_move(self, numbers: Sequence[float]) -> tuple[int, int, bool]:
+        """Rows down and columns right that a padded crop starts at (else 0), and whether the image is mirrored."""
+        down = right = 0
+        if self.recipe.crop == "padded":
+            shifts = 2 * self.recipe.crop_padding + 1
+            down, right = (int(number * shifts) - self.recipe.crop_padding for number in numbers[:2])
+        return down, right, numbers[2] < self.recipe.flip
+
+    def drawn_erasing(self, shape: tuple[int, ...], generator: np.random.Generator) -> Erasing | None:
+        """What of an image `(C, H, W)` is to be erased."""
+        if self.recipe.erasing and generator.random() < self.recipe.erasing:
+            return draw_erasing(shape, generator)
+        return None
 
 
 def draw_crop_box(
@@ -134,15 +143,24 @@ def draw_erasing(shape: tuple[int, ...], generator: np.random.Generator) -> Eras
     return None
 
 
-def mixed(image: np.ndarray, partner: np.ndarray, mix: Mix) -> tuple[np.ndarray, float]:
-    """Two augmented images, float32 `(C, H, W)`, as a new one, and the first one's true share.
-
-    That is lambda; for cutmix, whose edges are rounded to pixels, one minus the share of the partner's pixels.
-    """
+def mixed(image: np.ndarray, partner: np.ndarray, mix: Mix) -> np.ndarray:
+    """Two augmented images, float32 `(C, H, W)`, as a new one."""
     if mix.box is None:
-        return image * np.float32(mix.lam) + partner * np.float32(1 - mix.lam), mix.lam
-    height, width = image.shape[1:]
-    top, left, bottom, right = (round(edge * size) for edge, size in zip(mix.box, (height, width) * 2))
+        return image * np.float32(mix.lam) + partner * np.float32(1 - mix.lam)
+    top, left, bottom, right = cutmix_pixels(mix.box, *image.shape[1:])
     out = image.copy()
     out[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
-    return out, 1 - (bottom - top) * (right - left) / (height * width)
+    return out
+
+
+def cutmix_pixels(box: Sequence[float], height: int, width: int) -> tuple[int, ...]:
+    """The (top, left, bottom, right) of a `Mix`'s box in pixels."""
+    return tuple(round(edge * size) for edge, size in zip(box, (height, width) * 2))
+
+
+def own_share(mix: Mix, height: int, width: int) -> float:
+    """The true share of the image itself: lambda, or for cutmix, whose edges are rounded, of the pixels left to it."""
+    if mix.box is None:
+        return mix.lam
+    top, left, bottom, right = cutmix_pixels(mix.box, height, width)
+    return 1 - (bottom - top) * (right - left) / (height * width)

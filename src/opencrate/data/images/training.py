@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..draws import Draw, SampleGenerators
 from ..options import Augmentation
-from .augment import Augment, mixed
+from .augment import Augment, mixed, own_share
 from .labelled import cells_of, label_names
 from .tensors import IN_MEMORY_LIMIT, ImageTransform, chunks
 
@@ -80,11 +80,8 @@ class TrainingImages(TorchDataset):
         image = images[rows[draw.seed, draw.epoch, draw.index]]
         if draw.mix is None or draw.partner is None:
             return {"pixel_values": torch.from_numpy(image), "labels": torch.tensor(int(self.labels[draw.index]))}
-        image, lam = mixed(image, images[rows[draw.seed, draw.epoch, draw.partner]], draw.mix)
-        labels = torch.zeros(self.num_classes)
-        labels[self.labels[draw.index]] += lam
-        labels[self.labels[draw.partner]] += 1 - lam
-        return {"pixel_values": torch.from_numpy(image), "labels": labels}
+        image = mixed(image, images[rows[draw.seed, draw.epoch, draw.partner]], draw.mix)
+        return {"pixel_values": torch.from_numpy(image), "labels": torch.from_numpy(mixed_label(self, draw))}
 
     def _augmented(self, keys: list[tuple[int, int, int]]) -> np.ndarray:
         """Images of (seed, epoch, index), normalised and erased: float32 `(len(keys), C, H, W)`."""
@@ -115,6 +112,16 @@ class TrainingImages(TorchDataset):
             if size > limit or size / len(kept) * len(self) > 2 * limit:
                 return None
         return kept if self.keeps_source else np.stack(kept)
+
+
+def mixed_label(images: TrainingImages, draw: Draw) -> np.ndarray:
+    """The shares of the classes in a draw's image, float32 `(num_classes,)`, summing to 1."""
+    shares = np.zeros(images.num_classes, np.float32)
+    own = own_share(draw.mix, *images.shape[1:]) if draw.mix and draw.partner is not None else 1.0
+    shares[images.labels[draw.index]] += np.float32(own)
+    if draw.partner is not None:
+        shares[images.labels[draw.partner]] += np.float32(1 - own)
+    return shares
 
 
 def normalisation_table(transform: ImageTransform) -> np.ndarray:

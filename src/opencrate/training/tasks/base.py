@@ -59,6 +59,10 @@ class Task(ABC):
         """How many images, tokens or examples a batch holds: what a loss is a mean over."""
         return len(next(iter(batch.values())))
 
+    def completed(self, batch: Batch) -> Batch:
+        """The batch with what a step reads off it, taken on the host: read on an accelerator it would be waited for."""
+        return batch
+
     @abstractmethod
     def loss_sum(self, model: nn.Module, batch: Batch, recipe: Recipe, recorded: dict[str, bool]) -> tuple[Tensor, Any]:
         """The training loss in nats (or squared error), summed over what is counted, and the model's outputs.
@@ -85,7 +89,8 @@ class Task(ABC):
     def sums_of(self, model: PreTrainedModel, batches: DataLoader) -> dict[str, float]:
         """`sums` over all batches, in evaluation mode."""
         with evaluating(model):
-            placed = ({name: place(value, model) for name, value in batch.items()} for batch in batches)
+            completed = (self.completed(batch) for batch in batches)
+            placed = ({name: place(value, model) for name, value in batch.items()} for batch in completed)
             return add_up(self.sums(model, batch) for batch in placed)
 
 

@@ -45,13 +45,21 @@ class LanguageModelling(Task):
     def count(self, batch: Batch) -> int:
         return int((self.targets(batch["labels"]) != IGNORED).sum())
 
+    def completed(self, batch: Batch) -> Batch:
+        """With `places`, int64 `(n)`: which of the B N tokens are predicted; without a mask that hides nothing.
+
+        transformers reads a mask to find that out, which an accelerator would be waited for.
+        """
+        kept = {name: value for name, value in batch.items() if name != "attention_mask" or not value.all()}
+        return {**kept, "places": (self.targets(batch["labels"]) != IGNORED).flatten().nonzero()[:, 0]}
+
     def loss_sum(self, model: nn.Module, batch: Batch, recipe: Recipe, recorded: dict[str, bool]) -> tuple[Tensor, Any]:
         outputs = model(**_inputs(batch), **recorded)
-        logits, targets = self._predicted(outputs.logits, batch["labels"])
+        logits, targets = self._predicted(outputs.logits, batch)
         return cross_entropy_sum(logits, targets, recipe.training.label_smoothing_factor), outputs
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        logits, targets = self._predicted(model(**_inputs(batch)).logits, batch["labels"])
+        logits, targets = self._predicted(model(**_inputs(batch)).logits, batch)
         right = (logits.argmax(-1) == targets).sum().item()
         return {"count": len(targets), "loss": cross_entropy_sum(logits, targets).item(), "accuracy": right}
 
@@ -76,11 +84,10 @@ class LanguageModelling(Task):
             f"{metrics['part']} part"
         )
 
-    def _predicted(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _predicted(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits `(n, vocabulary)` and targets `(n)` of the places that count."""
-        targets = self.targets(labels)
-        counted = targets != IGNORED
-        return logits[counted], targets[counted]
+        places = batch["places"]
+        return logits.flatten(0, 1).index_select(0, places), self.targets(batch["labels"]).flatten()[places]
 
 
 class CausalLanguageModelling(LanguageModelling):
@@ -99,4 +106,4 @@ class MaskedLanguageModelling(LanguageModelling):
 
 
 def _inputs(batch: Batch) -> Batch:
-    return {name: value for name, value in batch.items() if name != "labels"}
+    return {name: value for name, value in batch.items() if name not in ("labels", "places")}

@@ -45,6 +45,10 @@ class SentenceClassification(Task):
             data=splits.fingerprint(),
         )
 
+    def completed(self, batch: Batch) -> Batch:
+        """Without the columns that are padding in every sentence."""
+        return trimmed(batch)
+
     def loss_sum(self, model: nn.Module, batch: Batch, recipe: Recipe, recorded: dict[str, bool]) -> tuple[Tensor, Any]:
         outputs = model(**_inputs(batch), **recorded)
         return _loss_sum(outputs.logits, batch["labels"], recipe.training.label_smoothing_factor), outputs
@@ -73,7 +77,7 @@ class SentenceClassification(Task):
         logits, labels = [], []
         with evaluating(model):
             for batch in held_out_batches(split, recipe):
-                placed = {name: value.to(model.device) for name, value in batch.items()}
+                placed = {name: value.to(model.device) for name, value in self.completed(batch).items()}
                 logits.append(model(**_inputs(placed)).logits.float().cpu())
                 labels.append(batch["labels"])
         every, right = torch.cat(logits), torch.cat(labels)
@@ -103,4 +107,4 @@ def _loss_sum(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def _inputs(batch: Batch) -> Batch:
-    return {name: value for name, value in trimmed(batch).items() if name != "labels"}
+    return {name: value for name, value in batch.items() if name != "labels"}
