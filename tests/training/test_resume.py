@@ -188,6 +188,7 @@ def test_checkpoints_load_as_weights_only(small, tmp_path):
 def test_a_resumed_run_keeps_what_was_chosen_for_the_processor(small, tmp_path, monkeypatch):
     """Without a measurement oneDNN would not be used: the resumed run has it from its checkpoint."""
     monkeypatch.setattr(calibration, "_choices", {})
+    monkeypatch.setattr(products, "SMALL", 0)
     recipe = small(*STEPS, "training.max_steps=4")
     chosen = {}
 
