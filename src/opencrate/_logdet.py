@@ -16,6 +16,8 @@ from torch import Tensor
 _SLICE = 1 << 20
 # The same on an accelerator, which many matrices keep busy: 1 GB, or this share of the free memory if that is less.
 _SLICE_ON_ACCELERATOR, _FREE_SHARE = 1 << 27, 1 / 32
+# Devices where reading a flag does not wait.
+_READ_AT_ONCE = ("cpu",)
 # Largest tr(alpha V^T V) that goes to Cholesky, whose error is about trace * 2^-53: 1e-10 for float64 input,
 # and 1e-7 for the shorter types: they promise 1e-6, which allows the cheaper way longer.
 _TRACE_LIMIT_FLOAT64 = 1e6
@@ -44,10 +46,12 @@ def half_logdet(V: Tensor, alpha: float, U: Tensor | None = None) -> Tensor:
         return (part if U is None else torch.einsum("...nd,kdp->...knp", part, U)).flatten(0, -3)
 
     parts = V.split(max(1, _slice(V.device) // max(1, math.prod(V.shape[1:]))))
+    if V.device.type in _READ_AT_ONCE:
+        return torch.cat([_of_matrices(matrices(part), alpha, limit) for part in parts]).reshape(shape)
     found = [_if_easy(matrices(part), alpha, limit) for part in parts]
     easy = torch.stack([flag for _, flag in found]).tolist()  # the one time that an accelerator is waited for
     values = [
-        value if flag else _of_matrices(matrices(part), alpha, limit)
+        value if flag else _one_by_one(matrices(part), alpha, limit)
         for part, (value, _), flag in zip(parts, found, easy)
     ]
     return torch.cat(values).reshape(shape)
@@ -74,10 +78,21 @@ def _gram(V: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
 
 
 def _of_matrices(V: Tensor, alpha: float, limit: float) -> Tensor:
-    """The values ``(M)`` of V ``(M, N, d)``, float64, each matrix by the way that it needs."""
+    """The values ``(M)`` of V ``(M, N, d)``, float64."""
+    gram, trace = _gram(V, alpha)
+    if bool((trace <= limit).all()):
+        return _by_cholesky(gram, trace)
+    return _one_by_one(V, alpha, limit, gram, trace)
+
+
+def _one_by_one(
+    V: Tensor, alpha: float, limit: float, gram: Tensor | None = None, trace: Tensor | None = None
+) -> Tensor:
+    """The same, each matrix by the way that it needs."""
     if V.shape[-2] < V.shape[-1]:
         V = V.mT
-    gram, trace = _gram(V, alpha)
+    if gram is None or trace is None:
+        gram, trace = _gram(V, alpha)
     easy = trace <= limit
     finite = V.isfinite().all(-1).all(-1)
     groups = [g.nonzero().squeeze(-1) for g in (easy, finite & ~easy, ~finite)]
