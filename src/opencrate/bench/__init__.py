@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from .._exports import lazy_exports
 
 if TYPE_CHECKING:
-    from .compare import compare as compare
-    from .curve import curve as curve
+    from .curves import curve as curve
     from .profile import recipe as recipe
     from .result import BenchResult as BenchResult
+    from .revisions import compare as compare
     from .run import decode as decode, image as image, mae as mae, text as text
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

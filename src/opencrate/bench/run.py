@@ -202,8 +202,8 @@ def _warm(jobs: Jobs, group: Sequence[Case]) -> tuple[dict[Case, Job], dict[Case
     """The functions, called once; of compiled ones also why they could not be."""
     made, failures = {}, {}
     for case in group:
-        job = jobs.job(case)
         try:
+            job = jobs.job(case)
             job.run()
         except Exception as error:
             if case.compiled is None:

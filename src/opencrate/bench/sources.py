@@ -25,7 +25,7 @@ def source_of(name: str) -> Iterator[Path]:
         ValueError: no such revision; this package's source is in no git checkout; a folder or a revision without the
             package.
     """
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         yield _package_in(Path(name).expanduser().resolve(), name)
         return
     repository = _repository(name)

@@ -95,8 +95,8 @@ def _add_model(parser: Parser, task: str, repeats: int, against: bool = True) ->
     add("--dtypes", nargs="+", metavar="TYPE", help=f"{', '.join(DTYPES)} (default: those the processor is made for)")
     add("--modes", nargs="+", metavar="MODE", help=f"{', '.join(known['modes'])} (default: the first two)")
     if against:
-        words = f"{', '.join(known['against'])} (default: the first two)"
-        add("--against", nargs="+", metavar="FORM", help=words)
+        words = f"{', '.join(known['against'])}, or none of them (default: the first two)"
+        add("--against", nargs="*", metavar="FORM", help=words)
     add("--repeats", type=positive_int, default=repeats, metavar="N", help=f"timed calls (default: {repeats})")
 
 
@@ -158,14 +158,14 @@ def _task(arguments: argparse.Namespace) -> Any:
 
 
 def _compare(arguments: argparse.Namespace) -> Any:
-    from ..bench.compare import compare
+    from ..bench.revisions import compare
 
     task = arguments.task
     return compare(arguments.first, arguments.second, task, **_task_options(arguments, task))
 
 
 def _curve(arguments: argparse.Namespace) -> Any:
-    from ..bench.curve import curve
+    from ..bench.curves import curve
 
     names = ("tokens", "depth", "size", "batch", "dtypes", "modes", "against", "repeats", "threads", "smoke")
     return curve(memory=not arguments.no_memory, **_options(arguments, *names))
