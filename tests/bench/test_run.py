@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from opencrate import bench
-from opencrate.bench import jobs, process, run, sources
-from opencrate.bench.memory import peak_above
+from opencrate.bench import jobs, process, profile, run, sources
 from opencrate.bench.result import BenchLine, BenchResult
 from opencrate.bench.settings import SMOKE, TASKS, Case
 from opencrate.bench.timing import in_turns, pair_ratios, quartiles
@@ -133,15 +132,6 @@ def test_curve_changes_depth():
 # --- memory and other processes
 
 
-def test_peak_above_what_was_there():
-    if torch.cuda.is_available():
-        pytest.skip("on a GPU its own allocator is asked")
-    size = 64 << 20
-    kept = torch.ones(size // 4)
-    assert size * 0.9 < peak_above(lambda: torch.ones(size // 4).sum()) < size * 1.5
-    assert kept.sum() == size // 4
-
-
 def test_memory_of_a_step_in_a_process_of_its_own():
     """Gradients are as large as the weights, here 8 MiB, which are there before."""
     config = {**SMOKE["image"], "hidden_size": 512, "num_attention_heads": 2}
@@ -231,6 +221,27 @@ def test_a_revision_without_the_models(tmp_path):
     words = "cannot run `bench image` of this version: AttributeError.*compare with a later revision"
     with pytest.raises(ValueError, match=words):
         bench.compare(str(tmp_path), str(process.OWN_SOURCE), "image", **FAST, modes=["forward"])
+
+
+@pytest.mark.slow
+def test_compare_the_steps_of_a_recipe():
+    own = str(process.OWN_SOURCE)
+    found = bench.compare_recipe(own, own, "digits", ["training.gradient_accumulation_steps=2"], repeats=3)
+    assert [len(line.seconds) for line in found.lines] == [3, 3] and found.lines[0].samples == 128
+    assert found.lines[0].dtype == "float32" and found.unit == "samples"
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_gate_is_passed_once_before_every_step(batches):
+    """Also where several batches make one step, and before the first of all."""
+    steps = []
+    clock = profile.Clock(lambda: steps.append(len(clock.steps)))
+    words = [f"training.gradient_accumulation_steps={batches}", "model.config.num_hidden_layers=1"]
+    with profile.timed_trainer("digits", words, 3, False, clock) as trainer:
+        trainer.train()
+    assert steps[:3] == [0, 1, 2] and len(clock.steps) == 3
+    for step in clock.steps:
+        assert step[profile.WHOLE] == pytest.approx(sum(step.values()) - step[profile.WHOLE]) and min(step.values()) > 0
 
 
 @pytest.mark.slow  # the command's test compares a revision with itself

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +21,10 @@ OWN_SOURCE = Path(__file__).resolve().parents[2]
 """The folder that this package is imported from."""
 
 
+PATIENCE = 5
+"""Seconds that a worker has to end by itself."""
+
+
 class WorkerError(RuntimeError):
     """A worker could not do what it was told; the message is its own."""
 
@@ -26,7 +32,7 @@ class WorkerError(RuntimeError):
 class WorkerProcess:
     """A worker on one source folder; as a context it ends with the block."""
 
-    def __init__(self, settings: Settings, source: Path = OWN_SOURCE) -> None:
+    def __init__(self, settings: Settings | None, source: Path = OWN_SOURCE) -> None:
         self.settings, self.source = settings, source
 
     def __enter__(self) -> Self:
@@ -43,19 +49,24 @@ class WorkerProcess:
             encoding="utf-8",
         )
         try:
-            start = {"settings": self.settings.as_dict(), "threads": torch.get_num_threads()}
-            self.ask("start", **start, source=str(self.source))
+            settings = None if self.settings is None else self.settings.as_dict()
+            self.ask("start", settings=settings, threads=torch.get_num_threads(), source=str(self.source))
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._said):
-            if stream is not None:
-                stream.close()
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()  # by which it ends, and removes what it wrote
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._said.close()
 
     def prepare(self, case: Case) -> dict[str, Any]:
         """Build and call a case's function once; its samples, parameters and FLOPs."""
@@ -64,6 +75,10 @@ class WorkerProcess:
     def time(self) -> float:
         """Seconds of one call of what was prepared last."""
         return self.ask("time")
+
+    def train(self, recipe: str, overrides: Sequence[str], steps: int, smoke: bool) -> dict[str, Any]:
+        """Begin to train a recipe; from then on `time` does a step. Its samples, parameters and data type."""
+        return self.ask("train", recipe=recipe, overrides=list(overrides), steps=steps, smoke=smoke)
 
     def peak(self, case: Case) -> int:
         """Bytes at the peak of a case, above the weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,18 @@ SKIPPED = 3
 class Clock:
     """Seconds of each part, one number per optimizer step."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Callable[[], object] | None = None) -> None:
         self.steps: list[dict[str, float]] = []
+        self._gate, self._between = gate, True
         self._parts: dict[str, float] = {}
         self._began = time.perf_counter()
+
+    def batch_is_asked_for(self) -> None:
+        """Before the first batch of a step the gate is called, where there is one: it may wait."""
+        if self._gate is not None and self._between:
+            self._gate()
+            self._began = time.perf_counter()
+        self._between = False
 
     def timed(self, part: str, function: Callable[[], Any]) -> Any:
         """Call, and add the time to a part of the step."""
@@ -51,7 +60,7 @@ class Clock:
         now = time.perf_counter()
         whole = now - self._began
         self.steps.append({**self._parts, REST: whole - sum(self._parts.values()), WHOLE: whole})
-        self._parts, self._began = {}, now
+        self._parts, self._began, self._between = {}, now, True
 
 
 class _TimedLoader:
@@ -68,7 +77,14 @@ class _TimedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         batches, end = iter(self.loader), object()
-        while (batch := self.clock.timed(LOADING, lambda: next(batches, end))) is not end:
+
+        def following() -> Any:
+            return next(batches, end)
+
+        while True:
+            self.clock.batch_is_asked_for()
+            if (batch := self.clock.timed(LOADING, following)) is end:
+                return
             yield batch
 
 
@@ -97,6 +113,29 @@ class _TimedTrainer(RecipeTrainer):
         return optimizer
 
 
+@contextmanager
+def timed_trainer(
+    name: str, overrides: Sequence[str], steps: int, smoke: bool, clock: Clock
+) -> Iterator[_TimedTrainer]:
+    """The trainer of a recipe, cut to so many steps, under a clock; what it writes goes away with the block."""
+    ours = [f"training.max_steps={steps}", "logging.measure_inputs=0"]
+    loaded = load_recipe(name, [*overrides, *ours], smoke=smoke)
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        parts = task_of(loaded.task).build(loaded, skip_bad=False)
+        arguments = training_arguments(loaded, Path(folder) / "checkpoints", validate=False)
+        trainer = _TimedTrainer(parts, arguments, loaded, RunLog(Path(folder) / "log.jsonl"))
+        trainer.clock = clock
+        yield trainer
+
+
+def facts_of(trainer: _TimedTrainer) -> dict[str, Any]:
+    """What a line says of the recipe: data type, samples of a step, parameters."""
+    dtype = "bfloat16" if trainer.args.bf16 else "float32"
+    parameters = sum(one.numel() for one in trainer.model.parameters())
+    return {"dtype": dtype, "samples": trainer.samples_per_step, "parameters": parameters}
+
+
 def recipe(
     name: str, overrides: Sequence[str] = (), *, steps: int = 40, threads: int | None = None, smoke: bool = False
 ) -> BenchResult:
@@ -115,25 +154,16 @@ def recipe(
     Raises:
         ValueError: as `load_recipe` and the building of the recipe's data and model.
     """
-    count = steps + SKIPPED
-    ours = [f"training.max_steps={count}", "logging.measure_inputs=0"]
-    loaded = load_recipe(name, [*overrides, *ours], smoke=smoke)
-    keep_freed_memory()
-    with thread_count(threads), tempfile.TemporaryDirectory() as folder:
-        parts = task_of(loaded.task).build(loaded, skip_bad=False)
-        arguments = training_arguments(loaded, Path(folder) / "checkpoints", validate=False)
-        trainer = _TimedTrainer(parts, arguments, loaded, RunLog(Path(folder) / "log.jsonl"))
-        trainer.clock = Clock()
-        trainer.train()
-        found = trainer.clock.steps[SKIPPED:]
-        dtype = "bfloat16" if loaded.training.bf16 else "float32"
-        parameters = sum(one.numel() for one in parts.model.parameters())
+    clock = Clock()
+    with thread_count(threads):
+        with timed_trainer(name, overrides, steps + SKIPPED, smoke, clock) as trainer:
+            trainer.train()
+            facts = facts_of(trainer)
+        found = clock.steps[SKIPPED:]
         whole = [step[WHOLE] for step in found]
         lines = [
-            BenchLine(part, "step", dtype, None, trainer.samples_per_step, parameters, [step[part] for step in found])
+            BenchLine(part, "step", seconds=[step[part] for step in found], reference=whole, **facts)
             for part in (LOADING, PASSES, UPDATE, REST, WHOLE)
         ]
-        for line in lines:
-            line.reference = whole
         settings = {"recipe": name, "overrides": list(overrides), "steps": steps, "smoke": smoke}
         return BenchResult("recipe", settings, lines, WHOLE, "samples")

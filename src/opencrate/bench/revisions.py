@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -49,24 +49,59 @@ def compare(
     settings = settings_of(task, size, batch, config or {}, smoke, **lengths)
     cases = cases_of(task, dtypes, modes, (), compiled)
     repeats = 2 if smoke else repeats
-    names = (first, second) if first != second else (f"{first} (1)", f"{second} (2)")
     with ExitStack() as stack, thread_count(threads):
-        sources = [stack.enter_context(source_of(name)) for name in (first, second)]
-        workers = [_started(stack, settings, source, name) for source, name in zip(sources, names)]
+        workers = _workers(stack, settings, first, second, task)
         lines = []
         for case in cases:
-            logger.info("%s, %s: %s and %s in turns", case.dtype, case.mode, *names)
-            lines += _in_turns(case, dict(zip(names, workers)), repeats)
+            logger.info("%s, %s: %s in turns", case.dtype, case.mode, " and ".join(workers))
+            lines += _in_turns(workers, task, repeats, case.mode, lambda worker, case=case: _prepared(worker, case))
         unit = "tokens" if task in ("text", "decode") else "images"
         found = {**settings.as_dict(), "repeats": repeats, "revisions": [first, second]}
-        return BenchResult("compare", found, lines, names[0], unit)
+        return BenchResult("compare", found, lines, next(iter(workers)), unit)
 
 
-def _started(stack: ExitStack, settings: Settings, source: Any, name: str) -> WorkerProcess:
-    try:
-        return stack.enter_context(WorkerProcess(settings, source))
-    except WorkerError as error:
-        raise _cannot(name, settings.task, error) from error
+def compare_recipe(
+    first: str,
+    second: str,
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    repeats: int = 20,
+    threads: int | None = None,
+    smoke: bool = False,
+) -> BenchResult:
+    """Time the training steps of a recipe in two revisions, A B A B: loading, passes and update together.
+
+    Args:
+        first, second: as of :func:`compare`; each revision reads the recipe by its own code.
+        name, overrides, smoke: as of `profile.recipe`.
+        repeats: steps of each, after three that are left out.
+        threads: of torch, during the run.
+
+    Raises:
+        ValueError: as :func:`compare`.
+    """
+    with ExitStack() as stack, thread_count(threads):
+        workers = _workers(stack, None, first, second, "recipe")
+        begin = [name, overrides, repeats, smoke]
+        lines = _in_turns(workers, "recipe", repeats, "step", lambda worker: worker.train(*begin))
+        found = {"recipe": name, "overrides": list(overrides), "repeats": repeats, "revisions": [first, second]}
+        return BenchResult("compare", found, lines, next(iter(workers)), "samples")
+
+
+def _workers(
+    stack: ExitStack, settings: Settings | None, first: str, second: str, task: str
+) -> dict[str, WorkerProcess]:
+    """A process for each revision, by its name."""
+    names = (first, second) if first != second else (f"{first} (1)", f"{second} (2)")
+    sources = [stack.enter_context(source_of(name)) for name in (first, second)]
+    found = {}
+    for name, source in zip(names, sources):
+        try:
+            found[name] = stack.enter_context(WorkerProcess(settings, source))
+        except WorkerError as error:
+            raise _cannot(name, task, error) from error
+    return found
 
 
 def _cannot(name: str, task: str, error: Exception) -> ValueError:
@@ -76,14 +111,24 @@ def _cannot(name: str, task: str, error: Exception) -> ValueError:
     )
 
 
-def _in_turns(case: Case, workers: dict[str, WorkerProcess], repeats: int) -> list[BenchLine]:
+def _prepared(worker: WorkerProcess, case: Case) -> dict[str, Any]:
+    return {**worker.prepare(case), "dtype": case.dtype, "compiled": case.compiled}
+
+
+def _in_turns(
+    workers: dict[str, WorkerProcess],
+    task: str,
+    repeats: int,
+    mode: str,
+    begin: Callable[[WorkerProcess], dict[str, Any]],
+) -> list[BenchLine]:
+    """A line for each revision; `begin` makes a worker ready and gives what its line says."""
     lines = []
     for name, worker in workers.items():
         try:
-            job = worker.prepare(case)
+            lines.append(BenchLine(name, mode, **begin(worker)))
         except (ValueError, WorkerError) as error:
-            raise _cannot(name, worker.settings.task, error) from error
-        lines.append(BenchLine(name, case.mode, case.dtype, case.compiled, **job))
+            raise _cannot(name, task, error) from error
     for _ in range(repeats):
         for line, worker in zip(lines, workers.values()):
             line.seconds.append(worker.time())

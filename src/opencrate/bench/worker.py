@@ -12,6 +12,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 PAUSE = 0.02
 """Seconds before a timed call: the other process's threads may still be spinning after theirs."""
@@ -26,9 +27,17 @@ def take_bench(folder: Path) -> None:
 
 
 class Worker:
-    """The commands: each takes and gives plain values."""
+    """The commands: each takes and gives plain values.
 
-    def start(self, settings: dict, threads: int | None, source: str | None) -> dict:
+    Args:
+        answer: sends an answer.
+        asked: waits for the next command, and gives its words; raises `EOFError` where there will be none.
+    """
+
+    def __init__(self, answer, asked) -> None:
+        self.answer, self.asked = answer, asked
+
+    def start(self, settings: dict | None, threads: int | None, source: str | None) -> dict:
         """Import the package."""
         import torch
 
@@ -44,7 +53,8 @@ class Worker:
         self.timing = importlib.import_module("opencrate.bench.timing")
         self.memory = importlib.import_module("opencrate.bench.memory")
         self.module = importlib.import_module("opencrate.bench.jobs")
-        self.settings, self.jobs, self.made = self.of.Settings(**settings), None, []
+        self.settings: Any = settings and self.of.Settings(**settings)
+        self.jobs, self.made = None, []
         return {"version": opencrate.__version__}
 
     def prepare(self, case: dict) -> dict:
@@ -68,19 +78,49 @@ class Worker:
         jobs = self.module.Jobs(self.settings, checked=False)
         return self.memory.peak_above(jobs.job(case).run)
 
+    def train(self, recipe: str, overrides: list, steps: int, smoke: bool) -> None:
+        """Train a recipe, and wait before every step until it is asked for; then `time` is answered by its seconds.
+
+        The first steps are not waited for, and the answer to this command comes after them.
+        """
+        profile = importlib.import_module("opencrate.bench.profile")
+
+        def gate() -> None:
+            done = len(clock.steps) - profile.SKIPPED
+            if done < 0:
+                return
+            self.answer(clock.steps[-1][profile.WHOLE] if done else profile.facts_of(trainer))
+            self.asked()
+            time.sleep(PAUSE)
+
+        clock = profile.Clock(gate)
+        with profile.timed_trainer(recipe, overrides, steps + profile.SKIPPED + 1, smoke, clock) as trainer:
+            trainer.train()
+
 
 def main() -> None:
     """Answer until the input ends. What libraries print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    worker = Worker()
-    for line in sys.stdin:
-        command, arguments = json.loads(line)
-        try:
-            answer = {"value": getattr(worker, command)(**arguments)}
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}", "asked_for": isinstance(error, ValueError)}
+
+    def send(answer: dict) -> None:
         print(json.dumps(answer), file=answers, flush=True)
+
+    def asked() -> list:
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return json.loads(line)
+
+    worker = Worker(lambda value: send({"value": value}), asked)
+    while True:
+        try:
+            command, arguments = asked()
+            send({"value": getattr(worker, command)(**arguments)})
+        except EOFError:
+            return
+        except Exception as error:
+            send({"error": f"{type(error).__name__}: {error}", "asked_for": isinstance(error, ValueError)})
 
 
 if __name__ == "__main__":

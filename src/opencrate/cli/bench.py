@@ -9,6 +9,7 @@
   opencrate bench recipe cifar10 data.path=DATA      a training step of a recipe: loading, passes, optimizer
   opencrate bench curve --tokens 197 577 1025        time and memory over length; --depth 12 24 36: over depth
   opencrate bench compare REV_A REV_B image          two revisions of this project's source, A B A B
+  opencrate bench compare REV_A REV_B recipe cifar10 data.path=DATA
 
 Every form is called once to warm up; then all are called in turns. Printed are medians, quartiles, and how many times
 as long as ours each takes, pair by pair. The published form has the same parameters and is checked to compute the same.
@@ -39,12 +40,8 @@ def add_arguments(parser: Parser) -> None:
     commands = parser.add_commands("bench_command")
     for task, words in _TASKS.items():
         _add_task(_command(commands, task, words), task)
-    recipe = _command(commands, "recipe", "a training step of a recipe, as it is trained")
-    recipe.usage = "opencrate bench recipe RECIPE [key=value ...] [options]"
-    recipe.takes_overrides = True
-    recipe.add_argument("recipe", metavar="RECIPE", help="shipped recipe, YAML file or run directory")
+    recipe = _add_recipe(commands)
     recipe.add_argument("--steps", type=positive_int, default=40, metavar="N", help="measured (default: 40)")
-    _add_run(recipe)
     curve = _command(commands, "curve", "time and memory over length or depth, against ViT; with a figure")
     curve.add_argument("--tokens", type=positive_int, nargs="+", default=[], metavar="N", help="lengths: 197 577 1025")
     curve.add_argument("--depth", type=positive_int, nargs="+", default=[], metavar="L", help="layers: 12 24 36")
@@ -58,11 +55,22 @@ def add_arguments(parser: Parser) -> None:
     tasks = compare.add_commands("task")
     for task, words in _TASKS.items():
         _add_task(_command(tasks, task, words), task, comparing=True)
+    recipe = _add_recipe(tasks)
+    recipe.add_argument("--repeats", type=positive_int, default=20, metavar="N", help="steps of each (default: 20)")
 
 
 def _command(commands: Any, name: str, words: str) -> Parser:
     parser = commands.add_parser(name, help=words, description=words)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_recipe(commands: Any) -> Parser:
+    parser = _command(commands, "recipe", "a training step of a recipe, as it is trained")
+    parser.usage = f"{parser.prog} RECIPE [key=value ...] [options]"
+    parser.takes_overrides = True
+    parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, YAML file or run directory")
+    _add_run(parser)
     return parser
 
 
@@ -158,9 +166,12 @@ def _task(arguments: argparse.Namespace) -> Any:
 
 
 def _compare(arguments: argparse.Namespace) -> Any:
-    from ..bench.revisions import compare
+    from ..bench.revisions import compare, compare_recipe
 
     task = arguments.task
+    if task == "recipe":
+        given = _options(arguments, "repeats", "threads", "smoke")
+        return compare_recipe(arguments.first, arguments.second, arguments.recipe, arguments.overrides, **given)
     return compare(arguments.first, arguments.second, task, **_task_options(arguments, task))
 
 
