@@ -8,10 +8,11 @@ in one process, so that whatever else the machine does weighs on both. The defau
 
 import argparse
 import statistics
-import time
+from functools import partial
 
 import torch
 
+from opencrate.bench.timing import in_turns
 from opencrate.objective import coding_rate
 
 
@@ -26,21 +27,13 @@ def ours(V: torch.Tensor, eps: float) -> torch.Tensor:
     return coding_rate(V, eps).sum(-1)
 
 
-def milliseconds(function, V: torch.Tensor, eps: float, backward: bool) -> float:
-    """One call, with the gradient for V if asked."""
+def call(function, V: torch.Tensor, eps: float, backward: bool) -> torch.Tensor:
+    """The rates, and the gradient for V if asked."""
     V = V.detach().requires_grad_(backward)
-    synchronise(V)
-    start = time.perf_counter()
     value = function(V, eps)
     if backward:
         value.sum().backward()
-    synchronise(V)
-    return 1e3 * (time.perf_counter() - start)
-
-
-def synchronise(V: torch.Tensor) -> None:
-    if V.is_cuda:
-        torch.cuda.synchronize(V.device)
+    return value
 
 
 def parse() -> argparse.Namespace:
@@ -68,12 +61,10 @@ def main() -> None:
         "The LU factorisation of the textbook form may print 'Intel oneMKL ERROR' lines: that is torch's, not hidden."
     )
     forms = {"textbook logdet, N x N": textbook, "opencrate.coding_rate": ours}
-    times = {name: [] for name in forms}
     with torch.set_grad_enabled(a.backward):
-        values = [form(V, a.eps) for form in forms.values()]  # also the warm-up
-        for _ in range(a.repeats):
-            for name, form in forms.items():
-                times[name].append(milliseconds(form, V, a.eps, a.backward))
+        values = [call(form, V, a.eps, a.backward) for form in forms.values()]
+        calls = {name: partial(call, form, V, a.eps, a.backward) for name, form in forms.items()}
+        times = {name: [1e3 * one for one in found] for name, found in in_turns(calls, a.repeats).items()}
     difference = ((values[0] - values[1]).abs() / values[1].abs()).max().item()
     print(f"largest relative difference of the values: {difference:.1e}")
     for name, t in times.items():

@@ -20,7 +20,6 @@ import argparse
 import io
 import math
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from datasets import Dataset
 from PIL import Image
 from torch.utils.data import default_collate
 
+from opencrate.bench.timing import in_turns
 from opencrate.data.draws import DrawSampler
 from opencrate.data.images.labelled import cells_of, labelled_dataset
 from opencrate.data.images.sources import load_images
@@ -63,13 +63,7 @@ def made_images(size: tuple[int, int], count: int) -> Dataset:
 
 def rate(function: Callable[[], object], count: int, repeats: int) -> float:
     """Images/s of a function that handles `count` of them: the median, after one call to warm up."""
-    function()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return count / statistics.median(seconds)
+    return count / statistics.median(in_turns({"it": function}, repeats)["it"])
 
 
 def measure(dataset: Dataset, size: int, name: str, repeats: int) -> dict[str, float]:

@@ -21,7 +21,6 @@ import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
-from textbook import TextbookLayer
 from torch import nn
 from torch.nn import functional as F
 
@@ -116,6 +115,7 @@ def section(need):
 from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTForImageClassification  # noqa: E402
 
 from opencrate import CrateConfig, CrateForCausalLM, CrateForImageClassification, CrateTextConfig  # noqa: E402
+from opencrate.bench.published import PublishedLayer as TextbookLayer  # noqa: E402
 from opencrate.objective import coding_rate  # noqa: E402
 
 

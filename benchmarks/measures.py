@@ -29,6 +29,7 @@ from opencrate.analysis.layers.measure import measure_states, plan_measures, rel
 from opencrate.analysis.layers.registry import MEASURES, RELEASED_EPS_SQUARED, SETS
 from opencrate.analysis.layers.result import layer_measures
 from opencrate.analysis.record.states import LayerStates, record
+from opencrate.bench.timing import pair_ratios
 
 QUANTITIES = {
     "l1 (and the check for NaN)": ("l1_per_token",),
@@ -126,7 +127,7 @@ def show_times(times: dict[str, list[float]]) -> None:
     forward = times["forward"]
     print(f"{'':34s} {'ms per image':>12s} {'of the forward':>15s}   over {len(forward)} batches")
     for name, seconds in times.items():
-        ratios = [one / other for one, other in zip(seconds, forward)]
+        ratios = pair_ratios(seconds, forward)
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         print(f"{name:34s} {1e3 * statistics.median(seconds):12.2f} {statistics.median(ratios):15.2f}   {spread}")
 

@@ -12,10 +12,9 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+from opencrate.bench.timing import seconds_of
 from opencrate.data.draws import Draw
 from opencrate.data.text.cache import tokenised
 from opencrate.data.text.documents import Documents, digest
@@ -25,13 +24,6 @@ from opencrate.data.text.sources import read_parts
 from opencrate.data.text.tokenizers import encode, load_tokenizer, pieces, train_tokenizer
 
 BATCH = 32
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def texts_of(path: str, size: int) -> list[str]:
@@ -54,8 +46,8 @@ def preparation(kind: str, texts: list[str], repeats: int) -> tuple[float, float
     alone, whole = [], []
     for number in range(repeats + 1):
         documents = Documents("benchmark", lambda: iter(texts), lambda number=number: digest(kind, number))
-        alone.append(seconds(lambda: encode(tokenizer, parts)))
-        whole.append(seconds(lambda documents=documents: tokenised(documents, tokenizer)))
+        alone.append(seconds_of(lambda: encode(tokenizer, parts)))
+        whole.append(seconds_of(lambda documents=documents: tokenised(documents, tokenizer)))
     return tuple(megabytes / statistics.median(times[1:]) for times in (alone, whole))
 
 
@@ -63,7 +55,7 @@ def blocks_per_second(path: Path, objective: str, repeats: int) -> float:
     """Training blocks of 256 tokens made in batches."""
     train = load_text(TextData(str(path), tokenizer="bytes"), objective).train
     batches = [[Draw((start + i) % len(train), 0, 0) for i in range(BATCH)] for start in range(0, 64 * BATCH, BATCH)]
-    times = [seconds(lambda: [train.__getitems__(batch) for batch in batches]) for _ in range(repeats + 1)]
+    times = [seconds_of(lambda: [train.__getitems__(batch) for batch in batches]) for _ in range(repeats + 1)]
     return 64 * BATCH / statistics.median(times[1:])
 
 

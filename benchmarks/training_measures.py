@@ -11,11 +11,10 @@ and augmenting images, which only make an epoch longer, are left out.
 import argparse
 import math
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 
+from opencrate.bench.timing import in_turns
 from opencrate.configuration_crate import pair
 from opencrate.recipe.load import load_recipe
 from opencrate.store.build import build_config, initialise
@@ -45,25 +44,14 @@ def main() -> None:
         (cross_entropy_sum(model(images).logits, labels) / batch).backward()
         optimizer.step()
 
-    seconds = in_turns((step, lambda: measured_layers(model, measured, 256)), arguments.repeats)
+    both = {"step": step, "measurement": lambda: measured_layers(model, measured, 256)}
+    seconds = [statistics.median(times) for times in in_turns(both, arguments.repeats).values()]
     steps = math.ceil(arguments.training_images / batch)
     threads = torch.get_num_threads()
     print(f"{arguments.recipe}, torch {torch.__version__}, {threads} threads; medians of {arguments.repeats}")
     print(f"training step: {1e3 * seconds[0]:.1f} ms; epoch of {steps} steps: {steps * seconds[0]:.1f} s")
     print(f"measurement on {arguments.images} images: {1e3 * seconds[1]:.1f} ms, ", end="")
     print(f"{100 * seconds[1] / (steps * seconds[0]):.3f} % of an epoch")
-
-
-def in_turns(functions: tuple[Callable[[], object], ...], repeats: int) -> list[float]:
-    """Median seconds of each function, called in turns."""
-    times: list[list[float]] = [[] for _ in functions]
-    for number in range(repeats + 1):
-        for function, found in zip(functions, times):
-            start = time.perf_counter()
-            function()
-            if number:
-                found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
 
 
 if __name__ == "__main__":

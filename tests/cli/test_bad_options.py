@@ -20,12 +20,13 @@ WORDS = (
 """No number that any option takes, but for seeds, counts and the like in plain digits."""
 
 
-def numeric_options():
+def numeric_options(above=None, words=""):
     """(command, option, its type) of every option that converts its word."""
-    for name, parser in _parser().commands.items():
+    for name, parser in (above or _parser()).commands.items():
         for action in parser._actions:
             if action.type is not None and action.dest not in ("arms",):
-                yield name, action.option_strings[0], action.type
+                yield f"{words}{name}", action.option_strings[0], action.type
+        yield from numeric_options(parser, f"{words}{name} ") if parser.commands else ()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,20 @@ ROOT = Path(opencrate.__file__).parent
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 # A package imports from those before it and from itself. The flat files and `conversion` have ranks of their own below.
-ORDER = ("core", "stats", "data", "recipe", "store", "evaluation", "analysis", "training", "studies", "reports", "cli")
+ORDER = (
+    "core",
+    "stats",
+    "data",
+    "recipe",
+    "store",
+    "evaluation",
+    "analysis",
+    "training",
+    "studies",
+    "bench",
+    "reports",
+    "cli",
+)
 CORE = {
     **dict.fromkeys(("_logdet", "_graph", "_exports", "_hf", "_suggest", "_values", "_memory", "_files"), 0),
     **dict.fromkeys(("objective", "recording", "linear_maps", "norms", "cache", "_pretrained", "_outputs"), 1),

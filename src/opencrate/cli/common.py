@@ -22,7 +22,6 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **options})
-        self.commands: dict[str, Parser] = {}  # the sub-commands' own
         self.takes_overrides = False  # whether bare `key=value` words are accepted
 
     def error(self, message: str) -> NoReturn:
@@ -33,6 +32,23 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             what = "command" if isinstance(action, argparse._SubParsersAction) else action.option_strings[0]
             raise ValueError(f"unknown {what} '{value}'; {suggest(str(value), map(str, action.choices))}")
+
+    def add_commands(self, dest: str) -> argparse._SubParsersAction:
+        """Commands below this one; the name of the chosen one becomes `arguments.<dest>`."""
+        return self.add_subparsers(dest=dest, metavar="COMMAND", required=True, parser_class=Parser)
+
+    @property
+    def commands(self) -> dict[str, Parser]:
+        """The parsers of the commands below this one, by name."""
+        found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return dict(found[0].choices) if found else {}
+
+    def chosen(self, arguments: argparse.Namespace) -> Parser:
+        """The parser of the innermost command that was given."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return action.choices[getattr(arguments, action.dest)].chosen(arguments)
+        return self
 
     def add_model_and_images(self) -> None:
         """RUN, --data and --skip-bad: what every command that reads labelled images takes."""
@@ -113,7 +129,7 @@ def prepare_libraries(debug: bool = False) -> None:
         warnings.filterwarnings("ignore", category=category)
 
 
-_ARGUMENTS = {"num_inputs": "num_images", "output_dir": "output", "documents": "text"}
+_ARGUMENTS = {"num_inputs": "num_images", "output_dir": "output", "documents": "text", "compiled": "compile"}
 """Arguments of the library -> the options that fill them, where the names differ."""
 
 

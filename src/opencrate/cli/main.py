@@ -20,7 +20,7 @@ from .._files import one_line, os_reason, printable, shown
 from .common import Parser, in_options, log_to_stderr, reject_unknown
 
 _NAMES = ("train", "finetune", "ablate", "evaluate", "predict", "generate", "probe", "reconstruct", "analyze")
-_NAMES += ("features", "audit", "doctor", "experiment", "convert", "recipes", "demo")
+_NAMES += ("features", "audit", "doctor", "experiment", "bench", "convert", "recipes", "demo")
 COMMANDS = {name: import_module(f".{name}", __package__) for name in _NAMES}
 """Name -> the module with `HELP`, `add_arguments` and `run`, in the order of the help."""
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parse(argv, parser)
         if arguments is None:
             return 0
-        parser = parser.commands[arguments.command]
+        parser = parser.chosen(arguments)
         log_to_stderr(parser)
         arguments.parser = parser
         return COMMANDS[arguments.command].run(arguments)
@@ -79,7 +79,7 @@ def _parse(argv: list[str], parser: Parser) -> argparse.Namespace | None:
         arguments, unknown = parser.parse_known_args(argv)
     except SystemExit:  # argparse's way to end after --help and --version; errors are ValueErrors here
         return None
-    chosen = parser.commands[arguments.command]
+    chosen = parser.chosen(arguments)
     arguments.typed = printable(" ".join(["opencrate", *argv]))
     arguments.overrides = [word for word in unknown if "=" in word and not word.startswith("-")]
     accepted = arguments.overrides if chosen.takes_overrides else []
@@ -94,12 +94,11 @@ def _parser() -> Parser:
         epilog="`opencrate COMMAND --help` explains one command. Start with `opencrate demo`.",
     )
     parser.add_argument("--version", action="version", version=f"opencrate {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    subparsers = parser.add_commands("command")
     for name, module in COMMANDS.items():
         command = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         module.add_arguments(command)
-        parser.commands[name] = command
     return parser
 
 

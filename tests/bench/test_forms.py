@@ -1,0 +1,119 @@
+"""The forms that are timed: that they are what they are called, and that their products are counted right."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from opencrate.bench.flops import flops_of, ista_products
+from opencrate.bench.jobs import Jobs
+from opencrate.bench.models import build, config_of, count_parameters, equal_depth, inputs_of
+from opencrate.bench.published import check_same, published_form
+from opencrate.bench.run import settings_of
+from opencrate.bench.settings import Case
+
+ALPHA = {"dictionary_expansion": 4, "dictionary_decode": "untied", "ista_num_steps": 2, "ista_residual": True}
+OVERCOMPLETE = {"dictionary_expansion": 2, "dictionary_decode": "tied", "ista_num_steps": 2}
+
+
+@pytest.mark.parametrize("changes", [{}, ALPHA, OVERCOMPLETE, {"ista_num_steps": 3}], ids=str)
+@pytest.mark.parametrize("task", ["image", "text"])
+def test_published_form_shares_the_parameters_and_computes_the_same(task, changes):
+    settings = settings_of(task, None, None, changes, smoke=True)
+    ours = build(settings, "ours")
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    other = published_form(ours)
+    assert {id(one) for one in ours.parameters()} == {id(one) for one in other.parameters()}
+    inputs = inputs_of(settings, config_of(settings))
+    results = [model(**inputs) for model in (ours, other)]
+    check_same(results[0].logits, results[1].logits)
+    grads = [torch.autograd.grad(found.loss, ours.crate.layers[0].sparsify.ista.dictionary)[0] for found in results]
+    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-6)
+
+
+def test_published_autoencoder_computes_the_same():
+    settings = settings_of("mae", None, None, {}, smoke=True)
+    ours = build(settings, "ours")
+    inputs = inputs_of(settings, config_of(settings))
+    with torch.no_grad():
+        check_same(*(model(**inputs).logits for model in (ours, published_form(ours))))
+
+
+@pytest.mark.parametrize("changes", [{"ista_threshold": "soft"}, {"attention_scale": 3.0}, {"compression_kappa": 0.5}])
+def test_another_function_is_not_timed(changes):
+    jobs = Jobs(settings_of("image", None, None, changes, smoke=True))
+    with pytest.raises(ValueError, match="against=published: the published form differs from this configuration"):
+        jobs.job(Case("published", "forward"))
+
+
+def counted(settings, form):
+    """What torch counts of a forward with separate attention products; its matrix of an ISTA step is not the maths'."""
+    model, inputs = build(settings, form), inputs_of(settings, config_of(settings))
+    for module in model.modules():  # a decoder has a configuration of its own
+        if hasattr(module, "config"):
+            module.config._attn_implementation = "eager"
+    inputs.pop("labels", None)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**inputs, **({"use_cache": False} if settings.task == "text" else {}))
+    return counter.get_total_flops()
+
+
+WIDE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("task", "form", "changes"),
+    [
+        ("image", "published", {}),
+        ("image", "published", ALPHA),
+        ("image", "published", {"head_dim": 8}),
+        ("image", "ours", ALPHA),
+        ("image", "ours", {"ista_num_steps": 2}),
+        ("image", "vit", {}),
+        ("mae", "published", {}),
+        ("mae", "vitmae", {}),
+        ("mae", "visible", {"ista_num_steps": 2}),
+        ("text", "published", OVERCOMPLETE),
+        ("text", "gpt2", {}),
+    ],
+)
+def test_products_are_those_that_torch_counts(task, form, changes):
+    settings = settings_of(task, None, None, changes, smoke=True)
+    config = config_of(settings)
+    expected = flops_of(settings, Case(form, "forward"), config)
+    if task == "text":  # torch counts every pair; the maths looks at those that are not later
+        inner = config.num_attention_heads * config.head_dim
+        expected += config.num_hidden_layers * 4 * settings.batch * settings.block * inner * (settings.block - 1) / 2
+    assert counted(settings, form) == expected
+
+
+def test_ours_has_one_product_where_the_published_form_has_three():
+    config = config_of(settings_of("image", None, None, {}, smoke=True))
+    assert [ista_products(config, published) for published in (False, True)] == [1, 3]
+
+
+def test_step_is_three_forwards_and_generation_is_not_counted():
+    settings = settings_of("image", None, None, {}, smoke=True)
+    forward, step = (flops_of(settings, Case("ours", mode), config_of(settings)) for mode in ("forward", "step"))
+    assert step == 3 * forward
+    settings = settings_of("decode", None, None, {}, smoke=True)
+    assert flops_of(settings, Case("ours", "generate"), config_of(settings)) is None
+
+
+@pytest.mark.parametrize("size", ["gpt-base", "laptop", "tiny"])
+def test_equal_depth_has_gpt2s_parameters(size):
+    settings = settings_of("decode", size, None, {}, prompt=8, new=8)
+    depth = equal_depth(settings)
+    with torch.device("meta"):
+        ours = count_parameters(
+            build(settings_of("decode", size, None, {"num_hidden_layers": depth}, prompt=8, new=8), "ours")
+        )
+        theirs = count_parameters(build(settings, "gpt2"))
+    assert abs(ours / theirs - 1) <= 0.03 and depth > config_of(settings).num_hidden_layers
+
+
+def test_equal_depth_that_is_not_there():
+    settings = settings_of("decode", None, None, {"dictionary_expansion": 64, "dictionary_decode": "tied"}, smoke=True)
+    with pytest.raises(ValueError, match=r"against=equal: .* no depth comes within 3 %"):
+        equal_depth(settings)
