@@ -1,9 +1,12 @@
 """The forms that are timed: that they are what they are called, and that their products are counted right."""
 
+import copy
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import opencrate as oc
 from opencrate.bench.flops import flops_of, ista_products
 from opencrate.bench.jobs import Jobs
 from opencrate.bench.models import build, config_of, count_parameters, equal_depth, inputs_of
@@ -117,3 +120,19 @@ def test_equal_depth_that_is_not_there():
     settings = settings_of("decode", None, None, {"dictionary_expansion": 64, "dictionary_decode": "tied"}, smoke=True)
     with pytest.raises(ValueError, match=r"against=equal: .* no depth comes within 3 %"):
         equal_depth(settings)
+
+
+def test_half_precision_is_no_less_accurate_than_the_published_form():
+    """Logits of a CRATE under bf16 autocast, against float64: the identity inside M would cost twice the error."""
+    config = oc.CrateConfig(hidden_size=192, num_hidden_layers=12, num_attention_heads=3, image_size=64, patch_size=8)
+    images, errors = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)), {}
+    for seed in range(6):
+        torch.manual_seed(seed)
+        ours = oc.CrateForImageClassification(config).eval()
+        with torch.no_grad():
+            exact = copy.deepcopy(ours).double()(images.double()).logits
+            for name, model in {"ours": ours, "published": published_form(ours)}.items():
+                with torch.autocast("cpu", torch.bfloat16):
+                    logits = model(images).logits.double()
+                errors.setdefault(name, []).append(((logits - exact).norm() / exact.norm()).item())
+    assert sum(errors["ours"]) < 1.15 * sum(errors["published"]) < 6 * 0.02

@@ -64,7 +64,7 @@ def test_bfloat16_and_threads():
 
 def test_slow_types_are_not_the_default(monkeypatch):
     for has, wanted in ((False, ["float32"]), (True, ["float32", "bfloat16"])):
-        monkeypatch.setattr("opencrate.bench.machine.has_bfloat16_instructions", lambda has=has: has)
+        monkeypatch.setattr("opencrate.bench.machine.has_half_instructions", lambda has=has: has)
         if not torch.cuda.is_available():
             assert list(dict.fromkeys(case.dtype for case in run.cases_of("image"))) == wanted
 

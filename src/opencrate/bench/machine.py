@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import torch
 
-
-def has_bfloat16_instructions() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers itself; without, a product takes 10 to 20 times as long."""
-    # The core asks the same: once it has a helper for it, this is that helper.
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+from ..calibration import has_half_instructions
 
 
 def default_dtypes() -> tuple[str, ...]:
     """float32, and bfloat16 where the device at hand is made for it."""
-    fast = torch.cuda.is_available() or has_bfloat16_instructions()
+    fast = torch.cuda.is_available() or has_half_instructions()
     return ("float32", "bfloat16") if fast else ("float32",)
 
 
@@ -24,7 +20,7 @@ def machine_line(cpu: str) -> str:
     True
     """
     units = "AMX" if torch.cpu._is_amx_tile_supported() else "instructions"
-    bf16 = f"bf16 {units}" if has_bfloat16_instructions() else "no bf16 instructions"
+    bf16 = f"bf16 {units}" if has_half_instructions() else "no bf16 instructions"
     parts = [cpu, torch.backends.cpu.get_cpu_capability(), bf16, f"threads {torch.get_num_threads()}"]
     if torch.cuda.is_available():
         parts.append(f"GPU {torch.cuda.get_device_name()}")

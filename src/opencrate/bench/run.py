@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from .._suggest import suggest
+from ..calibration import has_half_instructions
 from .flops import tokens_of
 from .jobs import Job, Jobs
-from .machine import default_dtypes, has_bfloat16_instructions
+from .machine import default_dtypes
 from .process import WorkerError, peak_memory
 from .result import BenchLine, BenchResult
 from .settings import BATCHES, COMPILE_MODES, DTYPES, NAMES, OURS, SIZES, SMOKE, TASKS, Case, Settings
@@ -165,7 +166,7 @@ def time_cases(
     for case in cases:
         groups.setdefault((case.dtype, case.mode), []).append(case)
     for (dtype, mode), group in groups.items():
-        slow = dtype == "bfloat16" and jobs.device.type == "cpu" and not has_bfloat16_instructions()
+        slow = dtype == "bfloat16" and jobs.device.type == "cpu" and not has_half_instructions()
         logger.info(
             "%s, %s: %s%s",
             *(dtype, mode, ", ".join(dict.fromkeys(NAMES[case.form] for case in group))),

@@ -64,6 +64,7 @@ class RecipeTrainer(OpenTrainer):
     loss_is_scaled_for_ga = True  # compute_loss divides by the count of the whole step
 
     def __init__(self, parts: Parts, args: TrainingArguments, recipe: Recipe, log: RunLog) -> None:
+        recipe = decided(recipe)
         if isinstance(parts.model, CratePreTrainedModel):  # every parameter gets a gradient in every step
             args.ddp_find_unused_parameters = False
         super().__init__(
