@@ -21,3 +21,8 @@ def known(condition: bool | torch.SymBool) -> bool:
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return statically_known_true(condition)
+
+
+def autocasts(kind: str) -> bool:
+    """Whether products on devices of this kind are computed in autocast's type now; some kinds have no autocast."""
+    return torch.amp.autocast_mode.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

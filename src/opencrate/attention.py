@@ -25,8 +25,8 @@ BLOCK_BYTES, CAUSAL_ROWS, ROWS = 2 << 20, 64, 256
 """Size of one block of the maps: it stays in a processor's cache. Causal rows: few, so that most of what no token may
 see is left out."""
 
-LONGEST = 1024
-"""Tokens of the longest attention that is timed; longer ones are decided as this one is."""
+LONGEST, ENTRIES = 1024, 2**21
+"""Tokens of the longest attention that is timed, and entries of its maps; larger ones are decided as this one is."""
 
 HALF_ERROR, FULL_ERROR = 2**-7, 2e-6
 """Largest relative rms error of a way to compute attention, against float64 on the same inputs."""
@@ -111,19 +111,22 @@ def _by_products(values: Tensor, causal: bool, alone: bool) -> bool:
         return rule
     gradient = torch.is_grad_enabled() and values.requires_grad
     num_tokens = min(num_tokens, LONGEST)
+    heads = min(values.shape[:-2].numel(), max(2, ENTRIES // num_tokens**2), 256)
+    size = " x ".join(str(2 ** (number - 1).bit_length()) for number in (heads, num_tokens))
     work = f"{'causal ' if causal else ''}attention{' with gradient' if gradient else ''}, {str(values.dtype)[6:]}, "
-    work += f"{2 ** (num_tokens - 1).bit_length()} tokens of {dim}"
+    work += f"{size} tokens of {dim}"
     bound = HALF_ERROR if values.dtype == torch.bfloat16 else FULL_ERROR
 
     def ways() -> dict[str, Callable[[], Tensor]]:
-        return _ways(values.dtype, num_tokens, dim, causal, gradient)
+        return _ways(values.dtype, heads, num_tokens, dim, causal, gradient)
 
     return choose(work, "products" if rule else "sdpa", ways, bound) == "products"
 
 
-def _ways(dtype: torch.dtype, num_tokens: int, dim: int, causal: bool, gradient: bool) -> dict[str, Callable]:
+def _ways(
+    dtype: torch.dtype, heads: int, num_tokens: int, dim: int, causal: bool, gradient: bool
+) -> dict[str, Callable]:
     """For :func:`calibration.choose`: the same attention in each way, with its backward where there is a gradient."""
-    heads = min(64, max(2, 2**19 // num_tokens**2))
     drawn = torch.randn(1, num_tokens, heads, dim, generator=torch.Generator().manual_seed(0))
     values, scale = drawn.to(dtype).transpose(1, 2), dim**-0.5
     mask = torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril() if causal else None

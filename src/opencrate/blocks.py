@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ._hf import GradientCheckpointingLayer
 from .compression import MSSA, Attention, Subspaces
-from .norms import TokenNorm
+from .norms import TokenLayerNorm
 from .operators import gamma, orthogonality_penalty
 from .recording import read_by, record
 from .registry import Operator, operator_of
@@ -45,7 +45,7 @@ class Compression(nn.Module):
     def __init__(self, config, direction: int = 1, layer_idx: int = 0):
         super().__init__()
         self.config, self.direction, self.kind = config, direction, config.compression
-        self.norm = TokenNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = TokenLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.add_module(self.kind, self.entry.build(config, layer_idx))
 
     @property
@@ -82,7 +82,7 @@ class Sparsification(nn.Module):
         self.config, self.kind = config, config.sparsification
         self.residual = config.ista_residual or self.entry.residual
         if self.entry.module is not None:
-            self.norm = TokenNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.norm = TokenLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
             self.add_module(self.kind, self.entry.build(config))
 
     @property

@@ -1,7 +1,7 @@
 """Which of several equal ways to compute is the fastest on this processor: measured once, then kept.
 
-A model asks for each kind of work and class of shapes; a new class takes up to about 0.1 s. Choices are kept in a file
-for each processor, version of torch and number of threads (``~/.cache/opencrate/calibration/``), so that later
+A model asks for each kind of work and class of shapes; a new class takes about 0.1 s. Choices are kept in a file
+for each processor, version of torch and number of threads (in ``calibration/`` of :func:`cache_folder`), so that later
 processes choose the same, and in a run's ``environment.json``, so that a resumed run does.
 
 The environment variable ``OPENCRATE_CALIBRATE``: ``0`` measures nothing and reads nothing: rules by instruction sets
@@ -27,7 +27,7 @@ from ._graph import traced
 VARIABLE = "OPENCRATE_CALIBRATE"
 ROUNDS, BUDGET = 5, 0.08
 """Timings of each way, and the seconds after which no further round begins."""
-GAIN = 0.9
+GAIN = 0.95
 """Another way than the rule's must take less than this share of its time, so that noise alone decides nothing."""
 
 _choices: dict[str, str] = {}
@@ -107,10 +107,15 @@ def _path() -> Path | None:
         return None
     if setting != "1":
         return Path(setting)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     features = torch.backends.cpu.get_cpu_capability()
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{processor()} {features} torch {torch.__version__}")
-    return folder / "opencrate" / "calibration" / f"{name}.json"
+    return cache_folder() / "calibration" / f"{name}.json"
+
+
+def cache_folder() -> Path:
+    """`$OPENCRATE_CACHE`, else `$XDG_CACHE_HOME/opencrate`, else `~/.cache/opencrate`."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("OPENCRATE_CACHE") or Path(base) / "opencrate").expanduser()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ._graph import autocasts
 from ._hf import RECORDED_BY_FORWARD, ModelOutput, init
 from ._suggest import suggest
 from .blocks import orthogonality_loss
@@ -124,7 +125,7 @@ class CratePreTrainedModel(PreTrainedModel):
     def _as_handed_on(self, tokens: Tensor) -> Tensor:
         """The embedding in the type in which layers hand their tokens on, see ``config.residual_in_fp32``."""
         kind = tokens.device.type
-        if self.config.residual_in_fp32 or not torch.is_autocast_enabled(kind):
+        if self.config.residual_in_fp32 or not autocasts(kind):
             return tokens
         return tokens.to(torch.get_autocast_dtype(kind))
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._graph import autocasts
 from .products import linear, plus_product
 
 # --- Compression: one step down R^c ---------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def ista(
 
 def _plus_product(A: Tensor, R: Tensor, D: Tensor, eta: float) -> Tensor:
     """``A + eta R D`` in one pass over the result; ``A`` is a number or ``(..., N, m)``, ``R (..., N, d)``."""
-    if torch.is_autocast_enabled(R.device.type) or A.dtype != R.dtype:  # autocast would round A to half precision
+    if autocasts(R.device.type) or A.dtype != R.dtype:  # autocast would round A to half precision
         return A + eta * (R @ D)
     flat = A if A.ndim == 0 else A.flatten(0, -2)
     return plus_product(flat, R.flatten(0, -2), D, eta).unflatten(0, R.shape[:-1])
@@ -184,7 +185,7 @@ def complete_ista_matrix(D: Tensor, eta: float, identity: bool = True) -> Tensor
 
 def in_half(X: Tensor) -> bool:
     """Whether products of X are computed in a half type: its own, or autocast's."""
-    return X.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(X.device.type)
+    return X.dtype in (torch.bfloat16, torch.float16) or autocasts(X.device.type)
 
 
 def ista_complete(

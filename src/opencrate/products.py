@@ -7,7 +7,7 @@ matrices, on others slower for small ones.
 Few rows, as in generation: the library's product can leave threads idle; one product for each of 8 parts of the matrix
 uses all of them.
 
-Measurement decides (:mod:`opencrate.calibration`). Other types, autocast and accelerators have PyTorch's own product.
+Measurement decides (:mod:`opencrate.calibration`). Autocast and accelerators have PyTorch's own product.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._graph import autocasts
 from .calibration import choose, plain_work
 from .linear_maps import has_plain_weight
 
-ERROR = 2e-6
-"""Largest relative rms error of a float32 product against float64; TF32 has 3e-4."""
+ERROR, HALF_ERROR = 2e-6, 2**-7
+"""Largest relative rms error of a product against float64: in float32 (TF32 has 3e-4), and in bfloat16."""
 
+_TYPES = (torch.float32, torch.float64, torch.bfloat16)
 FEW_ROWS, SMALL, SAMPLE = 16, 2**14, 4e8
 """Fewer rows may be multiplied in parts. Entries of a matrix, and FLOPs, below which nothing is chosen; FLOPs of the
 product that is timed."""
@@ -79,16 +81,17 @@ def in_parts(X: Tensor, W: Tensor) -> Tensor:
 
 def _way(X: Tensor, W: Tensor) -> str:
     """How to compute ``X W^T``: ``default``, ``onednn`` or ``parts``."""
-    if X.dtype != W.dtype or X.dtype not in (torch.float32, torch.float64) or not plain_work(X, W):
+    if X.dtype != W.dtype or X.dtype not in _TYPES or not plain_work(X, W):
         return "default"
     rows, (outputs, inputs) = X.shape[:-1].numel(), W.shape
     few = rows < FEW_ROWS
     refused = few and (rows == 0 or outputs < PARTS or torch.is_grad_enabled())
-    if refused or torch.is_autocast_enabled("cpu"):
+    if refused or autocasts("cpu"):
         return "default"
-    rule = "parts" if few and outputs * inputs >= LARGE and inputs >= WIDE else "default"
+    half = X.dtype == torch.bfloat16
+    rule = "parts" if few and outputs * inputs >= LARGE and inputs >= WIDE and not half else "default"
     small = outputs * inputs < SMALL if few else 2 * rows * outputs * inputs < 64 * SMALL
-    if small or (not few and (X.dtype == torch.float64 or not _has_onednn())):
+    if small or (not few and (X.dtype != torch.float32 or not _has_onednn())):
         return rule
     columns = (W if few else X).stride(-1) != 1  # of a transposed matrix; the product of a weight's gradient
     sizes = [2 ** (size - 1).bit_length() for size in (rows, inputs, outputs)]
@@ -97,7 +100,7 @@ def _way(X: Tensor, W: Tensor) -> str:
     def ways() -> dict[str, Callable[[], Tensor]]:
         return _few_rows(X.dtype, rows, inputs, outputs, columns) if few else _many_rows(rows, inputs, outputs, columns)
 
-    return choose(work, rule, ways, ERROR)
+    return choose(work, rule, ways, HALF_ERROR if half else ERROR)
 
 
 def _has_onednn() -> bool:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._graph import traced
-from .norms import TokenNorm
+from ._graph import autocasts, traced
+from .norms import TokenLayerNorm
 from .operators import complete_ista_matrix, in_half, ista, ista_complete, orthonormalize
 from .products import linear
 from .recording import read_by
@@ -114,7 +114,7 @@ class ISTA(nn.Module):
         return own and self.dictionary.device.type == "cpu" and not torch.is_grad_enabled() and not traced()
 
     def _kept_matrix(self, tokens: Tensor, D: Tensor) -> Tensor:
-        half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else tokens.dtype
+        half = torch.get_autocast_dtype("cpu") if autocasts("cpu") else tokens.dtype
         return self._kept.of(D, self.config.ista_step_size, half if in_half(tokens) else None)
 
 
@@ -137,7 +137,7 @@ class Synthesis(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config, self.constraint = config, config.dictionary_constraint
-        self.norm = TokenNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = TokenLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dictionary = nn.Parameter(torch.empty(config.hidden_size, config.hidden_size))
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def test_a_model_is_measured_within_a_tenth_of_a_second_for_each_class(cache, mo
     logits = model(images).logits
     assert torch.equal(torch.get_rng_state(), state)
     works = " ".join(calibration.choices())
-    assert "attention with gradient, float32, 128 tokens of 32" in works and "product, float32" in works
+    assert "attention with gradient, float32, 16 x 128 tokens of 32" in works and "product, float32" in works
     assert min(longest) < 0.1
     monkeypatch.setenv(calibration.VARIABLE, "0")
     calibration._choices.clear()
@@ -109,12 +109,12 @@ def test_a_model_is_measured_within_a_tenth_of_a_second_for_each_class(cache, mo
 
 
 @pytest.mark.slow
-def test_no_class_of_common_shapes_takes_longer_than_a_tenth_of_a_second(cache):
+def test_no_class_of_common_shapes_takes_longer_than_a_quarter_of_a_second(cache):
     """On an idle machine."""
     for dtype in (torch.float32, torch.bfloat16):
         for num_tokens, dim in ((65, 32), (197, 64), (256, 64), (1024, 64), (4097, 64)):
             for causal in (False, True):
-                V = torch.zeros(1, 2, num_tokens, dim, dtype=dtype, requires_grad=True)
+                V = torch.zeros(8, 12, num_tokens, dim, dtype=dtype, requires_grad=True)
                 start = time.perf_counter()
                 attention.attention_function("sdpa", V, causal, True)
                 assert time.perf_counter() - start < 0.25, (dtype, num_tokens)

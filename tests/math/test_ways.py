@@ -158,7 +158,7 @@ def test_the_complete_step_in_half_types(signed):
 
 def test_what_is_fixed_is_taken():
     V = values_of(65, torch.float32)
-    work = "attention with gradient, float32, 128 tokens of 8"
+    work = "attention with gradient, float32, 8 x 128 tokens of 8"
     for way, expected in (("products", attention.blocked_attention), ("sdpa", None)):
         with fixed({f"{work}, {torch.get_num_threads()} threads": way}):
             chosen = attention.attention_function("sdpa", V, False, True)
@@ -183,6 +183,9 @@ def test_a_product_of_few_rows_in_parts(rows, outputs, bias, monkeypatch):
             close(products.linear(X, weight, b), F.linear(X, W, b), rtol=1e-5, atol=1e-5)
         assert bool(taken) == (rows < 16 and outputs >= 8)
         assert products.linear(torch.zeros(0, 12), W).shape == (0, outputs)
+        half = products.linear(X.bfloat16(), W.bfloat16(), None if b is None else b.bfloat16())
+        assert half.dtype == torch.bfloat16
+        close(half.float(), F.linear(X, W, b), rtol=0.1, atol=0.1)
         flat = X.flatten(0, 1)
         close(products.plus_product(torch.ones(()), flat, W.mT, 0.5), 1 + 0.5 * flat @ W.mT, rtol=1e-5, atol=1e-5)
     taken.clear()

@@ -8,7 +8,6 @@ is taken up where it stopped.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 import time
@@ -26,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..._files import read_json
 from ..._outputs import write_json
+from ...calibration import cache_folder
 from .documents import Documents, digest
 from .tokenizers import encode, pieces, separator_of, tokenizer_identity, vocabulary_size
 
@@ -42,12 +42,6 @@ _BATCH = 1 << 20  # characters between two notes of progress
 _GROUP = 1024  # texts handed to the tokenizer at a time
 _AGAIN = "delete its folder, and the text is tokenised again"
 _TOKENS, _ENDS, _ABOUT, _PROGRESS = "tokens.bin", "ends.bin", "about.json", "progress.json"
-
-
-def cache_folder() -> Path:
-    """`$OPENCRATE_CACHE`, else `$XDG_CACHE_HOME/opencrate`, else `~/.cache/opencrate`."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(os.environ.get("OPENCRATE_CACHE") or base / "opencrate").expanduser()
 
 
 @dataclass(frozen=True)
