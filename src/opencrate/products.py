@@ -67,11 +67,14 @@ def _global_hooks() -> bool:
 
 
 def in_parts(X: Tensor, W: Tensor) -> Tensor:
-    """``X W^T (rows, m)`` as one product for each of 8 parts of the rows of W; ``X (rows, n)``, ``W (m, n)``."""
-    part = W.shape[0] // PARTS
-    whole = part * PARTS
-    products = torch.bmm(W[:whole].unflatten(0, (PARTS, part)), X.mT.expand(PARTS, -1, -1)).flatten(0, 1)
-    if W.shape[0] > whole:
+    """``X W^T (rows, m)`` as 8 products at once, each with rows of memory; ``X (rows, n)``, ``W (m, n)``."""
+    outputs, inputs = W.shape
+    if W.stride(-1) != 1 and inputs % PARTS == 0:  # transposed: each has a part of the sum
+        parts = X.unflatten(1, (PARTS, -1)).transpose(0, 1)
+        return torch.bmm(parts, W.mT.unflatten(0, (PARTS, -1))).sum(0)
+    whole = outputs // PARTS * PARTS  # each has a part of the result
+    products = torch.bmm(W[:whole].unflatten(0, (PARTS, -1)), X.mT.expand(PARTS, -1, -1)).flatten(0, 1)
+    if outputs > whole:
         products = torch.cat((products, W[whole:] @ X.mT))
     return products.mT
 

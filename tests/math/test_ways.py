@@ -168,10 +168,11 @@ def test_what_is_fixed_is_taken():
 
 @pytest.mark.parametrize("rows", [1, 3, 15, 16])
 @pytest.mark.parametrize("outputs", [5, 8, 37])
+@pytest.mark.parametrize("inputs", [12, 16])
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_product_of_few_rows_in_parts(rows, outputs, bias, monkeypatch):
+def test_a_product_of_few_rows_in_parts(rows, outputs, inputs, bias, monkeypatch):
     draw = torch.Generator().manual_seed(0)
-    X, W = torch.randn(rows, 1, 12, generator=draw), torch.randn(outputs, 12, generator=draw)
+    X, W = torch.randn(rows, 1, inputs, generator=draw), torch.randn(outputs, inputs, generator=draw)
     b = torch.randn(outputs, generator=draw) if bias else None
     for name, value in (("LARGE", 0), ("WIDE", 12), ("SMALL", 2**30)):
         monkeypatch.setattr(products, name, value)
@@ -182,7 +183,7 @@ def test_a_product_of_few_rows_in_parts(rows, outputs, bias, monkeypatch):
         for weight in (W, W.mT.contiguous().mT):
             close(products.linear(X, weight, b), F.linear(X, W, b), rtol=1e-5, atol=1e-5)
         assert bool(taken) == (rows < 16 and outputs >= 8)
-        assert products.linear(torch.zeros(0, 12), W).shape == (0, outputs)
+        assert products.linear(torch.zeros(0, inputs), W).shape == (0, outputs)
         half = products.linear(X.bfloat16(), W.bfloat16(), None if b is None else b.bfloat16())
         assert half.dtype == torch.bfloat16
         close(half.float(), F.linear(X, W, b), rtol=0.1, atol=0.1)

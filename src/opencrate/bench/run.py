@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from .._suggest import suggest
-from ..calibration import has_half_instructions
 from .flops import tokens_of
 from .jobs import Job, Jobs
-from .machine import default_dtypes
+from .machine import default_dtypes, has_half_instructions
 from .process import WorkerError, peak_memory
 from .result import BenchLine, BenchResult
 from .settings import BATCHES, COMPILE_MODES, DTYPES, NAMES, OURS, SIZES, SMOKE, TASKS, Case, Settings
