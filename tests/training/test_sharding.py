@@ -61,7 +61,7 @@ def in_one_and_sharded(small, folder, forms):
     for form in forms:
         overrides = FORMS[form]
         if form in ("tied", "untied"):
-            job = ["shakespeare", [f"text.path={folder / 'text.txt'}", *overrides]]
+            job = ["shakespeare", [f"text.path={folder / 'text.txt'}", "training.bf16=false", *overrides]]
         else:
             job = ["imagefolder", [*FOLDER_OVERRIDES, f"data.path={small().data.path}", *overrides]]
         train(load_recipe(job[0], [*job[1], "training.per_device_train_batch_size=4"]), folder / f"{form}-1")
