@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._graph import autocasts
+from .calibration import plain_work
 from .products import linear, plus_product
 
 # --- Compression: one step down R^c ---------------------------------------------------------------------------
@@ -179,8 +180,22 @@ def complete_ista_matrix(D: Tensor, eta: float, identity: bool = True) -> Tensor
     ``D`` is ``(d, d)``; costs one product of d^3 and replaces the two GEMMs over the tokens by one. Without the
     ``identity`` it is ``G = M - I``.
     """
-    G = eta * (D - D.mT @ D)
+    G = eta * (D - (Gram.apply(D) if plain_work(D) else D.mT @ D))  # pyright: ignore[reportOperatorIssue]
     return G + torch.eye(D.shape[0], dtype=G.dtype, device=G.device) if identity else G
+
+
+class Gram(torch.autograd.Function):
+    """``D^T D (m, m)`` of ``D (d, m)``, with one product in its backward, ``D (g + g^T)``, where autograd makes two."""
+
+    @staticmethod
+    def forward(ctx, D: Tensor) -> Tensor:
+        ctx.save_for_backward(D)
+        return D.mT @ D
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (D,) = ctx.saved_tensors
+        return (D.to(gradient.dtype) @ (gradient + gradient.mT)).to(D.dtype)  # a half type under autocast
 
 
 def in_half(X: Tensor) -> bool:

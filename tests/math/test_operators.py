@@ -315,6 +315,20 @@ def test_ista_gradcheck():
         assert torch.autograd.gradcheck(lambda x, d, s=signed: ops.ista(x, d, 0.1, 0.1, 2, signed=s), (X, D))
 
 
+def test_the_matrix_of_a_complete_step_has_exact_gradients():
+    """With one product for that of D^T D: once, twice, in batches, forward, and under autocast."""
+    D = (randn(5, 5, seed=1) / 2).requires_grad_()
+    assert torch.autograd.gradcheck(ops.Gram.apply, D) and torch.autograd.gradgradcheck(ops.Gram.apply, D)
+    matrix = lambda d: ops.complete_ista_matrix(d, 0.1)  # noqa: E731
+    assert torch.autograd.gradcheck(matrix, D, check_batched_grad=True, check_forward_ad=True)
+    D = D.detach().float().requires_grad_()
+    weight = randn(5, 5, seed=2, dtype=torch.float32)
+    exact = torch.autograd.grad((matrix(D) * weight).sum(), D)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = torch.autograd.grad((matrix(D) * weight).sum(), D)[0]
+    assert half.dtype == torch.float32 and (half - exact).abs().max() < 0.02 * exact.abs().max()
+
+
 # --- orthogonality ---------------------------------------------------------------------------------------------
 
 
