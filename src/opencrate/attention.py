@@ -127,7 +127,8 @@ def _ways(
     dtype: torch.dtype, heads: int, num_tokens: int, dim: int, causal: bool, gradient: bool
 ) -> dict[str, Callable]:
     """For :func:`calibration.choose`: the same attention in each way, with its backward where there is a gradient."""
-    drawn = torch.randn(1, num_tokens, heads, dim, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.randn(1, num_tokens, heads, dim, generator=draw, dtype=torch.float32, device="cpu")
     values, scale = drawn.to(dtype).transpose(1, 2), dim**-0.5
     mask = torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril() if causal else None
 

@@ -48,7 +48,7 @@ def choose(work: str, rule: str, ways: Callable[[], Mapping[str, Callable[[], Te
         path = _path()
         if path is None:
             return rule
-        _choices[key] = _known(path, key) or _measured(path, key, rule, ways(), bound)
+        _choices[key] = _known(path, key) or _measured(path, key, rule, ways, bound)
     return _choices[key]
 
 
@@ -103,9 +103,9 @@ def processor() -> str:
 def _path() -> Path | None:
     """The file of choices; ``None`` where nothing shall be measured."""
     setting = os.environ.get(VARIABLE, "1")
-    if setting in ("0", ""):
+    if setting.lower() in ("0", "", "false", "no", "off"):
         return None
-    if setting != "1":
+    if setting.lower() not in ("1", "true", "yes", "on"):
         return Path(setting)
     features = torch.backends.cpu.get_cpu_capability()
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{processor()} {features} torch {torch.__version__}")
@@ -134,9 +134,12 @@ def _known(path: Path, key: str) -> str | None:
     return way if isinstance(way, str) else None
 
 
-def _measured(path: Path, key: str, rule: str, ways: Mapping[str, Callable[[], Tensor]], bound: float) -> str:
+def _measured(
+    path: Path, key: str, rule: str, make: Callable[[], Mapping[str, Callable[[], Tensor]]], bound: float
+) -> str:
     """Time the ways and write down the choice, unless another process was faster to."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        ways = make()
         exact = ways["exact"]().double()
         errors = {name: ((ways[name]() - exact).norm() / exact.norm()).item() for name in ways if name != "exact"}
         seconds = _in_turns({name: ways[name] for name in errors})

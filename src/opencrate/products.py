@@ -23,6 +23,9 @@ from .linear_maps import has_plain_weight
 ERROR, HALF_ERROR = 2e-6, 2**-7
 """Largest relative rms error of a product against float64: in float32 (TF32 has 3e-4), and in bfloat16."""
 
+_PLAIN = {"dtype": torch.float32, "device": "cpu"}
+"""Of samples, whatever the caller has made the default."""
+
 _TYPES = (torch.float32, torch.float64, torch.bfloat16)
 FEW_ROWS, SMALL, SAMPLE = 16, 2**14, 4e8
 """Fewer rows may be multiplied in parts. Entries of a matrix, and FLOPs, below which nothing is chosen; FLOPs of the
@@ -119,8 +122,16 @@ def _many_rows(rows: int, inputs: int, outputs: int, columns: bool) -> dict[str,
     else:
         rows = max(128, min(rows, int(SAMPLE / (2 * inputs * outputs))))
     draw = torch.Generator().manual_seed(0)
-    X = torch.randn(inputs, rows, generator=draw).mT if columns else torch.randn(rows, inputs, generator=draw)
-    W = torch.randn(inputs, outputs, generator=draw).mT if columns else torch.randn(outputs, inputs, generator=draw)
+    X = (
+        torch.randn(inputs, rows, generator=draw, **_PLAIN).mT
+        if columns
+        else torch.randn(rows, inputs, generator=draw, **_PLAIN)
+    )
+    W = (
+        torch.randn(inputs, outputs, generator=draw, **_PLAIN).mT
+        if columns
+        else torch.randn(outputs, inputs, generator=draw, **_PLAIN)
+    )
     return {
         "exact": lambda: X.double() @ W.double().mT,
         "default": lambda: F.linear(X, W),
@@ -131,8 +142,8 @@ def _many_rows(rows: int, inputs: int, outputs: int, columns: bool) -> dict[str,
 def _few_rows(dtype: torch.dtype, rows: int, inputs: int, outputs: int, columns: bool) -> dict[str, Callable]:
     """The same for a product of few rows with one matrix after the other."""
     draw = torch.Generator().manual_seed(0)
-    X = torch.randn(rows, inputs, generator=draw).to(dtype)
-    first = torch.randn(min(outputs, 4096), inputs, generator=draw).to(dtype)
+    X = torch.randn(rows, inputs, generator=draw, **_PLAIN).to(dtype)
+    first = torch.randn(min(outputs, 4096), inputs, generator=draw, **_PLAIN).to(dtype)
     first = first.repeat(-(-outputs // len(first)), 1)[:outputs]
     first = first.mT.contiguous().mT if columns else first
     matrices = [first] + [first.clone() for _ in range(COLD // (first.numel() * first.element_size()))]

@@ -76,8 +76,9 @@ def test_a_folder_that_cannot_be_written_to(cache):
     assert calibration.choose("work", "rule", lambda: {"exact": fast, "rule": slow, "other": fast}, 1e-6) == "other"
 
 
-def test_switched_off(monkeypatch):
-    monkeypatch.setenv(calibration.VARIABLE, "0")
+@pytest.mark.parametrize("setting", ["0", "false", "off"])
+def test_switched_off(setting, monkeypatch):
+    monkeypatch.setenv(calibration.VARIABLE, setting)
     assert calibration.choose("new work", "rule", lambda: pytest.fail("measured"), 1e-6) == "rule"
     assert not [work for work in calibration.choices() if "new work" in work]
 
@@ -122,6 +123,21 @@ def test_no_class_of_common_shapes_takes_longer_than_a_quarter_of_a_second(cache
         start = time.perf_counter()
         products._way(torch.zeros(rows, inputs), torch.zeros(outputs, inputs))
         assert time.perf_counter() - start < 0.25, (rows, inputs, outputs)
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_measuring_under_the_callers_own_settings(cache, default):
+    """In inference mode, and with another default type."""
+    torch.set_default_dtype(default)
+    try:
+        with torch.inference_mode():
+            V, X = torch.randn(1, 4, 65, 8, dtype=torch.float32), torch.randn(256, 64, dtype=torch.float32)
+            attention.attention_function("sdpa", V, False, True)
+            products.linear(X, torch.randn(128, 64, dtype=torch.float32))
+            products.linear(X[:1], torch.randn(256, 64, dtype=torch.float32))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert len(calibration.choices()) == 3
 
 
 def test_transforms_graphs_and_dispatch_modes_measure_nothing(cache):
