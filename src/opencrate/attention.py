@@ -4,6 +4,7 @@ Shapes: B batch, K heads or subspaces, N tokens, p their dimension; ``(B, K, N, 
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ def matmul_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention by two batched products: transformers' ``eager`` interface."""
     mask = implied_causal_mask(module, query, key) if attention_mask is None else attention_mask
+    mask = with_bias(mask, kwargs.get("bias"))
     maps = attention_maps(query, kwargs.get("scaling"), mask, keys=key)
     kept = F.dropout(maps, kwargs.get("dropout", 0.0), module.training)
     return (kept @ value).transpose(1, 2), maps
@@ -47,7 +49,40 @@ def blocked_attention(
 ) -> tuple[Tensor, None]:
     """Subspace attention (queries = keys = values) by products of blocks, without a mask but the causal one."""
     causal = bool(module.is_causal) and value.shape[-2] > 1
-    return BlockedAttention.apply(value, kwargs["scaling"], causal).transpose(1, 2), None  # pyright: ignore[reportReturnType]
+    heads: Any = BlockedAttention.apply(value, kwargs.get("bias"), kwargs["scaling"], causal)
+    return heads.transpose(1, 2), None
+
+
+def fused_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+) -> tuple[Tensor, None]:
+    """transformers' ``sdpa`` with a bias inside the softmax, which it takes in place of a mask."""
+    mask = with_bias(dense_mask(module, attention_mask, query, key), kwargs.pop("bias"))
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **kwargs)
+
+
+def flex_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs
+) -> tuple[Tensor, None]:
+    """torch's flex attention with a bias, which transformers' has for one head only."""
+    from torch.nn.attention.flex_attention import flex_attention as flex
+
+    bias = kwargs["bias"]
+    per_image = bias.ndim == 4
+
+    def biased(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        return score + (bias[batch, head, row, column] if per_image else bias[head, row, column])
+
+    heads: Any = flex(query, key, value, biased, attention_mask, scale=kwargs["scaling"])
+    return heads.transpose(1, 2), None
+
+
+def with_bias(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """A mask, boolean or additive, and a bias ``(K, queries, keys)`` or ``(B, K, queries, keys)`` as one sum."""
+    if bias is None or mask is None:
+        return mask if bias is None else bias
+    lowest = torch.finfo(bias.dtype).min
+    return torch.where(mask, bias, lowest) if mask.dtype == torch.bool else (mask + bias).clamp(min=lowest)
 
 
 def implied_causal_mask(module: nn.Module, query: Tensor, key: Tensor) -> Tensor | None:
@@ -80,10 +115,22 @@ def dense_mask(module: nn.Module, mask: Any, query: Tensor, key: Tensor) -> Tens
     return create_mask(mask.mask_mod, query.shape[0], None, query.shape[-2], key.shape[-2], device=query.device)
 
 
+def attended(module: nn.Module, mask: Any, V: Tensor) -> Tensor | None:
+    """Which tokens are no padding, ``(B, 1, N, 1)``, of a mask that leaves out nothing else; ``V (B, K, N, p)``."""
+    if mask is None:
+        return None
+    dense = dense_mask(module, mask, V, V)
+    assert dense is not None
+    last = dense[..., -1, :]  # sees all tokens, in a causal model too
+    return (last if last.dtype == torch.bool else last >= 0).expand(V.shape[0], 1, -1).unsqueeze(-1)
+
+
 # --- The choice ---------------------------------------------------------------------------------------------------
 
 
-def attention_function(implementation: str, values: Tensor, causal: bool, alone: bool) -> Callable:
+def attention_function(
+    implementation: str, values: Tensor, causal: bool, alone: bool, bias: Tensor | None = None
+) -> Callable:
     """The attention function of transformers' interface; the one place where a way is chosen.
 
     ``sdpa`` stands for what is fastest: on a CPU the fused kernel or products, by measurement where the work is
@@ -95,10 +142,33 @@ def attention_function(implementation: str, values: Tensor, causal: bool, alone:
         values: ``(B, K, N, p)``.
         causal: the direction of the attention.
         alone: queries = keys = values, without a mask, a cache or dropout.
+        bias: inside the softmax.
+
+    Raises:
+        ValueError: an implementation that has no bias.
     """
+    if bias is not None:
+        return partial(_with_bias(implementation, values, alone, bias), bias=bias)
     if implementation == "sdpa" and values.device.type == "cpu" and _by_products(values, causal, alone):
         return blocked_attention if alone and plain_work(values) else matmul_attention
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, matmul_attention)
+
+
+def _with_bias(implementation: str, values: Tensor, alone: bool, bias: Tensor) -> Callable:
+    """On a CPU, the fused kernel has no gradient of a bias, and products keep the sums over it in the cache."""
+    if implementation == "flex_attention":
+        return flex_attention
+    if implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            f"attn_implementation={implementation!r} has no bias inside the softmax: with a relative_bias in position, "
+            "use 'sdpa' or 'flex_attention', or a model with position='rope'"
+        )
+    gradient = torch.is_grad_enabled() and (values.requires_grad or bias.requires_grad)
+    products = gradient or values.dtype == torch.float32 or HALF_INSTRUCTIONS
+    if implementation == "eager" or (values.device.type == "cpu" and products):
+        blocks = implementation == "sdpa" and alone and bias.ndim == 3 and plain_work(values)
+        return blocked_attention if blocks else matmul_attention
+    return fused_attention
 
 
 def _by_products(values: Tensor, causal: bool, alone: bool) -> bool:
@@ -142,7 +212,7 @@ def _ways(
     return {
         "exact": lambda: subspace_attention(values.double(), scale, mask),
         "sdpa": lambda: run(lambda V: F.scaled_dot_product_attention(V, V, V, is_causal=causal, scale=scale)),
-        "products": lambda: run(lambda V: BlockedAttention.apply(V, scale, causal)),  # pyright: ignore[reportReturnType]
+        "products": lambda: run(lambda V: BlockedAttention.apply(V, None, scale, causal)),  # pyright: ignore[reportReturnType]
     }
 
 
@@ -150,58 +220,86 @@ def _ways(
 
 
 class BlockedAttention(torch.autograd.Function):
-    """``softmax(scale V_k V_k^T) V_k (B, K, N, p)`` by block after block of the maps. [2306.01129, Eq. 11]
+    """``softmax(scale V_k V_k^T + b_k) V_k (B, K, N, p)`` by block after block of the maps. [2306.01129, Eq. 11]
 
-    No N x N map is kept: each block is computed, used while it lies in the cache, and computed again in the backward.
-    With P a block of the maps, dO the gradient of its output and dS that of its scores, and queries = keys = values:
+    The bias ``b (K, N, N)`` may be ``None``. No map of all heads is kept: each block is computed, used while it lies in
+    the cache, and computed again in the backward. With P a block of the maps, dO the gradient of its output and dS that
+    of its scores, and queries = keys = values:
 
-        dP = dO V^T,   dS = scale P * (dP - rowsum(dP * P)),   dV += P^T dO + dS^T V_rows,   dV_rows += dS V
+        dP = dO V^T,   dS = P * (dP - rowsum(dP * P)),   dV += P^T dO + scale dS^T V_rows,   dV_rows += scale dS V
     """
 
     @staticmethod
-    def forward(ctx, V: Tensor, scale: float, causal: bool) -> Tensor:
-        ctx.save_for_backward(V)
+    def forward(ctx, V: Tensor, bias: Tensor | None, scale: float, causal: bool) -> Tensor:
+        ctx.save_for_backward(V, bias)
         ctx.scale, ctx.causal = scale, causal
-        flat = V.reshape(-1, *V.shape[-2:])
+        flat = _by_head(V)
         out = torch.empty_like(flat)
-        for heads, rows, keys in _blocks(flat, causal):
-            torch.bmm(_maps(flat, heads, rows, keys, scale, causal), flat[heads, keys], out=out[heads, rows])
-        return out.view(V.shape)
+        for head, heads, rows, keys in _blocks(V, causal, bias is not None):
+            start = None if bias is None else bias[head, rows, keys]
+            torch.bmm(_maps(flat, start, heads, rows, keys, scale, causal), flat[heads, keys], out=out[heads, rows])
+        return _by_batch(out, V)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (V,) = ctx.saved_tensors
+        V, bias = ctx.saved_tensors
         scale, causal = ctx.scale, ctx.causal
         if torch.is_grad_enabled():  # a gradient of this gradient is asked for
             mask = torch.ones(V.shape[-2], V.shape[-2], dtype=torch.bool).tril() if causal else None
-            return *torch.autograd.grad(subspace_attention(V, scale, mask), V, gradient, create_graph=True), None, None
-        flat, gradient = V.reshape(-1, *V.shape[-2:]), gradient.reshape(-1, *V.shape[-2:])
+            inputs = [one for one in (V, bias) if one is not None]
+            out = subspace_attention(V, scale, with_bias(mask, bias))
+            found = torch.autograd.grad(out, inputs, gradient, create_graph=True, allow_unused=True)
+            return *found, *[None] * (4 - len(found))
+        flat, gradient = _by_head(V), _by_head(gradient)
         result = torch.zeros_like(flat)
-        for heads, rows, keys in _blocks(flat, causal):
-            maps = _maps(flat, heads, rows, keys, scale, causal)
+        wide = torch.promote_types(V.dtype, torch.float32)
+        of_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
+        for head, heads, rows, keys in _blocks(V, causal, bias is not None):
+            start = None if bias is None else bias[head, rows, keys]
+            maps = _maps(flat, start, heads, rows, keys, scale, causal)
             of_maps = torch.bmm(gradient[heads, rows], flat[heads, keys].mT)
             of_scores = torch.ops.aten._softmax_backward_data(of_maps, maps, -1, maps.dtype)
             result[heads, keys].baddbmm_(maps.mT, gradient[heads, rows])
             result[heads, keys].baddbmm_(of_scores.mT, flat[heads, rows], alpha=scale)
             result[heads, rows].baddbmm_(of_scores, flat[heads, keys], alpha=scale)
-        return result.view(V.shape), None, None
+            if of_bias is not None:
+                of_bias[head, rows, keys] += of_scores.sum(0, dtype=wide)
+        if bias is not None and of_bias is not None:
+            of_bias = of_bias.to(bias.dtype)
+        return _by_batch(result, V), of_bias, None, None
 
 
-def _blocks(V: Tensor, causal: bool) -> Iterator[tuple[slice, slice, slice]]:
-    """Heads, rows and keys of the blocks of the maps of ``V (B K, N, p)``."""
-    heads, num_tokens, _ = V.shape
+def _by_head(V: Tensor) -> Tensor:
+    """``(..., K, N, p)`` -> ``(K ..., N, p)``, head after head."""
+    return V.movedim(-3, 0).flatten(0, -3)
+
+
+def _by_batch(flat: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`_by_head`."""
+    return flat.unflatten(0, (like.shape[-3], *like.shape[:-3])).movedim(0, -3)
+
+
+def _blocks(V: Tensor, causal: bool, one_head: bool) -> Iterator[tuple[int, slice, slice, slice]]:
+    """Of the maps of ``V (..., K, N, p)``: the block's (first) head, what it takes of the first axis after
+    :func:`_by_head`, its rows and its keys; ``one_head``: all of it belongs to one head.
+    """
+    size, num_tokens = V.shape[:-2].numel(), V.shape[-2]
+    batch = size // V.shape[-3]
     rows = min(num_tokens, CAUSAL_ROWS if causal else max(ROWS, num_tokens // 8))
     together = max(2, BLOCK_BYTES // (rows * num_tokens * V.element_size()))
-    for first in range(0, heads, together):
-        for row in range(0, num_tokens, rows):
-            end = min(num_tokens, row + rows)
-            yield slice(first, first + together), slice(row, end), slice(end if causal else num_tokens)
+    for start in range(0, size, batch if one_head else size):
+        stop = start + batch if one_head else size
+        for first in range(start, stop, together):
+            for row in range(0, num_tokens, rows):
+                end = min(num_tokens, row + rows)
+                heads = slice(first, min(stop, first + together))
+                yield first // batch, heads, slice(row, end), slice(end if causal else num_tokens)
 
 
-def _maps(V: Tensor, heads: slice, rows: slice, keys: slice, scale: float, causal: bool) -> Tensor:
-    """One block of the maps."""
-    start = V.new_zeros(())
-    scores = torch.baddbmm(start, V[heads, rows], V[heads, keys].mT, beta=0, alpha=scale)
+def _maps(V: Tensor, bias: Tensor | None, heads: slice, rows: slice, keys: slice, scale: float, causal: bool) -> Tensor:
+    """One block of the maps; ``bias (rows, keys)`` is that of its head."""
+    start = V.new_zeros(()) if bias is None else bias
+    scores = torch.baddbmm(start, V[heads, rows], V[heads, keys].mT, beta=int(bias is not None), alpha=scale)
     if causal:
         own = scores[..., rows]
         later = torch.ones(own.shape[-2:], dtype=torch.bool).triu(1)

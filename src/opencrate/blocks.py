@@ -5,13 +5,14 @@
 Shapes: B batch, N tokens, d width. The operators inside are in compression.py and sparsification.py.
 """
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ._hf import GradientCheckpointingLayer
+from ._hf import GradientCheckpointingLayer, init
 from .compression import MSSA, Attention, Subspaces
 from .norms import TokenLayerNorm
 from .operators import gamma, orthogonality_penalty
@@ -45,8 +46,17 @@ class Compression(nn.Module):
     def __init__(self, config, direction: int = 1, layer_idx: int = 0):
         super().__init__()
         self.config, self.direction, self.kind = config, direction, config.compression
-        self.norm = TokenLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        normalised = self.entry.normalised
+        self.norm = TokenLayerNorm(config.hidden_size, eps=config.layer_norm_eps) if normalised else nn.Identity()
         self.add_module(self.kind, self.entry.build(config, layer_idx))
+        if config.learned_steps != "none" and config.compression_kappa is not None:
+            self.log_kappa = nn.Parameter(torch.empty(1))
+
+    @torch.no_grad()
+    def reset_steps(self) -> None:
+        """The step size as the configuration says, where it is learned."""
+        if hasattr(self, "log_kappa"):
+            init.constant_(self.log_kappa, math.log(self.config.compression_kappa))
 
     @property
     def entry(self) -> Operator:
@@ -61,7 +71,7 @@ class Compression(nn.Module):
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         update, maps = self.operator(self.norm(tokens), attention_mask, **kwargs)
         record("attentions", maps)
-        kappa = self.config.compression_kappa
+        kappa = self.log_kappa.exp() if hasattr(self, "log_kappa") else self.config.compression_kappa
         if kappa is None:
             return torch.add(tokens, update, alpha=self.direction)
         step = self.direction * kappa * gamma(tokens.shape[-2], self.config.head_dim, self.config.compression_eps)

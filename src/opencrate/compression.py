@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._hf import one_cache
-from .attention import attention_function, dense_mask
+from .attention import attention_function, dense_mask, with_bias
 from .linear_maps import affine_of, has_plain_weight
 from .operators import attention_maps, gamma, orthonormalize
+from .positions import Places, Rotation, relative_bias, rotate
 from .products import apply_linear
 from .recording import record
 
@@ -67,10 +68,14 @@ class Subspaces(nn.Module):
             return orthonormalize(joined)
         return orthonormalize(joined.unflatten(1, self.heads.shape).movedim(1, 0)).movedim(0, 1).flatten(1)
 
-    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``(B, N, d)`` -> V = Z U_k ``(B, K, N, p)``, which is recorded, and U ``(d, K p)`` under a constraint."""
+    def project(self, tokens: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """``(B, N, d)`` -> V = Z U_k ``(B, K, N, p)``, which is recorded, and U ``(d, K p)`` under a constraint.
+
+        A ``bias (K p)`` is added to the coordinates.
+        """
         U = None if self.constraint == "none" else self._constrained(self._asked_weight())
-        projected = self.heads(apply_linear(self.subspaces, tokens) if U is None else tokens @ U)
+        projected = apply_linear(self.subspaces, tokens) if U is None else tokens @ U
+        projected = self.heads(projected if bias is None else projected + bias)
         record("projected_states", projected)
         return projected, U
 
@@ -93,6 +98,7 @@ class SoftmaxAttention(Subspaces):
     def __init__(self, config, layer_idx: int = 0):
         super().__init__(config, layer_idx)
         self.scaling = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.relative = relative_bias(config)
 
     def forward(
         self,
@@ -101,30 +107,48 @@ class SoftmaxAttention(Subspaces):
         output_attentions: bool = False,
         past_key_values: Any = None,
         cache: Any = None,
+        places: Places | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, N, d)`` -> the update ``(B, N, d)`` and, on request, the maps ``(B, K, N, keys)``.
 
         The maps follow from the projected tokens, so they exist under every attention backend. A causal model may give
-        its cache of earlier tokens, which then are keys and values too.
+        its cache of earlier tokens, which then are keys and values too. ``places`` are for positions inside the
+        attention.
         """
-        values, U = self.project(tokens)
-        queries, keys = self._queries_and_keys(tokens, values)
+        projected, U = self.project(tokens)
+        rotation = None if places is None else places.rotation
+        queries, keys, values = self._queries_keys_and_values(tokens, projected, rotation)
         cache = one_cache(cache, past_key_values)
         if cache is not None:
             keys, values = self._remember(cache, keys, values)
         dropout = self.dropout if self.training else 0.0
         alone = queries is values and keys is values and attention_mask is None and not dropout
-        attend = attention_function(self.config._attn_implementation, values, self.is_causal, alone)
+        bias = self._bias(places, queries, keys)
+        attend = attention_function(self.config._attn_implementation, values, self.is_causal, alone, bias)
         heads, _ = attend(self, queries, keys, values, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
         maps = None
         if output_attentions:
-            mask = dense_mask(self, attention_mask, queries, keys)
+            mask = with_bias(dense_mask(self, attention_mask, queries, keys), bias)
             maps = attention_maps(queries, self.scaling, mask, keys=keys)
-        return self.combine(heads.flatten(-2), U), maps
+        return self.combine(self._turned_back(heads, rotation).flatten(-2), U), maps
 
-    def _queries_and_keys(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Both ``(B, K, N, p)``."""
+    def _bias(self, places: Places | None, queries: Tensor, keys: Tensor) -> Tensor | None:
+        """``(K, N, keys)`` in the type of the scores, or for each image ``(B, K, N, keys)``."""
+        if self.relative is None:
+            return None
+        if places is None:
+            raise ValueError("places: positions inside the attention need the places of the tokens; call the model")
+        return self.relative(places, queries.shape[-2], keys.shape[-2]).to(queries.dtype)
+
+    def _turned_back(self, heads: Tensor, rotation: Rotation | None) -> Tensor:
+        """Heads ``(B, N, K, p)`` in the bases U_k, whatever positions did to the values."""
+        return heads
+
+    def _queries_keys_and_values(
+        self, tokens: Tensor, projected: Tensor, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All ``(B, K, N, p)``; ``projected`` are the tokens in the subspaces."""
         raise NotImplementedError
 
     def _remember(self, cache: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,8 +159,14 @@ class SoftmaxAttention(Subspaces):
 class MSSA(SoftmaxAttention):
     """Multi-head subspace self-attention: queries = keys = values = U_k^T Z. [2306.01129, Eq. 11, 12, 115]"""
 
-    def _queries_and_keys(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return values, values
+    def _queries_keys_and_values(
+        self, tokens: Tensor, projected: Tensor, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        values = rotate(projected, rotation)
+        return values, values, values
+
+    def _turned_back(self, heads: Tensor, rotation: Rotation | None) -> Tensor:
+        return rotate(heads.transpose(1, 2), rotation, back=True).transpose(1, 2)
 
     def _remember(self, cache: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """One tensor serves as keys and values, so it is kept once."""
@@ -156,8 +186,11 @@ class Attention(SoftmaxAttention):
         self.queries = nn.Linear(config.hidden_size, inner, bias=False)
         self.keys = nn.Linear(config.hidden_size, inner, bias=False)
 
-    def _queries_and_keys(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return self.heads(apply_linear(self.queries, tokens)), self.heads(apply_linear(self.keys, tokens))
+    def _queries_keys_and_values(
+        self, tokens: Tensor, projected: Tensor, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        queries, keys = (self.heads(apply_linear(one, tokens)) for one in (self.queries, self.keys))
+        return rotate(queries, rotation), rotate(keys, rotation), projected
 
     def _remember(self, cache: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return cache.update(keys, values, self.layer_idx)

@@ -55,6 +55,11 @@ class CrateBlockConfig(PreTrainedConfig):
         head_dim: dimension p of a subspace; ``None`` is d/K. K p != d is allowed.
         layer_norm_eps: of all norms before the head.
         head_layer_norm_eps: of the norm after the last layer; ``None`` is ``layer_norm_eps``.
+        position: what tells tokens apart by their places: ``absolute`` positions added to the embedding (published),
+            ``relative_bias``: a learned number per head and distance (images: offset in rows and columns) inside the
+            softmax, ``rope``: rotations of the tensor that serves as queries, keys and values, ``both`` of these,
+            ``none``, or ``absolute+`` one of them.
+        rotary_base: of the frequencies of ``rope``; ``None`` is 10,000 in a text and 100 in an image.
         attention_scale: factor before the softmax; ``None`` is 1/sqrt(p) (published code; the paper has 1).
         attention_output: ``learned`` map W (published), ``tied`` to the bases U (paper, Eq. 12), ``none``.
         attention_output_bias: bias of the learned map.
@@ -65,9 +70,14 @@ class CrateBlockConfig(PreTrainedConfig):
             multiplied by gamma, a learned one has absorbed it (Eq. 115).
         compression_eps: epsilon inside that gamma.
         ista_step_size: step size eta.
+        ista_step: ``fixed``: eta is ``ista_step_size``; ``bounded``: eta is ``ista_step_size``/b with b >= ||D||^2, so
+            that below 2 every step from a feasible start lowers the LASSO objective, whatever D becomes.
         ista_lambda: sparsity weight lambda.
+        learned_steps: ``layer``: eta, lambda and (where it is a number) kappa are learned in each layer, from what the
+            configuration says, and stay positive; ``atom``: as well, with a lambda for each atom; ``none`` (published).
         ista_num_steps: steps T.
-        ista_start: ``input`` (complete dictionary only) or ``zero``; ``None`` picks ``input`` when it can.
+        ista_start: ``input`` (complete dictionary only), ``zero``, or ``positive``: the input's positive part (complete
+            only), where ``input`` is no code that ``relu`` allows; ``None`` picks ``input`` when it can.
         ista_threshold: ``relu`` (non-negative codes) or ``soft`` (signed soft-threshold).
         ista_residual: add the input of the sparsification step to its output.
         dictionary_expansion: atoms per width, m/d.
@@ -106,6 +116,10 @@ class CrateBlockConfig(PreTrainedConfig):
     head_dim: Size | None = None
     layer_norm_eps: NormEps = 1e-5
     head_layer_norm_eps: NormEps | None = None
+    position: Literal[
+        "absolute", "relative_bias", "rope", "both", "none", "absolute+relative_bias", "absolute+rope", "absolute+both"
+    ] = "absolute"
+    rotary_base: Positive | None = None
     attention_scale: Amount | None = None
     attention_output: Literal["learned", "tied", "none"] = "learned"
     attention_output_bias: bool = True
@@ -113,9 +127,11 @@ class CrateBlockConfig(PreTrainedConfig):
     compression_kappa: Amount | None = None
     compression_eps: Positive = 0.5
     ista_step_size: Positive = 0.1
+    ista_step: Literal["fixed", "bounded"] = "fixed"
     ista_lambda: Amount = 0.1
+    learned_steps: Literal["none", "layer", "atom"] = "none"
     ista_num_steps: Annotated[int, Within(1, 1_000)] = 1
-    ista_start: Literal["input", "zero"] | None = None
+    ista_start: Literal["input", "zero", "positive"] | None = None
     ista_threshold: Literal["relu", "soft"] = "relu"
     ista_residual: bool = False
     dictionary_expansion: Annotated[int, Within(1, 1_024)] = 1
@@ -198,6 +214,11 @@ class CrateBlockConfig(PreTrainedConfig):
         return {name: value for name, value in found.items() if value or name not in only_theirs}
 
     @property
+    def positions(self) -> frozenset[str]:
+        """The parts of ``position``: of ``absolute``, ``relative_bias`` and ``rope``."""
+        return frozenset(self.position.replace("both", "relative_bias+rope").split("+")) - {"none"}
+
+    @property
     def mlp_size(self) -> int:
         """Hidden units of the MLP where ``sparsification`` is ``mlp``."""
         return round(self.mlp_ratio * self.hidden_size)
@@ -217,6 +238,14 @@ class CrateBlockConfig(PreTrainedConfig):
         self._require(self.mlp_size >= 1, "mlp_ratio", "at least one hidden unit for the width")
         assert self.head_dim is not None  # filled in before
         inner = self.num_attention_heads * self.head_dim
+        inside = self.positions - {"absolute"}
+        reads = not inside or self.operator("compression").relative
+        self._require(reads, "position", f"'absolute' or 'none' with compression={self.compression!r}")
+        exact = self.compression != "gradient" or self.compression_kappa is None
+        self._require(exact, "compression_kappa", "null with compression='gradient', which has a step size of its own")
+        pairs = 4 if hasattr(self, "grid_size") else 2
+        fits = "rope" not in inside or self.head_dim % pairs == 0
+        self._require(fits, "position", f"without rope where head_dim={self.head_dim} is not a multiple of {pairs}")
         if self.attention_output == "none":
             self._require(inner == self.hidden_size, "attention_output", "used with K p = d only")
         if self.subspace_constraint == "each":
@@ -228,8 +257,14 @@ class CrateBlockConfig(PreTrainedConfig):
             free = self.dictionary_penalty == 0 and self.dictionary_constraint == "none"
             self._require(free, "sparsification", "'ista' when the dictionary has a penalty or a constraint")
         complete = self.dictionary_expansion == 1
-        if self.ista_start == "input":
+        if self.ista_start != "zero":
             self._require(complete, "ista_start", "'zero' when dictionary_expansion > 1")
+        if self.ista_step == "bounded":
+            self._require(self.ista_step_size < 2, "ista_step_size", "below 2 with ista_step='bounded'")
+        if self.learned_steps != "none":
+            self._require(self.ista_lambda > 0, "ista_lambda", "above 0 where it is learned (learned_steps)")
+            kappa = self.compression_kappa is None or self.compression_kappa > 0
+            self._require(kappa, "compression_kappa", "above 0 where it is learned (learned_steps)")
         if self.dictionary_decode == "none":
             self._require(complete, "dictionary_decode", "'tied' or 'untied' when dictionary_expansion > 1")
 

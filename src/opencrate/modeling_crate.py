@@ -26,6 +26,7 @@ from .blocks import CrateLayer, LayerList
 from .configuration_crate import CrateConfig, pair
 from .linear_maps import dtype_of
 from .modeling_crate_base import CratePreTrainedModel, CrateStates, last_norm
+from .positions import grid_places, places_argument
 from .recording import record
 
 
@@ -99,7 +100,8 @@ class CrateEmbeddings(nn.Module):
         self.config = config
         rows, columns = config.grid_size
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
-        self.position_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
+        if "absolute" in config.positions:
+            self.position_embeddings = nn.Parameter(torch.empty(1, 1 + rows * columns, config.hidden_size))
         self.patch_embeddings = CratePatchEmbeddings(config)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -122,7 +124,9 @@ class CrateEmbeddings(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         tokens = self.patch_embeddings(pixel_values)
         cls = self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype)
-        return torch.cat((cls, tokens), dim=1) + self.positions(self.patch_embeddings.grid(pixel_values))
+        tokens = torch.cat((cls, tokens), dim=1)
+        absolute = "absolute" in self.config.positions
+        return tokens + self.positions(self.patch_embeddings.grid(pixel_values)) if absolute else tokens
 
 
 class CrateImagePreTrainedModel(CratePreTrainedModel):
@@ -140,7 +144,8 @@ class CrateImagePreTrainedModel(CratePreTrainedModel):
         if isinstance(module, CrateEmbeddings):
             std = 1.0 if self.config.initializer == "official" else self.config.initializer_range
             init.normal_(module.cls_token, std=std)
-            init.normal_(module.position_embeddings, std=std)
+            if "absolute" in self.config.positions:
+                init.normal_(module.position_embeddings, std=std)
 
 
 class CrateModel(CrateImagePreTrainedModel):
@@ -178,8 +183,11 @@ class CrateModel(CrateImagePreTrainedModel):
         if attention_mask is not None:
             attention_mask = create_bidirectional_mask(self.config, tokens, attention_mask)
         maps = kwargs.get("output_attentions", self.config.output_attentions)
+        places = places_argument(
+            grid_places(self.config, self.embeddings.patch_embeddings.grid(pixel_values), tokens.device)
+        )
         for layer in self.layers:
-            tokens = layer(tokens, attention_mask, output_attentions=bool(maps))
+            tokens = layer(tokens, attention_mask, output_attentions=bool(maps), **places)
         record("hidden_states", tokens)
         pooled = tokens[:, 0] if self.config.pool == "cls" else tokens.mean(dim=1)
         return CrateModelOutput(last_hidden_state=tokens, pooler_output=pooled)

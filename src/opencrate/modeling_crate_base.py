@@ -11,9 +11,14 @@ from transformers import PreTrainedModel
 from ._graph import autocasts
 from ._hf import RECORDED_BY_FORWARD, ModelOutput, init
 from ._suggest import suggest
-from .blocks import orthogonality_loss
+from .blocks import Compression, orthogonality_loss
 from .configuration_crate_blocks import CrateBlockConfig
-from .sparsification import ISTA
+from .positions import GridBias, TextBias
+from .rate_gradient import RateGradient
+from .sparsification import ISTA, Synthesis
+
+if TYPE_CHECKING:
+    from .certificate import Certificate
 
 STATES = ("hidden_states", "compressed_states", "projected_states", "sparse_codes", "attentions")
 
@@ -55,6 +60,10 @@ def last_norm(config: CrateBlockConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.head_layer_norm_eps or config.layer_norm_eps)
 
 
+def _dictionaries(module: ISTA | Synthesis) -> list[nn.Parameter]:
+    return module.dictionaries() if isinstance(module, ISTA) else [module.dictionary]
+
+
 class CratePreTrainedModel(PreTrainedModel):
     """Loading, saving, initialisation, penalties and the recording of states, shared by all CRATE models."""
 
@@ -86,9 +95,14 @@ class CratePreTrainedModel(PreTrainedModel):
                 init.uniform_(parameter, -bound, bound)
         if isinstance(module, ISTA):
             self._init_dictionaries(module)
+        if isinstance(module, (ISTA, RateGradient, Compression)):
+            module.reset_steps()
+        if isinstance(module, (TextBias, GridBias)):
+            for parameter in module.parameters(recurse=False):
+                init.zeros_(parameter)
 
-    def _init_dictionaries(self, module: nn.Module) -> None:
-        for dictionary in module.parameters(recurse=False):
+    def _init_dictionaries(self, module: ISTA | Synthesis) -> None:
+        for dictionary in _dictionaries(module):
             if self.config.initializer == "official":
                 bound = (6 / dictionary.shape[1]) ** 0.5  # Kaiming uniform, fan-in = atoms
                 init.uniform_(dictionary, -bound, bound)
@@ -121,6 +135,16 @@ class CratePreTrainedModel(PreTrainedModel):
                 stacklevel=2,
             )
         return None
+
+    def certificate(self, *inputs: Any, eps: Any = None, **kwargs: Any) -> "Certificate":
+        """What each step of each layer does to the objective it is derived from, on each input of a batch.
+
+        Arguments are those of ``forward``, and ``eps`` of R^c (by default ``config.compression_eps``); see
+        :class:`~opencrate.certificate.Certificate`.
+        """
+        from .certificate import certificate
+
+        return certificate(self, *inputs, eps=eps, **kwargs)
 
     def _as_handed_on(self, tokens: Tensor) -> Tensor:
         """The embedding in the type in which layers hand their tokens on, see ``config.residual_in_fp32``."""

@@ -17,6 +17,7 @@ from .configuration_crate import pair
 from .configuration_crate_mae import CrateMAEConfig
 from .modeling_crate import CrateEmbeddings, CrateImagePreTrainedModel, patchify
 from .modeling_crate_base import STATES, CrateStates, last_norm
+from .positions import Places, grid_places, places_argument
 from .recording import read_by
 from .sparsification import Synthesis
 
@@ -121,22 +122,25 @@ class CrateMAEEmbeddings(CrateEmbeddings):
 
     def __init__(self, config: CrateMAEConfig):
         super().__init__(config)
-        del self.position_embeddings
-        self.register_buffer("position_embeddings", sincos_positions(config.grid_size, config.hidden_size))
+        if "absolute" in config.positions:
+            del self.position_embeddings
+            self.register_buffer("position_embeddings", sincos_positions(config.grid_size, config.hidden_size))
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
 
     def forward(self, pixel_values: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``(B, C, H, W)`` -> the encoder's tokens, ``mask (B, n)`` and ``ids_restore (B, n)``."""
         tokens = self.patch_embeddings(pixel_values)
         mask, ids_keep, ids_restore = random_mask(self._noise(noise, tokens), self.config.mask_ratio)
-        positions = self.positions(self.patch_embeddings.grid(pixel_values)).to(tokens.dtype)
+        positions = self._added(self.patch_embeddings.grid(pixel_values), tokens)
         in_encoder = self.config.mask_tokens_in_encoder
         if in_encoder:
             tokens = torch.where(mask[..., None].bool(), self.mask_token.to(tokens.dtype), tokens)
-        tokens = tokens + positions[:, 1:]
+        if positions is not None:
+            tokens = tokens + positions[:, 1:]
         if not in_encoder:
             tokens = gather_tokens(tokens, ids_keep)
-        cls = (self.cls_token + positions[:, :1]).expand(tokens.shape[0], -1, -1).to(tokens.dtype)
+        cls = self.cls_token if positions is None else self.cls_token + positions[:, :1]
+        cls = cls.expand(tokens.shape[0], -1, -1).to(tokens.dtype)
         return torch.cat((cls, tokens), dim=1), mask, ids_restore
 
     def restore(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -144,7 +148,13 @@ class CrateMAEEmbeddings(CrateEmbeddings):
         num_masked = ids_restore.shape[1] - (latent.shape[1] - 1)
         masked = self.mask_token.expand(latent.shape[0], num_masked, -1).to(latent.dtype)
         tokens = gather_tokens(torch.cat((latent[:, 1:], masked), dim=1), ids_restore)
-        return torch.cat((latent[:, :1], tokens), dim=1) + self.positions(grid).to(latent.dtype)
+        tokens = torch.cat((latent[:, :1], tokens), dim=1)
+        positions = self._added(grid, latent)
+        return tokens if positions is None else tokens + positions
+
+    def _added(self, grid: tuple[int, int], tokens: Tensor) -> Tensor | None:
+        """The position table in the tokens' type, where positions are added to tokens."""
+        return self.positions(grid).to(tokens.dtype) if "absolute" in self.config.positions else None
 
     def _noise(self, noise: Tensor | None, tokens: Tensor) -> Tensor:
         if noise is None and self.config.mask_ratio == 0:  # whole images: nothing to draw, patches stay in order
@@ -171,9 +181,9 @@ class CrateMAEPreTrainedModel(CrateImagePreTrainedModel):
         if isinstance(module, CrateMAEEmbeddings):
             init.normal_(module.cls_token, std=0.02)
             init.normal_(module.mask_token, std=0.02)
-            table = sincos_positions(self.config.grid_size, self.config.hidden_size)
-            buffer = module.get_buffer("position_embeddings")
-            init.copy_(buffer, table.to(buffer))
+            if "absolute" in self.config.positions:
+                buffer = module.get_buffer("position_embeddings")
+                init.copy_(buffer, self._sincos().to(buffer))
             return
         super()._init_weights(module)
         if isinstance(module, Synthesis):
@@ -183,6 +193,9 @@ class CrateMAEPreTrainedModel(CrateImagePreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None and isinstance(module, nn.Linear):
                 init.zeros_(module.bias)
+
+    def _sincos(self) -> Tensor:
+        return sincos_positions(self.config.grid_size, self.config.hidden_size)
 
 
 class CrateMAEModel(CrateMAEPreTrainedModel):
@@ -220,10 +233,15 @@ class CrateMAEModel(CrateMAEPreTrainedModel):
         tokens, mask, ids_restore = self.embeddings(pixel_values, noise)
         tokens = self._as_handed_on(tokens)
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
+        places = places_argument(self._places(pixel_values, tokens, ids_restore))
         for layer in self.layers:
-            tokens = layer(tokens, None, output_attentions=maps)
+            tokens = layer(tokens, None, output_attentions=maps, **places)
         latent = read_by(self.norm, "hidden_states", tokens)
         return CrateMAEModelOutput(last_hidden_state=latent, mask=mask, ids_restore=ids_restore)
+
+    def _places(self, pixel_values: Tensor, tokens: Tensor, ids_restore: Tensor) -> Places | None:
+        kept = None if self.config.mask_tokens_in_encoder else ids_restore.argsort(dim=1)[:, : tokens.shape[1] - 1]
+        return grid_places(self.config, self.embeddings.patch_embeddings.grid(pixel_values), tokens.device, kept)
 
 
 class CrateMAEDecoder(CrateMAEPreTrainedModel):
@@ -242,11 +260,15 @@ class CrateMAEDecoder(CrateMAEPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, tokens: Tensor, **kwargs) -> CrateMAEDecoderOutput:
-        """``(B, 1 + n, d)`` -> predicted patches ``(B, n, patch_height * patch_width * C)``, and states on request."""
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, **kwargs) -> CrateMAEDecoderOutput:
+        """``(B, 1 + n, d)`` -> predicted patches ``(B, n, patch_height * patch_width * C)``, and states on request.
+
+        ``grid`` is (rows, columns) of the patches; ``None`` is that of the native size.
+        """
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
+        places = places_argument(grid_places(self.config, grid or self.config.grid_size, tokens.device))
         for layer in self.layers:
-            tokens = layer(tokens, None, output_attentions=maps)
+            tokens = layer(tokens, None, output_attentions=maps, **places)
         tokens = read_by(self.norm, "hidden_states", tokens)
         return CrateMAEDecoderOutput(logits=self.predict(tokens)[:, 1:])
 
@@ -273,7 +295,8 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:
-            init.copy_(self.get_buffer("unused_pos_embed"), self.crate.embeddings.position_embeddings)
+            buffer = self.get_buffer("unused_pos_embed")
+            init.copy_(buffer, self._sincos().to(buffer))
             init.zeros_(self.get_buffer("unused_decoder_embed_weight"))
             init.zeros_(self.get_buffer("unused_decoder_embed_bias"))
 
@@ -303,10 +326,10 @@ class CrateMAEForPreTraining(CrateMAEPreTrainedModel):
         """
         encoded = self.crate(pixel_values, noise=noise, **kwargs)
         tokens = encoded.last_hidden_state
+        grid = self.crate.embeddings.patch_embeddings.grid(pixel_values)
         if not self.config.mask_tokens_in_encoder:
-            grid = self.crate.embeddings.patch_embeddings.grid(pixel_values)
             tokens = self.crate.embeddings.restore(tokens, encoded.ids_restore, grid)
-        decoded = self.decoder(tokens, **kwargs)
+        decoded = self.decoder(tokens, grid, **kwargs)
         states = {f"decoder_{key}": state for key, state in self.decoder._states_of(decoded).items()}
         states |= {**self._states_of(encoded), "mask": encoded.mask, "ids_restore": encoded.ids_restore}
         loss, latent = self._loss(pixel_values, decoded.logits, encoded.mask), encoded.last_hidden_state

@@ -31,8 +31,9 @@ from .blocks import CrateLayer, LayerList
 from .cache import SubspaceCache
 from .configuration_crate_text import CrateTextConfig
 from .modeling_crate_base import CratePreTrainedModel, CrateStates, last_norm
+from .positions import places_argument, text_places
 from .recording import read_by, record
-from .sparsification import ISTA
+from .sparsification import ISTA, Synthesis
 
 
 @dataclass
@@ -47,13 +48,15 @@ class CrateTextEmbeddings(nn.Module):
         super().__init__()
         self.dropout = config.dropout
         self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        if "absolute" in config.positions:
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         if config.type_vocab_size:
             self.type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
 
     def forward(self, tokens: Tensor, position_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """``tokens (B, N, d)`` are token embeddings already; positions and segments are ids ``(B or 1, N)``."""
-        tokens = tokens + self.position_embeddings(position_ids)
+        if hasattr(self, "position_embeddings"):
+            tokens = tokens + self.position_embeddings(position_ids)
         if hasattr(self, "type_embeddings"):
             segments = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
             tokens = tokens + self.type_embeddings(segments)
@@ -92,11 +95,11 @@ class CrateTextPreTrainedModel(CratePreTrainedModel):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
 
-    def _init_dictionaries(self, module: nn.Module) -> None:
+    def _init_dictionaries(self, module: ISTA | Synthesis) -> None:
         super()._init_dictionaries(module)
         if self.config.initializer == "official" and isinstance(module, ISTA):
             bound = (6 / self.config.hidden_size) ** 0.5  # Kaiming uniform of D^T, whose fan-in is the width
-            for dictionary in module.parameters(recurse=False):
+            for dictionary in module.dictionaries():
                 init.uniform_(dictionary, -bound, bound)
 
 
@@ -171,8 +174,10 @@ class CrateTextModel(CrateTextPreTrainedModel):
         mask = self._mask(tokens, attention_mask, cache, position_ids)
         cache = self._cache_to_fill(cache, use_cache)
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
+        first = 0 if cache is None else cache.get_seq_length()
+        places = places_argument(text_places(self.config, tokens.shape[1], first, tokens.device))
         for layer in self.layers:
-            tokens = layer(tokens, mask, output_attentions=maps, **cache_argument(cache))
+            tokens = layer(tokens, mask, output_attentions=maps, **cache_argument(cache), **places)
         if self.config.final_norm:
             tokens = read_by(self.norm, "hidden_states", tokens)
         else:

@@ -14,6 +14,8 @@ Equations: [N] = arXiv 2306.01129 (NeurIPS 2023; the same numbers are kept in th
 [A] = CRATE-alpha (2405.20299). This file needs torch only.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -85,8 +87,11 @@ def mssa(
     return F.linear(heads.transpose(-3, -2).flatten(-2), W, b)
 
 
-def gamma(num_tokens: int, dim: int, eps: float) -> float:
-    """``gamma = p/(N eps^2)`` (or alpha, given d): the factor inside the log-determinants. [N, Eq. 8]"""
+def gamma(num_tokens: Any, dim: int, eps: float) -> Any:
+    """``gamma = p/(N eps^2)`` (or alpha, given d): the factor inside the log-determinants. [N, Eq. 8]
+
+    N a number, or a tensor of numbers.
+    """
     if not eps > 0:
         raise ValueError(f"eps must be > 0, got {eps!r}; it is epsilon, not its square (reports use 0.5)")
     return dim / (num_tokens * eps**2)
@@ -122,13 +127,22 @@ def neumann_coding_rate_gradient(Z: Tensor, U: Tensor, eps: float) -> Tensor:
 # --- Sparsification: proximal gradient steps of a LASSO -------------------------------------------------------
 
 
-def shrink(A: Tensor, threshold: float, signed: bool = False) -> Tensor:
-    """Proximal map of ``threshold ||A||_1``: ``ReLU(A - t)`` on A >= 0 [N, Eq. 17], or signed soft-threshold."""
-    return F.softshrink(A, threshold) if signed else F.relu(A - threshold)
+def shrink(A: Tensor, threshold: float | Tensor, signed: bool = False) -> Tensor:
+    """Proximal map of ``threshold ||A||_1``: ``ReLU(A - t)`` on A >= 0 [N, Eq. 17], or signed soft-threshold.
+
+    A threshold for each atom is a tensor ``(m,)``.
+    """
+    return _shrunk(A, threshold, True) if signed else F.relu(A - threshold)
 
 
 def ista(
-    X: Tensor, D: Tensor, eta: float, lam: float, num_steps: int = 1, A0: Tensor | None = None, signed: bool = False
+    X: Tensor,
+    D: Tensor,
+    eta: float | Tensor,
+    lam: float | Tensor,
+    num_steps: int = 1,
+    A0: Tensor | None = None,
+    signed: bool = False,
 ) -> Tensor:
     """``num_steps`` ISTA steps on ``1/2 ||X - A D^T||^2 + lam ||A||_1`` (A >= 0 unless ``signed``).
 
@@ -139,8 +153,8 @@ def ista(
     Args:
         X: signal ``(..., N, d)``.
         D: dictionary ``(d, m)``.
-        eta: step size; descent is guaranteed for ``eta <= 1/||D||^2``.
-        lam: sparsity weight.
+        eta: step size; descent from a feasible start is guaranteed for ``eta < 2/||D||^2``. A number or ``(1,)``.
+        lam: sparsity weight; a number, ``(1,)``, or ``(m,)``: one for each atom.
         num_steps: at least 1.
         A0: start ``(..., N, m)``; ``None`` is zero.
         signed: two-sided soft-threshold instead of ReLU.
@@ -152,7 +166,7 @@ def ista(
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     threshold = eta * lam
     if A0 is None:
-        zero = X.new_zeros(()) if signed else X.new_full((), -threshold)
+        zero = X.new_zeros(()) if signed else _number(-threshold, X)
         A = _shrunk(_plus_product(zero, X, D, eta), threshold, signed)
     else:
         A = A0
@@ -161,20 +175,28 @@ def ista(
     return A
 
 
-def _plus_product(A: Tensor, R: Tensor, D: Tensor, eta: float) -> Tensor:
-    """``A + eta R D`` in one pass over the result; ``A`` is a number or ``(..., N, m)``, ``R (..., N, d)``."""
+def _number(value: float | Tensor, like: Tensor) -> Tensor:
+    return value.to(like.dtype) if isinstance(value, Tensor) else like.new_full((), value)
+
+
+def _plus_product(A: Tensor, R: Tensor, D: Tensor, eta: float | Tensor) -> Tensor:
+    """``A + eta R D`` in one pass over the result; ``A`` a number, ``(m,)`` or ``(..., N, m)``, ``R (..., N, d)``."""
+    if isinstance(eta, Tensor):
+        return A + eta * linear(R, D.mT)
     if autocasts(R.device.type) or A.dtype != R.dtype:  # autocast would round A to half precision
         return A + eta * (R @ D)
-    flat = A if A.ndim == 0 else A.flatten(0, -2)
+    flat = A if A.ndim <= 1 else A.flatten(0, -2)
     return plus_product(flat, R.flatten(0, -2), D, eta).unflatten(0, R.shape[:-1])
 
 
-def _shrunk(A: Tensor, threshold: float, signed: bool) -> Tensor:
+def _shrunk(A: Tensor, threshold: float | Tensor, signed: bool) -> Tensor:
     """:func:`shrink`, of an ``A`` from which a one-sided threshold was taken already."""
-    return F.softshrink(A, threshold) if signed else F.relu(A)
+    if not signed:
+        return F.relu(A)
+    return A - A.clamp(-threshold, threshold) if isinstance(threshold, Tensor) else F.softshrink(A, threshold)
 
 
-def complete_ista_matrix(D: Tensor, eta: float, identity: bool = True) -> Tensor:
+def complete_ista_matrix(D: Tensor, eta: float | Tensor, identity: bool = True) -> Tensor:
     """``M = I + eta D - eta D^T D``: a complete step from A = X is affine before the shrinkage, ``X M``.
 
     ``D`` is ``(d, d)``; costs one product of d^3 and replaces the two GEMMs over the tokens by one. Without the
@@ -204,7 +226,7 @@ def in_half(X: Tensor) -> bool:
 
 
 def ista_complete(
-    X: Tensor, D: Tensor, eta: float, lam: float, signed: bool = False, matrix: Tensor | None = None
+    X: Tensor, D: Tensor, eta: float | Tensor, lam: float | Tensor, signed: bool = False, matrix: Tensor | None = None
 ) -> Tensor:
     """``ista(X, D, eta, lam, 1, X)`` with a square dictionary as one product, ``shrink(X M, eta lam)``. [N, Eq. 17]
 
@@ -214,16 +236,16 @@ def ista_complete(
     """
     half = in_half(X)
     W = (complete_ista_matrix(D, eta, not half) if matrix is None else matrix).mT
-    bias = None if signed else W.new_full(W.shape[:1], -eta * lam)
+    bias = None if signed else _number(-eta * lam, W).expand(W.shape[:1])
     product = linear(X, W, bias)
     A = X + product if half else product
-    return F.softshrink(A, eta * lam) if signed else F.relu(A, inplace=half or not torch.is_grad_enabled())
+    return _shrunk(A, eta * lam, True) if signed else F.relu(A, inplace=half or not torch.is_grad_enabled())
 
 
-def lasso_objective(A: Tensor, X: Tensor, D: Tensor, lam: float) -> Tensor:
+def lasso_objective(A: Tensor, X: Tensor, D: Tensor, lam: float | Tensor) -> Tensor:
     """``1/2 ||X - A D^T||_F^2 + lam ||A||_1`` over the last two axes, the objective ISTA lowers. [N, Eq. 16]"""
     residual = (X - A @ D.mT).square().sum((-2, -1)) / 2
-    return residual + lam * A.abs().sum((-2, -1))
+    return residual + (lam * A.abs()).sum((-2, -1))
 
 
 # --- The assumptions on U and D -------------------------------------------------------------------------------
@@ -240,6 +262,26 @@ def orthonormalize(M: Tensor) -> Tensor:
     Q, R = torch.linalg.qr(M.to(torch.promote_types(M.dtype, torch.float32)))
     flip = R.diagonal(dim1=-2, dim2=-1).unsqueeze(-2) < 0
     return torch.where(flip, -Q, Q).to(M.dtype)
+
+
+def squared_norm_bound(M: Tensor) -> Tensor:
+    """An upper bound of ``||M||_2^2``, differentiable: ``tr((M^T M)^16)^(1/16)``, at most n^(1/16) times as large.
+
+    ``M (n', n)`` with any sides; the smaller one counts. Three products of n x n matrices after the Gram matrix. Half
+    types are computed in float32.
+    """
+    M = M.to(torch.promote_types(M.dtype, torch.float32))
+    with torch.autocast(M.device.type, enabled=False):
+        A = M.mT @ M if M.shape[-1] <= M.shape[-2] else M @ M.mT
+        smallest = torch.finfo(A.dtype).tiny
+        trace = A.diagonal().sum().clamp(min=smallest)
+        bound, A = trace, A / trace
+        for power in (2, 4, 8, 16):
+            trace = A.square().sum().clamp(min=smallest)  # that of A A: A is symmetric
+            bound = bound * trace ** (1 / power)
+            if power < 16:
+                A = A @ A / trace
+    return bound.clamp(min=torch.finfo(A.dtype).eps)  # a step is divided by it
 
 
 def orthogonality_penalty(M: Tensor) -> Tensor:

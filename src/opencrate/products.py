@@ -11,6 +11,7 @@ Measurement decides (:mod:`opencrate.calibration`). Autocast and accelerators ha
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -100,13 +101,19 @@ def _way(X: Tensor, W: Tensor) -> str:
     if small or (not few and (X.dtype != torch.float32 or not _has_onednn())):
         return rule
     columns = (W if few else X).stride(-1) != 1  # of a transposed matrix; the product of a weight's gradient
-    sizes = [2 ** (size - 1).bit_length() for size in (rows, inputs, outputs)]
-    work = "product, {}, {} x {} to {}{}".format(str(X.dtype)[6:], *sizes, ", by columns" if columns else "")
+    work = _words(X.dtype, rows, inputs, outputs, columns)
 
     def ways() -> dict[str, Callable[[], Tensor]]:
         return _few_rows(X.dtype, rows, inputs, outputs, columns) if few else _many_rows(rows, inputs, outputs, columns)
 
     return choose(work, rule, ways, HALF_ERROR if half else ERROR)
+
+
+@cache
+def _words(dtype: torch.dtype, rows: int, inputs: int, outputs: int, columns: bool) -> str:
+    """The class of shapes of a product."""
+    sizes = [2 ** (size - 1).bit_length() for size in (rows, inputs, outputs)]
+    return "product, {}, {} x {} to {}{}".format(str(dtype)[6:], *sizes, ", by columns" if columns else "")
 
 
 def _has_onednn() -> bool:

@@ -15,14 +15,17 @@ command line, a package that you install names its module as an entry point `min
 import importlib.metadata as metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 
 from ._suggest import suggest
-from ._values import allowed, field_error, fitted
+from ._values import Share, Within, allowed, field_error, fitted
 from .compression import MSSA, Attention
+from .rate_gradient import RateGradient
+from .representatives import CBSA
 from .sparsification import ISTA, MLP
+from .token_statistics import TSSA
 
 Step = Literal["compression", "sparsification"]
 ENTRY_POINTS = "opencrate.operators"
@@ -57,6 +60,10 @@ class Operator:
         symbol: its name in formulas; by default the one it is registered under.
         causal: no token sees later ones where ``config.is_causal`` is true, so that causal models may use it.
         cached: it uses the cache that it is given; others read the whole text again for each generated token.
+        relative: it reads ``places`` among its ``kwargs`` (see ``positions.Places``): ``config.position`` may be inside
+            the attention.
+        grid: it reads the patch grid of an image from ``places`` whatever ``config.position`` is.
+        normalised: a compression is given LN(Z); ``False``: Z itself, and the layer has no norm before it.
         residual: the input is added to the output of a sparsification, whatever ``ista_residual`` says.
     """
 
@@ -68,6 +75,9 @@ class Operator:
     symbol: str = ""
     causal: bool = False
     cached: bool = False
+    relative: bool = False
+    grid: bool = False
+    normalised: bool = True
     residual: bool = False
 
     def build(self, config: Any, *arguments: Any) -> nn.Module:
@@ -92,12 +102,43 @@ class Operator:
         return {name: given.get(name, default) for name, (_, default) in self.options.items()}
 
 
-_ATTENTION: dict[str, Any] = {"states": RECORDABLE["compression"], "causal": True, "cached": True}
+_ATTENTION: dict[str, Any] = {"states": RECORDABLE["compression"], "causal": True, "cached": True, "relative": True}
 _OPERATORS: dict[str, dict[str, Operator]] = {
     "compression": {
         "mssa": Operator("compression", MSSA, subspaces=LEARNED, symbol="MSSA", **_ATTENTION),
         "attention": Operator(
             "compression", Attention, subspaces="value projections per head", symbol="Attention", **_ATTENTION
+        ),
+        "tssa": Operator(
+            "compression",
+            TSSA,
+            options={"projection_bias": (bool, False), "position_bias": (bool, False)},
+            states=("projected_states",),
+            subspaces=LEARNED,
+            symbol="TSSA",
+            causal=True,
+        ),
+        "cbsa": Operator(
+            "compression",
+            CBSA,
+            options={
+                "num_representatives": (Annotated[int, Within(1, 2**16)], 64),
+                "pool": (Literal["patches", "published"], "patches"),
+            },
+            states=("projected_states",),
+            subspaces=LEARNED,
+            symbol="CBSA",
+            grid=True,
+        ),
+        "gradient": Operator(
+            "compression",
+            RateGradient,
+            options={"max_step": (Annotated[float, Within(1e-6, 1.9)], 1.0), "start": (Share, 0.5)},
+            states=("projected_states",),
+            subspaces=LEARNED,
+            symbol="−κ∇R^c",
+            causal=True,
+            normalised=False,
         ),
     },
     "sparsification": {

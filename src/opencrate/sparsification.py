@@ -3,6 +3,7 @@
 Shapes: B batch, N tokens, d width, m atoms.
 """
 
+import math
 from functools import cache
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._graph import autocasts, traced
+from ._hf import init
 from .norms import TokenLayerNorm
-from .operators import complete_ista_matrix, in_half, ista, ista_complete, orthonormalize
+from .operators import complete_ista_matrix, in_half, ista, ista_complete, orthonormalize, squared_norm_bound
 from .products import linear
 from .recording import read_by
 
@@ -69,7 +71,47 @@ class ISTA(nn.Module):
         # What the parameters are made for is read once; eta, lambda and T follow the configuration.
         self.constraint, self.decode = config.dictionary_constraint, config.dictionary_decode
         self.from_input, self.signed = config.ista_start == "input", config.ista_threshold == "soft"
+        self.bounded = config.ista_step == "bounded"
+        if config.learned_steps != "none":
+            self.raw_step_size = nn.Parameter(torch.empty(1))
+            self.log_lambda = nn.Parameter(torch.empty(shape[1] if config.learned_steps == "atom" else 1))
         self._kept = KeptStepMatrix()
+
+    def dictionaries(self) -> list[nn.Parameter]:
+        """D and, where there is one, the second dictionary."""
+        return [self.dictionary, *([self.decoder_dictionary] if self.decode == "untied" else [])]
+
+    @torch.no_grad()
+    def reset_steps(self) -> None:
+        """Step size and sparsity weight as the configuration says, where they are learned."""
+        if hasattr(self, "log_lambda"):
+            c = self.config
+            init.constant_(self.log_lambda, math.log(c.ista_lambda))
+            init.constant_(self.raw_step_size, _raw(c.ista_step_size, self.bounded))
+
+    def step_size(self, D: Tensor) -> float | Tensor:
+        """eta, or with a bounded step ``eta / b`` with ``b >= ||D||^2``; ``(1,)`` where weights decide."""
+        eta: float | Tensor = self.config.ista_step_size
+        if hasattr(self, "raw_step_size"):
+            raw = self.raw_step_size.float()
+            eta = 2 * raw.sigmoid() if self.bounded else raw.exp()
+        if not self.bounded:
+            return eta
+        return eta / (1.0 if self._tight() else squared_norm_bound(D).unsqueeze(0))
+
+    def _tight(self) -> bool:
+        """Whether ``||D|| = 1`` by construction."""
+        return self.constraint == "orthonormal"
+
+    def sparsity_weight(self) -> float | Tensor:
+        """lambda: a number, ``(1,)`` or ``(m,)``."""
+        return self.log_lambda.float().exp() if hasattr(self, "log_lambda") else self.config.ista_lambda
+
+    def start(self, tokens: Tensor) -> Tensor | None:
+        """The code that the steps start from; ``None`` is zero."""
+        if self.config.ista_start == "positive":
+            return F.relu(tokens)
+        return tokens if self.from_input else None
 
     def effective_dictionary(self) -> Tensor:
         """D ``(d, m)`` in use."""
@@ -92,12 +134,11 @@ class ISTA(nn.Module):
 
     def encode(self, tokens: Tensor, D: Tensor) -> Tensor:
         """The code ``(B, N, m)``: one affine product where that is the faster form, else T general steps."""
-        c = self.config
-        if self.from_input and c.ista_num_steps == 1 and self._in_one_product(tokens):
-            matrix = self._kept_matrix(tokens, D) if self._keeps() else None
-            return ista_complete(tokens, D, c.ista_step_size, c.ista_lambda, self.signed, matrix)
-        start = tokens if self.from_input else None
-        return ista(tokens, D, c.ista_step_size, c.ista_lambda, c.ista_num_steps, start, self.signed)
+        steps, eta, lam = self.config.ista_num_steps, self.step_size(D), self.sparsity_weight()
+        if self.from_input and steps == 1 and self._in_one_product(tokens):
+            matrix = self._kept_matrix(tokens, D, float(eta)) if self._keeps() else None
+            return ista_complete(tokens, D, eta, lam, self.signed, matrix)
+        return ista(tokens, D, eta, lam, steps, self.start(tokens), self.signed)
 
     def _in_one_product(self, tokens: Tensor) -> bool:
         """Whether the matrix of the affine step ``(d, d)`` is worth it: it costs d^3, against d^2 for each token."""
@@ -113,9 +154,14 @@ class ISTA(nn.Module):
         own = type(self.dictionary) is nn.Parameter and "forward" not in vars(self)
         return own and self.dictionary.device.type == "cpu" and not torch.is_grad_enabled() and not traced()
 
-    def _kept_matrix(self, tokens: Tensor, D: Tensor) -> Tensor:
+    def _kept_matrix(self, tokens: Tensor, D: Tensor, eta: float) -> Tensor:
         half = torch.get_autocast_dtype("cpu") if autocasts("cpu") else tokens.dtype
-        return self._kept.of(D, self.config.ista_step_size, half if in_half(tokens) else None)
+        return self._kept.of(D, eta, half if in_half(tokens) else None)
+
+
+def _raw(step: float, bounded: bool) -> float:
+    """What a learned step size is stored as: its logarithm, or the argument of the sigmoid that gives half of it."""
+    return math.log(step / (2 - step)) if bounded else math.log(step)
 
 
 class MLP(nn.Module):

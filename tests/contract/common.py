@@ -34,6 +34,19 @@ VARIANTS = {
     "joint orthonormal": {"subspace_constraint": "joint", "dictionary_constraint": "orthonormal"},
     "conv embedding": {"patch_embedding": "conv"},
     "rectangular": {"image_size": [8, 12], "patch_size": (2, 4), "num_channels": 1, "head_dim": 5},
+    "relative bias": {"position": "relative_bias"},
+    "rope": {"position": "rope"},
+    "absolute, bias and rope": {"position": "absolute+both", "rotary_base": 50},
+    "tssa": {"compression": "tssa", "compression_options": {"projection_bias": True}},
+    "cbsa": {"compression": "cbsa", "compression_options": {"num_representatives": 4}, "position": "none"},
+    "gradient": {
+        "compression": "gradient",
+        "attention_output": "tied",
+        "ista_start": "positive",
+        "ista_step": "bounded",
+    },
+    "learned steps": {"learned_steps": "layer", "compression_kappa": 0.5},
+    "learned atoms": {"learned_steps": "atom", "ista_step": "bounded", "ista_threshold": "soft"},
     "mean pool": {"pool": "mean", "attention_scale": 1, "initializer": "normal"},
 }
 STATES = ("hidden_states", "compressed_states", "projected_states", "sparse_codes", "attentions")

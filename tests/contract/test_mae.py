@@ -24,6 +24,9 @@ VARIANTS = {
     "kappa": {"compression_kappa": 0.5},
     "orthonormal": {"subspace_constraint": "joint", "dictionary_constraint": "orthonormal", "subspace_penalty": 0.1},
     "whole images": {"mask_ratio": 0, "loss_on": "all"},
+    "bias and rope": {"position": "both"},
+    "bias, visible only": {"position": "absolute+both", "mask_tokens_in_encoder": False},
+    "cbsa": {"compression": "cbsa", "mask_tokens_in_encoder": False, "position": "none"},
 }
 FLAGS = ("hidden_states", "compressed_states", "projected_states", "sparse_codes", "attentions")
 ALL_STATES = {f"output_{name}": True for name in FLAGS}

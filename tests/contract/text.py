@@ -24,6 +24,11 @@ VARIANTS = {
         "final_norm": True,
     },
     "attention": {"compression": "attention", "sparsification": "mlp", "final_norm": True, "head_dim": 5},
+    "relative bias": {"position": "relative_bias", "final_norm": True},
+    "rope": {"position": "rope", "learned_steps": "layer", "ista_step": "bounded"},
+    "attention, both": {"compression": "attention", "sparsification": "mlp", "position": "absolute+both"},
+    "tssa": {"compression": "tssa", "compression_options": {"position_bias": True}, "position": "none"},
+    "gradient": {"compression": "gradient", "attention_output": "tied", "learned_steps": "atom"},
 }
 FORMS = ("complete", "overcomplete", "alpha")
 

@@ -62,6 +62,10 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         "layernorm_eps_probe": (r"override\..*|loss\..*", "pred"),
         "encoder_visualisation": (r"h24_w40\.(images|layer\d\.attention_cls_row|pos_embedding)", ""),
     },
+    "tost": {
+        "tssa_vision_module": (".*", ""),
+        "language": (r"state_dict\.transformer\.h\.0\.attn\..*", r"layer0\.(norm1|membership|projected|tssa_.*)"),
+    },
     "crate_measures": {
         "definitions": (
             r"tokens\.(embedded|layer2|random).*|bases\..*|definition\.grad_.*\.random_wide\..*eps0\.[15]",

@@ -11,7 +11,10 @@ from ..recipe.schema import Recipe
 from .muon import MuonAdamW
 
 UNDECAYED_NAMES = frozenset(
-    {"cls_token", "mask_token", "distillation_token", "register_tokens", "position_embeddings", "pos_embed"}
+    {
+        *("cls_token", "mask_token", "distillation_token", "register_tokens", "position_embeddings", "pos_embed"),
+        *("position_bias", "cls_position_bias", "temperature", "contraction_step", "broadcast_step"),
+    }
 )
 """Parameters of two or more dimensions that are tokens or positions, by the last part of their name."""
 

@@ -247,7 +247,7 @@ def _bases(step: Compression) -> Tensor:
     if step.entry.subspaces is not None:
         return step.operator.bases().detach()
     config = step.config
-    return step.norm.weight.new_empty(config.num_attention_heads, config.hidden_size, config.head_dim)
+    return next(step.parameters()).new_empty(config.num_attention_heads, config.hidden_size, config.head_dim)
 
 
 def _foreign_states(

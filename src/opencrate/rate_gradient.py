@@ -1,0 +1,96 @@
+"""Compression that is the exact gradient of R^c and descends by construction; linear in the number of tokens.
+
+Shapes: B batch, N tokens, d width, K subspaces of dimension p; ``V (B, K, N, p)`` are the tokens in the subspaces.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import attended
+from .compression import Subspaces
+from .operators import gamma, squared_norm_bound
+
+CHUNK = 64
+"""Tokens whose prefixes are whitened by one Cholesky factor."""
+
+
+def whitened(V: Tensor, g: float | Tensor) -> Tensor:
+    """``V_k (I + g V_k^T V_k)^-1 (B, K, N, p)``: with g = gamma, the heads of grad R^c. [2306.01129, Eq. 9 and 66]"""
+    return V @ torch.linalg.inv(_plus_identity(g * V.mT @ V))
+
+
+def causally_whitened(V: Tensor, g: float) -> Tensor:
+    """``v_i (I + g sum_{j <= i} v_j^T v_j)^-1``: each token's row of :func:`whitened` of the tokens up to it.
+
+    Linear in N. Before each chunk, the moments of all earlier ones ``I + g S = R R^T (p, p)``; inside it, with
+    ``W = V R^-T`` and ``I + g W W^T = L L^T (chunk, chunk)``, whose leading blocks factor its prefixes, the result is
+    ``(L^-1 W)_i / L_ii R^-1``.
+    """
+    num_tokens = V.shape[-2]
+    size = min(CHUNK, num_tokens)
+    chunks = F.pad(V, (0, 0, 0, -num_tokens % size)).unflatten(-2, (-1, size))
+    moments = g * chunks.mT @ chunks
+    R = torch.linalg.cholesky(_plus_identity(moments.cumsum(-3) - moments))
+    W = torch.linalg.solve_triangular(R, chunks.mT, upper=False).mT
+    L = torch.linalg.cholesky(_plus_identity(g * W @ W.mT))
+    rows = torch.linalg.solve_triangular(L, W, upper=False) / L.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    return torch.linalg.solve_triangular(R, rows, upper=False, left=False).flatten(-3, -2)[..., :num_tokens, :]
+
+
+def _plus_identity(M: Tensor) -> Tensor:
+    return M + torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+
+
+class RateGradient(Subspaces):
+    """``-kappa grad R^c(Z | U)``, of the tokens themselves, without a norm before it.
+
+    R^c is a sum of ``1/2 logdet(I + gamma C_k)``, concave in ``C_k = V_k^T V_k``; its tangent in C at Z bounds it from
+    above by a quadratic function of Z of curvature ``L = gamma ||U||^2`` at most. So every step with kappa < 2/L
+    lowers R^c on every input, by at least ``kappa (1 - kappa L/2) ||grad R^c||^2``. Here ``kappa gamma = r / b`` with
+    ``b >= ||U||^2`` and a learned ``0 < r < max_step``. The proof is for a tied output; a learned map W in place of
+    U^T has no guarantee. In a causal model each token takes the step of R^c of the tokens up to it.
+
+    Args:
+        max_step: largest r; below 2.
+        start: r/max_step at first.
+    """
+
+    def __init__(self, config, layer_idx: int = 0, max_step: float = 1.0, start: float = 0.5):
+        super().__init__(config, layer_idx)
+        self.max_step, self.start = max_step, start
+        self.raw_step = nn.Parameter(torch.full((1,), start).logit())
+
+    @torch.no_grad()
+    def reset_steps(self) -> None:
+        """The step size that the options say."""
+        self.raw_step.copy_(torch.full((1,), self.start).logit())
+
+    def step_size(self) -> Tensor:
+        """``kappa gamma (1,)``, at most ``max_step/||U||^2``."""
+        joined = self._constrained(self.joined_weight())
+        bound = 1.0 if self.constraint == "joint" else squared_norm_bound(joined)
+        return self.max_step * self.raw_step.float().sigmoid() / bound
+
+    def gamma_of(self, num_tokens: int | Tensor) -> Any:
+        """gamma of so many tokens; in a causal model of a full context, so that it is the same for all prefixes."""
+        number = self.config.max_position_embeddings if self.is_causal else num_tokens
+        return gamma(number, self.config.head_dim, self.config.compression_eps)
+
+    def forward(
+        self, tokens: Tensor, attention_mask: Any = None, output_attentions: bool = False, **kwargs
+    ) -> tuple[Tensor, None]:
+        """``(B, N, d)`` -> the update ``(B, N, d)``; there are no maps. A mask may only leave out padding."""
+        V, U = self.project(tokens)
+        kept = attended(self, attention_mask, V)
+        number: int | Tensor = V.shape[-2]
+        if kept is not None:
+            V, number = V * kept, kept.sum(-2, keepdim=True)
+        with torch.autocast(V.device.type, enabled=False):  # the inverse needs all digits
+            wide = V.to(torch.promote_types(V.dtype, torch.float32))
+            g = self.gamma_of(number)
+            heads = causally_whitened(wide, g) if self.is_causal else whitened(wide, g)
+            heads = -self.step_size() * heads
+        return self.combine(heads.to(V.dtype).transpose(1, 2).flatten(-2), U), None

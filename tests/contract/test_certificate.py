@@ -1,0 +1,109 @@
+"""The certificate of a model: what it measures, what it guarantees, and that the guarantee holds."""
+
+import pytest
+import torch
+
+from opencrate import CrateForMaskedLM, CrateMAEConfig, CrateMAEForPreTraining, CrateTextConfig
+from opencrate.objective import subspace_coding_rate
+from opencrate.operators import ista, lasso_objective
+
+from .common import BASE, images_of, model_of
+from .text import ids_of, text_config
+
+CERTIFIED = {"compression": "gradient", "attention_output": "tied", "ista_step": "bounded", "ista_step_size": 1.0}
+FORMS = {
+    "positive start": {**CERTIFIED, "ista_start": "positive"},
+    "soft threshold": {**CERTIFIED, "ista_threshold": "soft", "learned_steps": "atom"},
+    "overcomplete": {**CERTIFIED, "dictionary_expansion": 3, "dictionary_decode": "tied", "ista_num_steps": 3},
+    "orthonormal": {
+        **CERTIFIED,
+        "subspace_constraint": "joint",
+        "dictionary_constraint": "orthonormal",
+        "ista_start": "positive",
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("scale", [0.1, 1, 10])
+def test_guaranteed_forms_descend_whatever_the_weights_are(form, scale):
+    model = model_of(**FORMS[form])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "raw" not in name and "log" not in name:
+                parameter.mul_(scale)
+    found = model.double().certificate(images_of(model, batch=4).double())
+    assert found.guaranteed
+    assert found.holds.all(), str(found)
+    assert ((found.rate_change < 0) | (found.rates[:, 0] < 1e-12)).all()  # no rate is left where all codes are 0
+
+
+def test_numbers_are_those_of_the_states():
+    model, images = model_of("complete"), images_of(model_of("complete"), batch=3)
+    found = model.certificate(images)
+    states = model(images, output_hidden_states=True, output_compressed_states=True, output_sparse_codes=True)
+    assert found.rates.shape == (2, 2, 3)
+    assert found.lasso.shape == (2, 2, 3)
+    for number, layer in enumerate(model.crate.layers):
+        U, D = layer.compress.mssa.bases().double(), layer.sparsify.ista.dictionary.double()
+        for place, state in enumerate((states.hidden_states[number], states.compressed_states[number])):
+            torch.testing.assert_close(found.rates[number, place], subspace_coding_rate(state.double(), U, 0.5))
+        X = layer.sparsify.norm(states.compressed_states[number]).double()
+        for place, code in enumerate((X.clamp(min=0), states.sparse_codes[number].double())):
+            expected = lasso_objective(code, X, D, model.config.ista_lambda)
+            torch.testing.assert_close(found.lasso[number, place], expected, rtol=1e-5, atol=1e-5)
+    assert not found.guaranteed
+    assert found.rate_guaranteed == found.lasso_guaranteed == (False, False)
+    assert not model.training
+
+
+def test_sabotage_is_seen():
+    """Steps beyond the bound, and a start that the problem does not allow, are not called guaranteed."""
+    model = model_of(**FORMS["positive start"])
+    images = images_of(model)
+    assert model.certificate(images).guaranteed
+    model.crate.layers[1].sparsify.ista.bounded = False
+    model.config.ista_step_size = 50.0
+    found = model.certificate(images)
+    assert found.lasso_guaranteed == (True, True) or not found.guaranteed
+    assert not found.lasso_guaranteed[1]
+    assert (found.margin < 0).all()
+    assert not found.holds.any()
+    learned_map = model_of(**{**FORMS["positive start"], "attention_output": "learned"})
+    assert learned_map.certificate(images).rate_guaranteed == (False, False)
+
+
+def test_every_step_counts():
+    model = model_of(**FORMS["overcomplete"])
+    images = images_of(model)
+    found = model.certificate(images)
+    assert found.lasso.shape == (2, 4, 2)
+    step = model.crate.layers[0].sparsify
+    half = model(images, output_compressed_states=True).compressed_states[0]
+    X, D = step.norm(half).double(), step.ista.dictionary.double()
+    for number in range(1, 4):
+        code = ista(X, D, step.ista.step_size(D).double(), model.config.ista_lambda, number)
+        torch.testing.assert_close(found.lasso[0, number], lasso_objective(code, X, D, model.config.ista_lambda))
+
+
+def test_other_models():
+    autoencoder = CrateMAEForPreTraining(CrateMAEConfig(**BASE, compression="gradient", attention_output="tied"))
+    found = autoencoder.certificate(images_of(autoencoder), noise=torch.arange(4.0).expand(2, -1))
+    assert found.rates.shape == (2, 2, 2)
+    assert found.rate_guaranteed == (True, True)
+    other = model_of(sparsification="mlp", compression="attention").certificate(images_of(autoencoder))
+    assert other.lasso.isnan().all()
+    assert "layer 1: R^c" in str(other)
+    assert "LASSO" not in str(other)
+
+
+def test_padding_of_texts_does_not_count():
+    config = text_config(is_causal=False, compression="gradient", attention_output="tied")
+    assert isinstance(config, CrateTextConfig)
+    model = CrateForMaskedLM(config).eval()
+    ids = ids_of(2, 6)
+    padded, mask = torch.cat((ids, ids_of(2, 3)), 1), torch.ones(2, 9, dtype=torch.long)
+    mask[:, 6:] = 0
+    found, alone = model.certificate(padded, attention_mask=mask), model.certificate(ids)
+    torch.testing.assert_close(found.rates, alone.rates, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.lasso, alone.lasso, rtol=1e-4, atol=1e-5)
