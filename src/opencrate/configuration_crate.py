@@ -32,7 +32,9 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
         image_size: native (height, width) or one int; other multiples of the patch work at run time.
         patch_size: (height, width) or one int.
         num_channels: channels of the image.
-        patch_embedding: ``norm_linear``: LN, linear, LN on flattened patches (CRATE); ``conv`` (CRATE-alpha).
+        patch_embedding: ``norm_linear``: LN, linear, LN on flattened patches (CRATE); ``conv`` (CRATE-alpha);
+            ``conv_stem`` (ours): overlapping 3 x 3 convolutions of stride 2 with LN and GELU between, as many as halve a
+            patch to one token; for patches of 2, 4, 8, ... pixels.
         position_interpolation: how positions follow another image size. ``size``: bicubic to the new grid, native
             size untouched; ``scale``: what the published visualisation code does, factor (g + 0.1)/g, always;
             ``scale_if_resized``: that, but the native size untouched.
@@ -45,7 +47,7 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
     image_size: Pixels | list[Pixels] | tuple[Pixels, Pixels] = 224
     patch_size: Pixels | list[Pixels] | tuple[Pixels, Pixels] = 16
     num_channels: Annotated[int, Within(1, 4_096)] = 3
-    patch_embedding: Literal["norm_linear", "conv"] = "norm_linear"
+    patch_embedding: Literal["norm_linear", "conv", "conv_stem"] = "norm_linear"
     position_interpolation: Literal["size", "scale", "scale_if_resized"] = "size"
     pool: Literal["cls", "mean"] = "cls"
     if TYPE_CHECKING:  # properties, which a constructor takes
@@ -81,6 +83,12 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
         for size, patch in zip(pair(self.image_size), pair(self.patch_size)):
             fits = size >= patch and size % patch == 0
             self._require(fits, "image_size", f"a multiple of patch_size {self.patch_size}")
+        if self.patch_embedding == "conv_stem":
+            height, width = pair(self.patch_size)
+            halved = height == width and height > 1 and height & (height - 1) == 0
+            self._require(halved, "patch_size", "2, 4, 8, ... with patch_embedding='conv_stem'")
+            narrowed = self.hidden_size % (height // 2) == 0
+            self._require(narrowed, "hidden_size", f"a multiple of {height // 2} with patch_embedding='conv_stem'")
 
 
 _IMAGENET_1K = {"patch_size": 16, "num_labels": 1000}

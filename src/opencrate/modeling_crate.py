@@ -62,10 +62,22 @@ class CratePatchEmbeddings(nn.Module):
         if config.patch_embedding == "conv":
             self.projection = nn.Conv2d(self.num_channels, config.hidden_size, self.patch_size, self.patch_size)
             return
+        if config.patch_embedding == "conv_stem":
+            self._make_stem(config)
+            return
         patch_dim = self.num_channels * self.patch_size[0] * self.patch_size[1]
         self.norm_pixels = nn.LayerNorm(patch_dim, eps=config.layer_norm_eps)
         self.projection = nn.Linear(patch_dim, config.hidden_size)
         self.norm_tokens = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def _make_stem(self, config: CrateConfig) -> None:
+        """3 x 3 convolutions of stride 2, each but the last with LN over its channels and GELU."""
+        number = self.patch_size[0].bit_length() - 1
+        widths = [config.hidden_size >> (number - 1 - step) for step in range(number)]
+        self.projection = nn.Conv2d(self.num_channels, widths[0], 3, stride=2, padding=1)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=config.layer_norm_eps) for width in widths[:-1])
+        pairs = zip(widths, widths[1:])
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
 
     def grid(self, pixel_values: Tensor) -> tuple[int, int]:
         """Patches (rows, columns) of these images; raises if channels or size do not fit the model."""
@@ -87,8 +99,12 @@ class CratePatchEmbeddings(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         rows, columns = self.grid(pixel_values)
         pixel_values = pixel_values.to(dtype_of(self))
-        if self.kind == "conv":
-            return self.projection(pixel_values).flatten(2).transpose(1, 2)
+        if self.kind != "norm_linear":
+            tokens = self.projection(pixel_values)
+            if self.kind == "conv_stem":
+                for norm, convolution in zip(self.norms, self.convolutions):
+                    tokens = convolution(F.gelu(norm(tokens.movedim(1, -1))).movedim(-1, 1))
+            return tokens.flatten(2).transpose(1, 2)
         return self.norm_tokens(self.projection(self.norm_pixels(patchify(pixel_values, (rows, columns)))))
 
 

@@ -21,14 +21,14 @@ def starts_whitened(recipe: ModelRecipe) -> bool:
 
 
 def whiten_patches(model: PreTrainedModel, pixel_values: Tensor, seed: int) -> None:
-    """Set the patch embedding so that the tokens of these patches start uncorrelated, in place.
+    """Set the patch embedding (the first convolution of a stem) so that its outputs start uncorrelated, in place.
 
     With V diag(s) V^T the mean of x x^T over the patches x, and Q a random matrix with orthonormal columns, the
     embedding becomes W = Q diag(s + FLOOR)^(-1/2) V^T, without bias; where the width is below a patch's numbers it
     keeps the directions of the largest s. In float64, of training images `(B, C, H, W)` as for evaluation.
 
     Raises:
-        ValueError: the model does not embed its patches by one convolution whose stride is its kernel.
+        ValueError: the model does not embed its patches by convolutions.
     """
     projection = _projection(model)
     width, patch = projection.weight.shape[0], projection.weight[0].numel()
@@ -46,10 +46,12 @@ def whiten_patches(model: PreTrainedModel, pixel_values: Tensor, seed: int) -> N
 
 
 def _projection(model: PreTrainedModel) -> nn.Conv2d:
+    """The first convolution: the only one, without overlap, or that of a stem."""
     found = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    if len(found) != 1 or found[0].kernel_size != found[0].stride:
+    stem = getattr(model.config, "patch_embedding", "") == "conv_stem"
+    if not found or not (stem or (len(found) == 1 and found[0].kernel_size == found[0].stride)):
         raise ValueError(
-            "model.whiten_patches=true: needs a model that embeds patches by one convolution; for CRATE set "
+            "model.whiten_patches=true: needs a model that embeds patches by convolutions; for CRATE set "
             "model.config.patch_embedding=conv"
         )
     return found[0]
