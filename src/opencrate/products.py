@@ -168,7 +168,8 @@ def _few_rows(dtype: torch.dtype, rows: int, inputs: int, outputs: int, columns:
 
 
 def _onednn(X: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-    """The product by oneDNN, which PyTorch offers to compiled graphs only."""
+    """The product by oneDNN, which PyTorch offers to compiled graphs only; it reads a bias as if it were contiguous."""
+    bias = None if bias is None else bias.contiguous()
     return torch.ops.mkldnn._linear_pointwise(X, W, bias, "none", [], "")
 
 
