@@ -84,6 +84,34 @@ def test_onednn_is_as_exact_as_the_default(shape, outputs, bias):
             assert (one.double() - other).norm() < 10 * products.ERROR * other.norm()
 
 
+LAYOUTS = {
+    "transposed": lambda *shape: torch.randn(shape[::-1]).mT,
+    "expanded rows": lambda *shape: torch.randn(1, shape[1]).expand(shape),
+    "expanded columns": lambda *shape: torch.randn(shape[0], 1).expand(shape),
+    "one number": lambda *shape: torch.randn(()).expand(shape),
+    "every second": lambda *shape: torch.randn(2 * shape[0], 2 * shape[1])[::2, ::2],
+    "part": lambda *shape: torch.randn(shape[0] + 3, shape[1] + 3)[3:, 3:],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("which", ["X", "W", "bias"])
+def test_onednn_takes_any_layout(layout, which):
+    torch.manual_seed(0)
+    X, W, bias = torch.randn(40, 24), torch.randn(32, 24), torch.randn(32)
+    X = LAYOUTS[layout](40, 24) if which == "X" else X
+    W = LAYOUTS[layout](32, 24) if which == "W" else W
+    bias = LAYOUTS[layout](32, 1)[:, 0] if which == "bias" else bias
+    inputs = [one.detach().requires_grad_() for one in (X, W, bias)]
+    doubles = [one.detach().double().requires_grad_() for one in inputs]
+    found, expected = products.OneDNNLinear.apply(*inputs), F.linear(*doubles)
+    close(found, expected.float(), rtol=1e-4, atol=1e-4)
+    gradient = torch.randn(1, 32).expand(40, 32)
+    gradients = torch.autograd.grad(found, inputs, gradient), torch.autograd.grad(expected, doubles, gradient.double())
+    for ours, theirs in zip(*gradients):
+        close(ours, theirs.float(), rtol=1e-4, atol=1e-4)
+
+
 def test_onednn_can_be_differentiated_twice():
     X, W, b = torch.randn(40, 9), torch.randn(12, 9), torch.randn(12)
     results = []
