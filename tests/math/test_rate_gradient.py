@@ -45,6 +45,7 @@ def test_causal_rows_are_those_of_the_prefixes(length):
 def test_gradients():
     V = drawn(1, 2, 5, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda V: whitened(V, 0.7), V)
+    assert torch.autograd.gradgradcheck(lambda V: whitened(V, 0.7), V)
     assert torch.autograd.gradcheck(lambda V: causally_whitened(V, 0.7), V)
     assert torch.autograd.gradcheck(squared_norm_bound, drawn(4, 3).requires_grad_())
 
