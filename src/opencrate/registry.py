@@ -80,6 +80,11 @@ class Operator:
     normalised: bool = True
     residual: bool = False
 
+    def half_step(self, name: str) -> str:
+        """What Z^{l+1/2} is, in symbols, of a compression registered under a name."""
+        symbol = f"{self.symbol or name}({'LN(Z)' if self.normalised else 'Z'})"
+        return f"Z − {symbol[1:]}" if symbol.startswith("−") else f"Z + {symbol}"
+
     def build(self, config: Any, *arguments: Any) -> nn.Module:
         """The module of one layer, with the options of the configuration."""
         assert self.module is not None

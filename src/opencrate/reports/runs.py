@@ -28,14 +28,13 @@ from ..store import checkpoints, runs
 from ..store.inputs import HELD_OUT, Inputs, Split, input_batches, labelled_images
 from ..store.saved import SavedModel, untrained_copy
 from ..store.start import start_from_config
-from . import tables
 from .autoencoder import autoencoder_part
 from .classifier import TrainedModel
 from .html import Part, Report, write
 from .layers import CRATES
 from .reconstruction import ReconstructedImage, images_of
 from .records import images_record, training_record
-from .theory import theory_part
+from .theory import theory_files, theory_parts
 from .training import RunResults, TrainingHistory, measures_part
 from .whitebox import RunRecord, Subject, model_page
 
@@ -259,8 +258,7 @@ def _theory(
     if not options.theory:
         return [], {}
     found = theory_check(saved.model, batches, eps=options.eps, num_images=min(count, _THEORY_INPUTS))
-    rows = tables.frame({"model": names[0], **row} for row in found.to_rows())
-    return [theory_part(found, names[0] if len(names) > 1 else "")], {"theory.csv": rows, "theory.json": rows}
+    return theory_parts(found, names[0] if len(names) > 1 else ""), theory_files(found, names[0])
 
 
 def _autoencoder(

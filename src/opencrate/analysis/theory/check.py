@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ...blocks import compressions, sparsifications
+from ...certificate import Certificate, certificate_of, joined
 from ...evaluation.inputs import Batch
+from ...registry import LEARNED
+from ...sparsification import ISTA
 from ...stats.intervals import ABOVE, BELOW, Interval, bootstrap_mean, sign
 from ..maths.steps import FORMS
 from ..record.states import LayerStep, record, require_finite
-from .layers import QUANTITIES, Key, Layer, MeasureOptions, measure_layer, measure_weights
+from .layers import QUANTITIES, STATES, Key, Layer, MeasureOptions, measure_layer, measure_weights
 
 STEP_SIZES = (0.1, 0.5, 1.0)
 """κL of the forms that have a step size; L bounds the curvature of R^c."""
@@ -38,6 +41,9 @@ class TheoryCheck:
         per_layer: float64 `(L)` by key, what depends on the weights alone.
         unconverged: layers (from 1) at which the LASSO solver ran out of steps, so that its numbers are bounds.
         signed: whether the codes may be negative.
+        own: what the model's own compression step is, in symbols.
+        normalised: whether the compression reads LN(Z^ℓ); else it reads Z^ℓ itself.
+        certificate: what each step of the model does to its objective on each input, at the model's own ε.
     """
 
     eps: float
@@ -45,6 +51,30 @@ class TheoryCheck:
     per_layer: Mapping[Key, Tensor]
     unconverged: tuple[int, ...]
     signed: bool
+    own: str = FORMS["model"].formula
+    normalised: bool = True
+    certificate: Certificate | None = None
+
+    @property
+    def forms(self) -> list[str]:
+        """The forms of the compression step that were tried, in the order of `FORMS`."""
+        tried = {key.form for key in self.per_image}
+        return [form for form in FORMS if form in tried]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The states that they were tried from, and what these are."""
+        tried = {key.state for key in self.per_image}
+        words = {state: what for state, what in STATES.items() if state in tried}
+        return words if self.normalised else {state: what.replace("LN(Z^ℓ)", "Z^ℓ") for state, what in words.items()}
+
+    def formula(self, form: str) -> str:
+        """Of one of the `FORMS`, or of the model's own step."""
+        if form == "model":
+            return self.own
+        if form == "model_minus":
+            return self.own.replace(" + ", " − ", 1) if " + " in self.own else self.own.replace(" − ", " + ", 1)
+        return FORMS[form].formula
 
     @property
     def num_images(self) -> int:
@@ -89,7 +119,7 @@ class TheoryCheck:
             "layer": layer + 1,
             **key._asdict(),
             "what": measure.title,
-            "formula": FORMS[key.form].formula if key.form else "",
+            "formula": self.formula(key.form) if key.form else "",
             "unit": measure.unit,
             **{name: None if math.isnan(value) else value for name, value in zip(("mean", "low", "high"), bounds)},
             "verdict": judged,
@@ -142,10 +172,12 @@ def theory_check(
     draw = random.Random(seed)
     options = MeasureOptions(eps, steps, solver_tolerance, solver_steps)
     parts: list[dict[Key, Tensor]] = []
+    certificates: list[Certificate] = []
     unconverged: set[int] = set()
     for states in record(model, batches, num_inputs=num_images):
         recorded = states.layers
         _check_steps(recorded, len(layers))
+        certificates.append(certificate_of(model, [(step.before, step.compressed, step.codes) for step in recorded]))
         num_tokens = recorded[0].before.shape[1]
         chosen = [[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(states.num_inputs)]
         for start in range(0, states.num_inputs, chunk_images):
@@ -162,17 +194,21 @@ def theory_check(
         per_image={key: torch.cat([part[key] for part in parts]) for key in parts[0]},
         per_layer={key: torch.tensor([one[key] for one in per_layer], dtype=torch.float64) for key in per_layer[0]},
         unconverged=tuple(sorted(unconverged)),
-        signed=layers[0][1].ista.config.ista_threshold == "soft",
+        signed=layers[0][1].operator.signed,
+        own=layers[0][0].entry.half_step(layers[0][0].kind),
+        normalised=layers[0][0].entry.normalised,
+        certificate=joined(certificates),
     )
 
 
 def _layers(model: nn.Module) -> list[Layer]:
-    """The two steps of every layer, which must be MSSA and ISTA."""
+    """The two steps of every layer, which must be a compression with bases and ISTA."""
     layers = list(zip(compressions(model), sparsifications(model)))
-    if not layers or any((first.kind, second.kind) != ("mssa", "ista") for first, second in layers):
+    derived = [first.entry.subspaces == LEARNED and isinstance(second.operator, ISTA) for first, second in layers]
+    if not layers or not all(derived):
         raise ValueError(
-            f"model={type(model).__name__}: its layers are not MSSA and ISTA steps, and the theory is about no other; "
-            "pass a CRATE model without replaced parts"
+            f"model={type(model).__name__}: its layers are not a compression with learned subspaces and ISTA steps, "
+            "and the theory is about no other; pass a CRATE model whose compression and sparsification are so"
         )
     return layers
 
