@@ -154,6 +154,7 @@ def joined(parts: Sequence[Certificate]) -> Certificate:
     )
 
 
+@torch.no_grad()
 def guarantees(model: nn.Module, eps: float | None = None) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
     """By layer, what must fall on every input by construction: R^c, and the LASSO objective in every ISTA step.
 

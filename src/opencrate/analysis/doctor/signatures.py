@@ -139,6 +139,15 @@ CHECKS: dict[str, Check] = {
         "the LASSO step lowers ℓ1, but every layer starts with a LayerNorm, so its scale is free",
         "look at the ℓ0 curve beside it before changing anything",
     ),
+    "certificate": Check(
+        "R^c and the LASSO objective before and after each step of each layer, on each input",
+        "fails where a step that must descend, by how its layer is built, rises by more than rounding; a finding where "
+        "another one rises",
+        "an exact gradient step of R^c within its bound, and ISTA steps with η below 2/‖D‖² from a start that the "
+        "problem allows, descend whatever the weights are (docs/theory.md proves it); no other form promises it",
+        "the layer does not compute what its weights say: look for hooks, quantised or merged weights, a step size or "
+        "bound that was changed in the code, and states in half precision",
+    ),
     "dead-atoms": Check(
         "atoms of D that no token of any input uses",
         f"warns above {100 * DEAD_WARN:g} % in a layer, fails above {100 * DEAD_FAIL:g} %",

@@ -148,9 +148,10 @@ def dictionary_geometry(D: Tensor, step_size: float) -> DictionaryGeometry:
     )
 
 
+@torch.no_grad()
 def dictionary_of(step: ISTA) -> DictionaryGeometry:
     """`dictionary_geometry` of a layer's D and η."""
-    D = step.effective_dictionary().detach()
+    D = step.effective_dictionary()
     return dictionary_geometry(D, float(step.step_size(D)))
 
 

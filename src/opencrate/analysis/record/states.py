@@ -153,7 +153,7 @@ def describe_states(model: nn.Module, subspaces: str = "values", hooks: BlockHoo
         return SUBSPACES[subspaces], foreign.hooks_of(model, hooks).half_step
     step = compressions(model)[0]
     kind = step.entry.subspaces if subspaces != "pca" else None
-    return kind or SUBSPACES["pca"], step.entry.half_step(step.kind)
+    return kind or SUBSPACES["pca"], step.entry.half_step(step.config)
 
 
 def has_maps(model: nn.Module) -> bool:

@@ -195,7 +195,7 @@ def theory_check(
         per_layer={key: torch.tensor([one[key] for one in per_layer], dtype=torch.float64) for key in per_layer[0]},
         unconverged=tuple(sorted(unconverged)),
         signed=layers[0][1].operator.signed,
-        own=layers[0][0].entry.half_step(layers[0][0].kind),
+        own=layers[0][0].entry.half_step(layers[0][0].config),
         normalised=layers[0][0].entry.normalised,
         certificate=joined(certificates),
     )

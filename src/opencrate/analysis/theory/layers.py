@@ -204,6 +204,7 @@ def _sparsification(
     return {Key(name): value for name, value in values.items()}, converged
 
 
+@torch.no_grad()
 def measure_weights(compression: Compression, sparsification: Sparsification) -> dict[Key, float]:
     """What depends on U and D alone."""
     U = compression.operator.bases().detach().double()
