@@ -166,7 +166,7 @@ def report_models(
     return [subject.analysis for subject in subjects if subject.analysis is not None]
 
 
-def _write(path: str | Path, report: Report, files: Mapping[str, object]) -> None:
+def _write(path: str | Path, report: Report, files: Mapping[str, Any]) -> None:
     path = Path(path)
     write(replace(report, page=path.name, files={**report.files, **files}), path.parent, overwrite=True)
 
@@ -175,8 +175,8 @@ def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
     """Refuse what cannot be measured before anything is read or run."""
     if not 0 < options.eps < float("inf"):
         raise ValueError(f"eps={options.eps}: must be a number above 0, such as 0.5")
-    if options.theory and model.config.model_type != "crate":
-        raise ValueError(f"`theory`: {name} is not a CRATE of images, so no derived step is checked; leave it out")
+    if options.theory and model.config.model_type not in CRATES:
+        raise ValueError(f"`theory`: {name} is not a CRATE, so no derived step is checked; leave it out")
 
 
 def _plain_record(models: Sequence[SavedModel], command: str, inputs: Inputs) -> RunRecord:
@@ -253,7 +253,7 @@ def _starting_model(saved: SavedModel) -> nn.Module:
 
 def _theory(
     saved: SavedModel, names: Sequence[str], batches: DataLoader, count: int, options: ReportOptions
-) -> tuple[list[Part], dict[str, object]]:
+) -> tuple[list[Part], dict[str, Any]]:
     """The check of theory on the first model, where it is asked for, and its files."""
     if not options.theory:
         return [], {}

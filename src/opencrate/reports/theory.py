@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.figure
 from markupsafe import Markup
@@ -81,14 +82,14 @@ def page(check: TheoryCheck) -> Report:
     look = Markup("Look first at “{}”: which steps descend, layer by layer.")
     found = (*parts[0].sentences[-2:], *parts[-1].sentences[:1])
     summary = (*found, look.format(link(_TEXTS["theory_changes"][0], _TEXTS["theory_changes"][0])))
-    return Report(TITLE, plural(check.num_images, "image"), summary, tuple(parts), files=theory_files(check))
+    return Report(TITLE, plural(check.num_images, _one(check)), summary, tuple(parts), files=theory_files(check))
 
 
-def theory_files(check: TheoryCheck, name: str = "") -> dict[str, object]:
+def theory_files(check: TheoryCheck, name: str = "") -> dict[str, Any]:
     """The rows of a check and of its certificate, by the name of the file; with a column of the model's `name`."""
     head = {"model": name} if name else {}
     rows = tables.frame(head | row for row in check.to_rows())
-    files: dict[str, object] = {"theory.csv": rows, "theory.json": rows}
+    files: dict[str, Any] = {"theory.csv": rows, "theory.json": rows}
     if check.certificate is not None:
         files["certificate.csv"] = tables.frame(head | row for row in check.certificate.to_rows())
     return files
@@ -102,9 +103,11 @@ def theory_parts(check: TheoryCheck, name: str = "") -> list[Part]:
 
 def theory_part(check: TheoryCheck, name: str = "") -> Part:
     """Verdicts on both steps of the layers, the figures, and what the approximations cost; `name` of the model."""
-    sentences = (*describe_compression_step(check), describe_ista_step(check))
+    sentences = [*describe_compression_step(check), describe_ista_step(check)]
+    if check.padded:
+        sentences.insert(0, f"Texts that are padded are left out: {check.padded} of {check.padded + check.num_images}.")
     items = (*_figures(check), approximations_table(check))
-    return Part(TITLE + (f": {name}" if name else ""), sentences, items)
+    return Part(TITLE + (f": {name}" if name else ""), tuple(sentences), items)
 
 
 def approximations_table(check: TheoryCheck) -> Table:
@@ -120,7 +123,7 @@ def approximations_table(check: TheoryCheck) -> Table:
         {"quantity": words, "smallest layer": float(values.min()), "largest layer": float(values.max())}
         for words, values in found.items()
     ]
-    note = "Means over images."
+    note = f"Means over {check.kind}."
     if approximated:
         note += " The first rows are relative errors, on tokens of length 1, as the derivation assumes."
     if check.unconverged:
@@ -130,10 +133,11 @@ def approximations_table(check: TheoryCheck) -> Table:
 
 def _figures(check: TheoryCheck) -> list[Figure]:
     """What the forms of the compression step do to R^c and where they point, then the ISTA step and its dictionary."""
-    step, images, first = _largest_step(check), plural(check.num_images, "image"), check.states["raw"]
+    step, images, first = _largest_step(check), plural(check.num_images, _one(check)), check.states["raw"]
     how = (
-        f"{first}. {images}, all tokens, U as learned, ε = {check.eps:g}; mean change of R^c in nats per image; colour "
-        f"from the 95 % bootstrap interval over images; κ = {step}/L where a form has a step size, L = γ‖U‖^2."
+        f"{first}. {images}, all tokens, U as learned, ε = {check.eps:g}; mean change of R^c in nats per "
+        f"{_one(check)}; colour from the 95 % bootstrap interval over {check.kind}; κ = {step}/L where a form has a "
+        "step size, L = γ‖U‖^2."
     )
     alt = _TEXTS["theory_changes"][1]
     others = [
@@ -145,7 +149,7 @@ def _figures(check: TheoryCheck) -> list[Figure]:
         "theory_changes": (plot_changes, "", how),
         "theory_cosine": (plot_cosines, describe_cosine(check), f"{first}; mean over {images}."),
         _APPROXIMATIONS: (plot_errors, "", f"One point per layer. {STATES['unit']}; coherence: see the table below."),
-        "theory_lasso": (plot_lasso, describe_ista_step(check), "Summed over the tokens of an image."),
+        "theory_lasso": (plot_lasso, describe_ista_step(check), f"Summed over the tokens of each {_one(check)}."),
         "theory_code_rates": (plot_code_rates, "", f"X: input of the ISTA step, A: its code; ε = {check.eps:g}."),
     }
     found = []
@@ -177,7 +181,7 @@ def describe_compression_step(check: TheoryCheck) -> tuple[str, ...]:
 def describe_ista_step(check: TheoryCheck) -> str:
     """Whether the ISTA step lowers its LASSO objective."""
     head = "From the nearest allowed code, the ISTA step"
-    return _verdicts(head, check, "lasso_change_allowed", unit="per image", what="its LASSO objective")
+    return _verdicts(head, check, "lasso_change_allowed", unit="", what="its LASSO objective")
 
 
 def describe_cosine(check: TheoryCheck) -> str:
@@ -196,7 +200,7 @@ def _verdicts(
     state: str = "",
     form: str = "",
     step: str = "",
-    unit: str = "nats per image",
+    unit: str = "nats ",
     what: str = "R^c",
 ) -> str:
     """'... lowers R^c in 4 of 6 layers, raises it in 1 and is undecided in 1 (mean changes -1.2 to +0.3 nats).'"""
@@ -206,7 +210,12 @@ def _verdicts(
     parts += [f"raises it in {counts[1]}"] if counts[1] else []
     parts += [f"is undecided in {counts[2]}"] if counts[2] else []
     sizes = f"{'change' if len(found) == 1 else 'changes'} {span(changes, 3, signed=True, significant=True)}"
-    return f"{head} {listing(parts)} (mean {sizes} {unit})."
+    return f"{head} {listing(parts)} (mean {sizes} {unit}per {_one(check)})."
+
+
+def _one(check: TheoryCheck) -> str:
+    """What one input is called."""
+    return check.kind.removesuffix("s")
 
 
 def _largest_step(check: TheoryCheck) -> str:
@@ -268,7 +277,7 @@ def plot_errors(check: TheoryCheck, state: str = "unit") -> matplotlib.figure.Fi
 def plot_lasso(check: TheoryCheck) -> matplotlib.figure.Figure:
     """The LASSO objective at the nearest allowed start and after the layer's steps, with 95 % intervals."""
     names = {Key("lasso_allowed"): "before the step", Key("lasso_after"): "after it"}
-    figure, axes = _lines(check, names, "LASSO objective (per image)")
+    figure, axes = _lines(check, names, f"LASSO objective (per {_one(check)})")
     axes.set_ylim(bottom=0)
     return figure
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -44,6 +44,8 @@ class TheoryCheck:
         own: what the model's own compression step is, in symbols.
         normalised: whether the compression reads LN(Z^ℓ); else it reads Z^ℓ itself.
         certificate: what each step of the model does to its objective on each input, at the model's own ε.
+        kind: what the inputs are, "images" or "texts".
+        padded: how many texts were left out because they are padded.
     """
 
     eps: float
@@ -54,6 +56,8 @@ class TheoryCheck:
     own: str = FORMS["model"].formula
     normalised: bool = True
     certificate: Certificate | None = None
+    kind: str = "images"
+    padded: int = 0
 
     @property
     def forms(self) -> list[str]:
@@ -150,7 +154,7 @@ def theory_check(
 
     Args:
         model: a CRATE model, with or without a head.
-        batches: as :func:`opencrate.analysis.record.states.record` takes them; without padding.
+        batches: as :func:`opencrate.analysis.record.states.record` takes them; padded texts are left out.
         eps: ε of the coding rates, > 0.
         num_images: use this many images; `None` uses all.
         step_sizes: κL of the forms with a step size, each > 0.
@@ -160,8 +164,8 @@ def theory_check(
         chunk_images: images worked on at a time; bounds the memory.
 
     Raises:
-        ValueError: ε, a step size or another number out of range; a model whose layers are not CRATE's; padded
-            inputs; a state that is not finite (names its layer); what `record` raises.
+        ValueError: ε, a step size or another number out of range; a model whose layers are not CRATE's; no text
+            without padding; a state that is not finite (names its layer); what `record` raises.
     """
     steps = tuple(float(step) for step in step_sizes)
     numbers = {"tokens_per_image": tokens_per_image, "solver_steps": solver_steps, "chunk_images": chunk_images}
@@ -174,13 +178,18 @@ def theory_check(
     parts: list[dict[Key, Tensor]] = []
     certificates: list[Certificate] = []
     unconverged: set[int] = set()
+    padded = 0
     for states in record(model, batches, num_inputs=num_images):
-        recorded = states.layers
+        recorded = _without_padding(states.layers)
+        count = len(recorded[0].before)
+        padded += states.num_inputs - count
+        if not count:
+            continue
         _check_steps(recorded, len(layers))
         certificates.append(certificate_of(model, [(step.before, step.compressed, step.codes) for step in recorded]))
         num_tokens = recorded[0].before.shape[1]
-        chosen = [[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(states.num_inputs)]
-        for start in range(0, states.num_inputs, chunk_images):
+        chosen = [[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(count)]
+        for start in range(0, count, chunk_images):
             images = slice(start, start + chunk_images)
             found = []
             for number, (layer, step) in enumerate(zip(layers, recorded), start=1):
@@ -188,6 +197,8 @@ def theory_check(
                 found.append(values)
                 unconverged |= set() if converged else {number}
             parts.append({key: torch.stack([values[key] for values in found], dim=1) for key in found[0]})
+    if not parts:
+        raise ValueError("batches: every text is padded; give some that fill their block, or shorter blocks")
     per_layer = [measure_weights(*layer) for layer in layers]
     return TheoryCheck(
         eps=float(eps),
@@ -198,6 +209,8 @@ def theory_check(
         own=layers[0][0].entry.half_step(layers[0][0].config),
         normalised=layers[0][0].entry.normalised,
         certificate=joined(certificates),
+        kind="texts" if getattr(model, "main_input_name", "") == "input_ids" else "images",
+        padded=padded,
     )
 
 
@@ -213,12 +226,21 @@ def _layers(model: nn.Module) -> list[Layer]:
     return layers
 
 
-def _check_steps(steps: Sequence[LayerStep], num_layers: int) -> None:
-    """The recorded steps are those of the CRATE layers, unpadded and finite."""
-    assert len(steps) == num_layers
+def _without_padding(steps: Sequence[LayerStep]) -> Sequence[LayerStep]:
+    """The steps of the inputs that have no padding."""
     mask = steps[0].mask
-    if mask is not None and not mask.all():
-        raise ValueError("batches: some inputs are padded; the theory check needs inputs of one length, unpadded")
+    if mask is None:
+        return steps
+    rows, names = mask.all(1), ("before", "compressed", "after", "codes")
+    return [
+        replace(step, mask=None, projected=None, **{name: getattr(step, name)[rows] for name in names})
+        for step in steps
+    ]
+
+
+def _check_steps(steps: Sequence[LayerStep], num_layers: int) -> None:
+    """The recorded steps are those of the CRATE layers, and finite."""
+    assert len(steps) == num_layers
     for step in steps:
         for name in ("before", "compressed", "after"):
             require_finite(getattr(step, name), f"layer {step.layer}: the state '{name}' holds")
