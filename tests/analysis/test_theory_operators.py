@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from opencrate import CrateForCausalLM, CrateTextConfig, subspace_coding_rate
+from opencrate import CrateForCausalLM, CrateTextConfig, analyze, subspace_coding_rate
 from opencrate.analysis.maths.lasso import fista
 from opencrate.analysis.maths.steps import FORMS
 from opencrate.analysis.theory.check import theory_check
@@ -11,6 +11,7 @@ from opencrate.analysis.theory.layers import Key
 from opencrate.blocks import CrateLayer
 from opencrate.certificate import Certificate
 from opencrate.operators import ista
+from opencrate.reports import whitebox
 from opencrate.reports.certificate import certificate_part
 from opencrate.reports.theory import page, theory_parts
 
@@ -67,6 +68,19 @@ def test_other_compressions_and_learned_steps(name):
     assert len(report.parts) == 2 and len(report.parts[0].figures) == 4 + derived
     assert found.own in " ".join(report.parts[0].sentences) and "LN Z" not in " ".join(report.parts[0].sentences)
     assert ("as guaranteed by construction" in report.summary[-2]) == guaranteed, report.summary
+
+
+@pytest.mark.parametrize("name", ["gradient", "gradient, learned map", "tssa"])
+def test_the_layers_page_says_what_is_guaranteed(name, tmp_path):
+    """Of the ε that the model steps down, and in one sentence of the page; files keep it."""
+    model = tiny_crate(**OTHERS[name])
+    found = analyze(model, tiny_images()["pixel_values"], name="one")
+    said = [str(sentence) for part in whitebox.page(found).parts for sentence in part.sentences]
+    assert found.guaranteed == (name == "gradient") == any("By construction every layer" in one for one in said)
+    assert not analyze(model, tiny_images()["pixel_values"], eps=0.3).guaranteed
+    assert type(found).load(found.save(tmp_path)).guaranteed == found.guaranteed
+    expected = {"gradient": "Z − κ∇R^c(Z)", "gradient, learned map": "Z − κ∇R^c(Z), W in place of Uᵀ"}
+    assert found.half_step == expected.get(name, "Z + TSSA(LN(Z))")
 
 
 @pytest.mark.parametrize("position", ["relative_bias", "both"])

@@ -170,6 +170,12 @@ def _predictions(boxes: Mapping[str, LayerAnalysis]) -> Part | None:
     rows = [{"prediction": text, **{name: cells[name].get(text) for name in crates}} for text in texts]
     kinds = {name: box.subspace_kind for name, box in boxes.items()}
     sentences = [_not_derived(name, box) for name, box in boxes.items() if name not in crates]
+    sentences += [
+        (f"{name}: by" if len(boxes) > 1 else "By") + " construction every layer lowers R^c, and every ISTA step its "
+        "objective, on any input; `opencrate analyze --theory` shows by how much."
+        for name, box in boxes.items()
+        if box.guaranteed
+    ]
     if len(set(kinds.values())) > 1:
         each = "; ".join(f"{name}: {kind}" for name, kind in kinds.items())
         sentences.append(
