@@ -97,6 +97,11 @@ def change_figure(boxes: Mapping[str, LayerAnalysis]) -> Figure:
                 "CRATE's attention is derived as a step that lowers R^c under the layer's own U, so every change "
                 "should lie below 0. It is one of several approximations away from that step, so the theory can fail "
                 "here. For other models nothing is predicted."
+                + "".join(
+                    f" {name}: the step itself; R^c must fall on every input."
+                    for name, box in boxes.items()
+                    if box.guaranteed
+                )
             ),
             MEASURED: " ".join(_each(boxes, lambda box: describe_compression(box.measures, box.subspace_kind))),
             HOW: (

@@ -119,7 +119,8 @@ CHECKS: dict[str, Check] = {
         f"a finding above {STEP_FINDING:g}; fails above {STEP_FAIL:g}, and where η is not positive",
         "up to 1 ISTA's rate of convergence is proven and below 2 a step descends; good models trained with a larger η "
         "leave that range, so that alone is no fault",
-        "lower model.config.ista_step_size or raise the weight decay of D",
+        "lower model.config.ista_step_size or raise the weight decay of D; model.config.ista_step=bounded keeps η ‖D‖² "
+        "below ista_step_size",
     ),
     "rate-trend": Check(
         "R^c(Z^{ℓ+½} | U^ℓ) over the layers",

@@ -188,15 +188,12 @@ def theory_check(
         _check_steps(recorded, len(layers))
         certificates.append(certificate_of(model, [(step.before, step.compressed, step.codes) for step in recorded]))
         num_tokens = recorded[0].before.shape[1]
-        chosen = [[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(count)]
+        chosen = torch.tensor([[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(count)])
         for start in range(0, count, chunk_images):
             images = slice(start, start + chunk_images)
-            found = []
-            for number, (layer, step) in enumerate(zip(layers, recorded), start=1):
-                values, converged = measure_layer(layer, step, images, torch.tensor(chosen[images]), options)
-                found.append(values)
-                unconverged |= set() if converged else {number}
-            parts.append({key: torch.stack([values[key] for values in found], dim=1) for key in found[0]})
+            values, given_up = _measure(layers, recorded, images, chosen[images], options)
+            parts.append(values)
+            unconverged |= given_up
     if not parts:
         raise ValueError("batches: every text is padded; give some that fill their block, or shorter blocks")
     per_layer = [measure_weights(*layer) for layer in layers]
@@ -212,6 +209,15 @@ def theory_check(
         kind="texts" if getattr(model, "main_input_name", "") == "input_ids" else "images",
         padded=padded,
     )
+
+
+def _measure(
+    layers: Sequence[Layer], steps: Sequence[LayerStep], images: slice, chosen: Tensor, options: MeasureOptions
+) -> tuple[dict[Key, Tensor], set[int]]:
+    """All layers' values for some images, each `(b, L)`, and the layers (from 1) whose LASSO was given up."""
+    found = [measure_layer(layer, step, images, chosen, options) for layer, step in zip(layers, steps)]
+    values = {key: torch.stack([one[key] for one, _ in found], dim=1) for key in found[0][0]}
+    return values, {number for number, (_, converged) in enumerate(found, start=1) if not converged}
 
 
 def _layers(model: nn.Module) -> list[Layer]:
