@@ -7,7 +7,7 @@ queries, keys and values.
 Shapes: B batch, K heads or subspaces, N tokens, p their dimension. Images have their class token first.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,15 +41,6 @@ class Places:
     grid: tuple[int, int] = (0, 0)
     offsets: Tensor | None = None
     rotation: Rotation | None = None
-
-    def of_inputs(self, some: slice) -> "Places":
-        """Of some inputs of the call."""
-        offsets, rotation = self.offsets, self.rotation
-        if offsets is not None and offsets.ndim == 3:
-            offsets = offsets[some]
-        if rotation is not None and rotation[0].ndim == 4:
-            rotation = rotation[0][some], rotation[1][some]
-        return replace(self, offsets=offsets, rotation=rotation)
 
 
 def text_places(config: Any, num_tokens: int, first: int | Tensor, device: torch.device) -> Places | None:

@@ -172,7 +172,7 @@ def _predictions(boxes: Mapping[str, LayerAnalysis]) -> Part | None:
     sentences = [_not_derived(name, box) for name, box in boxes.items() if name not in crates]
     sentences += [
         (f"{name}: by" if len(boxes) > 1 else "By") + " construction every layer lowers R^c, and every ISTA step its "
-        "objective, on any input; `opencrate analyze --theory` shows by how much."
+        "objective, on any input; the check of theory shows by how much."
         for name, box in boxes.items()
         if box.guaranteed
     ]

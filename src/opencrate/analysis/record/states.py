@@ -287,7 +287,8 @@ def _foreign_states(
     found = foreign.run_and_capture(model, inputs, [blocks[layer - 1] for layer in bases], hooks, which)
     mask = _mask(inputs)
     steps = tuple(
-        LayerStep(**states, subspaces=bases[layer], mask=mask, layer=layer) for layer, states in zip(bases, found)
+        LayerStep(**dict[str, Any](states), subspaces=bases[layer], mask=mask, layer=layer)
+        for layer, states in zip(bases, found)
     )
     return LayerStates(steps, subspace_kind=SUBSPACES[which], half_step=hooks.half_step, mask=mask)
 

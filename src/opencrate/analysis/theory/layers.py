@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.functional import normalize
 from ...blocks import Compression, Sparsification
 from ...objective import coding_rate
 from ...operators import lasso_objective, orthonormalize, project
-from ...positions import places_argument
+from ...positions import Places, places_argument
 from ...sparsification import ISTA
 from ..layers.registry import NATS, Measure
 from ..maths.inverse import relative_error
@@ -114,7 +115,7 @@ def measure_layer(
     normed = compression.norm(before)
     read = {"layernorm": normed} if compression.entry.normalised else {}
     read["unit"] = normalize(normed, dim=-1)
-    places = {} if step.places is None else places_argument(step.places.of_inputs(images))
+    places = {} if step.places is None else places_argument(_places_of(step.places, images))
     pairs = {"raw": (before, compressed - before)}
     with _bypassed(compression.norm):
         pairs |= {state: (tokens, compression(tokens, **places) - tokens) for state, tokens in read.items()}
@@ -125,6 +126,16 @@ def measure_layer(
     assert step.codes is not None  # an ISTA step gives its code
     found, converged = _sparsification(sparsification, compressed, step.codes[images], chosen, options)
     return {key: value.cpu() for key, value in (values | found).items()}, converged
+
+
+def _places_of(places: Places, some: slice) -> Places:
+    """Of some images, where each image has tokens at places of its own."""
+    offsets, rotation = places.offsets, places.rotation
+    if offsets is not None and offsets.ndim == 3:
+        offsets = offsets[some]
+    if rotation is not None and rotation[0].ndim == 4:
+        rotation = rotation[0][some], rotation[1][some]
+    return replace(places, offsets=offsets, rotation=rotation)
 
 
 @contextmanager
