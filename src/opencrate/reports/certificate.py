@@ -109,7 +109,7 @@ def plot_certificate(found: Certificate) -> matplotlib.figure.Figure:
     for index, (axes, (name, part)) in enumerate(zip(panels, shown.items())):
         ends = {"mean": "relative", "low": "relative_smallest", "high": "relative_largest"}
         ranges = [{end: 100 * row[key] for end, key in ends.items()} for row in part]
-        figures.bars(axes, [row["layer"] for row in part], ranges, f"{name}, by {_STEPS[name]}", index)
+        figures.bars(axes, [row["layer"] for row in part], ranges, f"{figures.math(name)}, by {_STEPS[name]}", index)
         figures.rule(axes, y=0)
     figures.finish(panels, ylabel="change (%)")
     return drawing
