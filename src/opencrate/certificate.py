@@ -1,5 +1,6 @@
 """Does each layer do what it is derived from, on each input: lower R^c, then lower the objective of its LASSO?"""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,15 @@ from .operators import ista, lasso_objective
 from .rate_gradient import RateGradient
 from .sparsification import ISTA
 
+RATE, LASSO = "R^c", "LASSO"
+"""The two objectives: of the compression, and of the sparsification."""
+
+ROUNDING = 16
+"""Spacings of the states' type by which an objective may seem to rise."""
+
+Step = tuple[Tensor, Tensor, Tensor | None]
+"""Of one layer, Z^l and Z^{l+1/2} ``(B, N, d)``, and the code ``(B, N, m)`` where the layer has one."""
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -21,16 +31,24 @@ class Certificate:
         rates: R^c(Z | U) of the tokens ``(L, 2, B)``: Z^l and Z^{l+1/2}, against the layer's own U. NaN where a layer's
             compression has no bases.
         lasso: ``1/2 ||X - A D^T||^2 + lambda ||A||_1`` ``(L, T + 1, B)`` of the ISTA steps: at the start (the nearest
-            code that the problem allows, 0 or X or its positive part) and after each. NaN where there are none.
+            code that the problem allows, 0 or X or its positive part) and after each, the last of the model's own
+            code. NaN where there are none.
         rate_guaranteed: by layer, whether R^c must fall on every input: an exact gradient step within its bound.
         lasso_guaranteed: by layer, whether every ISTA step must lower its objective: eta < 2/||D||^2 and a start that
             the problem allows.
+        rounding: a rise up to it, relative to the objective, is rounding of the states' type.
     """
 
     rates: Tensor
     lasso: Tensor
     rate_guaranteed: tuple[bool, ...]
     lasso_guaranteed: tuple[bool, ...]
+    rounding: float = 0.0
+
+    @property
+    def num_inputs(self) -> int:
+        """B, the inputs measured."""
+        return self.rates.shape[-1]
 
     @property
     def rate_change(self) -> Tensor:
@@ -43,39 +61,116 @@ class Certificate:
         return self.lasso[:, -1] - self.lasso[:, 0]
 
     @property
+    def rate_margin(self) -> Tensor:
+        """How much R^c falls, relative to R^c before, ``(L, B)``; NaN where there are no bases."""
+        return _descents(self.rates)
+
+    @property
+    def lasso_margin(self) -> Tensor:
+        """The smallest fall of any ISTA step, relative to the objective before it, ``(L, B)``; NaN without ISTA."""
+        return _descents(self.lasso)
+
+    @property
     def margin(self) -> Tensor:
         """The smallest descent of any step, relative to the objective before it, ``(B,)``; 0 is a step that
-        stays where it is."""
-        rates = -self.rate_change / self.rates[:, 0]
-        steps = self.lasso[:, :-1]
-        lasso = ((steps - self.lasso[:, 1:]) / steps).amin(1) if steps.shape[1] else torch.full_like(rates, torch.nan)
-        return torch.stack((rates, lasso)).nan_to_num(torch.inf).amin((0, 1))
+        stays where it is, infinity a model without such steps."""
+        return torch.stack((self.rate_margin, self.lasso_margin)).nan_to_num(torch.inf).amin((0, 1))
 
     @property
     def holds(self) -> Tensor:
-        """Whether no step of any layer ascends, per input ``(B,)``."""
-        return self.margin >= 0
+        """Whether no step of any layer ascends by more than rounding, per input ``(B,)``."""
+        return self.margin >= -self.rounding
 
     @property
     def guaranteed(self) -> bool:
         """Whether they must, on any input."""
         return all(self.rate_guaranteed) and all(self.lasso_guaranteed)
 
+    @property
+    def broken(self) -> list[tuple[int, str, float]]:
+        """Layer (from 1), objective and smallest margin of every step that must not ascend and does."""
+        return [
+            (row["layer"], row["objective"], row["margin"])
+            for row in self.to_rows()
+            if row["guaranteed"] and row["margin"] < -self.rounding
+        ]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict per layer (from 1) and objective that the layer has: means and extremes over the inputs.
+
+        ``relative_...`` are changes relative to the objective before the steps; ``margin`` is the smallest descent of
+        any single step; ``descends_on`` counts the inputs on which no step ascends by more than rounding.
+        """
+        rows = []
+        parts = (
+            (RATE, self.rates, self.rate_margin, self.rate_guaranteed),
+            (LASSO, self.lasso, self.lasso_margin, self.lasso_guaranteed),
+        )
+        for layer in range(len(self.rates)):
+            for objective, values, margins, guaranteed in parts:
+                if not margins[layer].isnan().any():
+                    row = {"layer": layer + 1, "objective": objective}
+                    rows.append(row | self._row(values[layer], margins[layer]) | {"guaranteed": guaranteed[layer]})
+        return rows
+
+    def _row(self, values: Tensor, margins: Tensor) -> dict[str, Any]:
+        changes = {"change": values[-1] - values[0], "relative": -_descents(values[[0, -1]].unsqueeze(0))[0]}
+        extremes = {
+            name + end: function(change).item()
+            for name, change in changes.items()
+            for end, function in (("", torch.mean), ("_smallest", torch.amin), ("_largest", torch.amax))
+        }
+        descends_on = int((margins >= -self.rounding).sum())
+        return {
+            "before": values[0].mean().item(),
+            **extremes,
+            "margin": margins.amin().item(),
+            "descends_on": descends_on,
+            "num_inputs": self.num_inputs,
+        }
+
     def __str__(self) -> str:
-        count, total = int(self.holds.sum()), len(self.holds)
-        layers = [f"R^c falls in every layer and every ISTA step descends on {count} of {total} inputs"]
-        names = (("R^c", self.rate_change, self.rate_guaranteed), ("LASSO", self.lasso_change, self.lasso_guaranteed))
-        for name, change, guaranteed in names:
-            for layer, (values, sure) in enumerate(zip(change, guaranteed)):
-                if values.isnan().any():
-                    continue
-                falls, proof = int((values < 0).sum()), ", guaranteed" if sure else ""
-                low, high = values.amin().item(), values.amax().item()
-                layers.append(f"layer {layer}: {name} {low:+.3g} to {high:+.3g}, falls on {falls} of {total}{proof}")
-        return "\n".join(layers)
+        count, total = int(self.holds.sum()), self.num_inputs
+        lines = [f"R^c falls in every layer and every ISTA step descends on {count} of {total} inputs"]
+        for row in self.to_rows():
+            spread = f"{row['change_smallest']:+.3g} to {row['change_largest']:+.3g}"
+            proof = ", guaranteed" if row["guaranteed"] else ""
+            words = f"{row['objective']} {spread}, falls on {row['descends_on']} of {total}{proof}"
+            lines.append(f"layer {row['layer']}: {words}")
+        return "\n".join(lines)
+
+
+def _descents(values: Tensor) -> Tensor:
+    """The smallest relative fall from one step to the next, ``(L, S + 1, B)`` -> ``(L, B)``; 0 stays 0."""
+    before, after = values[:, :-1], values[:, 1:]
+    return ((before - after) / before.clamp(min=torch.finfo(values.dtype).tiny)).amin(1)
+
+
+def joined(parts: Sequence[Certificate]) -> Certificate:
+    """The certificate of one model on several batches, as of one."""
+    rates, lasso = (torch.cat([getattr(part, name) for part in parts], dim=-1) for name in ("rates", "lasso"))
+    return Certificate(
+        rates, lasso, parts[0].rate_guaranteed, parts[0].lasso_guaranteed, max(part.rounding for part in parts)
+    )
 
 
 @torch.no_grad()
+def guarantees(model: nn.Module, eps: float | None = None) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """By layer, what must fall on every input by construction: R^c, and the LASSO objective in every ISTA step.
+
+    Args:
+        model: any CRATE model; of an autoencoder, its encoder.
+        eps: of R^c; ``None`` is the model's ``compression_eps``, the only one for which anything is guaranteed.
+    """
+    base = _base(model)
+    own = eps is None or eps == base.config.compression_eps
+    steps = sparsifications(base)
+    return (
+        tuple(own and _descends(step) for step, _ in zip(compressions(base), steps)),
+        tuple(_lasso_descends(step) for step in steps),
+    )
+
+
 def certificate(model: nn.Module, *inputs: Any, eps: float | None = None, **kwargs: Any) -> Certificate:
     """The :class:`Certificate` of a CRATE model on a batch.
 
@@ -83,43 +178,75 @@ def certificate(model: nn.Module, *inputs: Any, eps: float | None = None, **kwar
         model: any CRATE model; of an autoencoder, its encoder.
         inputs, kwargs: what its forward takes.
         eps: of R^c; ``None`` is the model's ``compression_eps``.
+
+    Raises:
+        ValueError: a state that is not finite (names its layer).
     """
-    base: Any = getattr(model, getattr(model, "base_model_prefix", ""), model)
-    states = ("output_hidden_states", "output_compressed_states")
+    base = _base(model)
+    states = ("output_hidden_states", "output_compressed_states", "output_sparse_codes")
     training, _ = base.training, base.eval()
     try:
-        outputs = base(*inputs, **kwargs, **dict.fromkeys(states, True))
+        with torch.no_grad():
+            outputs = base(*inputs, **kwargs, **dict.fromkeys(states, True))
     finally:
         base.train(training)
-    eps = float(base.config.compression_eps if eps is None else eps)
-    kept = _kept(kwargs.get("attention_mask"), outputs.hidden_states[0])
-    layers = list(zip(compressions(base), sparsifications(base), outputs.hidden_states, outputs.compressed_states))
-    pairs = [_rates(step, before, after, kept, eps) for step, _, before, after in layers]
-    steps = [_lasso(step, half, kept) for _, step, _, half in layers]
+    codes = outputs.sparse_codes or [None] * len(outputs.compressed_states)
+    steps = list(zip(outputs.hidden_states, outputs.compressed_states, codes))
+    mask = kwargs.get("attention_mask")
+    return certificate_of(model, steps, mask if mask is not None and mask.ndim == 2 else None, eps)
+
+
+@torch.no_grad()
+def certificate_of(
+    model: nn.Module, states: Sequence[Step], mask: Tensor | None = None, eps: float | None = None
+) -> Certificate:
+    """The :class:`Certificate` of a model from the states of all its layers, first layer first.
+
+    Args:
+        model, eps: as :func:`certificate` takes them.
+        states: of each layer.
+        mask: ``(B, N)``, true for tokens that are no padding; ``None``: all are.
+
+    Raises:
+        ValueError: a state that is not finite (names its layer).
+    """
+    base = _base(model)
+    for number, step in enumerate(states, start=1):
+        if not all(state.isfinite().all() for state in step if state is not None):
+            raise ValueError(f"layer {number}: a state holds NaN or infinite values; the weights or inputs are damaged")
+    size = float(base.config.compression_eps if eps is None else eps)
+    steps = list(zip(compressions(base), sparsifications(base), states))
+    rates, lasso = guarantees(base, eps)
     return Certificate(
-        rates=torch.stack(pairs),
-        lasso=torch.stack(steps),
-        rate_guaranteed=tuple(_descends(step) for step, *_ in layers),
-        lasso_guaranteed=tuple(_lasso_descends(step) for _, step, *_ in layers),
+        rates=torch.stack([_rates(step, before, half, mask, size) for step, _, (before, half, _) in steps]),
+        lasso=torch.stack([_lasso(step, half, code, mask) for _, step, (_, half, code) in steps]),
+        rate_guaranteed=rates,
+        lasso_guaranteed=lasso,
+        rounding=ROUNDING * torch.finfo(states[0][1].dtype).eps,
     )
 
 
-def _kept(mask: Tensor | None, tokens: Tensor) -> list[Any]:
-    """Of each input, the tokens that are no padding."""
-    if mask is None or mask.ndim != 2:
-        return [slice(None)] * len(tokens)
-    return list(mask.bool())
+def _base(model: nn.Module) -> Any:
+    return getattr(model, getattr(model, "base_model_prefix", ""), model)
 
 
-def _rates(step: Compression, before: Tensor, after: Tensor, kept: list[Any], eps: float) -> Tensor:
+def _each(function: Callable[..., Tensor], mask: Tensor | None, *states: Tensor) -> Tensor:
+    """A function of tokens ``(..., N, d)`` on every input without its padding, float64 ``(B)`` on the CPU."""
+    wide = [state.double() for state in states]
+    if mask is None:
+        return function(*wide).cpu()
+    inputs = zip(*wide, mask.bool())
+    return torch.stack([function(*(state[real] for state in one)) for *one, real in inputs]).cpu()
+
+
+def _rates(step: Compression, before: Tensor, after: Tensor, mask: Tensor | None, eps: float) -> Tensor:
     if not hasattr(step.operator, "bases"):
         return torch.full((2, len(before)), torch.nan, dtype=torch.float64)
     U = step.operator.bases().double()
-    states = ([Z[own].double() for Z, own in zip(state, kept)] for state in (before, after))
-    return torch.stack([torch.stack([subspace_coding_rate(Z, U, eps) for Z in state]) for state in states]).cpu()
+    return torch.stack([_each(lambda Z: subspace_coding_rate(Z, U, eps), mask, state) for state in (before, after)])
 
 
-def _lasso(step: Sparsification, half: Tensor, kept: list[Any]) -> Tensor:
+def _lasso(step: Sparsification, half: Tensor, own: Tensor | None, mask: Tensor | None) -> Tensor:
     module, steps = step.operator, step.config.ista_num_steps
     if not isinstance(module, ISTA):
         return torch.full((steps + 1, len(half)), torch.nan, dtype=torch.float64)
@@ -129,15 +256,15 @@ def _lasso(step: Sparsification, half: Tensor, kept: list[Any]) -> Tensor:
     start = module.start(X)
     first = X.new_zeros(*X.shape[:-1], D.shape[1]) if start is None else start
     codes = [first if module.signed else first.clamp(min=0)]
-    codes += [ista(X, D, eta, lam, number, start, module.signed) for number in range(1, steps + 1)]
-    found = [[lasso_objective(A[own], x[own], D, lam) for A, x, own in zip(code, X, kept)] for code in codes]
-    return torch.stack([torch.stack(row) for row in found]).cpu()
+    codes += [ista(X, D, eta, lam, number, start, module.signed) for number in range(1, steps + (own is None))]
+    codes += [] if own is None else [own]
+    return torch.stack([_each(lambda A, x: lasso_objective(A, x, D, lam), mask, code, X) for code in codes])
 
 
 def _descends(step: Compression) -> bool:
     module = step.operator
     exact = isinstance(module, RateGradient) and module.output_kind == "tied" and step.direction == 1
-    return exact and not module.is_causal and isinstance(step.norm, nn.Identity)
+    return exact and module.max_step < 2 and not module.is_causal and isinstance(step.norm, nn.Identity)
 
 
 def _lasso_descends(step: Sparsification) -> bool:

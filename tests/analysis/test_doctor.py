@@ -7,13 +7,14 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
-from opencrate import CrateConfig, CrateForImageClassification
+from opencrate import CrateConfig, CrateForImageClassification, rate_gradient
 from opencrate.analysis.doctor.diagnose import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, diagnose
 from opencrate.analysis.doctor.outputs import Outputs, nearest_class_mean, shuffle_patches
 from opencrate.analysis.doctor.patient import CHECKED, Patient
 from opencrate.analysis.doctor.vitals import Accuracy, relative_gradients
 from opencrate.blocks import Compression
 from opencrate.compression import MSSA
+from opencrate.operators import squared_norm_bound
 from opencrate.sparsification import ISTA
 
 from .foreign_models import inputs_for, tiny
@@ -145,6 +146,80 @@ def test_ill_conditioned_dictionary(model):
     assert broken(model, ISTA, lambda one: flatten(one, 1e-5))["dictionary-condition"].verdict == FINDING
     findings = broken(model, ISTA, lambda one: one.dictionary[:, 0].zero_())
     assert findings["dictionary-condition"].verdict == FAIL
+
+
+CERTIFIED = {
+    **{"compression": "gradient", "attention_output": "tied"},
+    **{"ista_step": "bounded", "ista_step_size": 1.0, "ista_start": "positive", "learned_steps": "layer"},
+}
+
+
+@pytest.fixture(scope="module")
+def certified_weights():
+    return train(build(**CERTIFIED), steps=20).state_dict()
+
+
+@pytest.fixture
+def certified(certified_weights):
+    """A model whose every step must descend."""
+    fresh = build(**CERTIFIED).eval()
+    fresh.load_state_dict(certified_weights)
+    return fresh
+
+
+def certificate_of(model):
+    return {one.check: one for one in diagnose(model, [stripes(20)]).findings}["certificate"]
+
+
+def swap_bases(model):
+    first, second = (layer.compress.gradient.subspaces for layer in model.crate.layers[:2])
+    first.weight, second.weight = second.weight, first.weight
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: None,
+        lambda model: model.crate.layers[1].compress.gradient.raw_step.fill_(1e4),
+        swap_bases,
+        lambda model: model.crate.layers[0].compress.gradient.subspaces.weight.mul_(30),
+        lambda model: model.crate.layers[0].sparsify.ista.dictionary.mul_(30),
+    ],
+    ids=["healthy", "largest step", "bases swapped", "larger bases", "larger dictionary"],
+)
+def test_guaranteed_descent_holds_whatever_the_weights_are(certified, change):
+    with torch.no_grad():
+        change(certified)
+    finding = certificate_of(certified)
+    assert (finding.verdict, finding.evidence) == (OK, "no step rises on 20 of 20 images; guaranteed")
+
+
+def test_guaranteed_descent_that_is_broken(certified, monkeypatch):
+    """What a layer computes is not what its weights say: its update, its code, the bound of its step."""
+    handle = certified.crate.layers[1].compress.gradient.register_forward_hook(lambda *io: (-io[2][0], io[2][1]))
+    finding = certificate_of(certified)
+    assert finding.verdict == FAIL and "R^c must fall in layer 2, and rises by up to" in finding.evidence
+    handle.remove()
+    handle = certified.crate.layers[2].sparsify.ista.register_forward_hook(lambda *io: (io[2][0] + 1, io[2][1] + 1))
+    finding = certificate_of(certified)
+    assert finding.verdict == FAIL and "LASSO must fall in layer 3" in finding.evidence
+    handle.remove()
+    assert certificate_of(certified).verdict == OK
+    monkeypatch.setattr(rate_gradient, "squared_norm_bound", lambda joined: squared_norm_bound(joined) / 1000)
+    finding = certificate_of(certified)
+    assert finding.verdict == FAIL and "R^c must fall" in finding.evidence
+
+
+def test_descent_that_nothing_guarantees_is_no_fault(model, certified):
+    finding = certificate_of(model)
+    assert finding.verdict in (OK, FINDING) and "guaranteed" not in finding.evidence
+    certified.crate.layers[0].compress.gradient.max_step = 1e3
+    finding = certificate_of(certified)
+    assert finding.verdict == FINDING and "R^c rises by up to" in finding.evidence
+    with torch.no_grad():
+        certified.crate.layers[0].compress.gradient.raw_step.fill_(math.nan)
+    findings = {one.check: one.verdict for one in diagnose(certified, [stripes(20)]).findings}
+    assert (findings["finite"], findings["certificate"]) == (FAIL, NOT_CHECKED)
 
 
 def test_dead_atoms(healthy_weights):

@@ -1,6 +1,7 @@
 """The page of measured layers: its sentences follow the numbers, for none, one, all and undecided."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,8 +102,52 @@ def test_claims_are_checked_one_by_one():
         subspace_rate=[5.0, 6.0],
         rate_reduction=[2.0, 1.0],
     )
-    assert [claim.held for claim in claims(bad.series)] == [None, False, False, False, False]
+    assert [claim.held for claim in claims(bad.series)] == [False] * 5
+    assert claims(bad.series)[0].measured == "lowered in 1, unchanged in 1 of 2 layers"
     assert claims({"trained": mixed()})[0].held is False and claims({"trained": mixed(1)})[0].held is None
+
+
+def test_an_undecided_claim_on_top():
+    analysis = box(**NUMBERS, rate_reduction=[1.0, 2.0], nonzero_fraction=[0.5, 0.4])
+    analysis.measures.values["subspace_rate_before"][:, 0] = torch.tensor([4.0, 5.0, 6.0])
+    top = sentences_on_top(analysis)
+    assert top[1] == "Of the 4 predictions of the theory, 3 held on these inputs, and 1 is undecided."
+    assert "it is undecided that attention lowers Rc in every layer" in top[2]
+
+
+def test_every_claim_is_judged_by_its_interval():
+    """Means that lie right say nothing where the interval of a change contains 0, or where there is one input."""
+    generator = torch.Generator().manual_seed(0)
+    shape = torch.arange(3.0).double().flip(0)
+    keys = ("subspace_rate_before", "subspace_rate", "rate_reduction", "nonzero_fraction")
+    noise = {key: torch.randn(40, 3, generator=generator).double() for key in keys}
+    slopes = {"subspace_rate_before": 2 + shape, "subspace_rate": shape, "nonzero_fraction": shape}
+    slopes["rate_reduction"] = shape.flip(0)
+
+    def found(spread: float, count: int = 40) -> list[bool | None]:
+        series = {
+            name: LayerMeasures(0.5, {key: (slopes[key] + lift + spread * noise[key])[:count] for key in keys})
+            for name, lift in (("trained", 0.0), ("initialisation", 2.0))
+        }
+        return [claim.held for claim in claims(series)]
+
+    assert found(0.1) == [True] * 5
+    assert found(0.1, count=1) == [None] * 5
+    assert None in found(30.0) and False not in found(5.0)[4:]
+
+
+def test_codes_that_are_decoded_are_what_gets_sparser():
+    means = {"nonzero_fraction": [1.0, 1.0], "code_nonzero_fraction": [0.4, 0.2]}
+    tokens = claims({"trained": made_up_measures(**means)})[-1]
+    codes = claims({"trained": replace(made_up_measures(**means), decoded=True)})[-1]
+    assert (tokens.about, tokens.held) == ("nonzero_fraction", False)
+    assert (codes.about, codes.held) == ("code_nonzero_fraction", True)
+    assert codes.text.startswith("the sparse codes get sparser")
+
+
+def sentences_on_top(analysis: LayerAnalysis) -> list[str]:
+    found = (str(html.formula(sentence)) for sentence in page(analysis).summary)
+    return [re.sub(r"<[^>]*>", "", sentence).replace("&nbsp;", " ") for sentence in found]
 
 
 @pytest.mark.parametrize(
@@ -118,12 +163,6 @@ def test_claims_are_checked_one_by_one():
             "Of the 4 predictions of the theory, none held on these inputs.",
             "it did not hold that attention lowers Rc in every layer (raised in 2 of 2 layers).",
         ),
-        (  # one undecided
-            NUMBERS
-            | {"subspace_rate_before": [5.0, 9.0], "rate_reduction": [1.0, 2.0], "nonzero_fraction": [0.5, 0.4]},
-            "Of the 4 predictions of the theory, 3 held on these inputs, and 1 is undecided.",
-            "it is undecided that attention lowers Rc in every layer",
-        ),
         (  # one layer, one prediction
             {"subspace_rate_before": [2.0], "subspace_rate": [1.0]},
             "The one prediction that was checked held on these inputs.",
@@ -132,8 +171,7 @@ def test_claims_are_checked_one_by_one():
     ],
 )
 def test_the_sentences_on_top(means, counted, look):
-    report = page(box(**means))
-    top = [re.sub(r"<[^>]*>", "", str(html.formula(sentence))).replace("&nbsp;", " ") for sentence in report.summary]
+    top = sentences_on_top(box(**means))
     assert len(top) == 3 and "how well the model does its task was not measured" in top[0]
     assert top[1] == counted and look in top[2]
 

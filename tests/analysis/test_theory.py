@@ -183,7 +183,7 @@ def test_page(report):
     assert all(figure.notes[HOW] and figure.alt for figure in part.figures) and len(part.figures[0].folded) == 2
     (table,) = part.tables
     assert len(table.frame) == 10 and (table.frame["smallest layer"] <= table.frame["largest layer"]).all()
-    assert {"theory.csv", "theory.json"} == page(report).files.keys()
+    assert {"theory.csv", "theory.json", "certificate.csv"} == page(report).files.keys()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_bad_input(model, options, words):
 
 @pytest.mark.parametrize("changes", [{"sparsification": "mlp"}, {"compression": "attention"}])
 def test_models_with_replaced_parts_are_refused(changes):
-    with pytest.raises(ValueError, match="its layers are not MSSA and ISTA steps"):
+    with pytest.raises(ValueError, match="its layers are not a compression with learned subspaces"):
         theory_check(tiny_crate(**changes), [tiny_images()])
 
 

@@ -1,12 +1,14 @@
 """`opencrate analyze`: our runs and other transformers, side by side, on images and text, and what it refuses."""
 
+import csv
 import json
+import re
 import shutil
 
 import pytest
 from transformers import ViTImageProcessor
 
-from opencrate import CrateForCausalLM, CrateTextConfig
+from opencrate import CrateConfig, CrateForCausalLM, CrateForImageClassification, CrateImageProcessor, CrateTextConfig
 
 from .conftest import save_tokenizer
 
@@ -84,6 +86,64 @@ def test_theory_section(opencrate, digits_run, tmp_path):
     rows = json.loads((tmp_path / "out" / "theory.json").read_text())
     assert {row["layer"] for row in rows} == {1, 2} and {"quantity", "mean", "low", "high", "verdict"} <= set(rows[0])
     assert len((tmp_path / "out" / "theory.csv").read_text().splitlines()) == len(rows) + 1
+
+
+CERTIFIED = {
+    **{"compression": "gradient", "attention_output": "tied"},
+    **{"ista_step": "bounded", "ista_step_size": 1.0, "ista_start": "positive"},
+}
+
+
+def saved_crate(folder, **settings):
+    """An untrained CRATE of colour images of 16x16 pixels."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16, "patch_size": 4}
+    CrateForImageClassification(CrateConfig(**sizes, num_labels=3, **settings)).save_pretrained(folder)
+    CrateImageProcessor().save_pretrained(folder)
+    return folder
+
+
+def saved_text_crate(folder, **settings):
+    """An untrained causal CRATE of 40 words."""
+    CrateForCausalLM(CrateTextConfig.from_size("tiny", vocab_size=40, **settings)).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (CERTIFIED, "its objective on all 3 images, as guaranteed by construction"),
+        pytest.param({"compression": "cbsa"}, "Nothing of it is guaranteed for this model", marks=pytest.mark.slow),
+    ],
+    ids=["gradient", "cbsa"],
+)
+def test_theory_of_other_compressions(opencrate, images, tmp_path, settings, said):
+    folder, out = saved_crate(tmp_path / "crate", **settings), tmp_path / "out"
+    result = opencrate("analyze", folder, "--data", images, "--theory", "--num-images", 3, "--output", out)
+    assert result.code == 0, result.err
+    page = re.sub(r"<[^>]*>", "", (out / "report.html").read_text())
+    assert "Certificate" in page and said.replace("images", "inputs") in page
+    rows = list(csv.DictReader((out / "certificate.csv").open()))
+    assert len(rows) == 4 and {row["guaranteed"] for row in rows} == {str("gradient" in settings.values())}
+    forms = {row["form"] for row in json.loads((out / "theory.json").read_text())}
+    assert forms == {"", "exact", "model", "model_minus"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({"position": "relative_bias"}, marks=pytest.mark.slow), CERTIFIED],
+    ids=["relative_bias", "gradient"],
+)
+def test_theory_of_texts(opencrate, book, tmp_path, settings):
+    """Of a causal model, R^c of the whole text is not what each token steps down: nothing is guaranteed."""
+    folder, out = saved_text_crate(tmp_path / "crate", **settings), tmp_path / "out"
+    words = ["--text", book, "--block-size", 8, "--theory", "--num-images", 3, "--output", out]
+    result = opencrate("analyze", folder, *words)
+    assert result.code == 0, result.err
+    rows = list(csv.DictReader((out / "certificate.csv").open()))
+    assert {row["num_inputs"] for row in rows} == {"3"}
+    guaranteed = {row["objective"] for row in rows if row["guaranteed"] == "True"}
+    assert guaranteed == ({"LASSO"} if settings is CERTIFIED else set())
 
 
 @pytest.mark.parametrize(

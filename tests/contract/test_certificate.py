@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from opencrate import CrateForMaskedLM, CrateMAEConfig, CrateMAEForPreTraining, CrateTextConfig
+from opencrate.certificate import joined
 from opencrate.objective import subspace_coding_rate
 from opencrate.operators import ista, lasso_objective
 
@@ -107,3 +108,55 @@ def test_padding_of_texts_does_not_count():
     found, alone = model.certificate(padded, attention_mask=mask), model.certificate(ids)
     torch.testing.assert_close(found.rates, alone.rates, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.lasso, alone.lasso, rtol=1e-4, atol=1e-5)
+
+
+def test_the_guarantee_is_for_the_models_own_eps():
+    model = model_of(**FORMS["positive start"])
+    images = images_of(model)
+    assert model.certificate(images, eps=model.config.compression_eps).guaranteed
+    other = model.certificate(images, eps=0.1)
+    assert other.rate_guaranteed == (False, False)
+    assert other.lasso_guaranteed == (True, True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_float32_is_within_rounding(form):
+    """States and codes of the type that models are used in; no step may seem to rise."""
+    model = model_of(**FORMS[form])
+    found = model.certificate(images_of(model, batch=16))
+    assert 0 < found.rounding < 1e-5
+    assert found.holds.all(), str(found)
+    assert found.broken == []
+
+
+def test_joined_certificates_are_those_of_one_batch():
+    model = model_of(**FORMS["overcomplete"])
+    images = images_of(model, batch=5)
+    whole, parts = model.certificate(images), joined([model.certificate(part) for part in images.split(2)])
+    torch.testing.assert_close(parts.rates, whole.rates, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parts.lasso, whole.lasso, rtol=1e-5, atol=1e-5)
+    assert parts.num_inputs == 5
+    assert parts.guaranteed
+
+
+def test_rows_say_what_the_tensors_hold():
+    model = model_of("complete")
+    found = model.certificate(images_of(model, batch=3))
+    rows = found.to_rows()
+    assert [(row["layer"], row["objective"]) for row in rows] == [(1, "R^c"), (1, "LASSO"), (2, "R^c"), (2, "LASSO")]
+    last, change = rows[2], found.rate_change[1]
+    assert last["change"] == pytest.approx(change.mean().item())
+    assert (last["change_smallest"], last["change_largest"]) == (change.min().item(), change.max().item())
+    relative = change / found.rates[1, 0]
+    assert last["relative_largest"] == pytest.approx(relative.max().item())
+    assert last["margin"] == pytest.approx(-relative.max().item())
+    assert last["descends_on"] == int((change <= 0).sum())
+
+
+def test_states_that_are_not_numbers_are_refused():
+    """A model of NaN lowers nothing: it must not look as if it had nothing to lower."""
+    model = model_of(**FORMS["positive start"])
+    with torch.no_grad():
+        model.crate.layers[1].compress.gradient.raw_step.fill_(torch.nan)
+    with pytest.raises(ValueError, match="layer 2: a state holds NaN"):
+        model.certificate(images_of(model))

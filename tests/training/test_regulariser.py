@@ -69,6 +69,19 @@ def test_sum_is_over_images_and_mean_over_layers(small):
         assert block.compress.mssa.subspaces.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("compression", ["tssa", "cbsa", "gradient"])
+def test_every_compression_with_bases(small, compression, tmp_path):
+    """The term, and what is logged of the layers, ask the operator for its bases, whatever it is called."""
+    overrides = (f"model.config.compression={compression}", "regulariser.weight=1", "regulariser.layers=all")
+    model = initialise(build_config(small(*overrides), ["a", "b"]), 0).train()
+    images = torch.randn(2, 3, 16, 16)
+    regulariser_sum(model, model(images, **OUTPUTS), RegulariserRecipe(layers="all"), 0, 0).backward()
+    for block in model.crate.layers:
+        assert block.compress.operator.subspaces.weight.grad.abs().max() > 0
+    run = train(small(*overrides, "training.max_steps=1"), tmp_path / "run")
+    assert all(len(row["subspace_rate"]) == 2 for row in run.metrics["white_box"]["history"])
+
+
 def test_training_lowers_it(small, tmp_path):
     """What is asked for happens: the parts of the objective move, and the run is another than without it."""
     long = ("training.num_train_epochs=8", "training.warmup_steps=0")

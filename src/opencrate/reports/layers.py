@@ -34,6 +34,11 @@ PREDICTED_OF = {
         "Each CRATE layer ends in a step towards a sparse non-negative code, so the fraction should fall with "
         "depth; in the paper's trained models it does, except at the last layer.",
     ),
+    "code_nonzero_fraction": (
+        "Sparsification: entries of the code A^ℓ that are not zero",
+        "Each CRATE layer computes a sparse code A^ℓ and decodes it into Z^{ℓ+1}, which need not be sparse; the "
+        "fraction of the code should fall with depth.",
+    ),
     "subspace_rate_unit_norm": (
         "The same with every token scaled to length 1",
         "R^c also falls when tokens only shrink; here what is left must come from their directions.",
@@ -92,6 +97,11 @@ def change_figure(boxes: Mapping[str, LayerAnalysis]) -> Figure:
                 "CRATE's attention is derived as a step that lowers R^c under the layer's own U, so every change "
                 "should lie below 0. It is one of several approximations away from that step, so the theory can fail "
                 "here. For other models nothing is predicted."
+                + "".join(
+                    f" {name}: the step itself; R^c must fall on every input."
+                    for name, box in boxes.items()
+                    if box.guaranteed
+                )
             ),
             MEASURED: " ".join(_each(boxes, lambda box: describe_compression(box.measures, box.subspace_kind))),
             HOW: (

@@ -28,14 +28,13 @@ from ..store import checkpoints, runs
 from ..store.inputs import HELD_OUT, Inputs, Split, input_batches, labelled_images
 from ..store.saved import SavedModel, untrained_copy
 from ..store.start import start_from_config
-from . import tables
 from .autoencoder import autoencoder_part
 from .classifier import TrainedModel
 from .html import Part, Report, write
 from .layers import CRATES
 from .reconstruction import ReconstructedImage, images_of
 from .records import images_record, training_record
-from .theory import theory_part
+from .theory import theory_files, theory_parts
 from .training import RunResults, TrainingHistory, measures_part
 from .whitebox import RunRecord, Subject, model_page
 
@@ -167,7 +166,7 @@ def report_models(
     return [subject.analysis for subject in subjects if subject.analysis is not None]
 
 
-def _write(path: str | Path, report: Report, files: Mapping[str, object]) -> None:
+def _write(path: str | Path, report: Report, files: Mapping[str, Any]) -> None:
     path = Path(path)
     write(replace(report, page=path.name, files={**report.files, **files}), path.parent, overwrite=True)
 
@@ -176,8 +175,8 @@ def _check(options: ReportOptions, model: PreTrainedModel, name: str) -> None:
     """Refuse what cannot be measured before anything is read or run."""
     if not 0 < options.eps < float("inf"):
         raise ValueError(f"eps={options.eps}: must be a number above 0, such as 0.5")
-    if options.theory and model.config.model_type != "crate":
-        raise ValueError(f"`theory`: {name} is not a CRATE of images, so no derived step is checked; leave it out")
+    if options.theory and model.config.model_type not in CRATES:
+        raise ValueError(f"`theory`: {name} is not a CRATE, so no derived step is checked; leave it out")
 
 
 def _plain_record(models: Sequence[SavedModel], command: str, inputs: Inputs) -> RunRecord:
@@ -254,13 +253,12 @@ def _starting_model(saved: SavedModel) -> nn.Module:
 
 def _theory(
     saved: SavedModel, names: Sequence[str], batches: DataLoader, count: int, options: ReportOptions
-) -> tuple[list[Part], dict[str, object]]:
+) -> tuple[list[Part], dict[str, Any]]:
     """The check of theory on the first model, where it is asked for, and its files."""
     if not options.theory:
         return [], {}
     found = theory_check(saved.model, batches, eps=options.eps, num_images=min(count, _THEORY_INPUTS))
-    rows = tables.frame({"model": names[0], **row} for row in found.to_rows())
-    return [theory_part(found, names[0] if len(names) > 1 else "")], {"theory.csv": rows, "theory.json": rows}
+    return theory_parts(found, names[0] if len(names) > 1 else ""), theory_files(found, names[0])
 
 
 def _autoencoder(

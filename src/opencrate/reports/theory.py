@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.figure
 from markupsafe import Markup
@@ -17,6 +18,7 @@ from ..analysis.theory.layers import QUANTITIES, STATES, Key
 from ..stats.intervals import ABOVE, BELOW
 from ..stats.words import listing, plural, span
 from . import figures, tables
+from .certificate import certificate_part
 from .html import HOW, MEASURED, PREDICTED, Figure, Part, Report, Table, link
 
 TITLE = "Theory against practice"
@@ -28,8 +30,6 @@ _SHORT = {
     "paper": "(1−κγ)Z + κγMSSA",
     "plus": "Z + MSSA, tied",
     "minus": "Z − MSSA, tied",
-    "model": "model: Z + MSSA",
-    "model_minus": "model: Z − MSSA",
 }
 _TEXTS = {
     "theory_changes": (
@@ -59,6 +59,8 @@ _TEXTS = {
     ),
 }
 """Of each figure: its title, what there is to see, and what theory predicts."""
+_APPROXIMATIONS = "theory_errors"
+"""The figure that only a compression derived as MSSA is has."""
 _ERRORS = {
     "neumann_error": "Neumann against exact",
     "softmax_error": "softmax against Neumann",
@@ -76,20 +78,36 @@ _OTHERS = {
 
 def page(check: TheoryCheck) -> Report:
     """The page of a check alone."""
-    part = theory_part(check)
+    parts = theory_parts(check)
     look = Markup("Look first at “{}”: which steps descend, layer by layer.")
-    summary = (*part.sentences[-2:], look.format(link(_TEXTS["theory_changes"][0], _TEXTS["theory_changes"][0])))
-    rows = tables.frame(check.to_rows())
-    return Report(
-        TITLE, plural(check.num_images, "image"), summary, (part,), files={"theory.csv": rows, "theory.json": rows}
-    )
+    found = (*parts[0].sentences[-2:], *parts[-1].sentences[:1])
+    summary = (*found, look.format(link(_TEXTS["theory_changes"][0], _TEXTS["theory_changes"][0])))
+    return Report(TITLE, plural(check.num_images, _one(check)), summary, tuple(parts), files=theory_files(check))
+
+
+def theory_files(check: TheoryCheck, name: str = "") -> dict[str, Any]:
+    """The rows of a check and of its certificate, by the name of the file; with a column of the model's `name`."""
+    head = {"model": name} if name else {}
+    rows = tables.frame(head | row for row in check.to_rows())
+    files: dict[str, Any] = {"theory.csv": rows, "theory.json": rows}
+    if check.certificate is not None:
+        files["certificate.csv"] = tables.frame(head | row for row in check.certificate.to_rows())
+    return files
+
+
+def theory_parts(check: TheoryCheck, name: str = "") -> list[Part]:
+    """The part of the forms of both steps, and that of the model's own steps on each input."""
+    found = [theory_part(check, name)]
+    return found if check.certificate is None else [*found, certificate_part(check.certificate, name)]
 
 
 def theory_part(check: TheoryCheck, name: str = "") -> Part:
     """Verdicts on both steps of the layers, the figures, and what the approximations cost; `name` of the model."""
-    sentences = (*describe_compression_step(check), describe_ista_step(check))
+    sentences = [*describe_compression_step(check), describe_ista_step(check)]
+    if check.padded:
+        sentences.insert(0, f"Texts that are padded are left out: {check.padded} of {check.padded + check.num_images}.")
     items = (*_figures(check), approximations_table(check))
-    return Part(TITLE + (f": {name}" if name else ""), sentences, items)
+    return Part(TITLE + (f": {name}" if name else ""), tuple(sentences), items)
 
 
 def approximations_table(check: TheoryCheck) -> Table:
@@ -99,38 +117,44 @@ def approximations_table(check: TheoryCheck) -> Table:
         state = "unit" if key in _ERRORS or key == "neumann_radius" else ""
         if Key(key, state) in check.per_image or Key(key) in check.per_layer:
             found[words] = check.mean(key, state)
+    approximated = any(key.quantity in _ERRORS for key in check.per_image)
     found["R(A Dᵀ) / R(A); 1 for an orthonormal D"] = check.mean("decoded_rate") / check.mean("code_rate")
     rows = [
         {"quantity": words, "smallest layer": float(values.min()), "largest layer": float(values.max())}
         for words, values in found.items()
     ]
-    note = "Means over images. The first rows are relative errors, on tokens of length 1, as the derivation assumes."
+    note = f"Means over {check.kind}."
+    if approximated:
+        note += " The first rows are relative errors, on tokens of length 1, as the derivation assumes."
     if check.unconverged:
         note += f" The LASSO solver ran out of steps in layers {listing(check.unconverged)}: bounds there."
-    return Table("What the approximations cost", tables.frame(rows), note)
+    return Table("What the approximations cost" if approximated else "Weights and codes", tables.frame(rows), note)
 
 
 def _figures(check: TheoryCheck) -> list[Figure]:
     """What the forms of the compression step do to R^c and where they point, then the ISTA step and its dictionary."""
-    step, images, first = _largest_step(check), plural(check.num_images, "image"), STATES["raw"]
+    step, images, first = _largest_step(check), plural(check.num_images, _one(check)), check.states["raw"]
     how = (
-        f"{first}. {images}, all tokens, U as learned, ε = {check.eps:g}; mean change of R^c in nats per image; colour "
-        f"from the 95 % bootstrap interval over images; κ = {step}/L where a form has a step size, L = γ‖U‖^2."
+        f"{first}. {images}, all tokens, U as learned, ε = {check.eps:g}; mean change of R^c in nats per "
+        f"{_one(check)}; colour from the 95 % bootstrap interval over {check.kind}; κ = {step}/L where a form has a "
+        "step size, L = γ‖U‖^2."
     )
     alt = _TEXTS["theory_changes"][1]
     others = [
         Figure(f"theory_changes_{state}", words, plot_changes(check, state), alt)
-        for state, words in STATES.items()
+        for state, words in check.states.items()
         if state != "raw"
     ]
     drawn = {
         "theory_changes": (plot_changes, "", how),
         "theory_cosine": (plot_cosines, describe_cosine(check), f"{first}; mean over {images}."),
-        "theory_errors": (plot_errors, "", f"One point per layer. {STATES['unit']}; coherence: see the table below."),
-        "theory_lasso": (plot_lasso, describe_ista_step(check), "Summed over the tokens of an image."),
+        _APPROXIMATIONS: (plot_errors, "", f"One point per layer. {STATES['unit']}; coherence: see the table below."),
+        "theory_lasso": (plot_lasso, describe_ista_step(check), f"Summed over the tokens of each {_one(check)}."),
         "theory_code_rates": (plot_code_rates, "", f"X: input of the ISTA step, A: its code; ε = {check.eps:g}."),
     }
     found = []
+    if "neumann" not in check.forms:
+        del drawn[_APPROXIMATIONS]
     for name, (plot, measured, how) in drawn.items():
         title, alt, predicted = _TEXTS[name]
         notes = {PREDICTED: predicted, MEASURED: measured, HOW: how}
@@ -143,10 +167,12 @@ def describe_compression_step(check: TheoryCheck) -> tuple[str, ...]:
     step = _largest_step(check)
     sentences = []
     for name in ("exact", "neumann", "paper", "model", "model_minus"):
+        if name not in check.forms:
+            continue
         form = FORMS[name]
         size = step if form.sized else ""
         kappa = f", κ = {step}/L" if size else ""
-        head = f"{form.words[0].upper()}{form.words[1:]} ({form.formula}{kappa})"
+        head = f"{form.words[0].upper()}{form.words[1:]} ({check.formula(name)}{kappa})"
         sentences.append(_verdicts(head, check, "change", "raw", name, size))
     head = "With every token scaled to length 1 before and after, so that length cannot count, the model's own step"
     return (*sentences, _verdicts(head, check, "change_unit", "raw", "model"))
@@ -155,7 +181,7 @@ def describe_compression_step(check: TheoryCheck) -> tuple[str, ...]:
 def describe_ista_step(check: TheoryCheck) -> str:
     """Whether the ISTA step lowers its LASSO objective."""
     head = "From the nearest allowed code, the ISTA step"
-    return _verdicts(head, check, "lasso_change_allowed", unit="per image", what="its LASSO objective")
+    return _verdicts(head, check, "lasso_change_allowed", unit="", what="its LASSO objective")
 
 
 def describe_cosine(check: TheoryCheck) -> str:
@@ -174,7 +200,7 @@ def _verdicts(
     state: str = "",
     form: str = "",
     step: str = "",
-    unit: str = "nats per image",
+    unit: str = "nats ",
     what: str = "R^c",
 ) -> str:
     """'... lowers R^c in 4 of 6 layers, raises it in 1 and is undecided in 1 (mean changes -1.2 to +0.3 nats).'"""
@@ -184,7 +210,12 @@ def _verdicts(
     parts += [f"raises it in {counts[1]}"] if counts[1] else []
     parts += [f"is undecided in {counts[2]}"] if counts[2] else []
     sizes = f"{'change' if len(found) == 1 else 'changes'} {span(changes, 3, signed=True, significant=True)}"
-    return f"{head} {listing(parts)} (mean {sizes} {unit})."
+    return f"{head} {listing(parts)} (mean {sizes} {unit}per {_one(check)})."
+
+
+def _one(check: TheoryCheck) -> str:
+    """What one input is called."""
+    return check.kind.removesuffix("s")
 
 
 def _largest_step(check: TheoryCheck) -> str:
@@ -195,7 +226,7 @@ def _largest_step(check: TheoryCheck) -> str:
 def plot_changes(check: TheoryCheck, state: str = "raw") -> matplotlib.figure.Figure:
     """Forms by layers: the mean change of R^c, coloured by its verdict, for one of `theory_layers.STATES`."""
     step = _largest_step(check)
-    rows = [(_SHORT[form], form, step if FORMS[form].sized else "") for form in FORMS]
+    rows = [(_short(check, form), form, step if FORMS[form].sized else "") for form in check.forms]
     rows.insert(1, ("exact, best κ", "exact", "best"))
     order = list(_VERDICT_COLOURS)
     codes = [[order.index(word) for word in check.verdicts("change", state, form, size)] for _, form, size in rows]
@@ -219,10 +250,9 @@ def plot_changes(check: TheoryCheck, state: str = "raw") -> matplotlib.figure.Fi
 
 def plot_cosines(check: TheoryCheck, state: str = "raw") -> matplotlib.figure.Figure:
     """Cosine of each form's update to −∇R^c over the layers, with 95 % intervals."""
-    forms = ("neumann", "softmax", "paper", "plus", "model")
-    figure, axes = _lines(
-        check, {Key("cosine", state, form): _SHORT[form] for form in forms}, r"cosine to $-\nabla R^c$", 2
-    )
+    forms = [form for form in ("neumann", "softmax", "paper", "plus", "model") if form in check.forms]
+    names = {Key("cosine", state, form): _short(check, form) for form in forms}
+    figure, axes = _lines(check, names, r"cosine to $-\nabla R^c$", 2)
     figures.rule(axes, y=0)
     axes.set_ylim(-1.05, 1.05)
     return figure
@@ -247,7 +277,7 @@ def plot_errors(check: TheoryCheck, state: str = "unit") -> matplotlib.figure.Fi
 def plot_lasso(check: TheoryCheck) -> matplotlib.figure.Figure:
     """The LASSO objective at the nearest allowed start and after the layer's steps, with 95 % intervals."""
     names = {Key("lasso_allowed"): "before the step", Key("lasso_after"): "after it"}
-    figure, axes = _lines(check, names, "LASSO objective (per image)")
+    figure, axes = _lines(check, names, f"LASSO objective (per {_one(check)})")
     axes.set_ylim(bottom=0)
     return figure
 
@@ -268,6 +298,11 @@ def _lines(
         figures.band(axes, range(1, check.num_layers + 1), check.intervals[key], words, index)
     figures.finish(axes, ylabel=ylabel, columns=columns)
     return figure, axes
+
+
+def _short(check: TheoryCheck, form: str) -> str:
+    """A form's name where there is little room."""
+    return _SHORT.get(form) or "model: " + check.formula(form).replace("(LN(Z))", "")
 
 
 def _short_number(value: float) -> str:

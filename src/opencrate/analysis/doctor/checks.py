@@ -12,7 +12,7 @@ from torch import Tensor
 from ...stats.intervals import trend
 from ...stats.words import describe_trend, percent
 from . import signatures as limits
-from .patient import Finding, Judged, NotChecked, Patient, check, needed
+from .patient import BROKEN, Finding, Judged, NotChecked, Patient, check, needed
 from .signatures import FAIL, OK
 from .weights import fewest_values, fresh_parameters, scale_outlier
 
@@ -103,6 +103,27 @@ for _name, _options in {
     "l1-trend": ("ℓ1 per token", "l1", "", 2, False),
 }.items():
     check(_name)(partial(_falling, *_options))
+
+
+@check("certificate")
+def _certificate(patient: Patient) -> Judged:
+    if not patient.is_crate:
+        raise NotChecked("the model learns no U and D, so nothing is claimed of its steps")
+    found = needed(patient.need_vitals().certificate, BROKEN)
+    rows = found.to_rows()
+    if not rows:
+        raise NotChecked("the layers have neither subspaces nor a sparse code")
+    count, total, broken = int(found.holds.sum()), found.num_inputs, found.broken
+    evidence = f"no step rises on {count} of {total} {patient.kind}"
+    if broken:
+        layer, objective, margin = min(broken, key=lambda one: one[2])
+        evidence += f"; {objective} must fall in layer {layer}, and rises by up to {-margin:.2g} of it"
+    elif count < total:
+        worst = min(rows, key=lambda row: row["margin"])
+        evidence += f"; {worst['objective']} rises by up to {-worst['margin']:.2g} of it in layer {worst['layer']}"
+    evidence += "; guaranteed" if found.guaranteed and not broken else ""
+    values = {"descends_on": count, "guaranteed": found.guaranteed, "steps": rows}
+    return Judged(evidence, values, fail=bool(broken), note=count < total)
 
 
 @check("dead-atoms")

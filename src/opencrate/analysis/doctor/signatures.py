@@ -119,7 +119,8 @@ CHECKS: dict[str, Check] = {
         f"a finding above {STEP_FINDING:g}; fails above {STEP_FAIL:g}, and where η is not positive",
         "up to 1 ISTA's rate of convergence is proven and below 2 a step descends; good models trained with a larger η "
         "leave that range, so that alone is no fault",
-        "lower model.config.ista_step_size or raise the weight decay of D",
+        "lower model.config.ista_step_size or raise the weight decay of D; model.config.ista_step=bounded keeps η ‖D‖² "
+        "below ista_step_size",
     ),
     "rate-trend": Check(
         "R^c(Z^{ℓ+½} | U^ℓ) over the layers",
@@ -138,6 +139,15 @@ CHECKS: dict[str, Check] = {
         "a finding where the last layer is not below the first; never fails",
         "the LASSO step lowers ℓ1, but every layer starts with a LayerNorm, so its scale is free",
         "look at the ℓ0 curve beside it before changing anything",
+    ),
+    "certificate": Check(
+        "R^c and the LASSO objective before and after each step of each layer, on each input",
+        "fails where a step that must descend, by how its layer is built, rises by more than rounding; a finding where "
+        "another one rises",
+        "an exact gradient step of R^c within its bound, and ISTA steps with η below 2/‖D‖² from a start that the "
+        "problem allows, descend whatever the weights are (docs/theory.md proves it); no other form promises it",
+        "the layer does not compute what its weights say: look for hooks, quantised or merged weights, a step size or "
+        "bound that was changed in the code, and states in half precision",
     ),
     "dead-atoms": Check(
         "atoms of D that no token of any input uses",

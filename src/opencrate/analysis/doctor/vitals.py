@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...blocks import CrateLayer, compressions
+from ...certificate import Certificate, certificate_of, joined
 from ...evaluation.classifier import wilson_interval
 from ...evaluation.inputs import Batch, evaluating, place, read_batches
 from ...objective import sparsity, subspace_coding_rate
@@ -57,6 +58,7 @@ class Vitals:
         saturated: fraction of attention rows with a weight above `SATURATED_WEIGHT`; `None` where maps are not shown.
         attention_effect: deviation of Z^{ℓ+½} - Z^ℓ from its mean over tokens and inputs, against that of Z^ℓ, the mean
             over batches; `None` where a norm stands between the two.
+        certificate: what each step does to its objective on each input; `None` for a model that is no CRATE.
         broken: (layer, state) of the first state that is not finite; nothing else is known then.
     """
 
@@ -69,6 +71,7 @@ class Vitals:
     peak: Tensor | None = None
     saturated: Tensor | None = None
     attention_effect: Tensor | None = None
+    certificate: Certificate | None = None
     broken: tuple[int, str] | None = None
 
 
@@ -79,6 +82,7 @@ def measure_vitals(model: nn.Module, batches: Iterable[Batch]) -> Vitals:
     used: list[Tensor] = []
     peak = torch.zeros(0)
     num_images = 0
+    certificates: list[Certificate] = []
     for states in record(model, batches, attentions=has_maps(model)):
         broken = _broken(states)
         if broken is not None:
@@ -88,9 +92,13 @@ def measure_vitals(model: nn.Module, batches: Iterable[Batch]) -> Vitals:
         used = [now | before for now, before in zip(active, used)] if used else active
         peak = torch.maximum(highest, peak) if len(peak) else highest
         num_images += states.num_inputs
+        if crate:
+            steps = [(step.before, step.compressed, step.codes) for step in states.steps()]
+            certificates.append(certificate_of(model, steps, states.mask))
     means: dict[str, Any] = {key: value / num_images for key, value in totals.items()}
     dead = torch.stack([1 - one.double().mean() for one in used]) if used else None
-    return Vitals(num_images, **means, dead=dead, peak=peak)
+    certificate = joined(certificates) if certificates else None
+    return Vitals(num_images, **means, dead=dead, peak=peak, certificate=certificate)
 
 
 def relative_gradients(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:

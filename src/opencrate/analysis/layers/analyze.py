@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from ..._files import read_json, shown
 from ..._outputs import write_whole
+from ...blocks import compressions
+from ...certificate import guarantees
 from ...evaluation.inputs import Batch
 from ...store.saved import load_model, name_of, untrained_copy
 from ..record.hooks import BlockHooks
-from ..record.states import CRATE_HALF_STEP, LEARNED, describe_states
+from ..record.states import CRATE_HALF_STEP, LEARNED, describe_states, unwrapped
 from .result import LayerMeasures, layer_measures
 
 TRAINED, INITIAL = "trained", "initialisation"
@@ -34,6 +36,7 @@ class LayerAnalysis:
         subspace_kind: what the subspaces of R^c are: "learned U" of a CRATE, else a value of `states.SUBSPACES`.
         half_step: what Z^{ℓ+½} is, in symbols.
         inputs: what was measured on, "images" or "texts".
+        guaranteed: whether every layer must lower R^c and every ISTA step its objective, on any input, by construction.
     """
 
     model: str
@@ -42,6 +45,7 @@ class LayerAnalysis:
     subspace_kind: str = LEARNED
     half_step: str = CRATE_HALF_STEP
     inputs: str = "images"
+    guaranteed: bool = False
 
     @property
     def measures(self) -> LayerMeasures:
@@ -69,7 +73,8 @@ class LayerAnalysis:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists, for JSON; `from_dict` reads it back."""
-        words = {name: getattr(self, name) for name in ("model", "model_type", "subspace_kind", "half_step", "inputs")}
+        names = ("model", "model_type", "subspace_kind", "half_step", "inputs", "guaranteed")
+        words = {name: getattr(self, name) for name in names}
         return {**words, "series": {name: measures.to_dict() for name, measures in self.series.items()}}
 
     @classmethod
@@ -172,7 +177,14 @@ def analyze(
         subspace_kind=kind,
         half_step=half_step,
         inputs="texts" if getattr(module, "main_input_name", "") == "input_ids" else "images",
+        guaranteed=_guaranteed(module, eps),
     )
+
+
+def _guaranteed(model: nn.Module, eps: float) -> bool:
+    """Of a CRATE, whether no step can ascend."""
+    model = unwrapped(model)
+    return bool(compressions(model)) and all(all(sure) for sure in guarantees(model, eps))
 
 
 def _states_of_training(

@@ -41,6 +41,8 @@ class Plan:
     tol: float
     each_subspace: bool
     codes_by_name: bool
+    decoded: bool = False
+    """The non-zero fraction of codes that are decoded is measured: they, and not the tokens, are to be sparse."""
 
     def wants(self, quantity: str, *states: str) -> bool:
         """Whether a quantity is requested at one of the states."""
@@ -71,7 +73,7 @@ def plan_measures(
     if keys == {"dead_atoms"}:
         keys.add("code_nonzero_fraction")  # something per image, so that it is known how many there were
     by_name = any(name in MEASURES and MEASURES[name].state == "code" for name in names)
-    return Plan(frozenset(keys), eps, lam, norm, tol, "full" in names, by_name)
+    return Plan(frozenset(keys), eps, lam, norm, tol, "full" in names, by_name, "basic" in names)
 
 
 def measure_states(states: LayerStates, plan: Plan) -> tuple[dict[str, Tensor], list[Tensor] | None]:
@@ -239,6 +241,8 @@ def _against_subspaces(step: LayerStep, state: str, plan: Plan) -> dict[str, Ten
 def _code_values(step: LayerStep, after: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     """The sparsity of the layer's code; a complete dictionary's code is Z^{ℓ+1}, measured already."""
     wanted = [quantity for quantity in SPARSITY if f"code_{quantity}" in plan.keys]
+    if plan.decoded and step.decoded and "nonzero_fraction" not in wanted:
+        wanted.append("nonzero_fraction")
     if step.codes is None:
         if plan.codes_by_name:
             raise ValueError(

@@ -33,6 +33,7 @@ class LayerMeasures:
         subspace_values: R^c of each subspace, by key: float64 `(n, L, K)`; empty if not requested.
         lam: λ of the sparse rate reduction, nats per non-zero entry (or per unit of absolute value).
         norm: its sparsity term, "l0" or "l1".
+        decoded: whether tokens are made from the codes, so that these, and not the tokens, are to be sparse.
     """
 
     eps: float
@@ -42,6 +43,7 @@ class LayerMeasures:
     subspace_values: dict[str, Tensor] = field(default_factory=dict)
     lam: float = 0.1
     norm: str = "l0"
+    decoded: bool = False
 
     @property
     def num_inputs(self) -> int:
@@ -139,17 +141,19 @@ class LayerMeasures:
         """The per-image values as plain lists, for JSON; `from_dict` reads it back."""
         tables = {name: getattr(self, name) for name in _TABLES}
         lists = {name: {key: value.tolist() for key, value in table.items()} for name, table in tables.items()}
-        return {"eps": self.eps, "layers": list(self.layers), "lam": self.lam, "norm": self.norm, **lists}
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        return {"eps": self.eps, "layers": list(self.layers), **settings, **lists}
 
     @classmethod
     def from_dict(cls, data: dict) -> LayerMeasures:
         """The measures that `to_dict` wrote."""
-        known: dict[str, Any] = {name: data[name] for name in ("lam", "norm") if name in data}
+        known: dict[str, Any] = {name: data[name] for name in _SETTINGS if name in data}
         for name in (name for name in _TABLES if name in data):
             known[name] = {key: torch.tensor(value, dtype=torch.float64) for key, value in data[name].items()}
         return cls(eps=data["eps"], layers=tuple(data.get("layers", ())), **known)
 
 
+_SETTINGS = ("lam", "norm", "decoded")
 _TABLES = ("values", "totals", "subspace_values")
 
 
@@ -193,8 +197,10 @@ def layer_measures(
     parts: list[dict[str, Tensor]] = []
     fired: list[Tensor] | None = None
     numbers: tuple[int, ...] = ()
+    decoded = False
     for states in recorded:
         numbers = tuple(step.layer for step in states.steps())
+        decoded = any(step.decoded for step in states.steps())
         values, now = measure_states(states, plan)
         del states  # before the next batch is run
         parts.append(values)
@@ -203,4 +209,4 @@ def layer_measures(
     split = {key.removeprefix(EACH): values.pop(key) for key in list(values) if key.startswith(EACH)}
     totals = {} if fired is None else {"dead_atoms": torch.stack([(~one).double().mean() for one in fired]).cpu()}
     ordered = {key: values[key] for key in MEASURES if key in values}
-    return LayerMeasures(eps, ordered, numbers, totals, split, lam, norm)
+    return LayerMeasures(eps, ordered, numbers, totals, split, lam, norm, decoded)

@@ -148,9 +148,11 @@ def dictionary_geometry(D: Tensor, step_size: float) -> DictionaryGeometry:
     )
 
 
+@torch.no_grad()
 def dictionary_of(step: ISTA) -> DictionaryGeometry:
     """`dictionary_geometry` of a layer's D and η."""
-    return dictionary_geometry(step.effective_dictionary(), step.config.ista_step_size)
+    D = step.effective_dictionary()
+    return dictionary_geometry(D, float(step.step_size(D)))
 
 
 def _above_noise(values: Tensor, matrix: Tensor) -> Tensor:

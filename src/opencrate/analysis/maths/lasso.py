@@ -29,25 +29,26 @@ class LassoSolution:
     converged: bool
 
 
-def token_objective(A: Tensor, X: Tensor, D: Tensor, lam: float) -> Tensor:
+def token_objective(A: Tensor, X: Tensor, D: Tensor, lam: float | Tensor) -> Tensor:
     """The LASSO objective of every token: `A (..., N, m)`, `X (..., N, d)`, `D (d, m)` -> `(..., N)`. [N, Eq. 16]"""
     return lasso_objective(A.unsqueeze(-2), X.unsqueeze(-2), D, lam)
 
 
-def duality_gap(A: Tensor, X: Tensor, D: Tensor, lam: float, signed: bool = False) -> Tensor:
+def duality_gap(A: Tensor, X: Tensor, D: Tensor, lam: float | Tensor, signed: bool = False) -> Tensor:
     """Objective minus the dual one at the residual scaled into the dual's allowed set, `(..., N)`.
 
-    The dual of min ½‖x − Da‖² + λ‖a‖₁ is max ½‖x‖² − ½‖x − θ‖² over Dᵀθ <= λ (|Dᵀθ| <= λ when `signed`).
+    The dual of min ½‖x − Da‖² + Σ_j λ_j|a_j| is max ½‖x‖² − ½‖x − θ‖² over (Dᵀθ)_j <= λ_j (|·| when `signed`).
     """
     residual = X - A @ D.mT
     correlation = residual @ D
-    largest = (correlation.abs() if signed else correlation).amax(-1, keepdim=True)
-    dual = residual * (lam / largest.clamp_min(lam) if lam > 0 else torch.zeros_like(largest))
+    weights = torch.as_tensor(lam, dtype=X.dtype, device=X.device)
+    excess = ((correlation.abs() if signed else correlation) / weights).amax(-1, keepdim=True)
+    dual = residual / excess.clamp_min(1) if (weights > 0).all() else torch.zeros_like(residual)
     return token_objective(A, X, D, lam) - (X.square() - (X - dual).square()).sum(-1) / 2
 
 
 def fista(
-    X: Tensor, D: Tensor, lam: float, *, signed: bool = False, tol: float = 1e-8, max_steps: int = 20_000
+    X: Tensor, D: Tensor, lam: float | Tensor, *, signed: bool = False, tol: float = 1e-8, max_steps: int = 20_000
 ) -> LassoSolution:
     """Accelerated proximal gradient from zero with restart, in float64, until the duality gap is small.
 
@@ -56,7 +57,7 @@ def fista(
 
     Args:
         X, D: signals `(..., N, d)` and dictionary `(d, m)`.
-        lam: sparsity weight, > 0.
+        lam: sparsity weight, > 0: a number, or one for each atom `(m)`.
         signed: codes of both signs instead of codes >= 0.
         tol: gap of every token relative to ½‖x‖².
         max_steps: upper bound; see `converged`.
@@ -64,9 +65,10 @@ def fista(
     Raises:
         ValueError: lam <= 0, which has no dual certificate.
     """
-    if not lam > 0:
+    if not (torch.as_tensor(lam) > 0).all():
         raise ValueError(f"lam={lam!r}: must be > 0; without a penalty this is least squares")
     X, D = X.double(), D.double()
+    lam = lam.to(X) if isinstance(lam, Tensor) else lam
     eta = 1 / torch.linalg.matrix_norm(D, 2).square().item()
     limit = tol * X.square().sum(-1) / 2
     A = X.new_zeros(*X.shape[:-1], D.shape[1])

@@ -32,10 +32,13 @@ FORMS: dict[str, Form] = {
     "paper": Form("(1 − κγ) Z + κγ MSSA(Z)", "the paper's step", sized=True),
     "plus": Form("Z + MSSA(Z)", "skip plus MSSA, output tied to U"),
     "minus": Form("Z − MSSA(Z)", "skip minus MSSA, output tied to U"),
-    "model": Form("Z + MSSA(LN Z)", "the model's own step, learned output"),
-    "model_minus": Form("Z − MSSA(LN Z)", "the model's own update, sign reversed"),
+    "model": Form("Z + MSSA(LN(Z))", "the model's own step"),
+    "model_minus": Form("Z − MSSA(LN(Z))", "the model's own update, sign reversed"),
 }
 """Every form by its key. [N, Eq. 9, 69, 71, 76, 12 and 18, 115]"""
+
+OWN = ("exact", "model", "model_minus")
+"""The forms of a compression that is not derived as MSSA is."""
 
 
 def gradient_lipschitz(U: Tensor, num_tokens: int, eps: float) -> float:

@@ -7,7 +7,7 @@ against is named with every state (`subspace_kind`), because only CRATE learns s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,12 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from ...blocks import Compression, compressions
+from ...blocks import Compression, compressions, sparsifications
 from ...evaluation.inputs import Batch, evaluating, masking, num_inputs_of, place, read_batches
 from ...modeling_crate_mae import CrateMAEForPreTraining, CrateMAEPreTrainedModel
+from ...positions import Places
 from ...registry import LEARNED
+from ...sparsification import ISTA
 from . import hooks as foreign
 from .hooks import BlockHooks
 
@@ -37,7 +39,7 @@ class LayerStep:
 
     Attributes:
         before: Z^ℓ `(B, N, d)`.
-        projected: U^ᵀ LN(Z^ℓ) `(B, K, N, p)`: what attention reads, times the subspaces.
+        projected: `(B, K, N, p)`: what the compression reads, LN(Z^ℓ) or Z^ℓ, times the subspaces.
         subspaces: U^ℓ `(K, d, p)`, as they are (not made orthonormal); what they are says `LayerStates.subspace_kind`.
         compressed: Z^{ℓ+½} `(B, N, d)`.
         after: Z^{ℓ+1} `(B, N, d)`.
@@ -45,6 +47,8 @@ class LayerStep:
             dictionary), of another model its MLP's hidden activation; `None` where that cannot be read.
         mask: `(B, N)` bool, true for real tokens; `None` where all are.
         layer: its number, from 1.
+        places: of a CRATE, where the tokens stand, for operators that ask.
+        decoded: of a CRATE, whether Z^{ℓ+1} is made from the code, so that it need not be sparse itself.
     """
 
     before: Tensor
@@ -55,6 +59,8 @@ class LayerStep:
     codes: Tensor | None = None
     mask: Tensor | None = None
     layer: int = 1
+    places: Places | None = None
+    decoded: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def describe_states(model: nn.Module, subspaces: str = "values", hooks: BlockHoo
         return SUBSPACES[subspaces], foreign.hooks_of(model, hooks).half_step
     step = compressions(model)[0]
     kind = step.entry.subspaces if subspaces != "pca" else None
-    return kind or SUBSPACES["pca"], f"Z + {step.entry.symbol or step.kind}(LN(Z))"
+    return kind or SUBSPACES["pca"], step.entry.half_step(step.config)
 
 
 def has_maps(model: nn.Module) -> bool:
@@ -204,9 +210,11 @@ def _run(
 
 def _crate_states(model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int], attentions: bool) -> LayerStates:
     """What a CRATE model reports of itself."""
-    bases = [_bases(step) for step in compressions(model)]
+    steps = compressions(model)
+    bases = [_bases(step) for step in steps]
     run = model.base_model if hasattr(model, "lm_head") else model  # token logits are not used
-    with masking(model, 0.0) if isinstance(model, CrateMAEPreTrainedModel) else nullcontext():
+    whole = masking(model, 0.0) if isinstance(model, CrateMAEPreTrainedModel) else nullcontext()
+    with whole, _places_of(steps[0]) as places:
         outputs = run(
             **inputs,
             output_hidden_states=True,
@@ -216,8 +224,10 @@ def _crate_states(model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int
             output_attentions=attentions,
         )
     mask = _mask(inputs)
+    last = sparsifications(model)[0]
+    decoded = isinstance(last.operator, ISTA) and (last.residual or last.operator.decode != "none")
     kind, half_step = describe_states(model)
-    steps = tuple(
+    found = tuple(
         LayerStep(
             before=outputs.hidden_states[layer - 1],
             projected=outputs.projected_states[layer - 1] if outputs.projected_states else None,
@@ -227,11 +237,26 @@ def _crate_states(model: Any, inputs: Mapping[str, Tensor], layers: Sequence[int
             codes=outputs.sparse_codes[layer - 1] if outputs.sparse_codes else None,
             mask=mask,
             layer=layer,
+            places=places[0] if places else None,
+            decoded=decoded,
         )
         for layer in layers
     )
     maps = tuple(outputs.attentions[layer - 1] for layer in layers) if attentions else None
-    return LayerStates(steps, kind, half_step, mask, maps, getattr(outputs, "logits", None))
+    return LayerStates(found, kind, half_step, mask, maps, getattr(outputs, "logits", None))
+
+
+@contextmanager
+def _places_of(step: Compression) -> Iterator[list[Places | None]]:
+    """The places that a compression step is given, once it has run."""
+    found: list[Places | None] = []
+    handle = step.register_forward_pre_hook(
+        lambda module, inputs, keywords: found.append(keywords.get("places")), with_kwargs=True
+    )
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def require_finite(Z: Tensor, holder: str) -> None:
@@ -262,7 +287,8 @@ def _foreign_states(
     found = foreign.run_and_capture(model, inputs, [blocks[layer - 1] for layer in bases], hooks, which)
     mask = _mask(inputs)
     steps = tuple(
-        LayerStep(**states, subspaces=bases[layer], mask=mask, layer=layer) for layer, states in zip(bases, found)
+        LayerStep(**dict[str, Any](states), subspaces=bases[layer], mask=mask, layer=layer)
+        for layer, states in zip(bases, found)
     )
     return LayerStates(steps, subspace_kind=SUBSPACES[which], half_step=hooks.half_step, mask=mask)
 

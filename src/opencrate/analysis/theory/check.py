@@ -9,18 +9,21 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from ...blocks import compressions, sparsifications
+from ...certificate import Certificate, certificate_of, joined
 from ...evaluation.inputs import Batch
+from ...registry import LEARNED
+from ...sparsification import ISTA
 from ...stats.intervals import ABOVE, BELOW, Interval, bootstrap_mean, sign
 from ..maths.steps import FORMS
 from ..record.states import LayerStep, record, require_finite
-from .layers import QUANTITIES, Key, Layer, MeasureOptions, measure_layer, measure_weights
+from .layers import QUANTITIES, STATES, Key, Layer, MeasureOptions, measure_layer, measure_weights
 
 STEP_SIZES = (0.1, 0.5, 1.0)
 """κL of the forms that have a step size; L bounds the curvature of R^c."""
@@ -38,6 +41,11 @@ class TheoryCheck:
         per_layer: float64 `(L)` by key, what depends on the weights alone.
         unconverged: layers (from 1) at which the LASSO solver ran out of steps, so that its numbers are bounds.
         signed: whether the codes may be negative.
+        own: what the model's own compression step is, in symbols.
+        normalised: whether the compression reads LN(Z^ℓ); else it reads Z^ℓ itself.
+        certificate: what each step of the model does to its objective on each input, at the model's own ε.
+        kind: what the inputs are, "images" or "texts".
+        padded: how many texts were left out because they are padded.
     """
 
     eps: float
@@ -45,6 +53,32 @@ class TheoryCheck:
     per_layer: Mapping[Key, Tensor]
     unconverged: tuple[int, ...]
     signed: bool
+    own: str = FORMS["model"].formula
+    normalised: bool = True
+    certificate: Certificate | None = None
+    kind: str = "images"
+    padded: int = 0
+
+    @property
+    def forms(self) -> list[str]:
+        """The forms of the compression step that were tried, in the order of `FORMS`."""
+        tried = {key.form for key in self.per_image}
+        return [form for form in FORMS if form in tried]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The states that they were tried from, and what these are."""
+        tried = {key.state for key in self.per_image}
+        words = {state: what for state, what in STATES.items() if state in tried}
+        return words if self.normalised else {state: what.replace("LN(Z^ℓ)", "Z^ℓ") for state, what in words.items()}
+
+    def formula(self, form: str) -> str:
+        """Of one of the `FORMS`, or of the model's own step."""
+        if form == "model":
+            return self.own
+        if form == "model_minus":
+            return self.own.replace(" + ", " − ", 1) if " + " in self.own else self.own.replace(" − ", " + ", 1)
+        return FORMS[form].formula
 
     @property
     def num_images(self) -> int:
@@ -89,7 +123,7 @@ class TheoryCheck:
             "layer": layer + 1,
             **key._asdict(),
             "what": measure.title,
-            "formula": FORMS[key.form].formula if key.form else "",
+            "formula": self.formula(key.form) if key.form else "",
             "unit": measure.unit,
             **{name: None if math.isnan(value) else value for name, value in zip(("mean", "low", "high"), bounds)},
             "verdict": judged,
@@ -120,7 +154,7 @@ def theory_check(
 
     Args:
         model: a CRATE model, with or without a head.
-        batches: as :func:`opencrate.analysis.record.states.record` takes them; without padding.
+        batches: as :func:`opencrate.analysis.record.states.record` takes them; padded texts are left out.
         eps: ε of the coding rates, > 0.
         num_images: use this many images; `None` uses all.
         step_sizes: κL of the forms with a step size, each > 0.
@@ -130,8 +164,8 @@ def theory_check(
         chunk_images: images worked on at a time; bounds the memory.
 
     Raises:
-        ValueError: ε, a step size or another number out of range; a model whose layers are not CRATE's; padded
-            inputs; a state that is not finite (names its layer); what `record` raises.
+        ValueError: ε, a step size or another number out of range; a model whose layers are not CRATE's; no text
+            without padding; a state that is not finite (names its layer); what `record` raises.
     """
     steps = tuple(float(step) for step in step_sizes)
     numbers = {"tokens_per_image": tokens_per_image, "solver_steps": solver_steps, "chunk_images": chunk_images}
@@ -142,47 +176,77 @@ def theory_check(
     draw = random.Random(seed)
     options = MeasureOptions(eps, steps, solver_tolerance, solver_steps)
     parts: list[dict[Key, Tensor]] = []
+    certificates: list[Certificate] = []
     unconverged: set[int] = set()
+    padded = 0
     for states in record(model, batches, num_inputs=num_images):
-        recorded = states.layers
+        recorded = _without_padding(states.layers)
+        count = len(recorded[0].before)
+        padded += states.num_inputs - count
+        if not count:
+            continue
         _check_steps(recorded, len(layers))
+        certificates.append(certificate_of(model, [(step.before, step.compressed, step.codes) for step in recorded]))
         num_tokens = recorded[0].before.shape[1]
-        chosen = [[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(states.num_inputs)]
-        for start in range(0, states.num_inputs, chunk_images):
+        chosen = torch.tensor([[draw.randrange(num_tokens) for _ in range(tokens_per_image)] for _ in range(count)])
+        for start in range(0, count, chunk_images):
             images = slice(start, start + chunk_images)
-            found = []
-            for number, (layer, step) in enumerate(zip(layers, recorded), start=1):
-                values, converged = measure_layer(layer, step, images, torch.tensor(chosen[images]), options)
-                found.append(values)
-                unconverged |= set() if converged else {number}
-            parts.append({key: torch.stack([values[key] for values in found], dim=1) for key in found[0]})
+            values, given_up = _measure(layers, recorded, images, chosen[images], options)
+            parts.append(values)
+            unconverged |= given_up
+    if not parts:
+        raise ValueError("batches: every text is padded; give some that fill their block, or shorter blocks")
     per_layer = [measure_weights(*layer) for layer in layers]
     return TheoryCheck(
         eps=float(eps),
         per_image={key: torch.cat([part[key] for part in parts]) for key in parts[0]},
         per_layer={key: torch.tensor([one[key] for one in per_layer], dtype=torch.float64) for key in per_layer[0]},
         unconverged=tuple(sorted(unconverged)),
-        signed=layers[0][1].ista.config.ista_threshold == "soft",
+        signed=layers[0][1].operator.signed,
+        own=layers[0][0].entry.half_step(layers[0][0].config),
+        normalised=layers[0][0].entry.normalised,
+        certificate=joined(certificates),
+        kind="texts" if getattr(model, "main_input_name", "") == "input_ids" else "images",
+        padded=padded,
     )
 
 
+def _measure(
+    layers: Sequence[Layer], steps: Sequence[LayerStep], images: slice, chosen: Tensor, options: MeasureOptions
+) -> tuple[dict[Key, Tensor], set[int]]:
+    """All layers' values for some images, each `(b, L)`, and the layers (from 1) whose LASSO was given up."""
+    found = [measure_layer(layer, step, images, chosen, options) for layer, step in zip(layers, steps)]
+    values = {key: torch.stack([one[key] for one, _ in found], dim=1) for key in found[0][0]}
+    return values, {number for number, (_, converged) in enumerate(found, start=1) if not converged}
+
+
 def _layers(model: nn.Module) -> list[Layer]:
-    """The two steps of every layer, which must be MSSA and ISTA."""
+    """The two steps of every layer, which must be a compression with bases and ISTA."""
     layers = list(zip(compressions(model), sparsifications(model)))
-    if not layers or any((first.kind, second.kind) != ("mssa", "ista") for first, second in layers):
+    derived = [first.entry.subspaces == LEARNED and isinstance(second.operator, ISTA) for first, second in layers]
+    if not layers or not all(derived):
         raise ValueError(
-            f"model={type(model).__name__}: its layers are not MSSA and ISTA steps, and the theory is about no other; "
-            "pass a CRATE model without replaced parts"
+            f"model={type(model).__name__}: its layers are not a compression with learned subspaces and ISTA steps, "
+            "and the theory is about no other; pass a CRATE model whose compression and sparsification are so"
         )
     return layers
 
 
-def _check_steps(steps: Sequence[LayerStep], num_layers: int) -> None:
-    """The recorded steps are those of the CRATE layers, unpadded and finite."""
-    assert len(steps) == num_layers
+def _without_padding(steps: Sequence[LayerStep]) -> Sequence[LayerStep]:
+    """The steps of the inputs that have no padding."""
     mask = steps[0].mask
-    if mask is not None and not mask.all():
-        raise ValueError("batches: some inputs are padded; the theory check needs inputs of one length, unpadded")
+    if mask is None:
+        return steps
+    rows, names = mask.all(1), ("before", "compressed", "after", "codes")
+    return [
+        replace(step, mask=None, projected=None, **{name: getattr(step, name)[rows] for name in names})
+        for step in steps
+    ]
+
+
+def _check_steps(steps: Sequence[LayerStep], num_layers: int) -> None:
+    """The recorded steps are those of the CRATE layers, and finite."""
+    assert len(steps) == num_layers
     for step in steps:
         for name in ("before", "compressed", "after"):
             require_finite(getattr(step, name), f"layer {step.layer}: the state '{name}' holds")

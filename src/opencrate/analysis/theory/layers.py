@@ -5,8 +5,9 @@ Tokens are rows, U as learned (not made orthonormal), rates in nats per image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,11 +17,14 @@ from torch.nn.functional import normalize
 from ...blocks import Compression, Sparsification
 from ...objective import coding_rate
 from ...operators import lasso_objective, orthonormalize, project
+from ...positions import Places, places_argument
+from ...sparsification import ISTA
 from ..layers.registry import NATS, Measure
 from ..maths.inverse import relative_error
 from ..maths.lasso import fista, token_objective
 from ..maths.steps import (
     FORMS,
+    OWN,
     approximation_errors,
     best_gradient_step,
     coherence,
@@ -34,10 +38,13 @@ from ..record.states import LayerStep
 
 STATES: dict[str, str] = {
     "raw": "Z^ℓ as it is between layers",
-    "layernorm": "LN(Z^ℓ), what MSSA sees",
+    "layernorm": "LN(Z^ℓ), what the compression reads",
     "unit": "LN(Z^ℓ), every token scaled to length 1, as the derivation assumes",
 }
-"""The states that the forms are applied to; for the last two the model's own step is taken without its LayerNorm."""
+"""The states that the forms are applied to; for the last two the model's own step is taken without its LayerNorm.
+
+A compression without a LayerNorm reads Z^ℓ itself: LN(Z^ℓ) is not among its states, and "unit" is Z^ℓ scaled.
+"""
 
 _RATIO = "relative to the norm of what it stands for"
 QUANTITIES: dict[str, Measure] = {
@@ -106,15 +113,29 @@ def measure_layer(
     compression, sparsification = layer
     before, compressed = step.before[images], step.compressed[images]
     normed = compression.norm(before)
-    unit = normalize(normed, dim=-1)
+    read = {"layernorm": normed} if compression.entry.normalised else {}
+    read["unit"] = normalize(normed, dim=-1)
+    places = {} if step.places is None else places_argument(_places_of(step.places, images))
+    pairs = {"raw": (before, compressed - before)}
     with _bypassed(compression.norm):
-        own = {"raw": compressed - before, "layernorm": compression(normed) - normed, "unit": compression(unit) - unit}
+        pairs |= {state: (tokens, compression(tokens, **places) - tokens) for state, tokens in read.items()}
+    forms = tuple(FORMS) if compression.kind == "mssa" else OWN
     values: dict[Key, Tensor] = {}
-    for state, tokens in (("raw", before), ("layernorm", normed), ("unit", unit)):
-        values |= _compression(state, tokens.double(), own[state].double(), step.subspaces.double(), options)
+    for state, (tokens, own) in pairs.items():
+        values |= _compression(state, tokens.double(), own.double(), step.subspaces.double(), forms, options)
     assert step.codes is not None  # an ISTA step gives its code
     found, converged = _sparsification(sparsification, compressed, step.codes[images], chosen, options)
     return {key: value.cpu() for key, value in (values | found).items()}, converged
+
+
+def _places_of(places: Places, some: slice) -> Places:
+    """Of some images, where each image has tokens at places of its own."""
+    offsets, rotation = places.offsets, places.rotation
+    if offsets is not None and offsets.ndim == 3:
+        offsets = offsets[some]
+    if rotation is not None and rotation[0].ndim == 4:
+        rotation = rotation[0][some], rotation[1][some]
+    return replace(places, offsets=offsets, rotation=rotation)
 
 
 @contextmanager
@@ -127,8 +148,10 @@ def _bypassed(norm: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def _compression(state: str, X: Tensor, own: Tensor, U: Tensor, options: MeasureOptions) -> dict[Key, Tensor]:
-    """What every form does to R^c from one state; `X` and `own` `(b, N, d)`, `U (K, d, p)`, float64."""
+def _compression(
+    state: str, X: Tensor, own: Tensor, U: Tensor, forms: Sequence[str], options: MeasureOptions
+) -> dict[Key, Tensor]:
+    """What some forms do to R^c from one state; `X` and `own` `(b, N, d)`, `U (K, d, p)`, float64."""
     eps = options.eps
     lipschitz = gradient_lipschitz(U, X.shape[-2], eps)
     directions = {**step_directions(X, U, eps), "model": own, "model_minus": -own}
@@ -136,7 +159,8 @@ def _compression(state: str, X: Tensor, own: Tensor, U: Tensor, options: Measure
     start, start_unit = projected_rate(V, eps), projected_rate(scaled_to_unit(V, length), eps)
     values = {Key("rate", state): start}
     descent = directions["exact"]
-    for form, direction in directions.items():
+    for form in forms:
+        direction = directions[form]
         values[Key("cosine", state, form)] = cosine(direction, descent)
         H = project(direction, U)
         sizes = {f"{t:g}": t / lipschitz for t in options.step_sizes} if FORMS[form].sized else {"": 1.0}
@@ -149,7 +173,7 @@ def _compression(state: str, X: Tensor, own: Tensor, U: Tensor, options: Measure
         if form == "exact":
             best, change = best_gradient_step(V, H, eps, lipschitz)
             values[Key("best_step", state)], values[Key("change", state, form, "best")] = best, change
-    errors = approximation_errors(X, U, eps)
+    errors = approximation_errors(X, U, eps) if len(forms) == len(FORMS) else {}
     return values | {Key(name, state): error for name, error in errors.items()}
 
 
@@ -157,10 +181,12 @@ def _sparsification(
     module: Sparsification, compressed: Tensor, codes: Tensor, chosen: Tensor, options: MeasureOptions
 ) -> tuple[dict[Key, Tensor], bool]:
     """What the ISTA step does to its LASSO; `compressed (b, N, d)`, `codes (b, N, m)`, tokens `chosen (b, s)`."""
-    block, config = module.ista, module.ista.config
+    ista: ISTA = module.operator
     X, A = module.norm(compressed).double(), codes.double()
-    D, lam, signed = block.effective_dictionary().double(), config.ista_lambda, config.ista_threshold == "soft"
-    start = X if config.ista_start == "input" else torch.zeros_like(A)
+    D, lam, signed = ista.effective_dictionary().double(), ista.sparsity_weight(), ista.signed
+    lam = lam.double() if isinstance(lam, Tensor) else lam
+    given = ista.start(X)
+    start = torch.zeros_like(A) if given is None else given
     allowed = start if signed else start.clamp_min(0)
     at_start, at_allowed, after = (lasso_objective(code, X, D, lam) for code in (start, allowed, A))
     values = {
@@ -174,7 +200,7 @@ def _sparsification(
         "input_rate": coding_rate(X, options.eps),
     }
     converged = True
-    if lam > 0:
+    if (torch.as_tensor(lam) > 0).all():
         rows = chosen.to(X.device).unsqueeze(-1)
         some, code = X.take_along_dim(rows, 1), A.take_along_dim(rows, 1)
         best = fista(some, D, lam, signed=signed, tol=options.solver_tolerance, max_steps=options.solver_steps)
@@ -189,10 +215,12 @@ def _sparsification(
     return {Key(name): value for name, value in values.items()}, converged
 
 
+@torch.no_grad()
 def measure_weights(compression: Compression, sparsification: Sparsification) -> dict[Key, float]:
     """What depends on U and D alone."""
-    U = compression.mssa.bases().detach().double()
-    D = sparsification.ista.effective_dictionary().detach().double()
+    U = compression.operator.bases().detach().double()
+    ista: ISTA = sparsification.operator
+    D = ista.effective_dictionary().detach().double()
     joined = U.movedim(0, 1).flatten(1)
     inner = U.mT @ U
     gram = D.mT @ D if D.shape[0] >= D.shape[1] else D @ D.mT
@@ -202,7 +230,7 @@ def measure_weights(compression: Compression, sparsification: Sparsification) ->
         "coherence_orthonormal": coherence(orthonormalize(U)),
         "basis_defect": torch.linalg.matrix_norm(inner - torch.eye(inner.shape[-1]).to(inner), 2).max().item(),
         "bases_norm_squared": torch.linalg.matrix_norm(joined, 2).square().item(),
-        "step_size": sparsification.ista.config.ista_step_size * singular[0].square().item(),
+        "step_size": float(ista.step_size(D)) * singular[0].square().item(),
         "condition": (singular[0] / singular[-1]).item(),
         "dictionary_defect": torch.linalg.matrix_norm(gram - torch.eye(len(gram)).to(gram), 2).item(),
     }
