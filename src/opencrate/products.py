@@ -169,6 +169,7 @@ def _few_rows(dtype: torch.dtype, rows: int, inputs: int, outputs: int, columns:
 
 def _onednn(X: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
     """The product by oneDNN, which PyTorch offers to compiled graphs only."""
+    bias = None if bias is None else bias.contiguous()  # it reads one after the other, whatever the strides say
     return torch.ops.mkldnn._linear_pointwise(X, W, bias, "none", [], "")
 
 
