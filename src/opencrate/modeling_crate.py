@@ -14,14 +14,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 
 from ._graph import known
-from ._hf import (
-    BackboneMixin,
-    can_return_tuple,
-    capture_outputs,
-    create_bidirectional_mask,
-    init,
-    merge_with_config_defaults,
-)
+from ._hf import BackboneMixin, can_return_tuple, capture_outputs, init, merge_with_config_defaults
 from .blocks import CrateLayer, LayerList
 from .configuration_crate import CrateConfig, pair
 from .linear_maps import dtype_of
@@ -180,14 +173,13 @@ class CrateModel(CrateImagePreTrainedModel):
         """
         self._check_outputs(kwargs)
         tokens = self._as_handed_on(self.embeddings(pixel_values))
-        if attention_mask is not None:
-            attention_mask = create_bidirectional_mask(self.config, tokens, attention_mask)
+        mask = self._padding_or_mask(tokens, attention_mask)
         maps = kwargs.get("output_attentions", self.config.output_attentions)
         places = places_argument(
             grid_places(self.config, self.embeddings.patch_embeddings.grid(pixel_values), tokens.device)
         )
         for layer in self.layers:
-            tokens = layer(tokens, attention_mask, output_attentions=bool(maps), **places)
+            tokens = layer(tokens, mask, output_attentions=bool(maps), **places)
         record("hidden_states", tokens)
         pooled = tokens[:, 0] if self.config.pool == "cls" else tokens.mean(dim=1)
         return CrateModelOutput(last_hidden_state=tokens, pooler_output=pooled)

@@ -13,10 +13,9 @@ from torch.export import Dim, export
 
 import opencrate as oc
 
-from .wrapped import FORMS, IMAGES, SIZES, Logits, inputs_of, model_of
+from .wrapped import AUTOENCODERS, FORMS, IMAGES, SIZES, TEXTS, Logits, inputs_of, model_of
 
-TEXTS = ("causal", "masked", "overcomplete causal")
-MASKED = ("autoencoder", "tied autoencoder")
+MASKED = set(AUTOENCODERS) - {"whole autoencoder"}
 ENCODERS = {"backbone": oc.CrateBackbone, "encoder": oc.CrateModel}
 CHANGES = {"num_hidden_layers": 1}
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
@@ -68,8 +67,12 @@ QUICK = {
     "causal",
     "masked",
     "autoencoder",
+    "relative bias",
+    "gradient",
+    "causal relative bias",
+    "causal gradient",
 }
-RESIZED = {"complete", "whole autoencoder"}
+RESIZED = {"complete", "whole autoencoder", "cbsa"}
 CASES = [(name, False) for name in (*ENCODERS, *FORMS)]
 CASES += [(name, True) for name in (*ENCODERS, *FORMS) if name not in TEXTS]
 
