@@ -25,7 +25,7 @@ LARGEST_STEP = 1.9
 
 def whitened(V: Tensor, g: float | Tensor) -> Tensor:
     """``V_k (I + g V_k^T V_k)^-1 (B, K, N, p)``: with g = gamma, the heads of grad R^c. [2306.01129, Eq. 9 and 66]"""
-    return V @ torch.linalg.inv(_plus_identity(g * V.mT @ V))
+    return V @ torch.linalg.inv_ex(_plus_identity(g * V.mT @ V)).inverse
 
 
 def causally_whitened(V: Tensor, g: float) -> Tensor:
@@ -39,11 +39,16 @@ def causally_whitened(V: Tensor, g: float) -> Tensor:
     size = CHUNK if traced() else min(CHUNK, num_tokens)
     chunks = F.pad(V, (0, 0, 0, -num_tokens % size)).unflatten(-2, (-1, size))
     moments = g * chunks.mT @ chunks
-    R = torch.linalg.cholesky(_plus_identity(moments.cumsum(-3) - moments))
+    R = _factor(_plus_identity(moments.cumsum(-3) - moments))
     W = torch.linalg.solve_triangular(R, chunks.mT, upper=False).mT
-    L = torch.linalg.cholesky(_plus_identity(g * W @ W.mT))
+    L = _factor(_plus_identity(g * W @ W.mT))
     rows = torch.linalg.solve_triangular(L, W, upper=False) / L.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
     return torch.linalg.solve_triangular(R, rows, upper=False, left=False).flatten(-3, -2)[..., :num_tokens, :]
+
+
+def _factor(M: Tensor) -> Tensor:
+    """The Cholesky factor, without a look whether M is positive definite, for which a GPU would have to be awaited."""
+    return torch.linalg.cholesky_ex(M).L
 
 
 def _plus_identity(M: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "attention": {"compression": "attention"},
     "mlp": {"sparsification": "mlp"},
     "neither": {"sparsification": "none", "pool": "mean"},
-    "relative bias": {"position": "relative_bias"},
+    "relative bias": {"position": "relative_bias", "pool": "mean"},
     "rope": {"position": "absolute+rope", "learned_steps": "layer", "compression_kappa": 0.5},
     "tssa": {"compression": "tssa", "compression_options": {"projection_bias": True}, "pool": "mean"},
     "cbsa": {"compression": "cbsa", "compression_options": {"num_representatives": 4}, "pool": "mean"},
