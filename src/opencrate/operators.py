@@ -238,7 +238,8 @@ def ista_complete(
     """
     half = in_half(X)
     W = (complete_ista_matrix(D, eta, not half) if matrix is None else matrix).mT
-    bias = None if signed else _number(-eta * lam, W).expand(W.shape[:1])
+    # in memory number by number: the libraries' fused products of a bias want it so
+    bias = None if signed else _number(-eta * lam, W).expand(W.shape[:1]).contiguous()
     product = linear(X, W, bias)
     A = X + product if half else product
     return _shrunk(A, eta * lam, True).to(A.dtype) if signed else F.relu(A, inplace=half or not torch.is_grad_enabled())
