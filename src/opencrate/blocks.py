@@ -163,9 +163,8 @@ def release_constraints(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, (Subspaces, ISTA, Synthesis)) and module.constraint != "none":
             module.release_constraint()
-    for config in {
-        id(module.config): module.config for module in model.modules() if hasattr(module, "constraint")
-    }.values():
+    configs: dict[int, Any] = {id(one.config): one.config for one in model.modules() if hasattr(one, "constraint")}
+    for config in configs.values():
         if config.dictionary_constraint != "none" and config.ista_step == "bounded":
             config.ista_step = "fixed"  # as large as before, see ISTA.release_constraint
         config.subspace_constraint = config.dictionary_constraint = "none"

@@ -50,6 +50,24 @@ def test_another_function_is_not_timed(changes):
         jobs.job(Case("published", "forward"))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"compression": "cbsa"},
+        {"sparsification": "mlp"},
+        {"position": "relative_bias"},
+        {"learned_steps": "layer"},
+        {"attention_output": "tied"},
+    ],
+)
+def test_what_was_not_published_has_no_published_form(changes):
+    """Also where the weights that a model starts with make no difference, as a bias of 0."""
+    jobs, [(name, value)] = Jobs(settings_of("image", None, None, changes, smoke=True)), changes.items()
+    with pytest.raises(ValueError, match=f"against=published: there is no published form of {name}='{value}'"):
+        jobs.job(Case("published", "forward"))
+    assert jobs.job(Case("ours", "forward")) is not None
+
+
 def counted(settings, form):
     """What torch counts of a forward with separate attention products; its matrix of an ISTA step is not the maths'."""
     model, inputs = build(settings, form), inputs_of(settings, config_of(settings))

@@ -4,7 +4,10 @@ import copy
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from torch.nn.attention.flex_attention import create_block_mask
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import opencrate.attention
 from opencrate import CrateForImageClassification, CrateModel
@@ -207,6 +210,48 @@ def test_bfloat16_attention_is_the_same_with_and_without_half_instructions(monke
     close(logits[True], logits[False], rtol=0, atol=0.02 * logits[True].abs().max().item())
     full = attention_function("sdpa", values.float(), False, True)
     assert full not in (matmul_attention, blocked_attention)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_backends_that_lack_something_say_so(dropout):
+    """Flash attention has no bias, flex attention no dropout."""
+    values = torch.zeros(1, 2, 5, 8)
+    bias, module = torch.zeros(2, 5, 5), model_of("relative bias").crate.layers[0].compress.mssa
+    with pytest.raises(
+        ValueError, match=r"'flash_attention_2' has no bias .*use 'sdpa' or 'flex_attention', or a model"
+    ):
+        attention_function("flash_attention_2", values, False, True, bias)
+    flex = attention_function("flex_attention", values, False, True, bias)
+    if dropout:
+        with pytest.raises(ValueError, match="'flex_attention' has no dropout: use 'sdpa'"):
+            flex(module, values, values, values, None, scaling=1.0, dropout=dropout)
+
+
+def test_rotations_go_with_any_backend():
+    """One that takes nothing but queries, keys and values, as flash attention does."""
+
+    def flash(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+        assert attention_mask is None and "bias" not in kwargs
+        maps = (query @ key.mT * scaling).softmax(-1)
+        return (maps @ value).transpose(1, 2), None
+
+    model = model_of("rope")
+    expected = model(images_of(model)).logits
+    AttentionInterface.register("opencrate_test_flash", flash)
+    try:
+        model.config._attn_implementation = "opencrate_test_flash"
+        close(model(images_of(model)).logits, expected)
+    finally:
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop("opencrate_test_flash", None)
+
+
+def test_places_go_with_the_tokens_to_another_device():
+    """accelerate moves the arguments of layers that lie on several devices."""
+    config = config_of("absolute, bias and rope")
+    places = grid_places(config, config.grid_size, torch.device("cpu"))
+    moved = send_to_device({"places": places}, "meta")["places"]
+    assert {one.device.type for one in (moved.offsets, *moved.rotation)} == {"meta"}
+    assert moved.grid == places.grid and places.offsets.device.type == "cpu"
 
 
 # --- initialisation, names, precision, compilation --------------------------------------------------------------
