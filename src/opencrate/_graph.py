@@ -1,5 +1,7 @@
 """What may be decided by sizes while a graph is traced. This file needs torch only."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 
@@ -26,3 +28,9 @@ def known(condition: bool | torch.SymBool) -> bool:
 def autocasts(kind: str) -> bool:
     """Whether products on devices of this kind are computed in autocast's type now; some kinds have no autocast."""
     return torch.amp.autocast_mode.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def in_full(kind: str) -> AbstractContextManager:
+    """A context on devices of this kind in which autocast rounds nothing."""
+    known_kind = torch.amp.autocast_mode.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if known_kind else nullcontext()

@@ -67,6 +67,8 @@ def flex_attention(
     """torch's flex attention with a bias, which transformers' has for one head only."""
     from torch.nn.attention.flex_attention import flex_attention as flex
 
+    if kwargs.get("dropout"):
+        raise ValueError("attn_implementation='flex_attention' has no dropout: use 'sdpa', or set dropout=0")
     bias = kwargs["bias"]
     per_image = bias.ndim == 4
 
@@ -115,14 +117,9 @@ def dense_mask(module: nn.Module, mask: Any, query: Tensor, key: Tensor) -> Tens
     return create_mask(mask.mask_mod, query.shape[0], None, query.shape[-2], key.shape[-2], device=query.device)
 
 
-def attended(module: nn.Module, mask: Any, V: Tensor) -> Tensor | None:
-    """Which tokens are no padding, ``(B, 1, N, 1)``, of a mask that leaves out nothing else; ``V (B, K, N, p)``."""
-    if mask is None:
-        return None
-    dense = dense_mask(module, mask, V, V)
-    assert dense is not None
-    last = dense[..., -1, :]  # sees all tokens, in a causal model too
-    return (last if last.dtype == torch.bool else last >= 0).expand(V.shape[0], 1, -1).unsqueeze(-1)
+def attended(mask: Tensor | None) -> Tensor | None:
+    """Padding ``(B, N)`` as tokens have it, ``(B, 1, N, 1)``: True for those that count."""
+    return None if mask is None else mask.bool()[:, None, :, None]
 
 
 # --- The choice ---------------------------------------------------------------------------------------------------

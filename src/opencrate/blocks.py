@@ -18,7 +18,7 @@ from .norms import TokenLayerNorm
 from .operators import gamma, orthogonality_penalty
 from .recording import read_by, record
 from .registry import Operator, operator_of
-from .sparsification import ISTA, MLP, Synthesis, effective_dictionary
+from .sparsification import ISTA, MLP, Synthesis
 
 if TYPE_CHECKING:
     Layer = TypeVar("Layer", bound=nn.Module)
@@ -53,7 +53,7 @@ class Compression(nn.Module):
             self.log_kappa = nn.Parameter(torch.empty(1))
 
     @torch.no_grad()
-    def reset_steps(self) -> None:
+    def reset_own(self) -> None:
         """The step size as the configuration says, where it is learned."""
         if hasattr(self, "log_kappa"):
             init.constant_(self.log_kappa, math.log(self.config.compression_kappa))
@@ -161,12 +161,13 @@ def release_constraints(model: nn.Module) -> None:
     For what reads a weight itself: a file format without a QR factorisation (ONNX), a library that merges or quantises.
     """
     for module in model.modules():
-        if isinstance(module, Subspaces) and module.constraint != "none":
-            module.subspaces.weight.copy_(module.bases().movedim(0, 1).flatten(1).mT)
-            module.constraint = module.config.subspace_constraint = "none"
-        elif isinstance(module, (ISTA, Synthesis)) and module.constraint != "none":
-            module.dictionary.copy_(effective_dictionary(module.dictionary, module.constraint))
-            module.constraint = module.config.dictionary_constraint = "none"
+        if isinstance(module, (Subspaces, ISTA, Synthesis)) and module.constraint != "none":
+            module.release_constraint()
+    configs: dict[int, Any] = {id(one.config): one.config for one in model.modules() if hasattr(one, "constraint")}
+    for config in configs.values():
+        if config.dictionary_constraint != "none" and config.ista_step == "bounded":
+            config.ista_step = "fixed"  # as large as before, see ISTA.release_constraint
+        config.subspace_constraint = config.dictionary_constraint = "none"
 
 
 # --- The training loss's penalties ------------------------------------------------------------------------------

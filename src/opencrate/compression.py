@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, d width, K subspaces of dimension p.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,6 +68,12 @@ class Subspaces(nn.Module):
         if self.constraint == "joint":
             return orthonormalize(joined)
         return orthonormalize(joined.unflatten(1, self.heads.shape).movedim(1, 0)).movedim(0, 1).flatten(1)
+
+    @torch.no_grad()
+    def release_constraint(self) -> None:
+        """Put the orthonormal matrix in use in the place of the weight."""
+        self.subspaces.weight.copy_(self.bases().movedim(0, 1).flatten(1).mT)
+        self.constraint = "none"
 
     def project(self, tokens: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """``(B, N, d)`` -> V = Z U_k ``(B, K, N, p)``, which is recorded, and U ``(d, K p)`` under a constraint.

@@ -33,8 +33,8 @@ class CrateConfig(BackboneConfigMixin, CrateBlockConfig):
         patch_size: (height, width) or one int.
         num_channels: channels of the image.
         patch_embedding: ``norm_linear``: LN, linear, LN on flattened patches (CRATE); ``conv`` (CRATE-alpha);
-            ``conv_stem`` (ours): overlapping 3 x 3 convolutions of stride 2 with LN and GELU between, as many as halve a
-            patch to one token; for patches of 2, 4, 8, ... pixels.
+            ``conv_stem`` (ours): overlapping 3 x 3 convolutions of stride 2 with LN and GELU between, as many as make
+            one token of a patch of 2, 4, 8, ... pixels.
         position_interpolation: how positions follow another image size. ``size``: bicubic to the new grid, native
             size untouched; ``scale``: what the published visualisation code does, factor (g + 0.1)/g, always;
             ``scale_if_resized``: that, but the native size untouched.

@@ -6,6 +6,7 @@ code) and ``attentions``.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,14 +15,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 
 from ._graph import known
-from ._hf import (
-    BackboneMixin,
-    can_return_tuple,
-    capture_outputs,
-    create_bidirectional_mask,
-    init,
-    merge_with_config_defaults,
-)
+from ._hf import BackboneMixin, can_return_tuple, capture_outputs, init, merge_with_config_defaults
 from .blocks import CrateLayer, LayerList
 from .configuration_crate import CrateConfig, pair
 from .linear_maps import dtype_of
@@ -76,7 +70,7 @@ class CratePatchEmbeddings(nn.Module):
         widths = [config.hidden_size >> (number - 1 - step) for step in range(number)]
         self.projection = nn.Conv2d(self.num_channels, widths[0], 3, stride=2, padding=1)
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=config.layer_norm_eps) for width in widths[:-1])
-        pairs = zip(widths, widths[1:])
+        pairs = pairwise(widths)
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
 
     def grid(self, pixel_values: Tensor) -> tuple[int, int]:
@@ -196,14 +190,13 @@ class CrateModel(CrateImagePreTrainedModel):
         """
         self._check_outputs(kwargs)
         tokens = self._as_handed_on(self.embeddings(pixel_values))
-        if attention_mask is not None:
-            attention_mask = create_bidirectional_mask(self.config, tokens, attention_mask)
+        mask = self._padding_or_mask(tokens, attention_mask)
         maps = kwargs.get("output_attentions", self.config.output_attentions)
         places = places_argument(
             grid_places(self.config, self.embeddings.patch_embeddings.grid(pixel_values), tokens.device)
         )
         for layer in self.layers:
-            tokens = layer(tokens, attention_mask, output_attentions=bool(maps), **places)
+            tokens = layer(tokens, mask, output_attentions=bool(maps), **places)
         record("hidden_states", tokens)
         pooled = tokens[:, 0] if self.config.pool == "cls" else tokens.mean(dim=1)
         return CrateModelOutput(last_hidden_state=tokens, pooler_output=pooled)

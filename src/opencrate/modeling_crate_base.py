@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ._graph import autocasts
-from ._hf import RECORDED_BY_FORWARD, ModelOutput, init
+from ._hf import RECORDED_BY_FORWARD, ModelOutput, create_bidirectional_mask, init
 from ._suggest import suggest
 from .blocks import Compression, orthogonality_loss
 from .configuration_crate_blocks import CrateBlockConfig
 from .positions import GridBias, TextBias
 from .rate_gradient import RateGradient
+from .representatives import CBSA
 from .sparsification import ISTA, Synthesis
+from .token_statistics import TSSA
 
 if TYPE_CHECKING:
     from .certificate import Certificate
@@ -95,8 +97,8 @@ class CratePreTrainedModel(PreTrainedModel):
                 init.uniform_(parameter, -bound, bound)
         if isinstance(module, ISTA):
             self._init_dictionaries(module)
-        if isinstance(module, (ISTA, RateGradient, Compression)):
-            module.reset_steps()
+        if isinstance(module, (ISTA, Compression, TSSA, CBSA, RateGradient)):
+            module.reset_own()
         if isinstance(module, (TextBias, GridBias)):
             for parameter in module.parameters(recurse=False):
                 init.zeros_(parameter)
@@ -152,6 +154,19 @@ class CratePreTrainedModel(PreTrainedModel):
         if self.config.residual_in_fp32 or not autocasts(kind):
             return tokens
         return tokens.to(torch.get_autocast_dtype(kind))
+
+    def _padding_or_mask(self, tokens: Tensor, attention_mask: Tensor | None) -> Any:
+        """What the compression operator takes where tokens see all others: a backend's mask, or the padding itself."""
+        if attention_mask is None:
+            return None
+        if not self.config.operator("compression").padding_only:
+            return create_bidirectional_mask(self.config, tokens, attention_mask)
+        if attention_mask.ndim != 2:
+            raise ValueError(
+                f"attention_mask of shape {tuple(attention_mask.shape)}: compression={self.config.compression!r} takes "
+                "padding only, of shape (batch, tokens)"
+            )
+        return attention_mask
 
     def _check_outputs(self, kwargs: dict) -> None:
         known = {f"output_{key}" for key in self._can_record_outputs}

@@ -21,7 +21,6 @@ from ._hf import (
     CacheByEitherName,
     cache_argument,
     capture_outputs,
-    create_bidirectional_mask,
     create_causal_mask,
     init,
     merge_with_config_defaults,
@@ -233,13 +232,24 @@ class CrateTextModel(CrateTextPreTrainedModel):
     def _mask(
         self, tokens: Tensor, attention_mask: Tensor | None, cache: Cache | None, position_ids: Tensor | None
     ) -> Any:
-        """What the attention backend takes; ``None`` where nothing but the direction limits attention."""
-        if self.config.is_causal:
+        """What the compression operator takes; ``None`` where nothing but the direction limits attention."""
+        padding_only = self.config.operator("compression").padding_only
+        if padding_only and attention_mask is None:
+            self._refuse_packed(position_ids)
+        if self.config.is_causal and not padding_only:
             kept = cache_argument(cache)
             return create_causal_mask(self.config, tokens, attention_mask, position_ids=position_ids, **kept)
-        if attention_mask is None:
-            return None
-        return create_bidirectional_mask(self.config, tokens, attention_mask)
+        return self._padding_or_mask(tokens, attention_mask)
+
+    def _refuse_packed(self, position_ids: Tensor | None) -> None:
+        """An operator that knows padding only would let a block's documents see each other, without a word."""
+        if not self.config.is_causal or position_ids is None or traced() or position_ids.device.type == "meta":
+            return
+        if bool((position_ids.diff(dim=-1) != 1).any()):
+            raise ValueError(
+                f"position_ids: compression={self.config.compression!r} cannot keep the documents of a packed block "
+                "apart; give one document a row, with an attention_mask where rows are padded"
+            )
 
 
 def _check_ids(name: str, ids: Tensor, size: int, field: str) -> None:

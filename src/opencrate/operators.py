@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._graph import autocasts
+from ._graph import autocasts, in_full
 from .calibration import plain_work
 from .products import linear, plus_product
 
@@ -167,11 +167,12 @@ def ista(
     threshold = eta * lam
     if A0 is None:
         zero = X.new_zeros(()) if signed else _number(-threshold, X)
-        A = _shrunk(_plus_product(zero, X, D, eta), threshold, signed)
+        A = _shrunk(_plus_product(zero, X, D, eta), threshold, signed).to(X.dtype)
     else:
         A = A0
     for _ in range(num_steps - (A0 is None)):
-        A = _shrunk(_plus_product(A if signed else A - threshold, X - linear(A, D), D, eta), threshold, signed)
+        kept = A if signed else A - threshold  # a threshold that is a tensor widens half types, up to here
+        A = _shrunk(_plus_product(kept, X - linear(A, D), D, eta), threshold, signed).to(X.dtype)
     return A
 
 
@@ -202,7 +203,8 @@ def complete_ista_matrix(D: Tensor, eta: float | Tensor, identity: bool = True) 
     ``D`` is ``(d, d)``; costs one product of d^3 and replaces the two GEMMs over the tokens by one. Without the
     ``identity`` it is ``G = M - I``.
     """
-    G = eta * (D - (Gram.apply(D) if plain_work(D) else D.mT @ D))  # pyright: ignore[reportOperatorIssue]
+    gram: Any = Gram.apply(D) if plain_work(D) else D.mT @ D
+    G = (eta * (D - gram)).to(D.dtype)
     return G + torch.eye(D.shape[0], dtype=G.dtype, device=G.device) if identity else G
 
 
@@ -236,10 +238,11 @@ def ista_complete(
     """
     half = in_half(X)
     W = (complete_ista_matrix(D, eta, not half) if matrix is None else matrix).mT
-    bias = None if signed else _number(-eta * lam, W).expand(W.shape[:1])
+    # in memory number by number: the libraries' fused products of a bias want it so
+    bias = None if signed else _number(-eta * lam, W).expand(W.shape[:1]).contiguous()
     product = linear(X, W, bias)
     A = X + product if half else product
-    return _shrunk(A, eta * lam, True) if signed else F.relu(A, inplace=half or not torch.is_grad_enabled())
+    return _shrunk(A, eta * lam, True).to(A.dtype) if signed else F.relu(A, inplace=half or not torch.is_grad_enabled())
 
 
 def lasso_objective(A: Tensor, X: Tensor, D: Tensor, lam: float | Tensor) -> Tensor:
@@ -271,7 +274,7 @@ def squared_norm_bound(M: Tensor) -> Tensor:
     types are computed in float32.
     """
     M = M.to(torch.promote_types(M.dtype, torch.float32))
-    with torch.autocast(M.device.type, enabled=False):
+    with in_full(M.device.type):
         A = M.mT @ M if M.shape[-1] <= M.shape[-2] else M @ M.mT
         smallest = torch.finfo(A.dtype).tiny
         trace = A.diagonal().sum().clamp(min=smallest)

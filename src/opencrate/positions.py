@@ -7,7 +7,7 @@ queries, keys and values.
 Shapes: B batch, K heads or subspaces, N tokens, p their dimension. Images have their class token first.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,15 @@ class Places:
     offsets: Tensor | None = None
     rotation: Rotation | None = None
 
+    def to(self, device: Any, non_blocking: bool = False) -> "Places":
+        """The same on another device: accelerate asks this of what it hands to layers that lie on several."""
+
+        def moved(one: Any) -> Any:
+            return one.to(device, non_blocking=non_blocking) if isinstance(one, Tensor) else one
+
+        rotation = None if self.rotation is None else (moved(self.rotation[0]), moved(self.rotation[1]))
+        return replace(self, first=moved(self.first), offsets=moved(self.offsets), rotation=rotation)
+
 
 def text_places(config: Any, num_tokens: int, first: int | Tensor, device: torch.device) -> Places | None:
     """Of the next tokens of a text; ``None`` where positions are not inside the attention.
@@ -51,6 +60,8 @@ def text_places(config: Any, num_tokens: int, first: int | Tensor, device: torch
     if not config.positions - {"absolute"}:
         return None
     rotation = None
+    if isinstance(first, Tensor):  # a static cache's own, in which it counts on while the layers run
+        first = first.clone()
     if "rope" in config.positions:
         places = torch.arange(num_tokens, device=device) + first
         rotation = _rotation(places[:, None] * _frequencies(config, TEXT_BASE, config.head_dim // 2, device))
@@ -184,7 +195,12 @@ class GridBias(nn.Module):
         """At another grid than the native one, interpolated; an offset of 0 stays one of 0."""
         if all(known(side == native) for side, native in zip(grid, self.native)):
             return self.position_bias
-        wide = torch.promote_types(self.position_bias.dtype, torch.float32)
-        size = [2 * side - 1 for side in grid]
-        table = F.interpolate(self.position_bias[None].to(wide), size=size, mode="bicubic", align_corners=True)
-        return table[0].to(self.position_bias.dtype)
+        return resized_table(self.position_bias, grid)
+
+
+def resized_table(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A table of offsets ``(K, 2 rows - 1, 2 columns - 1)`` for another grid; half types are resized in float32."""
+    wide = torch.promote_types(table.dtype, torch.float32)
+    size = [2 * side - 1 for side in grid]
+    resized = F.interpolate(table[None].to(wide), size=size, mode="bicubic", align_corners=True)
+    return resized[0].to(table.dtype)

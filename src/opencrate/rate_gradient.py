@@ -3,12 +3,15 @@
 Shapes: B batch, N tokens, d width, K subspaces of dimension p; ``V (B, K, N, p)`` are the tokens in the subspaces.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._graph import in_full, traced
+from ._hf import init
 from .attention import attended
 from .calibration import plain_work
 from .compression import Subspaces
@@ -16,6 +19,9 @@ from .operators import gamma, squared_norm_bound
 
 CHUNK = 64
 """Tokens whose prefixes are whitened by one Cholesky factor."""
+
+LARGEST_STEP = 1.9
+"""Of what ``max_step`` may be; from 2 on, steps need not descend."""
 
 
 def whitened(V: Tensor, g: float | Tensor) -> Tensor:
@@ -26,7 +32,7 @@ def whitened(V: Tensor, g: float | Tensor) -> Tensor:
 
 
 class PositiveInverse(torch.autograd.Function):
-    """Inverse of symmetric positive definite matrices by their Cholesky factors, which takes a third of an LU's time."""
+    """Inverse of symmetric positive definite matrices by their Cholesky factors: a third of the time of an LU's."""
 
     @staticmethod
     def forward(ctx, M: Tensor) -> Tensor:
@@ -48,7 +54,7 @@ def causally_whitened(V: Tensor, g: float) -> Tensor:
     ``(L^-1 W)_i / L_ii R^-1``.
     """
     num_tokens = V.shape[-2]
-    size = min(CHUNK, num_tokens)
+    size = CHUNK if traced() else min(CHUNK, num_tokens)
     chunks = F.pad(V, (0, 0, 0, -num_tokens % size)).unflatten(-2, (-1, size))
     moments = g * chunks.mT @ chunks
     R = _factor(_plus_identity(moments.cumsum(-3) - moments))
@@ -84,17 +90,34 @@ class RateGradient(Subspaces):
     def __init__(self, config, layer_idx: int = 0, max_step: float = 1.0, start: float = 0.5):
         super().__init__(config, layer_idx)
         self.max_step, self.start = max_step, start
-        self.raw_step = nn.Parameter(torch.full((1,), start).logit())
+        self.raw_step = nn.Parameter(torch.empty(1))
+        self.reset_own()
+
+    def reset_own(self) -> None:
+        """The step size that the options say."""
+        init.constant_(self.raw_step, math.log(self.start / (1 - self.start)))
 
     @torch.no_grad()
-    def reset_steps(self) -> None:
-        """The step size that the options say."""
-        self.raw_step.copy_(torch.full((1,), self.start).logit())
+    def release_constraint(self) -> None:
+        """As of other operators; the bound of a free U is larger, and the largest step is raised by as much."""
+        joint = self.constraint == "joint"
+        super().release_constraint()
+        if not joint:
+            return
+        largest = self.max_step * squared_norm_bound(self.joined_weight()).item()
+        if largest > LARGEST_STEP:
+            raise ValueError(
+                f"compression_options: max_step={self.max_step} cannot be kept without subspace_constraint='joint'; "
+                f"it would have to be {largest:.3g}, and at most {LARGEST_STEP} descends"
+            )
+        self.max_step = largest
+        self.config.compression_options = {**self.config.compression_options, "max_step": largest}
 
-    def step_size(self) -> Tensor:
-        """``kappa gamma (1,)``, at most ``max_step/||U||^2``."""
-        joined = self._constrained(self.joined_weight())
-        bound = 1.0 if self.constraint == "joint" else squared_norm_bound(joined)
+    def step_size(self, U: Tensor | None = None) -> Tensor:
+        """``kappa gamma (1,)``, below ``max_step/||U||^2``; ``U (d, K p)`` where the caller has it."""
+        bound: float | Tensor = 1.0  # of orthonormal columns
+        if self.constraint != "joint":
+            bound = squared_norm_bound(self._constrained(self.joined_weight()) if U is None else U)
         return self.max_step * self.raw_step.float().sigmoid() / bound
 
     def gamma_of(self, num_tokens: int | Tensor) -> Any:
@@ -103,17 +126,17 @@ class RateGradient(Subspaces):
         return gamma(number, self.config.head_dim, self.config.compression_eps)
 
     def forward(
-        self, tokens: Tensor, attention_mask: Any = None, output_attentions: bool = False, **kwargs
+        self, tokens: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False, **kwargs
     ) -> tuple[Tensor, None]:
-        """``(B, N, d)`` -> the update ``(B, N, d)``; there are no maps. A mask may only leave out padding."""
+        """``(B, N, d)`` -> the update ``(B, N, d)``; there are no maps. The mask ``(B, N)`` is 0 for padding."""
         V, U = self.project(tokens)
-        kept = attended(self, attention_mask, V)
+        kept = attended(attention_mask)
         number: int | Tensor = V.shape[-2]
         if kept is not None:
-            V, number = V * kept, kept.sum(-2, keepdim=True)
-        with torch.autocast(V.device.type, enabled=False):  # the inverse needs all digits
+            V, number = V * kept, kept.sum(-2, keepdim=True).clamp(min=1)
+        with in_full(V.device.type):  # the inverse needs all digits
             wide = V.to(torch.promote_types(V.dtype, torch.float32))
             g = self.gamma_of(number)
             heads = causally_whitened(wide, g) if self.is_causal else whitened(wide, g)
-            heads = -self.step_size() * heads
+            heads = -self.step_size(U) * heads
         return self.combine(heads.to(V.dtype).transpose(1, 2).flatten(-2), U), None

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from torch import nn
 
 from ._suggest import suggest
-from ._values import Share, Within, allowed, field_error, fitted
+from ._values import Within, allowed, field_error, fitted
 from .compression import MSSA, Attention
 from .rate_gradient import RateGradient
 from .representatives import CBSA
@@ -63,6 +63,8 @@ class Operator:
         relative: it reads ``places`` among its ``kwargs`` (see ``positions.Places``): ``config.position`` may be inside
             the attention.
         grid: it reads the patch grid of an image from ``places`` whatever ``config.position`` is.
+        padding_only: it is given the mask of padding alone, ``(B, N)`` with 0 for padding, whatever the backend; packed
+            documents, which it could not keep apart, are refused.
         normalised: a compression is given LN(Z); ``False``: Z itself, and the layer has no norm before it.
         residual: the input is added to the output of a sparsification, whatever ``ista_residual`` says.
     """
@@ -77,6 +79,7 @@ class Operator:
     cached: bool = False
     relative: bool = False
     grid: bool = False
+    padding_only: bool = False
     normalised: bool = True
     residual: bool = False
 
@@ -123,6 +126,7 @@ _OPERATORS: dict[str, dict[str, Operator]] = {
             states=("projected_states",),
             subspaces=LEARNED,
             symbol="TSSA",
+            padding_only=True,
             causal=True,
         ),
         "cbsa": Operator(
@@ -135,15 +139,20 @@ _OPERATORS: dict[str, dict[str, Operator]] = {
             states=("projected_states",),
             subspaces=LEARNED,
             symbol="CBSA",
+            padding_only=True,
             grid=True,
         ),
         "gradient": Operator(
             "compression",
             RateGradient,
-            options={"max_step": (Annotated[float, Within(1e-6, 1.9)], 1.0), "start": (Share, 0.5)},
+            options={
+                "max_step": (Annotated[float, Within(1e-6, 1.9)], 1.0),
+                "start": (Annotated[float, Within(1e-6, 1 - 1e-6)], 0.5),
+            },
             states=("projected_states",),
             subspaces=LEARNED,
             symbol="−κ∇R^c",
+            padding_only=True,
             causal=True,
             normalised=False,
         ),

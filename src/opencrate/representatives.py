@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ._hf import init
 from .attention import attended
 from .compression import Subspaces
 from .positions import Places
@@ -64,20 +64,26 @@ class CBSA(Subspaces):
             )
         self.pool, self.scaling = pool, config.head_dim**-0.5
         self.scaling = self.scaling if config.attention_scale is None else config.attention_scale
-        self.contraction_step = nn.Parameter(torch.ones(config.num_attention_heads, 1, 1))
-        self.broadcast_step = nn.Parameter(torch.ones(config.num_attention_heads, 1, 1))
+        self.contraction_step = nn.Parameter(torch.empty(config.num_attention_heads, 1, 1))
+        self.broadcast_step = nn.Parameter(torch.empty(config.num_attention_heads, 1, 1))
+        self.reset_own()
+
+    def reset_own(self) -> None:
+        """Steps of 1."""
+        init.ones_(self.contraction_step)
+        init.ones_(self.broadcast_step)
 
     def forward(
         self,
         tokens: Tensor,
-        attention_mask: Any = None,
+        attention_mask: Tensor | None = None,
         output_attentions: bool = False,
         places: Places | None = None,
         **kwargs,
     ) -> tuple[Tensor, None]:
-        """``(B, N, d)`` -> the update ``(B, N, d)``; there are no N x N maps. A mask may only leave out padding."""
+        """``(B, N, d)`` -> the update ``(B, N, d)``; there are no N x N maps. The mask ``(B, N)`` is 0 for padding."""
         V, U = self.project(tokens)
-        kept = attended(self, attention_mask, V)
+        kept = attended(attention_mask)
         R0 = self._representatives(V, places, kept)
         heads = contract_and_broadcast(V, R0, self.contraction_step, self.broadcast_step, self.scaling, kept)
         return self.combine(heads.transpose(1, 2).flatten(-2), U), None
@@ -86,18 +92,44 @@ class CBSA(Subspaces):
         """``(B, K, m, p)``: means of the tokens in V ``(B, K, N, p)``."""
         if places is None or not places.whole:
             return self._segments(V, kept)
-        rows, columns = places.grid
-        patches = V[..., :-1, :] if self.pool == "published" else V[..., 1:, :]
-        grid = patches.mT.flatten(0, 1).unflatten(-1, (rows, columns))
-        side = (min(self.side, rows), min(self.side, columns)) if self.pool == "patches" else (self.side, self.side)
-        return F.adaptive_avg_pool2d(grid, side).flatten(2).mT.unflatten(0, V.shape[:2])
+        first = 0 if self.pool == "published" else 1
+        own = None if kept is None else kept[..., first : kept.shape[-2] - 1 + first, :]
+        return self._cells(V[..., first : V.shape[-2] - 1 + first, :], places.grid, own)
 
-    def _segments(self, V: Tensor, kept: Tensor | None) -> Tensor:
-        number = min(self.side**2, V.shape[-2])
+    def _cells(self, V: Tensor, grid: tuple[int, int], kept: Tensor | None) -> Tensor:
+        """Means over the cells of a division of the grid; of a cell with padding alone 0."""
+        sides: Any = (self.side, self.side)
+        if self.pool == "patches":  # a small grid has one representative for each patch at most
+            sides = tuple(torch.sym_min(self.side, patches) for patches in grid)
+        of_rows, of_columns = (
+            even_shares(torch.arange(patches, device=V.device), patches, side, V.dtype)
+            for patches, side in zip(grid, sides)
+        )
 
         def means(one: Tensor) -> Tensor:
-            return F.adaptive_avg_pool1d(one.mT.flatten(0, 1), number).mT.unflatten(0, one.shape[:2])
+            cells = torch.einsum("ar,bc,...rcp->...abp", of_rows, of_columns, one.unflatten(-2, grid))
+            return cells.flatten(-3, -2)
 
+        return means(V) if kept is None else means(V * kept) / means(kept.to(V.dtype)).clamp(min=1e-6)
+
+    def _segments(self, V: Tensor, kept: Tensor | None) -> Tensor:
+        """Means over equal segments of the tokens that are no padding."""
         if kept is None:
-            return means(V)
-        return means(V * kept) / means(kept.to(V.dtype)).clamp(min=1e-6)
+            every = torch.arange(V.shape[-2], device=V.device)
+            return even_shares(every, V.shape[-2], self.side**2, V.dtype) @ V
+        counted = kept[:, 0, :, 0]
+        place = torch.where(counted, counted.cumsum(-1) - 1, -1)
+        shares = even_shares(place, counted.sum(-1, keepdim=True), self.side**2, V.dtype)
+        return shares.unsqueeze(1) @ V
+
+
+def even_shares(place: Tensor, count: Any, number: Any, dtype: torch.dtype) -> Tensor:
+    """The matrix of means over ``number`` equal parts of ``count`` places in a row, ``(..., number, N)``.
+
+    Part i has the places from ``floor(i count/number)`` on and below ``ceil((i + 1) count/number)``, as in adaptive
+    pooling; parts overlap where they do not divide evenly. ``place (..., N)`` is -1 for what is in no part.
+    """
+    part = torch.arange(number, device=place.device)
+    first, after = part * count // number, ((part + 1) * count + number - 1) // number
+    inside = (place.unsqueeze(-2) >= first.unsqueeze(-1)) & (place.unsqueeze(-2) < after.unsqueeze(-1))
+    return inside.to(dtype) / (after - first).clamp(min=1).unsqueeze(-1)

@@ -4,7 +4,9 @@ Shapes: B batch, N tokens, d width, m atoms.
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ def effective_dictionary(dictionary: Tensor, constraint: str) -> Tensor:
 
 
 class KeptStepMatrix:
-    """The matrix of a complete ISTA step, kept as long as the dictionary's values and the step size are the same.
+    """The matrix of a complete ISTA step, and a bound of ||D||^2, kept while the dictionary and the step size last.
 
     Comparing reads D once (d^2 numbers, against 2 d^3 FLOPs to rebuild): in full precision its product with a fixed
     random vector, which any change of D above rounding changes. So no way of changing the weights can leave a stale
@@ -36,20 +38,30 @@ class KeptStepMatrix:
     """
 
     def __init__(self):
-        self._made: dict[torch.dtype | None, tuple[Tensor, tuple, Tensor]] = {}
+        self._made: dict[Any, tuple[Tensor, tuple, Tensor]] = {}
 
     def __reduce__(self) -> tuple:
         return KeptStepMatrix, ()
 
     def of(self, D: Tensor, eta: float, half: torch.dtype | None) -> Tensor:
         """``(d, d)``, without the identity in a half type; its transpose is contiguous, as ``F.linear`` is fastest."""
+
+        def make() -> Tensor:
+            return complete_ista_matrix(D, eta, half is None).mT.contiguous().to(half or D.dtype)
+
+        return self._kept_or_made(D, half, (eta, D.dtype), make).mT
+
+    def bound(self, D: Tensor) -> Tensor:
+        """:func:`squared_norm_bound`, which costs four products of d^3."""
+        return self._kept_or_made(D, "bound", (D.dtype,), lambda: squared_norm_bound(D))
+
+    def _kept_or_made(self, D: Tensor, name: Any, setting: tuple, make: Callable[[], Tensor]) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             mark = D @ _probe(D.shape[1], D.dtype) if D.dtype in (torch.float32, torch.float64) else D
-            made = self._made.get(half)
-            if made is None or made[1] != (eta, D.dtype) or not torch.equal(made[0], mark):
-                matrix = complete_ista_matrix(D, eta, half is None).mT.contiguous()
-                self._made[half] = made = mark.detach().clone(), (eta, D.dtype), matrix.to(half or D.dtype)
-        return made[2].mT
+            made = self._made.get(name)
+            if made is None or made[1] != setting or not torch.equal(made[0], mark):
+                self._made[name] = made = mark.detach().clone(), setting, make()
+        return made[2]
 
 
 @cache
@@ -82,12 +94,20 @@ class ISTA(nn.Module):
         return [self.dictionary, *([self.decoder_dictionary] if self.decode == "untied" else [])]
 
     @torch.no_grad()
-    def reset_steps(self) -> None:
+    def reset_own(self) -> None:
         """Step size and sparsity weight as the configuration says, where they are learned."""
         if hasattr(self, "log_lambda"):
             c = self.config
             init.constant_(self.log_lambda, math.log(c.ista_lambda))
             init.constant_(self.raw_step_size, _raw(c.ista_step_size, self.bounded))
+
+    @torch.no_grad()
+    def release_constraint(self) -> None:
+        """Put the orthonormal D in the place of the parameter, and the step size that its norm of 1 allowed."""
+        self.dictionary.copy_(self.effective_dictionary())
+        if self.bounded and hasattr(self, "raw_step_size"):
+            self.raw_step_size.copy_((2 * self.raw_step_size.sigmoid()).log())
+        self.constraint, self.bounded = "none", False
 
     def step_size(self, D: Tensor) -> float | Tensor:
         """eta, or with a bounded step ``eta / b`` with ``b >= ||D||^2``; ``(1,)`` where weights decide."""
@@ -97,7 +117,10 @@ class ISTA(nn.Module):
             eta = 2 * raw.sigmoid() if self.bounded else raw.exp()
         if not self.bounded:
             return eta
-        return eta / (1.0 if self._tight() else squared_norm_bound(D).unsqueeze(0))
+        if self._tight():
+            return eta
+        bound = self._kept.bound(D) if self._keeps() else squared_norm_bound(D)
+        return eta / bound.unsqueeze(0)
 
     def _tight(self) -> bool:
         """Whether ``||D|| = 1`` by construction."""
@@ -185,6 +208,12 @@ class Synthesis(nn.Module):
         self.config, self.constraint = config, config.dictionary_constraint
         self.norm = TokenLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dictionary = nn.Parameter(torch.empty(config.hidden_size, config.hidden_size))
+
+    @torch.no_grad()
+    def release_constraint(self) -> None:
+        """Put the orthonormal D in the place of the parameter."""
+        self.dictionary.copy_(effective_dictionary(self.dictionary, self.constraint))
+        self.constraint = "none"
 
     def forward(self, tokens: Tensor) -> Tensor:
         return linear(self.norm(tokens), effective_dictionary(self.dictionary, self.constraint))

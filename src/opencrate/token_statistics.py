@@ -3,11 +3,10 @@
 Shapes: B batch, N tokens, K subspaces of dimension p; ``V (B, K, N, p)`` are the tokens in the subspaces, U_k^T Z.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from ._hf import init
 from .attention import attended
 from .compression import Subspaces
 
@@ -21,7 +20,7 @@ def token_memberships(V: Tensor, temperature: Tensor, causal: bool = False, bias
         V: ``(B, K, N, p)``.
         temperature: ``(K, 1)``.
         causal: the sum over n' goes up to n, as in the published language model.
-        bias: ``(K, N, 1)``, added to the share of every feature (published language model).
+        bias: ``(K, N, 1)`` or ``(B, K, N, 1)``, added to the share of every feature (published language model).
     """
     squares = V.square()
     total = squares.cumsum(-2) if causal else squares.sum(-2, keepdim=True)
@@ -56,26 +55,41 @@ class TSSA(Subspaces):
     def __init__(self, config, layer_idx: int = 0, projection_bias: bool = False, position_bias: bool = False):
         super().__init__(config, layer_idx)
         heads, inner = config.num_attention_heads, config.num_attention_heads * config.head_dim
-        self.temperature = nn.Parameter(torch.ones(heads, 1))
+        self.temperature = nn.Parameter(torch.empty(heads, 1))
         if projection_bias:
-            self.projection_bias = nn.Parameter(torch.zeros(inner))
+            self.projection_bias = nn.Parameter(torch.empty(inner))
         if position_bias:
             places = getattr(config, "max_position_embeddings", None)
             if places is None:
                 raise ValueError("compression_options: position_bias=True is for texts, which have a longest length")
-            self.position_bias = nn.Parameter(torch.zeros(heads, places, 1))
+            self.position_bias = nn.Parameter(torch.empty(heads, places, 1))
+        self.reset_own()
+
+    def reset_own(self) -> None:
+        """Temperatures of 1, biases of 0."""
+        init.ones_(self.temperature)
+        for name in ("projection_bias", "position_bias"):
+            if hasattr(self, name):
+                init.zeros_(getattr(self, name))
 
     def forward(
-        self, tokens: Tensor, attention_mask: Any = None, output_attentions: bool = False, **kwargs
+        self, tokens: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False, **kwargs
     ) -> tuple[Tensor, None]:
-        """``(B, N, d)`` -> the update ``(B, N, d)``; there are no maps. A mask may only leave out padding."""
-        V, U = self.project(tokens, getattr(self, "projection_bias", None))
-        kept = attended(self, attention_mask, V)
+        """``(B, N, d)`` -> the update ``(B, N, d)``; there are no maps. The mask ``(B, N)`` is 0 for padding."""
+        projected, U = self.project(tokens, getattr(self, "projection_bias", None))
+        kept = attended(attention_mask)
+        V = projected.to(torch.promote_types(projected.dtype, torch.float32))  # sums over tokens
         V = V if kept is None else V * kept
-        bias = getattr(self, "position_bias", None)
-        bias = None if bias is None else bias[:, : V.shape[-2]]
+        bias = self._bias(V.shape[-2], kept) if hasattr(self, "position_bias") else None
         memberships = token_memberships(V, self.temperature, self.is_causal, bias)
         if kept is not None:
             memberships = memberships * kept.squeeze(-1)
-        heads = token_statistics_attention(V, memberships, self.is_causal)
+        heads = token_statistics_attention(V, memberships, self.is_causal).to(projected.dtype)
         return self.combine(heads.transpose(1, 2).flatten(-2), U), None
+
+    def _bias(self, num_tokens: int, kept: Tensor | None) -> Tensor:
+        """``(K, N, 1)``, or ``(B, K, N, 1)`` where padding takes no place."""
+        if kept is None:
+            return self.position_bias[:, :num_tokens]
+        places = (kept[:, 0, :, 0].cumsum(-1) - 1).clamp(min=0)
+        return self.position_bias[:, places].movedim(0, 1)

@@ -50,6 +50,24 @@ def test_another_function_is_not_timed(changes):
         jobs.job(Case("published", "forward"))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"compression": "cbsa"},
+        {"sparsification": "mlp"},
+        {"position": "relative_bias"},
+        {"learned_steps": "layer"},
+        {"attention_output": "tied"},
+    ],
+)
+def test_what_was_not_published_has_no_published_form(changes):
+    """Also where the weights that a model starts with make no difference, as a bias of 0."""
+    jobs, [(name, value)] = Jobs(settings_of("image", None, None, changes, smoke=True)), changes.items()
+    with pytest.raises(ValueError, match=f"against=published: there is no published form of {name}='{value}'"):
+        jobs.job(Case("published", "forward"))
+    assert jobs.job(Case("ours", "forward")) is not None
+
+
 def counted(settings, form):
     """What torch counts of a forward with separate attention products; its matrix of an ISTA step is not the maths'."""
     model, inputs = build(settings, form), inputs_of(settings, config_of(settings))
@@ -79,6 +97,10 @@ WIDE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
         ("mae", "visible", {"ista_num_steps": 2}),
         ("text", "published", OVERCOMPLETE),
         ("text", "gpt2", {}),
+        ("image", "ours", {**ALPHA, "compression": "attention"}),
+        ("image", "ours", {"compression": "tssa", "sparsification": "mlp"}),
+        ("image", "ours", {**ALPHA, "compression": "gradient"}),
+        ("image", "ours", {**ALPHA, "position": "both"}),
     ],
 )
 def test_products_are_those_that_torch_counts(task, form, changes):
@@ -88,7 +110,25 @@ def test_products_are_those_that_torch_counts(task, form, changes):
     if task == "text":  # torch counts every pair; the maths looks at those that are not later
         inner = config.num_attention_heads * config.head_dim
         expected += config.num_hidden_layers * 4 * settings.batch * settings.block * inner * (settings.block - 1) / 2
+    if config.compression == "gradient":  # torch also counts the bound of ||U||: four products of matrices
+        expected += config.num_hidden_layers * 4 * 2 * (config.num_attention_heads * config.head_dim) ** 3
     assert counted(settings, form) == expected
+
+
+def test_products_of_representatives():
+    """All that torch counts but the pooling: each of 2 x 2 cells is a mean over rows, then over columns."""
+    settings = settings_of("image", None, None, {**ALPHA, "compression": "cbsa"}, smoke=True)
+    config = config_of(settings)
+    assert config.grid_size == (2, 2)
+    missing = counted(settings, "ours") - flops_of(settings, Case("ours", "forward"), config)
+    assert 0 < missing < 0.02 * counted(settings, "ours")
+
+
+@pytest.mark.parametrize("changes", [{"compression": "gradient", "attention_output": "tied"}])
+def test_what_is_not_counted_is_not_guessed(changes):
+    settings = settings_of("text", None, None, changes, smoke=True)
+    assert flops_of(settings, Case("ours", "step"), config_of(settings)) is None
+    assert flops_of(settings, Case("gpt2", "step"), config_of(settings)) > 0
 
 
 def test_ours_has_one_product_where_the_published_form_has_three():

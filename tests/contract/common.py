@@ -34,9 +34,9 @@ VARIANTS = {
     "joint orthonormal": {"subspace_constraint": "joint", "dictionary_constraint": "orthonormal"},
     "conv embedding": {"patch_embedding": "conv"},
     "rectangular": {"image_size": [8, 12], "patch_size": (2, 4), "num_channels": 1, "head_dim": 5},
-    "relative bias": {"position": "relative_bias"},
+    "relative bias": {"position": "relative_bias", "pool": "mean"},
     "rope": {"position": "rope"},
-    "absolute, bias and rope": {"position": "absolute+both", "rotary_base": 50},
+    "absolute, bias and rope": {"position": "absolute+both", "rotary_base": 50, "pool": "mean"},
     "tssa": {"compression": "tssa", "compression_options": {"projection_bias": True}},
     "cbsa": {"compression": "cbsa", "compression_options": {"num_representatives": 4}, "position": "none"},
     "gradient": {

@@ -121,3 +121,47 @@ def test_the_cases_are_many_and_every_value_is_among_a_thinned_part():
     assert len(ALL) > 2000
     assert {str(value) for *_, value, _ in thinned(ALL, 150)} == {str(value) for *_, value, _ in ALL}
     assert any(isinstance(value, float) and math.isnan(value) for *_, value, _ in ALL)
+
+
+TSSA, CBSA, GRADIENT = ({"compression": name} for name in ("tssa", "cbsa", "gradient"))
+
+
+@pytest.mark.parametrize(
+    ("cls", "changes", "words"),
+    [
+        (CrateConfig, {"position": "relative"}, ["position='relative'", "one of 'absolute', 'relative_bias'"]),
+        (CrateConfig, {**TSSA, "position": "rope"}, ["position='rope'", "'absolute' or 'none'", "compression='tssa'"]),
+        (CrateTextConfig, {**GRADIENT, "position": "both"}, ["position='both'", "compression='gradient'"]),
+        (CrateConfig, {"position": "rope", "head_dim": 6}, ["position='rope'", "head_dim=6", "multiple of 4"]),
+        (CrateTextConfig, {"position": "rope", "head_dim": 5}, ["head_dim=5", "multiple of 2"]),
+        (CrateConfig, {"position": "rope", "rotary_base": 0}, ["rotary_base=0", "a number of at least"]),
+        (CrateConfig, {"ista_step": "bound"}, ["ista_step='bound'", "'fixed'", "'bounded'"]),
+        (CrateConfig, {"ista_step": "bounded", "ista_step_size": 2}, ["ista_step_size=2", "below 2"]),
+        (CrateConfig, {"learned_steps": "token"}, ["learned_steps='token'", "'none', 'layer', 'atom'"]),
+        (CrateConfig, {"learned_steps": "layer", "ista_lambda": 0}, ["ista_lambda=0", "above 0"]),
+        (CrateConfig, {"ista_start": "positive", "dictionary_expansion": 2}, ["ista_start='positive'", "'zero'"]),
+        (CrateConfig, {**TSSA, "compression_options": {"bias": True}}, ["compression_options", "'bias'"]),
+        (CrateConfig, {**CBSA, "compression_options": {"pool": 3}}, ["compression_options.pool", "'patches'"]),
+        (
+            CrateConfig,
+            {**CBSA, "compression_options": {"num_representatives": 0}},
+            ["num_representatives", "at least 1"],
+        ),
+        (CrateConfig, {**GRADIENT, "compression_options": {"max_step": 2}}, ["max_step", "at most 1.9"]),
+        (CrateConfig, {**GRADIENT, "compression_options": {"start": 0}}, ["compression_options.start", "at least"]),
+        (CrateConfig, {**GRADIENT, "compression_options": {"start": float("nan")}}, ["compression_options.start"]),
+        (CrateConfig, {**GRADIENT, "compression_kappa": 1}, ["compression_kappa=1", "null"]),
+        (CrateTextConfig, {**CBSA, "is_causal": True}, ["compression='cbsa'", "causal model"]),
+        (CrateConfig, {"compression": "tsa"}, ["compression='tsa'", "tssa"]),
+        (CrateConfig, {**TSSA, "compression_options": {"position_bias": True}}, ["position_bias", "for texts"]),
+        (CrateConfig, {**CBSA, "compression_options": {"num_representatives": 5}}, ["num_representatives=5", "4 or 9"]),
+    ],
+)
+def test_fields_of_positions_operators_and_steps(cls, changes, words):
+    """Where a value cannot be built; of the last two, the model says so."""
+    from opencrate import CrateModel
+
+    with pytest.raises(ValueError) as caught:
+        CrateModel(cls(**SMALLEST[cls] | changes))
+    line = str(caught.value)
+    assert complaint(line) is None and all(word in line for word in words), line

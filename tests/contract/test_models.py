@@ -4,11 +4,15 @@ import copy
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from torch.nn.attention.flex_attention import create_block_mask
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import opencrate.attention
 from opencrate import CrateForImageClassification, CrateModel
 from opencrate.attention import attention_function, blocked_attention, dense_mask, matmul_attention
+from opencrate.positions import grid_places
 
 from .common import ALL_STATES, STATES, VARIANTS, checkpoint_activations, config_of, gradients_of, images_of, model_of
 
@@ -83,6 +87,9 @@ def assert_state_shapes(model, outputs, batch: int) -> None:
         "sparse_codes": (L, (batch, N, c.hidden_size * c.dictionary_expansion)),
         "attentions": (L, (batch, c.num_attention_heads, N, N)),
     }
+    if "attentions" not in c.operator("compression").states:
+        assert outputs.attentions == ()
+        del shapes["attentions"]
     for name, (count, shape) in shapes.items():
         assert len(outputs[name]) == count and {tuple(t.shape) for t in outputs[name]} == {shape}, name
         assert all(t.isfinite().all() for t in outputs[name]), name
@@ -99,7 +106,7 @@ def test_states_under_every_backend_without_gradients_and_under_autocast(variant
             assert_state_shapes(model, model(images, **ALL_STATES), batch=2)
     outputs = model(images, **ALL_STATES)
     assert_state_shapes(model, outputs, batch=2)
-    assert all(state.requires_grad for name in STATES for state in outputs[name])
+    assert all(state.requires_grad for name in STATES for state in outputs[name] or ())
 
 
 @every_variant
@@ -108,17 +115,23 @@ def test_states_follow_the_formulas(variant):
     images = images_of(model)
     encoder, c = model.crate, model.config
     outputs = encoder(images, **ALL_STATES)
+    places = grid_places(c, c.grid_size, images.device)
     close(outputs.hidden_states[0], encoder.embeddings(images))
     close(outputs.hidden_states[-1], outputs.last_hidden_state, rtol=0, atol=0)
     for layer, block in enumerate(encoder.layers):
         before, half = outputs.hidden_states[layer], outputs.compressed_states[layer]
-        normed = block.compress.norm(before)
-        close(outputs.projected_states[layer], normed.unsqueeze(1) @ block.compress.mssa.bases())
-        update, maps = block.compress.mssa(normed, output_attentions=True)
-        close(outputs.attentions[layer], maps)
+        normed, operator = block.compress.norm(before), block.compress.operator
+        projected = normed.unsqueeze(1) @ operator.bases()
+        if hasattr(operator, "projection_bias"):
+            projected = projected + operator.projection_bias.unflatten(0, (2, 1, -1))
+        close(outputs.projected_states[layer], projected)
+        update, maps = operator(normed, output_attentions=True, places=places)
+        if maps is not None:
+            close(outputs.attentions[layer], maps)
         step = 1.0
         if c.compression_kappa is not None:
-            step = c.compression_kappa * c.head_dim / (before.shape[1] * c.compression_eps**2)
+            kappa = block.compress.log_kappa.exp() if c.learned_steps != "none" else c.compression_kappa
+            step = kappa * c.head_dim / (before.shape[1] * c.compression_eps**2)
             before = (1 - step) * before
         close(half, before + step * update)
         out, code = block.sparsify.ista(block.sparsify.norm(half))
@@ -199,6 +212,48 @@ def test_bfloat16_attention_is_the_same_with_and_without_half_instructions(monke
     assert full not in (matmul_attention, blocked_attention)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_backends_that_lack_something_say_so(dropout):
+    """Flash attention has no bias, flex attention no dropout."""
+    values = torch.zeros(1, 2, 5, 8)
+    bias, module = torch.zeros(2, 5, 5), model_of("relative bias").crate.layers[0].compress.mssa
+    with pytest.raises(
+        ValueError, match=r"'flash_attention_2' has no bias .*use 'sdpa' or 'flex_attention', or a model"
+    ):
+        attention_function("flash_attention_2", values, False, True, bias)
+    flex = attention_function("flex_attention", values, False, True, bias)
+    if dropout:
+        with pytest.raises(ValueError, match="'flex_attention' has no dropout: use 'sdpa'"):
+            flex(module, values, values, values, None, scaling=1.0, dropout=dropout)
+
+
+def test_rotations_go_with_any_backend():
+    """One that takes nothing but queries, keys and values, as flash attention does."""
+
+    def flash(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+        assert attention_mask is None and "bias" not in kwargs
+        maps = (query @ key.mT * scaling).softmax(-1)
+        return (maps @ value).transpose(1, 2), None
+
+    model = model_of("rope")
+    expected = model(images_of(model)).logits
+    AttentionInterface.register("opencrate_test_flash", flash)
+    try:
+        model.config._attn_implementation = "opencrate_test_flash"
+        close(model(images_of(model)).logits, expected)
+    finally:
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop("opencrate_test_flash", None)
+
+
+def test_places_go_with_the_tokens_to_another_device():
+    """accelerate moves the arguments of layers that lie on several devices."""
+    config = config_of("absolute, bias and rope")
+    places = grid_places(config, config.grid_size, torch.device("cpu"))
+    moved = send_to_device({"places": places}, "meta")["places"]
+    assert {one.device.type for one in (moved.offsets, *moved.rotation)} == {"meta"}
+    assert moved.grid == places.grid and places.offsets.device.type == "cpu"
+
+
 # --- initialisation, names, precision, compilation --------------------------------------------------------------
 
 
@@ -211,8 +266,8 @@ def test_same_seed_gives_equal_finite_parameters(variant, initializer):
         models.append(CrateForImageClassification(config_of(variant, initializer=initializer)))
     for (name, a), (_, b) in zip(models[0].named_parameters(), models[1].named_parameters(), strict=True):
         assert a.isfinite().all() and torch.equal(a, b), name
-        trivial = name.endswith("bias") or "norm" in name
-        assert trivial or a.std() > 0, name
+        trivial = name.endswith(("bias", "temperature", "_step", "step_size", "log_kappa", "log_lambda"))
+        assert trivial or "norm" in name or a.std() > 0, name
 
 
 def test_initial_values_are_the_documented_ones():

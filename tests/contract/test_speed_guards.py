@@ -10,6 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import opencrate as oc
 from opencrate._hf import CACHE
+from opencrate.operators import squared_norm_bound
+from opencrate.rate_gradient import causally_whitened, whitened
 from opencrate.recipe.load import load_recipe
 from opencrate.training.optimizers import build_optimizer
 
@@ -26,6 +28,10 @@ READINGS = {
     *(aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.allclose),
 }
 """What needs a number from the device before the program can go on."""
+
+
+GRADIENT = {"compression": "gradient", "attention_output": "tied", "ista_step": "bounded", "learned_steps": "atom"}
+BOTH, TSSA, CBSA = {"position": "both"}, {"compression": "tssa"}, {"compression": "cbsa"}
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +179,51 @@ def test_cache_is_one_tensor_half_of_gpt2s():
     assert cache_bytes_per_token(theirs) == 2 * cache_bytes_per_token(ours)
 
 
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that is made or looked at while it is entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, (tuple, list)) else (out,):
+            if torch.is_tensor(one):
+                self.numbers = max(self.numbers, one.numel())
+        return out
+
+
+LONG = {"max_position_embeddings": 512, "vocab_size": 30}
+
+
+@pytest.mark.parametrize("position", ["absolute", "relative_bias", "rope"])
+def test_a_token_after_many_makes_nothing_of_their_number_squared(position):
+    model = text_model({**LONG, "position": position}, 2).eval()
+    with torch.no_grad():
+        cache = model(torch.zeros(1, 500, dtype=torch.long), use_cache=True)[CACHE]
+        with Largest() as found:
+            model(torch.zeros(1, 1, dtype=torch.long), **{CACHE: cache})
+    assert found.numbers <= 2 * 512 * 16  # a layer's cache with spare room, against 500^2
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("changes", [TSSA, GRADIENT, {**CBSA, "is_causal": False}], ids=lambda one: one["compression"])
+def test_linear_operators_make_no_map(changes, mask):
+    """Nothing grows faster than the number of tokens, in training and with padding too."""
+    sizes = []
+    for length in (128, 256):
+        cls = oc.CrateForCausalLM if changes.get("is_causal", True) else oc.CrateForMaskedLM
+        torch.manual_seed(0)
+        model = cls(oc.CrateTextConfig(**{**SIZES, **LONG, "num_hidden_layers": 1, "use_cache": False, **changes}))
+        ids = torch.zeros(2, length, dtype=torch.long)
+        kept = {"attention_mask": torch.ones_like(ids)} if mask else {}
+        with Largest() as found:
+            model(ids, labels=ids, **kept).loss.backward()
+        sizes.append(found.numbers)
+    assert sizes[1] <= 2 * sizes[0]
+
+
 # --- whole graphs, and nothing read from the device ---------------------------------------------------------------
 
 
@@ -188,6 +239,12 @@ def text_inputs():
 
 MODELS = {
     "image": (lambda: image_model({}, 2), lambda: images_and_labels(MANY)),
+    "image positions": (lambda: image_model(BOTH, 2), lambda: images_and_labels(MANY)),
+    "image gradient": (lambda: image_model(GRADIENT, 2), lambda: images_and_labels(MANY)),
+    "representatives": (lambda: image_model(CBSA, 2), lambda: images_and_labels(MANY)),
+    "causal positions": (lambda: text_model(BOTH, 2), text_inputs),
+    "causal gradient": (lambda: text_model(GRADIENT, 2), text_inputs),
+    "causal statistics": (lambda: text_model(TSSA, 2), text_inputs),
     "alpha": (lambda: image_model(ALPHA, 2), lambda: images_and_labels(MANY)),
     "autoencoder": (
         lambda: mae_model({}, 2),
@@ -202,6 +259,12 @@ GRAPH_MODELS = {
     "image": lambda: image_model({}, 1),
     "autoencoder": lambda: mae_model({}, 1),
     "causal": lambda: text_model({}, 1),
+    "image positions": lambda: image_model(BOTH, 1),
+    "image gradient": lambda: image_model(GRADIENT, 1),
+    "representatives": lambda: image_model(CBSA, 1),
+    "causal positions": lambda: text_model(BOTH, 1),
+    "causal gradient": lambda: text_model(GRADIENT, 1),
+    "causal statistics": lambda: text_model(TSSA, 1),
 }
 GRAPHS = [  # of each model one by default: a graph takes seconds
     pytest.param(name, half, training, marks=() if half and training else pytest.mark.slow)
@@ -248,7 +311,7 @@ def moved(inputs, move):
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if "gradient" not in name])  # without numbers: offloaded
 def test_nothing_is_read_from_the_device(name, dtype, training):
     make, inputs = (one() for one in MODELS[name])
     model = make.to(META, dtype).train(training)
@@ -261,6 +324,15 @@ def test_nothing_is_read_from_the_device(name, dtype, training):
             else:
                 with torch.no_grad():
                     assert model(**inputs).loss.device.type == META
+
+
+def test_the_exact_gradient_reads_nothing_from_the_device():
+    V = torch.randn(2, 3, 100, 4, device=META, requires_grad=True)
+    with NoReading():
+        for heads in (whitened(V, 0.5), causally_whitened(V, 0.5)):
+            heads.sum().backward()
+        squared_norm_bound(V[0, 0]).backward()
+    assert V.grad is not None
 
 
 @pytest.mark.parametrize("kind", ["muon", "lion", "sgd", "adamw_torch"])

@@ -18,7 +18,7 @@ from opencrate._hf import CACHE
 from opencrate.cache import SubspaceCache, SubspaceLayer
 
 from .common import ALL_STATES, checkpoint_activations, model_of
-from .text import FORMS, VARIANTS, ids_of, text_config, text_model
+from .text import CACHED, FORMS, VARIANTS, ids_of, text_config, text_model
 
 COUNTS = {  # vocabulary 50,304, context 1,024 (BERT 30,522 and 512)
     "gpt-base": 60_699_648,
@@ -94,9 +94,10 @@ def test_a_causal_model_does_not_see_what_follows(variant):
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
 @pytest.mark.parametrize("causal", [True, False])
-def test_padding_changes_nothing(causal, backend):
+@pytest.mark.parametrize("variant", ["alpha", "relative bias", "rope", "attention, both", "tssa", "gradient"])
+def test_padding_changes_nothing(variant, causal, backend):
     """On the right of any model, on the left of a causal one, whose positions count attended tokens."""
-    model = text_model("alpha", CrateForCausalLM if causal else CrateForMaskedLM, attn_implementation=backend)
+    model = text_model(variant, CrateForCausalLM if causal else CrateForMaskedLM, attn_implementation=backend)
     ids = ids_of(2, 5)
     with torch.no_grad():
         alone = model(ids).logits
@@ -109,9 +110,23 @@ def test_padding_changes_nothing(causal, backend):
             assert all(state.isfinite().all() for name in ALL_STATES for state in outputs[name[7:]])
 
 
+@pytest.mark.parametrize("length", [1, 3, 9])
+def test_padding_changes_nothing_for_representatives(length):
+    """Also where there are fewer tokens than representatives, and where those stand for several tokens each."""
+    options = {"compression": "cbsa", "compression_options": {"num_representatives": 4}}
+    model, ids = text_model("complete", CrateForMaskedLM, **options), ids_of(2, length)
+    with torch.no_grad():
+        alone = model(ids).logits
+        mask = torch.cat((torch.ones(2, length), torch.zeros(2, 5)), 1).long()
+        assert_close(model(ids).logits, model(ids, attention_mask=mask[:, :length]).logits, atol=1e-5, rtol=1e-5)
+        padded = model(torch.cat((ids, ids_of(2, 5, seed=3)), 1), attention_mask=mask).logits
+        assert_close(padded[:, :length], alone, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
-def test_packed_documents_do_not_see_each_other(backend):
-    model = text_model("overcomplete", attn_implementation=backend)
+@pytest.mark.parametrize("variant", ["overcomplete", "relative bias", "rope"])
+def test_packed_documents_do_not_see_each_other(variant, backend):
+    model = text_model(variant, attn_implementation=backend)
     first, second = ids_of(1, 5), ids_of(1, 4, seed=2)
     positions = torch.cat((torch.arange(5), torch.arange(4)))[None]
     with torch.no_grad():
@@ -119,6 +134,19 @@ def test_packed_documents_do_not_see_each_other(backend):
         assert_close(packed[:, :5], model(first).logits, atol=1e-5, rtol=1e-5)
         assert_close(packed[:, 5:], model(second).logits, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(packed[:, 5:], model(torch.cat((first, second), 1)).logits[:, 5:], atol=1e-2)
+
+
+@pytest.mark.parametrize("variant", ["tssa", "gradient"])
+def test_operators_that_know_padding_only_refuse_packed_documents(variant):
+    model, positions = text_model(variant), torch.cat((torch.arange(5), torch.arange(4)))[None]
+    with pytest.raises(ValueError, match=rf"position_ids: compression='{variant}' cannot keep the documents"):
+        model(ids_of(1, 9), position_ids=positions)
+    with pytest.raises(
+        ValueError, match=rf"attention_mask of shape \(1, 1, 9, 9\): compression='{variant}' takes padding"
+    ):
+        model(ids_of(1, 9), attention_mask=torch.ones(1, 1, 9, 9))
+    shifted = model(ids_of(1, 9), position_ids=torch.arange(3, 12)[None]).logits  # one document, later in its text
+    assert shifted.isfinite().all()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -130,8 +158,9 @@ def test_every_parameter_gets_a_gradient(variant, cls):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_gradient_checkpointing_and_dropout():
-    model, ids = text_model("overcomplete").train(), ids_of(2, 8)
+@pytest.mark.parametrize("variant", ["overcomplete", "relative bias", "rope", "tssa", "gradient"])
+def test_gradient_checkpointing_and_dropout(variant):
+    model, ids = text_model(variant).train(), ids_of(2, 8)
     model(ids, labels=ids).loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
@@ -139,8 +168,8 @@ def test_gradient_checkpointing_and_dropout():
     model(ids, labels=ids).loss.backward()
     for name, parameter in model.named_parameters():
         assert_close(parameter.grad, expected[name])
-    dropping = text_model("overcomplete", dropout=0.5)
-    assert_close(dropping(ids).logits, text_model("overcomplete")(ids).logits)
+    dropping = text_model(variant, dropout=0.5)
+    assert_close(dropping(ids).logits, text_model(variant)(ids).logits)
     dropping.train()
     assert not torch.equal(dropping(ids).logits, dropping(ids).logits)
 
@@ -151,7 +180,7 @@ def test_penalties_join_the_loss():
     assert penalised(ids, labels=ids).loss > plain(ids, labels=ids).loss + 0.1
 
 
-@pytest.mark.parametrize("variant", FORMS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_saving_and_loading(variant, tmp_path):
     model, ids = text_model(variant), ids_of(2, 6)
     model.save_pretrained(tmp_path)
@@ -171,27 +200,34 @@ def test_a_larger_vocabulary():
 
 
 @pytest.mark.slow
-def test_compiled_forward_is_the_same():
-    model, ids = text_model("overcomplete"), ids_of(2, 8)
+@pytest.mark.parametrize("variant", ["overcomplete", "relative bias", "rope", "tssa", "gradient"])
+def test_compiled_forward_is_the_same(variant):
+    model, ids = text_model(variant), ids_of(2, 8)
     with torch.no_grad():
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         assert_close(compiled(ids, use_cache=False).logits, model(ids).logits)
 
 
-@pytest.mark.parametrize("variant", FORMS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_bfloat16(variant):
+    """By autocast, and of weights that are bfloat16 themselves."""
     model, ids = text_model(variant), ids_of(2, 8)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        half = model(ids).logits
-    scale = model(ids).logits.abs().max().item()
-    assert_close(half.float(), model(ids).logits, rtol=0, atol=0.05 * scale)
+    with torch.no_grad():
+        expected = model(ids).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model(ids).logits
+        half = model.to(torch.bfloat16)(ids).logits
+    scale = expected.abs().max().item()
+    assert half.dtype == torch.bfloat16
+    for found in (mixed, half):
+        assert_close(found.float(), expected, rtol=0, atol=0.05 * scale)
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CACHED)
 def test_logits_with_a_cache_equal_those_without(variant, dtype, tolerance):
     model, ids = text_model(variant, dtype=dtype), ids_of(3, 20)
     with torch.no_grad():

@@ -8,9 +8,16 @@ from transformers import StaticCache
 from opencrate._hf import CACHE
 from opencrate.cache import SubspaceCache
 
-from .text import FORMS, ids_of, text_model
+from .text import CACHED, FORMS, ids_of, text_model
 
 NEW = 8
+ONE_TENSOR = (*FORMS, "relative bias", "rope")
+UNCACHED = ("tssa", "gradient")
+
+
+def talker(variant, **changes):
+    """A model that says more than one token again and again, which would hide mistakes."""
+    return text_model(variant, seed=0 if variant in FORMS else 6, **changes)
 
 
 def generated(model, ids, **settings):
@@ -25,9 +32,9 @@ def naive_greedy(model, ids, steps: int = NEW):
     return ids
 
 
-@pytest.mark.parametrize("variant", FORMS)
+@pytest.mark.parametrize("variant", ONE_TENSOR)
 def test_greedy_by_every_way_of_keeping_the_past(variant):
-    model, ids = text_model(variant), ids_of(2, 6)
+    model, ids = talker(variant), ids_of(2, 6)
     expected = naive_greedy(model, ids)
     assert len(expected[:, 6:].unique()) > 2  # a model that repeats one token would hide mistakes
     given = SubspaceCache(model.config)
@@ -47,8 +54,20 @@ def test_greedy_by_every_way_of_keeping_the_past(variant):
     assert torch.equal(generated(model, expected, **{CACHE: given}, max_new_tokens=3), naive_greedy(model, ids, 11))
 
 
-def test_the_cache_is_of_the_right_size_at_once():
-    model, ids = text_model(), ids_of(2, 6)
+@pytest.mark.parametrize("variant", UNCACHED)
+def test_operators_without_a_cache_read_the_text_again(variant):
+    model, ids = talker(variant), ids_of(2, 6)
+    expected = naive_greedy(model, ids)
+    assert len(expected[:, 6:].unique()) > 2
+    for settings in ({}, {"use_cache": True}, {"cache_implementation": "static"}):
+        assert torch.equal(generated(model, ids, **settings), expected), settings
+    with pytest.raises(ValueError, match=rf"compression='{variant}' uses none"):
+        model(ids, **{CACHE: text_model("complete")(ids, use_cache=True)[CACHE]})
+
+
+@pytest.mark.parametrize("variant", ["complete", "relative bias", "rope"])
+def test_the_cache_is_of_the_right_size_at_once(variant):
+    model, ids = talker(variant), ids_of(2, 6)
     cache = generated(model, ids, return_dict_in_generate=True)[CACHE]
     assert isinstance(cache, SubspaceCache) and cache.layers[0]._room[0].shape == (2, 2, 13, 8)
     static = StaticCache(config=model.config, max_cache_len=14)
@@ -57,9 +76,9 @@ def test_the_cache_is_of_the_right_size_at_once():
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
-@pytest.mark.parametrize("variant", FORMS)
+@pytest.mark.parametrize("variant", [*CACHED, *UNCACHED])
 def test_left_padding_equals_no_padding(variant, backend):
-    model = text_model(variant, attn_implementation=backend)
+    model = talker(variant, attn_implementation=backend)
     long, short = ids_of(1, 7), ids_of(1, 4, seed=2)
     batch = torch.cat((long, torch.cat((torch.zeros(1, 3, dtype=torch.long), short), 1)))
     mask = torch.ones(2, 7, dtype=torch.long)
@@ -70,8 +89,9 @@ def test_left_padding_equals_no_padding(variant, backend):
         assert torch.equal(both[1], generated(model, short)[0, 4:]), settings
 
 
-def test_beam_scores_are_the_log_probabilities():
-    model, ids = text_model("overcomplete"), ids_of(2, 5)
+@pytest.mark.parametrize("variant", ["overcomplete", "relative bias", "rope", "gradient"])
+def test_beam_scores_are_the_log_probabilities(variant):
+    model, ids = talker(variant), ids_of(2, 5)
     settings = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.0}
     beams = generated(model, ids, output_scores=True, return_dict_in_generate=True, **settings)
     with torch.no_grad():
@@ -133,9 +153,9 @@ def test_the_last_token_needs_no_position():
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_cache": False}, {"cache_implementation": "static"}])
-@pytest.mark.parametrize("length", [20, 30])
-def test_cropping_keeps_the_last_tokens(length, settings):
-    model = ids = text_model("overcomplete")
+@pytest.mark.parametrize("length, variant", [(20, "overcomplete"), (30, "overcomplete"), (20, "relative bias")])
+def test_cropping_keeps_the_last_tokens(length, variant, settings):
+    model = talker(variant)
     ids = expected = ids_of(2, length)
     for _ in range(NEW):
         with torch.no_grad():

@@ -139,13 +139,22 @@ def test_padded_prompts_as_embeddings():
     assert torch.equal(model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=8), expected)
 
 
-@pytest.mark.parametrize("overflow", [None, "error", "crop"])
-def test_assistants_of_another_kind(overflow):
+@pytest.mark.parametrize(
+    "overflow, variant",
+    [
+        (None, "overcomplete"),
+        ("error", "overcomplete"),
+        ("crop", "overcomplete"),
+        (None, "relative bias"),
+        (None, "rope"),
+    ],
+)
+def test_assistants_of_another_kind(overflow, variant):
     """A GPT-2 guesses for a CRATE, and a CRATE for a GPT-2: the tokens are those of the model that is assisted."""
     torch.manual_seed(0)
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=24, n_embd=16, n_layer=1, n_head=2)).eval()
     gpt2.generation_config.eos_token_id = gpt2.generation_config.bos_token_id = None
-    model, ids = text_model("overcomplete"), ids_of(1, 6)
+    model, ids = text_model(variant), ids_of(1, 6)
     expected = naive_greedy(model, ids)
     assert torch.equal(generated(model, ids, assistant_model=gpt2, context_overflow=overflow), expected)
     assert torch.equal(generated(gpt2, ids, assistant_model=model), generated(gpt2, ids))

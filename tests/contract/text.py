@@ -31,6 +31,8 @@ VARIANTS = {
     "gradient": {"compression": "gradient", "attention_output": "tied", "learned_steps": "atom"},
 }
 FORMS = ("complete", "overcomplete", "alpha")
+CACHED = (*FORMS, "attention", "relative bias", "rope", "attention, both")
+"""Those that keep what they need of earlier tokens; the others read the whole text again."""
 
 
 def text_config(variant: str = "complete", **changes) -> CrateTextConfig:

@@ -12,6 +12,7 @@ IMAGES = {"image_size": 8, "patch_size": 4}
 TEXT = {"vocab_size": 30, "max_position_embeddings": 24}
 OVERCOMPLETE = {"dictionary_expansion": 2, "dictionary_decode": "tied", "ista_num_steps": 2}
 ALPHA = {"dictionary_expansion": 2, "dictionary_decode": "untied", "ista_num_steps": 2, "ista_residual": True}
+GRADIENT = {"compression": "gradient", "ista_step": "bounded", "ista_step_size": 1.0}
 
 BLOCKS: dict[str, dict[str, Any]] = {
     "complete": {},
@@ -28,9 +29,31 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "attention": {"compression": "attention"},
     "mlp": {"sparsification": "mlp"},
     "neither": {"sparsification": "none", "pool": "mean"},
+    "relative bias": {"position": "relative_bias", "pool": "mean"},
+    "rope": {"position": "absolute+rope", "learned_steps": "layer", "compression_kappa": 0.5},
+    "tssa": {"compression": "tssa", "compression_options": {"projection_bias": True}, "pool": "mean"},
+    "cbsa": {"compression": "cbsa", "compression_options": {"num_representatives": 4}, "pool": "mean"},
+    "gradient": {**GRADIENT, "attention_output": "tied", "ista_start": "positive"},
+    "learned gradient": {**GRADIENT, "learned_steps": "atom", "subspace_constraint": "each"},
 }
-OTHERS = ("autoencoder", "tied autoencoder", "whole autoencoder", "causal", "masked", "overcomplete causal")
-FORMS = (*BLOCKS, *OTHERS)
+TEXTS: dict[str, dict[str, Any]] = {
+    "causal": {},
+    "masked": {},
+    "overcomplete causal": OVERCOMPLETE,
+    "causal relative bias": {"position": "relative_bias"},
+    "causal rope": {"position": "rope"},
+    "causal gradient": {"compression": "gradient", "attention_output": "tied"},
+    "causal tssa": {"compression": "tssa", "compression_options": {"position_bias": True}},
+    "masked relative bias": {"position": "both"},
+    "masked cbsa": {"compression": "cbsa", "compression_options": {"num_representatives": 4}},
+}
+AUTOENCODERS: dict[str, dict[str, Any]] = {
+    "autoencoder": {},
+    "tied autoencoder": {"tie_decoder": True},
+    "whole autoencoder": {"mask_ratio": 0.0, "loss_on": "all"},
+    "visible autoencoder": {"mask_tokens_in_encoder": False, "position": "both"},
+}
+FORMS = (*BLOCKS, *AUTOENCODERS, *TEXTS)
 
 
 class Logits(nn.Module):
@@ -49,15 +72,13 @@ def model_of(form: str, seed: int = 0, **changes: Any) -> Logits:
     torch.manual_seed(seed)
     if form in BLOCKS:
         model = oc.CrateForImageClassification(oc.CrateConfig(**{**SIZES, **IMAGES, **BLOCKS[form], **changes}))
-    elif "autoencoder" in form:
-        whole = {"mask_ratio": 0.0, "loss_on": "all"} if form.startswith("whole") else {}
+    elif form in AUTOENCODERS:
         depth = changes.get("num_hidden_layers", SIZES["num_hidden_layers"])
-        more = {"decoder_num_hidden_layers": depth, "tie_decoder": form.startswith("tied"), **whole, **changes}
+        more = {"decoder_num_hidden_layers": depth, **AUTOENCODERS[form], **changes}
         model = oc.CrateMAEForPreTraining(oc.CrateMAEConfig(**{**SIZES, **IMAGES, **more}))
     else:
-        blocks = OVERCOMPLETE if form.startswith("overcomplete") else {}
-        kind = oc.CrateForMaskedLM if form == "masked" else oc.CrateForCausalLM
-        model = kind(oc.CrateTextConfig(**{**SIZES, **TEXT, "use_cache": False, **blocks, **changes}))
+        kind = oc.CrateForMaskedLM if form.startswith("masked") else oc.CrateForCausalLM
+        model = kind(oc.CrateTextConfig(**{**SIZES, **TEXT, "use_cache": False, **TEXTS[form], **changes}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -67,10 +88,10 @@ def model_of(form: str, seed: int = 0, **changes: Any) -> Logits:
 def inputs_of(form: str, batch: int = 5, size: tuple[int, int] = (8, 8), tokens: int = 7) -> tuple[Tensor, ...]:
     """More than 16 tokens together, so that one matrix stands for the complete ISTA step where it is kept."""
     generator = torch.Generator().manual_seed(1)
-    if form in ("causal", "masked", "overcomplete causal"):
+    if form in TEXTS:
         return (torch.randint(0, 30, (batch, tokens), generator=generator),)
     pixels = torch.randn(batch, 3, *size, generator=generator)
-    if form in ("autoencoder", "tied autoencoder"):
+    if form in AUTOENCODERS and form != "whole autoencoder":
         return pixels, torch.rand(batch, size[0] * size[1] // 16, generator=generator)
     return (pixels,)
 

@@ -61,8 +61,8 @@ def test_segments_where_there_is_no_grid():
 def test_padding_does_not_count():
     _, module = module_of(num_representatives=4)
     tokens = drawn(2, 12, 12)
-    mask = torch.ones(2, 1, 12, 12, dtype=torch.bool)
-    mask[..., 9:] = False
+    mask = torch.ones(2, 12)
+    mask[:, 9:] = 0
     changed = tokens.clone()
     changed[:, 9:] = 100.0
     torch.testing.assert_close(module(tokens, mask)[0][:, :9], module(changed, mask)[0][:, :9])

@@ -28,7 +28,10 @@ def test_blocks_are_the_formula(num_tokens, causal, monkeypatch):
     """Also where rows, keys and heads do not fill their blocks."""
     monkeypatch.setattr(attention, "BLOCK_BYTES", 4 * 64 * num_tokens * 8)
     V = values_of(num_tokens)
-    plain, blocked = subspace_attention(V, 0.3, mask_of(num_tokens, causal)), BlockedAttention.apply(V, 0.3, causal)
+    plain, blocked = (
+        subspace_attention(V, 0.3, mask_of(num_tokens, causal)),
+        BlockedAttention.apply(V, None, 0.3, causal),
+    )
     close(blocked, plain, rtol=1e-12, atol=1e-12)
     expected, found = (torch.autograd.grad(one.sin().sum(), V)[0] for one in (plain, blocked))
     close(found, expected, rtol=1e-11, atol=1e-11)
@@ -37,8 +40,8 @@ def test_blocks_are_the_formula(num_tokens, causal, monkeypatch):
 def test_blocks_can_be_differentiated_twice():
     V = values_of(4, dim=2)[:1, :2].detach().requires_grad_()
     for causal in (False, True):
-        assert torch.autograd.gradcheck(lambda V, c=causal: BlockedAttention.apply(V, 0.5, c), V)
-        assert torch.autograd.gradgradcheck(lambda V, c=causal: BlockedAttention.apply(V, 0.5, c), V)
+        assert torch.autograd.gradcheck(lambda V, c=causal: BlockedAttention.apply(V, None, 0.5, c), V)
+        assert torch.autograd.gradgradcheck(lambda V, c=causal: BlockedAttention.apply(V, None, 0.5, c), V)
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.0, 3.0])
@@ -57,7 +60,7 @@ def test_half_attention_stays_near_float32(num_tokens, causal, spread):
         return [((a.double() - b).norm() / b.norm()).item() for a, b in pairs]
 
     fused = errors(F.scaled_dot_product_attention(V, V, V, is_causal=causal, scale=0.125))
-    blocked = errors(BlockedAttention.apply(V, 0.125, causal))
+    blocked = errors(BlockedAttention.apply(V, None, 0.125, causal))
     assert blocked[0] < attention.HALF_ERROR
     for ours, theirs in zip(blocked, fused):
         assert ours < 2.5 * theirs + 1e-3

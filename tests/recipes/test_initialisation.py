@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from opencrate import CrateConfig, CrateForImageClassification, CrateModel
+from opencrate.positions import resized_table
 from opencrate.recipe.load import load_recipe
 from opencrate.store.build import build_config, initialise
 from opencrate.store.start import load_weights, resize_positions, start_model
@@ -21,6 +22,10 @@ def saved(folder, cls=CrateForImageClassification, names=("a", "b", "c"), **chan
     torch.manual_seed(7)
     config = CrateConfig(**{**SMALL, "image_size": 16, **changes}, id2label=dict(enumerate(names)))
     model = cls(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("position_bias"):  # 0 at first
+                parameter.normal_()
     model.save_pretrained(folder)
     return model.state_dict()
 
@@ -80,6 +85,21 @@ def test_positions_are_interpolated_to_another_grid(tmp_path, size):
     assert torch.equal(model.state_dict()[POSITIONS], expected), "as the model's own interpolation at run time"
     assert torch.equal(model.state_dict()[POSITIONS][:, 0], weights[POSITIONS][:, 0]), "the class token's is kept"
     assert f"from 4x4 to {after[0]}x{after[1]} patches" in str(found)
+
+
+@pytest.mark.parametrize("position", ["relative_bias", "absolute+relative_bias"])
+def test_tables_of_offsets_are_interpolated_to_another_grid(tmp_path, position):
+    weights = saved(tmp_path, position=position)
+    model, found = start(recipe_from(tmp_path, "data.image_size=[8, 24]"), ["a", "b", "c"])
+    bias = "crate.layers.0.compress.mssa.relative.position_bias"
+    absolute = [POSITIONS] if "absolute" in position else []
+    assert sorted(found.interpolated) == sorted([*absolute, bias, bias.replace("0", "1")])
+    assert f"{bias.replace('position', 'cls_position')}" in found.loaded
+    assert weights[bias].shape == (4, 7, 7)
+    assert torch.equal(model.state_dict()[bias], resized_table(weights[bias], (2, 6)))
+    images = torch.randn(2, 3, 8, 24)
+    source = CrateForImageClassification.from_pretrained(tmp_path).eval()  # which interpolates at run time
+    torch.testing.assert_close(model.eval()(images).logits, source(images).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_positions_of_as_many_patches_in_another_shape_are_interpolated(tmp_path):

@@ -13,6 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_PUBLISHED = {
+    "compression": ("mssa",),
+    "sparsification": ("ista",),
+    "position": ("absolute", "none"),
+    "ista_step": ("fixed",),
+    "learned_steps": ("none",),
+    "attention_output": ("learned",),
+}
+"""Fields of the configuration, and the values that the published code knows."""
+
 
 def published_mssa(step: Any, tokens: Tensor, config: Any) -> Tensor:
     """``MSSA(LN(Z))``: a linear map for U, softmax attention as two batched products, a linear output map.
@@ -78,7 +88,18 @@ class PublishedDecoderLayer(nn.Module):
 
 
 def published_form(model: Any) -> Any:
-    """A model like this one, with the same parameters (shared, not copied), whose layers are in the published form."""
+    """A model like this one, with the same parameters (shared, not copied), whose layers are in the published form.
+
+    Raises:
+        ValueError: the layers have what the published code does not have, whatever their weights are.
+    """
+    for name, values in _PUBLISHED.items():
+        given = getattr(model.config, name, values[0])
+        if given not in values:
+            raise ValueError(
+                f"against=published: there is no published form of {name}={given!r}; leave 'published' out, or set "
+                f"{name}={values[0]}"
+            )
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
     twin.crate = copy.copy(model.crate)

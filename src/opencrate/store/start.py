@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from .._suggest import suggest
 from ..configuration_crate import pair
 from ..data.images.class_names import nameless
 from ..data.text.tokenizers import load_tokenizer, tokenizer_identity
+from ..positions import resized_table
 from ..recipe.schema import ENCODERS, ModelRecipe, Recipe, recipe_value
 from ..recipe.source_settings import has_tokenizer, source_settings
 from .build import auto_class_of, class_names_of, initialise, own_fields, saved_config
@@ -39,7 +41,7 @@ class Initialisation:
     Attributes:
         source: the folder, as given.
         loaded: taken as they are.
-        interpolated: position tables, brought to another grid of patches.
+        interpolated: tables of positions or of offsets, brought to another grid of patches.
         new: not taken, so started from the recipe's seed.
         left_out: tensors of the source that the model has no use for.
         grid: [rows, columns] of patches before and after, where a table was interpolated.
@@ -96,10 +98,10 @@ def start_from_config(recipe: Recipe, config: PreTrainedConfig) -> Start:
 def load_weights(model: PreTrainedModel, recipe: ModelRecipe) -> Initialisation:
     """Put the weights of `recipe.init_from` into a model, in place.
 
-    The head's linear layer starts anew where the classes differ, the position tables are interpolated (bicubic)
-    where the grid of patches differs, and what `recipe.init_fresh` names starts anew. A classifier that starts from a
-    masked autoencoder takes the encoder with its final norm; the decoder and the mask token are left out. Nothing else
-    is left out.
+    The head's linear layer starts anew where the classes differ, the tables of positions and of offsets are
+    interpolated (bicubic) where the grid of patches differs, and what `recipe.init_fresh` names starts anew. A
+    classifier that starts from a masked autoencoder takes the encoder with its final norm; the decoder and the mask
+    token are left out. Nothing else is left out.
 
     `recipe.init_from` is a run directory or saved folder of the same model type, with or without a head, or of a
     masked autoencoder whose encoder is of that type.
@@ -116,7 +118,7 @@ def load_weights(model: PreTrainedModel, recipe: ModelRecipe) -> Initialisation:
         for name in plan.found.loaded:
             state[name].copy_(weights[name])
         for name in plan.found.interpolated:
-            state[name].copy_(resize_positions(weights[name], *plan.grids))
+            state[name].copy_(_resized(name, weights[name], plan.grids))
     return plan.found
 
 
@@ -126,6 +128,15 @@ def resize_positions(table: Tensor, before: tuple[int, int], after: tuple[int, i
     grid = table[:, tokens:].unflatten(1, before).permute(0, 3, 1, 2).float()
     resized = interpolate(grid, size=after, mode="bicubic", align_corners=False)
     return torch.cat((table[:, :tokens], resized.flatten(2).transpose(1, 2).to(table.dtype)), dim=1)
+
+
+def _resized(name: str, table: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+    return resized_table(table, grids[1]) if _is_bias(name) else resize_positions(table, *grids)
+
+
+def _is_bias(name: str) -> bool:
+    """Whether a tensor has a number for each offset of two patches."""
+    return name.rpartition(".")[2] == "position_bias"
 
 
 class _Plan:
@@ -185,12 +196,17 @@ class _Plan:
                 self.found.left_out.append(name)
         elif given is None:
             self.problems.append(f"{name} is missing")
-        elif name.endswith(_POSITIONS) and self.resize and given.shape[2:] == value.shape[2:]:
+        elif self.resize and self._fits_resized(name, given, value):
             self.found.interpolated.append(name)
         elif given.shape == value.shape:
             self.found.loaded.append(name)
         else:
             self.problems.append(f"{name} has shape {tuple(given.shape)}, the model's is {tuple(value.shape)}")
+
+    def _fits_resized(self, name: str, given: Tensor, value: Tensor) -> bool:
+        if _is_bias(name):
+            return given.ndim == value.ndim == 3 and len(given) == len(value)
+        return name.endswith(_POSITIONS) and given.shape[2:] == value.shape[2:]
 
     def _leave_out(self, name: str) -> None:
         encoder = name.startswith(self.encoder) and not (self.of_autoencoder and name.endswith(_MASK_TOKEN))
