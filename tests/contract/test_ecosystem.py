@@ -158,12 +158,14 @@ model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_cod
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 outputs = model(images, output_projected_states=True)
 classify = pipeline("image-classification", model=folder, trust_remote_code=True)
+certified = AutoModelForImageClassification.from_pretrained(sys.argv[3], trust_remote_code=True).certificate(images)
 print(json.dumps({
     "logits": outputs.logits.tolist(),
     "states": len(outputs.projected_states),
     "crop": dict(processor.crop_size),
     "scores": len(classify(Image.new("LA", (9, 12)))),
     "here": "opencrate" in sys.modules,
+    "certified": certified.guaranteed and bool(certified.holds.all()),
 }))
 """
 
@@ -178,10 +180,11 @@ def test_a_saved_folder_loads_where_the_package_is_not_installed(saved, tmp_path
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", REMOTE, str(folder), str(tmp_path / "images.pt")]
+    model_of("gradient").save_pretrained(tmp_path / "certified")
+    command = [sys.executable, "-c", REMOTE, str(folder), str(tmp_path / "images.pt"), str(tmp_path / "certified")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert not found["here"] and found["states"] == 2
+    assert not found["here"] and found["states"] == 2 and found["certified"]
     assert found["scores"] == 3 and found["crop"] == {"height": 8, "width": 8}
     torch.testing.assert_close(torch.tensor(found["logits"]), model(images).logits.detach())

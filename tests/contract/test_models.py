@@ -177,6 +177,17 @@ def test_masked_tokens_are_neither_attended_to_nor_seen(attention):
         assert not torch.allclose(model(other).logits, model(images).logits)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["relative bias", "absolute, bias and rope"])
+def test_flex_attention_has_the_bias(variant):
+    model = model_of(variant)
+    images = images_of(model)
+    with torch.no_grad():
+        expected = model(images).logits
+        model.set_attn_implementation("flex_attention")
+        close(model(images).logits, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_masks_of_every_backend_become_dense():
     states, padding = torch.zeros(2, 2, 3, 4), torch.tensor([[1, 1, 0], [1, 1, 1]])
     expected = padding.bool()[:, None, None].expand(2, 2, 3, 3)
