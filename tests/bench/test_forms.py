@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import opencrate as oc
 from opencrate.bench.flops import flops_of, ista_products
 from opencrate.bench.jobs import Jobs
-from opencrate.bench.models import build, config_of, count_parameters, equal_depth, inputs_of
+from opencrate.bench.models import build, config_of, count_parameters, equal_depth, equal_width, inputs_of
 from opencrate.bench.published import check_same, published_form
 from opencrate.bench.run import settings_of
 from opencrate.bench.settings import Case
@@ -154,6 +154,15 @@ def test_equal_depth_has_gpt2s_parameters(size):
         )
         theirs = count_parameters(build(settings, "gpt2"))
     assert abs(ours / theirs - 1) <= 0.03 and depth > config_of(settings).num_hidden_layers
+
+
+@pytest.mark.parametrize("size", ["gpt-base", "laptop", "alpha-small"])
+def test_equal_width_has_our_parameters(size):
+    settings = settings_of("decode", size, None, {}, prompt=8, new=8)
+    with torch.device("meta"):
+        ours, theirs = (count_parameters(build(settings, form)) for form in ("ours", "narrow"))
+    assert abs(theirs / ours - 1) <= 0.03
+    assert equal_width(settings) % config_of(settings).num_attention_heads == 0
 
 
 def test_equal_depth_that_is_not_there():

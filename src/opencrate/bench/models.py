@@ -42,6 +42,8 @@ def build(settings: Settings, form: str) -> Any:
         return _crate(settings, mask_tokens_in_encoder=False).eval()
     if form == "equal":
         return _crate(settings, num_hidden_layers=equal_depth(settings)).eval()
+    if form == "narrow":
+        return _gpt2(config_of(settings), equal_width(settings)).eval()
     return {"vit": _vit, "vitmae": _vitmae, "gpt2": _gpt2}[form](config_of(settings)).eval()
 
 
@@ -82,11 +84,11 @@ def _vitmae(config: Any) -> Any:
     return ViTMAEForPreTraining(ViTMAEConfig(**_blocks(config), **_sides(config), **decoder, **mae))
 
 
-def _gpt2(config: Any) -> Any:
-    """transformers' GPT-2 of the same width, depth, heads, vocabulary and context; without dropout."""
+def _gpt2(config: Any, width: int | None = None) -> Any:
+    """transformers' GPT-2 of the same (or another) width, depth, heads, vocabulary and context; without dropout."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    sizes = {"n_embd": config.hidden_size, "n_layer": config.num_hidden_layers, "n_head": config.num_attention_heads}
+    sizes = {"n_embd": width or config.hidden_size, "n_layer": config.num_hidden_layers, "n_head": config.num_attention_heads}
     text = {"vocab_size": config.vocab_size, "n_positions": config.max_position_embeddings}
     ends = {"bos_token_id": None, "eos_token_id": None}
     return GPT2LMHeadModel(GPT2Config(**sizes, **text, **ends, **_NO_DROPOUT))
@@ -114,6 +116,16 @@ def equal_depth(settings: Settings) -> int:
             "comes within 3 %, so leave 'equal' out, or take another size"
         )
     return depth
+
+
+def equal_width(settings: Settings) -> int:
+    """The width at which a GPT-2 of the run's depth and heads has CRATE's parameters, as nearly as heads allow."""
+    config = config_of(settings)
+    heads = config.num_attention_heads
+    with torch.device("meta"):
+        wanted = count_parameters(_crate(settings))
+        widths = range(heads, config.hidden_size + heads, heads)
+        return min(widths, key=lambda width: abs(count_parameters(_gpt2(config, width)) - wanted))
 
 
 def inputs_of(settings: Settings, config: Any) -> dict[str, Tensor]:

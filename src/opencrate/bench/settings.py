@@ -9,7 +9,7 @@ TASKS: dict[str, dict[str, tuple[str, ...]]] = {
     "image": {"against": ("published", "vit"), "modes": ("forward", "step", "layers")},
     "mae": {"against": ("published", "vitmae", "visible"), "modes": ("forward", "step", "layers")},
     "text": {"against": ("published", "gpt2"), "modes": ("forward", "step", "layers")},
-    "decode": {"against": ("gpt2", "equal", "published"), "modes": ("generate",)},
+    "decode": {"against": ("gpt2", "equal", "narrow", "published"), "modes": ("generate",)},
 }
 """Task -> the forms that ours can be set against, and the modes; the first two of each are the defaults."""
 
@@ -22,6 +22,7 @@ NAMES = {
     "visible": "ours, encoder of visible tokens",
     "gpt2": "GPT-2",
     "equal": "ours at GPT-2's parameters",
+    "narrow": "GPT-2 at our parameters",
 }
 """Form -> its name in tables."""
 

@@ -5,7 +5,7 @@
   opencrate bench image hidden_size=128 num_hidden_layers=6 image_size=32 patch_size=4 --batch 128
   opencrate bench mae                                against ViTMAE
   opencrate bench text                               language models, against GPT-2
-  opencrate bench decode                             tokens per second, also at GPT-2's number of parameters
+  opencrate bench decode                             tokens per second, also at equal parameters, one way or the other
   opencrate bench recipe cifar10 data.path=DATA      a training step of a recipe: loading, passes, optimizer
   opencrate bench curve --tokens 197 577 1025        time and memory over length; --depth 12 24 36: over depth
   opencrate bench compare REV_A REV_B image          two revisions of this project's source, A B A B
