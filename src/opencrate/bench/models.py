@@ -88,7 +88,8 @@ def _gpt2(config: Any, width: int | None = None) -> Any:
     """transformers' GPT-2 of the same (or another) width, depth, heads, vocabulary and context; without dropout."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    sizes = {"n_embd": width or config.hidden_size, "n_layer": config.num_hidden_layers, "n_head": config.num_attention_heads}
+    width = width or config.hidden_size
+    sizes = {"n_embd": width, "n_layer": config.num_hidden_layers, "n_head": config.num_attention_heads}
     text = {"vocab_size": config.vocab_size, "n_positions": config.max_position_embeddings}
     ends = {"bos_token_id": None, "eos_token_id": None}
     return GPT2LMHeadModel(GPT2Config(**sizes, **text, **ends, **_NO_DROPOUT))
