@@ -53,7 +53,8 @@ def test_memory_is_printed(opencrate, tmp_path):
     assert all(type(line["memory"]) is int for line in lines)
 
 
-def test_recipe(opencrate, tmp_path):
+def test_recipe(opencrate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a user's own runs/ may lie where the tests are started
     done = opencrate(
         "bench", "recipe", "digits", "model.config.num_hidden_layers=1", "--steps", "2", "--out", tmp_path / "r.json"
     )
