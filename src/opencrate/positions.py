@@ -146,10 +146,8 @@ class TextBias(nn.Module):
     def __init__(self, config: Any):
         super().__init__()
         self.is_causal, self.context = bool(config.is_causal), config.max_position_embeddings
-        self.position_bias = nn.Parameter(torch.empty(config.num_attention_heads, self._farthest(self.context)))
-
-    def _farthest(self, context: int) -> int:
-        return context if self.is_causal else 2 * context - 1
+        distances = self.context if self.is_causal else 2 * self.context - 1
+        self.position_bias = nn.Parameter(torch.empty(config.num_attention_heads, distances))
 
     def forward(self, places: Places, queries: int, keys: int) -> Tensor:
         """``(K, queries, keys)``; the keys are the text's from its start, the queries come after ``places.first``."""

@@ -22,7 +22,7 @@ from torch import nn
 from ._suggest import suggest
 from ._values import Within, allowed, field_error, fitted
 from .compression import MSSA, Attention
-from .rate_gradient import RateGradient
+from .rate_gradient import LARGEST_STEP, RateGradient
 from .representatives import CBSA
 from .sparsification import ISTA, MLP
 from .token_statistics import TSSA
@@ -113,6 +113,7 @@ class Operator:
 
 
 _ATTENTION: dict[str, Any] = {"states": RECORDABLE["compression"], "causal": True, "cached": True, "relative": True}
+_LINEAR: dict[str, Any] = {"states": ("projected_states",), "subspaces": LEARNED, "padding_only": True}
 _OPERATORS: dict[str, dict[str, Operator]] = {
     "compression": {
         "mssa": Operator("compression", MSSA, subspaces=LEARNED, symbol="MSSA", **_ATTENTION),
@@ -123,11 +124,9 @@ _OPERATORS: dict[str, dict[str, Operator]] = {
             "compression",
             TSSA,
             options={"projection_bias": (bool, False), "position_bias": (bool, False)},
-            states=("projected_states",),
-            subspaces=LEARNED,
             symbol="TSSA",
-            padding_only=True,
             causal=True,
+            **_LINEAR,
         ),
         "cbsa": Operator(
             "compression",
@@ -136,25 +135,21 @@ _OPERATORS: dict[str, dict[str, Operator]] = {
                 "num_representatives": (Annotated[int, Within(1, 2**16)], 64),
                 "pool": (Literal["patches", "published"], "patches"),
             },
-            states=("projected_states",),
-            subspaces=LEARNED,
             symbol="CBSA",
-            padding_only=True,
             grid=True,
+            **_LINEAR,
         ),
         "gradient": Operator(
             "compression",
             RateGradient,
             options={
-                "max_step": (Annotated[float, Within(1e-6, 1.9)], 1.0),
+                "max_step": (Annotated[float, Within(1e-6, LARGEST_STEP)], 1.0),
                 "start": (Annotated[float, Within(1e-6, 1 - 1e-6)], 0.5),
             },
-            states=("projected_states",),
-            subspaces=LEARNED,
             symbol="−κ∇R^c",
-            padding_only=True,
             causal=True,
             normalised=False,
+            **_LINEAR,
         ),
     },
     "sparsification": {

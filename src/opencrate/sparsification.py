@@ -117,14 +117,10 @@ class ISTA(nn.Module):
             eta = 2 * raw.sigmoid() if self.bounded else raw.exp()
         if not self.bounded:
             return eta
-        if self._tight():
+        if self.constraint == "orthonormal":  # ||D|| = 1
             return eta
         bound = self._kept.bound(D) if self._keeps() else squared_norm_bound(D)
         return eta / bound.unsqueeze(0)
-
-    def _tight(self) -> bool:
-        """Whether ``||D|| = 1`` by construction."""
-        return self.constraint == "orthonormal"
 
     def sparsity_weight(self) -> float | Tensor:
         """lambda: a number, ``(1,)`` or ``(m,)``."""
