@@ -216,7 +216,9 @@ def test_demo_trains_both_and_reports(opencrate, tmp_path, monkeypatch):
         line = next(line for line in result.out.splitlines() if line.split()[:1] == [name])
         assert f"{100 * metrics['accuracy']:.2f} %" in line and f"{metrics['parameters']:,}" in line
     report = (tmp_path / "runs" / "demo" / "report.html").read_text()
-    assert "digits-vit" in report and "runs/demo/report.html" in result.out
+    assert "attention + MLP (digits-vit-like)" in report and "runs/demo/report.html" in result.out
+    low, high = (100 * end for end in metrics["test"]["top1_interval_95"])
+    assert f"{low:.1f} to {high:.1f} %" in line and "the intervals" in result.out
 
 
 def test_interrupted_is_130(monkeypatch, capfd):

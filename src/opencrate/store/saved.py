@@ -130,8 +130,10 @@ class SavedModel:
     @property
     def title(self) -> str:
         """The architecture and the name, for readers: `CRATE (digits)`."""
-        kind = self.model.config.model_type
-        return f"{_TITLES.get(kind, kind)} ({self.name})"
+        config = self.model.config
+        steps = (getattr(config, "compression", ""), getattr(config, "sparsification", ""))
+        kind = "attention + MLP" if steps == ("attention", "mlp") else _TITLES.get(config.model_type, config.model_type)
+        return f"{kind} ({self.name})"
 
     @property
     def reads(self) -> Literal["images", "texts"]:
