@@ -87,13 +87,14 @@ class Sparsification(nn.Module):
     ista: ISTA
     mlp: MLP  # the one that is in use is there
 
-    def __init__(self, config):
+    def __init__(self, config, layer_idx: int = 0):
         super().__init__()
         self.config, self.kind = config, config.sparsification
         self.residual = config.ista_residual or self.entry.residual
         if self.entry.module is not None:
             self.norm = TokenLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-            self.add_module(self.kind, self.entry.build(config))
+            numbered = (layer_idx,) if issubclass(self.entry.module, ISTA) else ()
+            self.add_module(self.kind, self.entry.build(config, *numbered))
 
     @property
     def entry(self) -> Operator:
@@ -120,7 +121,7 @@ class CrateLayer(GradientCheckpointingLayer):
     def __init__(self, config, layer_idx: int = 0):
         super().__init__()
         self.compress = Compression(config, layer_idx=layer_idx)
-        self.sparsify = Sparsification(config)
+        self.sparsify = Sparsification(config, layer_idx)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         half = read_by(self.compress, "hidden_states", tokens, attention_mask, **kwargs)

@@ -73,6 +73,8 @@ class CrateBlockConfig(PreTrainedConfig):
         ista_step: ``fixed``: eta is ``ista_step_size``; ``bounded``: eta is ``ista_step_size``/b with b >= ||D||^2, so
             that below 2 every step from a feasible start lowers the LASSO objective, whatever D becomes.
         ista_lambda: sparsity weight lambda.
+        ista_lambda_last: lambda of the last layer, those between lie on a line from ``ista_lambda``; ``None``: one for
+            all layers.
         learned_steps: ``layer``: eta, lambda and (where it is a number) kappa are learned in each layer, from what the
             configuration says, and stay positive; ``atom``: as well, with a lambda for each atom; ``none`` (published).
         ista_num_steps: steps T.
@@ -129,6 +131,7 @@ class CrateBlockConfig(PreTrainedConfig):
     ista_step_size: Positive = 0.1
     ista_step: Literal["fixed", "bounded"] = "fixed"
     ista_lambda: Amount = 0.1
+    ista_lambda_last: Amount | None = None
     learned_steps: Literal["none", "layer", "atom"] = "none"
     ista_num_steps: Annotated[int, Within(1, 1_000)] = 1
     ista_start: Literal["input", "zero", "positive"] | None = None
@@ -262,7 +265,8 @@ class CrateBlockConfig(PreTrainedConfig):
         if self.ista_step == "bounded":
             self._require(self.ista_step_size < 2, "ista_step_size", "below 2 with ista_step='bounded'")
         if self.learned_steps != "none":
-            self._require(self.ista_lambda > 0, "ista_lambda", "above 0 where it is learned (learned_steps)")
+            for name in ("ista_lambda", "ista_lambda_last"):
+                self._require(getattr(self, name) != 0, name, "above 0 where it is learned (learned_steps)")
             kappa = self.compression_kappa is None or self.compression_kappa > 0
             self._require(kappa, "compression_kappa", "above 0 where it is learned (learned_steps)")
         if self.dictionary_decode == "none":

@@ -164,7 +164,9 @@ class CrateModel(CrateImagePreTrainedModel):
     def __init__(self, config: CrateConfig):
         super().__init__(config)
         self.embeddings = CrateEmbeddings(config)
-        self.layers: LayerList[CrateLayer] = LayerList(CrateLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers: LayerList[CrateLayer] = LayerList(
+            CrateLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
+        )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -204,7 +204,9 @@ class CrateMAEModel(CrateMAEPreTrainedModel):
     def __init__(self, config: CrateMAEConfig):
         super().__init__(config)
         self.embeddings = CrateMAEEmbeddings(config)
-        self.layers: LayerList[CrateLayer] = LayerList(CrateLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers: LayerList[CrateLayer] = LayerList(
+            CrateLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
+        )
         self.norm = last_norm(config)
         self.post_init()
 

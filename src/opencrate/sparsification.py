@@ -73,9 +73,9 @@ def _probe(size: int, dtype: torch.dtype) -> Tensor:
 class ISTA(nn.Module):
     """T proximal steps of a LASSO over the dictionary D, then the chosen decode. [2306.01129, Eq. 17]"""
 
-    def __init__(self, config):
+    def __init__(self, config, layer_idx: int = 0):
         super().__init__()
-        self.config = config
+        self.config, self.layer_idx = config, layer_idx
         shape = config.hidden_size, config.hidden_size * config.dictionary_expansion
         self.dictionary = nn.Parameter(torch.empty(shape))
         if config.dictionary_decode == "untied":
@@ -98,7 +98,7 @@ class ISTA(nn.Module):
         """Step size and sparsity weight as the configuration says, where they are learned."""
         if hasattr(self, "log_lambda"):
             c = self.config
-            init.constant_(self.log_lambda, math.log(c.ista_lambda))
+            init.constant_(self.log_lambda, math.log(self._given_weight()))
             init.constant_(self.raw_step_size, _raw(c.ista_step_size, self.bounded))
 
     @torch.no_grad()
@@ -124,7 +124,14 @@ class ISTA(nn.Module):
 
     def sparsity_weight(self) -> float | Tensor:
         """lambda: a number, ``(1,)`` or ``(m,)``."""
-        return self.log_lambda.float().exp() if hasattr(self, "log_lambda") else self.config.ista_lambda
+        return self.log_lambda.float().exp() if hasattr(self, "log_lambda") else self._given_weight()
+
+    def _given_weight(self) -> float:
+        """lambda of this layer, as the configuration says: on the line from the first layer's to the last one's."""
+        c = self.config
+        if c.ista_lambda_last is None or c.num_hidden_layers == 1:
+            return c.ista_lambda
+        return c.ista_lambda + self.layer_idx / (c.num_hidden_layers - 1) * (c.ista_lambda_last - c.ista_lambda)
 
     def start(self, tokens: Tensor) -> Tensor | None:
         """The code that the steps start from; ``None`` is zero."""

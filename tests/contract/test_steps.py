@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from opencrate import CrateForImageClassification
-from opencrate.blocks import orthogonality_loss
+from opencrate import CrateConfig, CrateForCausalLM, CrateForImageClassification, CrateMAEForPreTraining
+from opencrate.blocks import orthogonality_loss, sparsifications
 
 from .common import gradients_of, images_of, model_of
 
@@ -104,3 +104,29 @@ def test_training_under_a_constraint_keeps_the_bases_orthonormal(variant):
             joint = U.movedim(0, 1).flatten(1)
             close(joint.T @ joint, torch.eye(16), rtol=0, atol=1e-5)
     assert not torch.allclose(model.crate.layers[0].compress.mssa.bases(), start, atol=1e-3)
+
+
+# --- lambda over the layers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learned", ["none", "layer", "atom"])
+@pytest.mark.parametrize("make", [CrateForImageClassification, CrateMAEForPreTraining, CrateForCausalLM])
+def test_lambda_rises_on_a_line_from_layer_to_layer(make, learned, tmp_path):
+    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "learned_steps": learned}
+    config = make.config_class(**size, ista_lambda=0.2, ista_lambda_last=1.0)
+    model = make(config)
+    model.save_pretrained(tmp_path)
+    for one in (model, make.from_pretrained(tmp_path)):
+        weights = [
+            float(torch.as_tensor(step.operator.sparsity_weight()).detach().mean()) for step in sparsifications(one)
+        ]
+        assert weights[:3] == pytest.approx([0.2, 0.6, 1.0], rel=1e-6)
+
+
+def test_lambda_of_the_last_layer_is_one_for_all_unless_given():
+    one = CrateConfig.from_size("digits", num_hidden_layers=1, ista_lambda=0.3, ista_lambda_last=2.0)
+    assert sparsifications(CrateForImageClassification(one))[0].ista.sparsity_weight() == 0.3
+    plain = sparsifications(CrateForImageClassification(CrateConfig.from_size("digits")))
+    assert [step.ista.sparsity_weight() for step in plain] == [0.1] * 6
+    with pytest.raises(ValueError, match="ista_lambda_last"):
+        CrateConfig.from_size("digits", ista_lambda_last=0.0, learned_steps="layer")
