@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from .gathering import global_count, global_sum, process_count
 
 INITIAL_STD = 0.02
+NORMS = "parametrizations.weight.original0"  # where weight_norm keeps the norms of the rows
 
 
 class ProjectionHead(nn.Module):
@@ -52,7 +53,7 @@ class ProjectionHead(nn.Module):
             last = nn.Linear(bottleneck, out, bias=False)
             nn.init.trunc_normal_(last.weight, std=INITIAL_STD)
             self.last_layer = weight_norm(last)
-            norms = self.last_layer.parametrizations.weight.original0  # pyright: ignore  # made by weight_norm
+            norms = self.last_layer.get_parameter(NORMS)
             nn.init.ones_(norms)
             norms.requires_grad_(not norm_last_layer)
 
@@ -61,7 +62,7 @@ class ProjectionHead(nn.Module):
         unit = F.normalize(in_float32(self.mlp(features)), dim=-1)
         if self.last_layer is None:
             return unit
-        return self.last_layer(unit.to(self.last_layer.parametrizations.weight.original1.dtype))  # pyright: ignore
+        return self.last_layer(unit.to(self.last_layer.get_parameter(NORMS).dtype))
 
     def last_parameters(self) -> list[nn.Parameter]:
         """Parameters of the last map, which DINO freezes for the first epoch; none without it."""

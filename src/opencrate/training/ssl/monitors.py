@@ -72,7 +72,7 @@ ADVICE: dict[Kind, str] = {
 
 
 def collapse(
-    parts: Mapping[str, Tensor | float], K: int | None = None, loss: float | None = None, spread: Reading | None = None
+    parts: Mapping[str, Tensor | float], K: int | None = None, loss: float | None = None, spread: float | None = None
 ) -> Collapse | None:
     """Whether training has collapsed, and how, by the parts that an objective returned.
 

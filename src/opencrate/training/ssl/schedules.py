@@ -57,7 +57,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
         ValueError: they are not of the same architecture, or the momentum is out of its range.
     """
     checked_number("momentum", momentum, 0, inclusive=True, most=1)
-    averages, weights = list(teacher.parameters()), list(student.parameters())
+    averages: list[Tensor] = list(teacher.parameters())
+    weights: list[Tensor] = list(student.parameters())
     if [one.shape for one in averages] != [one.shape for one in weights]:
         raise ValueError(
             f"teacher and student must be of the same architecture, got {len(averages)} and {len(weights)} parameters "

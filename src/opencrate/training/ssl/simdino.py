@@ -6,10 +6,13 @@ import math
 from typing import Literal
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...objective import coding_rate
 from .gathering import global_rows, global_sum
 from .inputs import checked_batch, checked_number, checked_teacher, outside_autocast
+
+NORM_TOLERANCE = 0.02
 
 
 @outside_autocast
@@ -26,7 +29,7 @@ def simdino_loss(
     """SimDINO's loss, a function of the global batch alone [2502.10385].
 
         loss        = -coefficient * compression - expansion_weight * expansion
-        compression = mean over teacher views i, student views v != i and images of <teacher_i, student_v>
+        compression = mean over teacher views i, student views v != i and images of cos(teacher_i, student_v)
         expansion   = gamma * mean over global views of 1/2 logdet(I + p/(N eps) Z^T Z),   gamma = (p + N)/(p N)
 
     with N the images of the global batch and Z `(N, p)` their features in one view. The rate is `coding_rate(Z,
@@ -65,7 +68,7 @@ def simdino_loss(
         features are one vector.
 
     Raises:
-        ValueError: a shape, weight, or number of views or images that is not allowed.
+        ValueError: a shape, weight, or number of views or images that is not allowed; features without unit norm.
         FloatingPointError: a feature is not finite; names view and step.
     """
     checked_number("eps", eps, 1e-12, inclusive=True)
@@ -74,11 +77,14 @@ def simdino_loss(
     if expansion_of not in ("student", "average"):
         raise ValueError(f"expansion_of must be student or average, got {expansion_of!r}")
     student, teacher = checked_teacher(student, teacher, step)
+    _check_norms("student", student)
+    _check_norms("teacher", teacher)
     (V, _, p), G = student.shape, len(teacher)
     images = checked_batch("student", student)
     N = _checked_group(group_size, images)
-    others = student.sum(0) - student[:G]
-    compression = global_sum((teacher * others).sum()) / (G * (V - 1) * images)
+    cosines = F.normalize(student, dim=-1)
+    others = cosines.sum(0) - cosines[:G]
+    compression = global_sum((F.normalize(teacher, dim=-1) * others).sum()) / (G * (V - 1) * images)
     features = student[:G] if expansion_of == "student" else (student[:G] + teacher) / 2
     groups = global_rows(features, 1).reshape(G, images // N, N, p)
     expansion = gamma(N, p) * coding_rate(groups, math.sqrt(eps)).mean()
@@ -115,6 +121,14 @@ def largest_expansion(samples: int, features: int, eps: float) -> float:
 def constant_expansion(samples: int, features: int, eps: float) -> float:
     """The expansion, in nats, of rows that are all the same unit vector: gamma / 2 * ln(1 + p/eps)."""
     return gamma(samples, features) / 2 * math.log1p(features / eps)
+
+
+def _check_norms(name: str, features: Tensor) -> None:
+    """Bfloat16 leaves up to 0.004 of the norm; other features would expand by growing."""
+    norms = features.detach().norm(dim=-1)
+    worst = float(norms.flatten()[(norms - 1).abs().argmax()])
+    if abs(worst - 1) > NORM_TOLERANCE:
+        raise ValueError(f"{name} must have features of norm 1, got one of {worst:.3g}; end the head with F.normalize")
 
 
 def _checked_group(group_size: int | None, images: int) -> int:
