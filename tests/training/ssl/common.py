@@ -18,7 +18,8 @@ def unit(z: Tensor) -> Tensor:
 
 
 def of_dino(z: Tensor, teacher: Tensor, **more):
-    centre = torch.linspace(-0.2, 0.3, z.shape[-1], dtype=torch.promote_types(z.dtype, torch.float32))
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    centre = torch.linspace(-0.2, 0.3, z.shape[-1], dtype=dtype, device=z.device)
     return dino_loss(z, teacher, centre, 0.3, 0.2, **more)
 
 
