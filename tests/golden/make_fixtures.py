@@ -73,6 +73,9 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "official_code": (r"official\..*", ""),
     },
+    "dino_loss": {"dino_loss": (".*", "")},
+    "dino_extra": {name: (".*", "") for name in ("loss", "head_default", "head_learned_last", "schedules")},
+    "simdino_loss": {"simdino_loss": (".*", "")},
 }
 
 

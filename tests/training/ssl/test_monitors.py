@@ -1,0 +1,130 @@
+"""Readings with their healthy values, and collapse in each of its forms."""
+
+import math
+
+import pytest
+import torch
+
+from opencrate.training.ssl import (
+    collapse,
+    dino_loss,
+    rank_reading,
+    readings,
+    simdino_loss,
+    spread_reading,
+    vicreg_loss,
+)
+from opencrate.training.ssl.monitors import ADVICE
+
+from .common import unit, views
+
+K = 64
+
+
+def gaussian(N=512, p=16):
+    return torch.randn(N, p, generator=torch.Generator().manual_seed(0))
+
+
+def test_rank():
+    sigma = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
+    share = sigma / sigma.sum()
+    z = torch.linalg.qr(views(1, 9, 3)[0]).Q * sigma
+    reading = rank_reading(z)
+    assert reading.value == pytest.approx(math.exp(-(share * share.log()).sum().item()), rel=1e-9) and reading.fine
+    assert rank_reading(gaussian()).value > 15.5
+    poor = rank_reading(gaussian(64, 1) * torch.ones(1, 32))
+    assert poor.value == pytest.approx(1, abs=1e-3) and not poor.fine and "dimensions" in str(poor)
+
+
+def test_spread():
+    healthy = spread_reading(gaussian())
+    assert healthy.value == pytest.approx(0.25, rel=0.02) and healthy.fine and not healthy.advice
+    assert healthy.healthy == "near 1/sqrt(p) = 0.25" and str(healthy).endswith("(healthy: near 1/sqrt(p) = 0.25)")
+    constant = spread_reading(torch.ones(8, 16) + 1e-3 * gaussian(8))
+    assert constant.value < 1e-3 and not constant.fine and constant.advice == ADVICE["constant"]
+
+
+@pytest.mark.parametrize("z", [torch.ones(1, 4), torch.ones(4), torch.ones(4, 4).long()])
+def test_projections_that_are_not(z):
+    with pytest.raises(ValueError, match=r"projections must be a floating tensor \(N, p\)"):
+        spread_reading(z)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        rank_reading(torch.full((2, 2), torch.nan))
+
+
+def of_dino(student, teacher, teacher_temperature=0.04):
+    loss, parts = dino_loss(student, teacher, torch.zeros(K), 0.1, teacher_temperature)
+    return collapse(parts, K, loss.item()), readings(parts, K)
+
+
+def test_healthy_dino():
+    """Every image its own prototypes."""
+    logits = views(2, 32, K, dtype=torch.float32) * 0.2
+    found, read = of_dino(logits, logits)
+    assert found is None and [one.name for one in read] == ["teacher entropy", "batch entropy"]
+    assert all(one.fine and not one.advice for one in read)
+
+
+def test_uniform():
+    found, read = of_dino(1e-4 * views(4, 32, K, dtype=torch.float32), 1e-4 * views(2, 32, K, dtype=torch.float32))
+    assert found.kind == "uniform" and "lower its temperature" in found.advice
+    assert not read[0].fine and read[0].advice == found.advice
+
+
+def test_one_hot():
+    logits = torch.zeros(2, 32, K)
+    logits[..., 3] = 5.0
+    found, read = of_dino(logits, logits)
+    assert found.kind == "one-hot" and "centre" in found.advice
+    assert not read[0].fine and not read[1].fine
+
+
+def test_one_hot_of_each_image_is_no_collapse():
+    found, _ = of_dino(5 * torch.eye(K).expand(2, K, K), 5 * torch.eye(K).expand(2, K, K))
+    assert found is None
+
+
+def test_constant_distribution():
+    """The same for every image, though neither uniform nor one-hot."""
+    logits = (torch.arange(K) / K / 10).expand(2, 32, K)
+    found, _ = of_dino(logits, logits)
+    assert found.kind == "constant"
+
+
+def test_constant_features_of_simdino():
+    z = unit(torch.ones(4, 32, 16))
+    _, parts = simdino_loss(z, z[:2], 0.4)
+    assert collapse(parts).kind == "constant"
+    share, compression = readings(parts)
+    assert not share.fine and compression.fine
+    z = unit(gaussian(32).expand(4, 32, 16))
+    _, parts = simdino_loss(z, z[:2], 0.4)
+    assert collapse(parts) is None and all(one.fine for one in readings(parts))
+
+
+def test_constant_features_of_vicreg():
+    _, parts = vicreg_loss(torch.ones(2, 32, 16))
+    assert collapse(parts).kind == "constant" and not readings(parts)[0].fine
+    _, parts = vicreg_loss(gaussian(32).expand(2, 32, 16))
+    assert collapse(parts) is None and readings(parts)[0].fine
+
+
+def test_constant_features_of_any():
+    parts = {"invariance": 0.0, "sigreg": 100.0}
+    assert collapse(parts) is None and collapse(parts, spread=0.01).kind == "constant"
+    assert collapse(parts, spread=0.9) is None
+
+
+def test_sigreg():
+    (reading,) = readings({"invariance": 0.3, "sigreg": 1.1})
+    assert reading.fine and "near 1.05" in reading.healthy
+    assert not readings({"invariance": 0.3, "sigreg": 40.0})[0].fine
+
+
+def test_prototypes_are_needed():
+    parts = {"teacher_entropy": 1.0, "batch_entropy": 1.0, "cross_entropy": 1.0}
+    for call in (collapse, readings):
+        with pytest.raises(ValueError, match="K is missing"):
+            call(parts)
+        with pytest.raises(ValueError, match="K must be a number at least 2, got 1"):
+            call(parts, 1)
