@@ -9,11 +9,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 from opencrate.data.draws import Draw, DrawSampler, SampleGenerators
+from opencrate.data.images.colours import blurred, grey_values, solarized, with_brightness
 from opencrate.data.images.decoded import normalised
 from opencrate.data.images.device import batches_on_device
 from opencrate.data.images.sources import load_images
 from opencrate.data.images.tensors import ImageTransform
-from opencrate.data.images.views import MultiViewImages, check_views, view_kinds
+from opencrate.data.images.views import MultiViewImages, ViewKind, check_views, recolour, view_kinds
 from opencrate.data.options import ImageData, Views
 from opencrate.recipe.load import load_recipe
 from opencrate.recipe.schema import Recipe, check_values
@@ -144,6 +145,22 @@ def test_shares_of_flipped_grey_blurred_and_solarized_views(tmp_path):
     shares = [np.mean([len(one.unique()) > 2 for one in blue[:, view]]) for view in range(5)]
     for share, probability in zip(shares, (0.9, 0.1, 0.1, 0.5, 0.5)):
         assert within(share, probability, 400), shares
+
+
+def test_each_change_has_a_number_of_its_own():
+    views = Views(jitter=0.5, jitter_strength=[0.4, 0.0, 0.0, 0.0], grey=0.5, blur=0.5, blur_radius=[1.0, 3.0])
+    before = images(1, (8, 8)).transpose(0, 3, 1, 2)[None]
+    expected = {
+        1: with_brightness(before[0], np.array([1.4])),  # the amounts' numbers are 1, the most
+        2: np.repeat(grey_values(before[0]), 3, axis=1),
+        3: blurred(before[0, 0], 3.0),
+        5: solarized(before[0]),
+    }
+    for place in range(14):
+        numbers, pixels = np.ones((1, 1, 14)), before.copy()
+        numbers[..., place] = 0
+        recolour(pixels, [ViewKind((8, 8), [1.0, 1.0], blur=0.5, solarize=0.5)], views, numbers)
+        np.testing.assert_array_equal(pixels[0, 0], np.squeeze(expected.get(place, before)))
 
 
 def test_areas_of_the_crops(tmp_path):
