@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = f"{recipe.model.type}-{recipe.model.size}" if recipe.model.size else recipe.model.type
         parameters = stated_parameters(name)
         count = "–" if parameters is None else f"{parameters / 1e6:.2f} M"
-        data = recipe_value(recipe, f"{READ_BY.get(recipe.task, ('data',))[0]}.path")
+        data = recipe_value(recipe, f"{READ_BY[recipe.task][0]}.path")
         rows.append((name, recipe.task, model, count, data, recipe.description))
     print_table(("recipe", "task", "model", "parameters", "data", "what"), rows)
     return 0

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         GlueData as GlueData,
         ImageData as ImageData,
         TextData as TextData,
+        Views as Views,
     )
     from .text.glue import load_glue as load_glue
     from .text.load import load_text as load_text

@@ -19,6 +19,7 @@ from .options import Augmentation
 
 _BATCH_STREAM, _SAMPLE_STREAM, _EPOCH_STREAM = 1, 2, 3  # first words of the keys: they never share numbers
 MASK_STREAM, FIXED_MASK_STREAM = 4, 5  # likewise: which patches are hidden, in training and where images are fixed
+GLOBAL_VIEW_STREAM, LOCAL_VIEW_STREAM = 6, 7  # likewise: the views of an image
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,15 @@ class SampleGenerators:
         self._stream = stream
         self._epoch: tuple[int, int] | None = None
 
-    def __call__(self, seed: int, epoch: int, index: int) -> np.random.Generator:
-        """The generator at the first number of image `index`."""
+    def __call__(self, seed: int, epoch: int, index: int, part: int = 0) -> np.random.Generator:
+        """The generator at the first number of image `index`, or of its part (view) of this number."""
         if self._epoch != (seed, epoch):
             self._epoch = (seed, epoch)
             self._generator = _generator(self._stream, seed, epoch)
             self._philox = self._generator.bit_generator
             self._state = self._philox.state
-        self._state["state"]["counter"][1] = index  # word 0 counts within an image
+        counter = self._state["state"]["counter"]  # word 0 counts within an image's part
+        counter[1], counter[2] = index, part
         self._philox.state = self._state
         return self._generator
 

@@ -22,7 +22,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
 
 def located(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, which mean the same in every working directory."""
-    read = ("model", *READ_BY.get(recipe.task, ("data",)))
+    read = ("model", *READ_BY[recipe.task])
     for key in _PLACES:
         section, name = key.split(".")
         value = recipe_value(recipe, key)

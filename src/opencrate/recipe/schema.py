@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Annotated, Any, Literal
 
 from .._values import Amount, BatchSize, Count, Natural, Positive, Seed, Share, Within, field_error
-from ..data.options import Augmentation, GlueData, ImageData, TextData, check_text_data
+from ..data.options import Augmentation, GlueData, ImageData, TextData, Views, check_text_data, check_view_lists
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: ImageData = field(default_factory=ImageData)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    views: Views = field(default_factory=Views)
     text: TextData = field(default_factory=TextData)
     glue: GlueData = field(default_factory=GlueData)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
@@ -115,8 +116,16 @@ RENAMED = {
 ENCODERS = {"crate_mae": "crate", "vit_mae": "vit"}
 """Model types of masked autoencoders -> the type that their encoder is without them."""
 
-READ_BY = {"causal-lm": ("text",), "masked-lm": ("text",), "sentence-classification": ("glue",)}
-"""Sections that a task of text reads; those of images read `data` and `augmentation`."""
+READ_BY: dict[str, tuple[str, ...]] = {
+    "image-classification": ("data", "augmentation"),
+    "masked-autoencoding": ("data", "augmentation"),
+    "self-supervised": ("data", "views"),
+    "causal-lm": ("text",),
+    "masked-lm": ("text",),
+    "sentence-classification": ("glue",),
+}
+"""A task -> the sections about data that it reads, the one with the path first."""
+_DATA_SECTIONS = sorted({section for read in READ_BY.values() for section in read})
 
 Where = Callable[[str], str]
 
@@ -133,8 +142,8 @@ def check_values(recipe: Recipe, where: Where) -> None:
 
 def _check_sections(recipe: Recipe, where: Where) -> None:
     """Refuse settings that the task does not read, which is almost certainly a mistake."""
-    read = READ_BY.get(recipe.task, ("data", "augmentation"))
-    unread = [section for section in ("data", "augmentation", "text", "glue") if section not in read]
+    read = READ_BY[recipe.task]
+    unread = [section for section in _DATA_SECTIONS if section not in read]
     for section in unread:
         given = getattr(recipe, section)
         for name, value in dataclasses.asdict(given).items():
@@ -143,11 +152,13 @@ def _check_sections(recipe: Recipe, where: Where) -> None:
                     f"{where(f'{section}.{name}')}: '{section}.{name}' is set, but task {recipe.task} reads nothing "
                     f"of '{section}'; remove it, or change the task"
                 )
-    if "text" in read:
-        try:
+    try:
+        if "text" in read:
             check_text_data(recipe.text)
-        except ValueError as error:
-            raise ValueError(f"{where(str(error).partition('=')[0])}: {error}") from None
+        if "views" in read:
+            check_view_lists(recipe.views)
+    except ValueError as error:
+        raise ValueError(f"{where(str(error).partition('=')[0])}: {error}") from None
 
 
 def _check_regulariser(recipe: Recipe, where: Where) -> None:

@@ -133,7 +133,7 @@ def check_model(recipe: Recipe) -> None:
     source = recipe.model.init_from
     if source is not None and not (Path(source).expanduser() / "config.json").is_file():
         return
-    config = _outline(recipe) if recipe.task in READ_BY else build_config(recipe)
+    config = build_config(recipe) if "data" in READ_BY[recipe.task] else _outline(recipe)
     averages = _AVERAGES[recipe.optimiser.optim] + (recipe.optimiser.ema_decay > 0)
     copies = 1 if torch.cuda.is_available() else 2 + averages
     require_memory(config, AUTO_MODELS[recipe.task], "model", copies)

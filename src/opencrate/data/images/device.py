@@ -19,13 +19,16 @@ from ..draws import Draw, Mix, SampleGenerators
 from .augment import Erasing, cutmix_pixels
 from .masks import MaskedTrainingImages, patch_order
 from .training import TrainingImages, mixed_label
+from .views import MultiViewImages
 
 MEMORY_SHARE = 0.25
 """Of an accelerator's free memory that `keep_on="auto"` may take for images."""
 
 
 def batches_on_device(
-    images: TrainingImages | MaskedTrainingImages | Any, keep_on: Literal["auto", "cpu", "device"], device: torch.device
+    images: TrainingImages | MaskedTrainingImages | MultiViewImages | Any,
+    keep_on: Literal["auto", "cpu", "device"],
+    device: torch.device,
 ) -> TorchDataset | None:
     """A training split that makes its batches on `device`, or `None` where a loader is to make them.
 
@@ -36,22 +39,24 @@ def batches_on_device(
         ValueError: "device" for images that cannot be made there.
     """
     plain = images.images if isinstance(images, MaskedTrainingImages) else images
-    if keep_on == "cpu" or not isinstance(plain, TrainingImages):
+    if keep_on == "cpu" or not isinstance(plain, TrainingImages | MultiViewImages):
         return None
     kept = plain.kept
     if reason := _obstacle(plain):
         if keep_on == "device":
             raise field_error("data.keep_on", keep_on, f"auto or cpu, since {reason}")
         return None
-    assert isinstance(kept, np.ndarray)
+    assert isinstance(plain, TrainingImages) and isinstance(kept, np.ndarray)
     if keep_on == "auto" and (device.type != "cuda" or kept.nbytes > MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]):
         return None
     made = DeviceImages(plain, device)
     return MaskedDeviceImages(made, images) if isinstance(images, MaskedTrainingImages) else made
 
 
-def _obstacle(images: TrainingImages) -> str | None:
+def _obstacle(images: TrainingImages | MultiViewImages) -> str | None:
     """Why images cannot be kept and made on a device."""
+    if isinstance(images, MultiViewImages):
+        return "views of images are made on a CPU"
     if images.augmentation.randaugment:
         return "RandAugment (augmentation.randaugment_ops) works on a CPU"
     if images.keeps_source:
