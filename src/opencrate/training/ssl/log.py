@@ -144,11 +144,12 @@ class SelfSupervisionLog(TaskCallback):
         row = {"epoch": state.epoch or 0, "step": state.global_step, **parts}
         row |= {"effective_rank": rank.value, "spread": spread.value, **self._schedules(state)}
         self.rows.append(row)
-        self._write(state, {name: value for name, value in row.items() if name not in ("epoch", "step")})
-        if self.progress is not None:
-            self.progress.note = ", ".join(f"{one.name} {one.value:.3g}" for one in self.readings[:SHOWN])
         if len(self.rows) > SURE_AFTER:
             self._look_for_collapse(state, parts, None if K else spread.value * projections.shape[1] ** 0.5)
+        if self.progress is not None:
+            self.progress.note = ", ".join(f"{one.name} {one.value:.3g}" for one in self.readings[:SHOWN])
+        kept = {"readings": [asdict(one) for one in self.readings], "collapsed": self.collapsed}
+        self._write(state, {name: value for name, value in row.items() if name not in ("epoch", "step")}, **kept)
 
     def _look_for_collapse(self, state: Any, parts: dict[str, float], spread: float | None) -> None:
         found = collapse(parts, prototypes_of(self._recipe.ssl), spread=spread)
@@ -160,7 +161,6 @@ class SelfSupervisionLog(TaskCallback):
         elif found.kind != before:
             self.collapsed = {"kind": found.kind, "step": state.global_step, "advice": found.advice}
             logger.warning("collapsed (%s) by step %d: %s", found.kind, state.global_step, found.advice)
-            self._log.write({"step": state.global_step, "collapsed": found.kind})
 
     def _projections(self) -> Tensor:
         """Of the measured images, by the model that is saved and its head: `(n, p)`."""
@@ -193,8 +193,8 @@ class SelfSupervisionLog(TaskCallback):
         self.evaluations.append({"epoch": state.epoch or 0, "step": state.global_step, **found})
         self._write(state, found)
 
-    def _write(self, state: Any, values: dict[str, float]) -> None:
-        self._log.write({"step": state.global_step, "epoch": state.epoch or 0, "self_supervision": values})
+    def _write(self, state: Any, values: dict[str, float], **more: Any) -> None:
+        self._log.write({"step": state.global_step, "epoch": state.epoch or 0, "self_supervision": values, **more})
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(f"self_supervision/{name}", value, state.global_step)
