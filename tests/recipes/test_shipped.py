@@ -158,7 +158,7 @@ def test_self_supervision_is_trained_as_published():
     assert simdino.training.learning_rate == pytest.approx(5e-4 * 512 / 256) and simdino.model.size == "small"
     largest = largest_expansion(simdino.ssl.group_size, simdino.ssl.bottleneck, simdino.ssl.eps)
     assert round(simdino.ssl.expansion_weight * largest, 4) == 0.4496
-    assert (simdino.ssl.weight_decay_end, simdino.ssl.clip_each, simdino.views) == (0.4, 3.0, dino.views)
+    assert (simdino.ssl.weight_decay_end, simdino.ssl.clip_each, simdino.views.local_views) == (0.4, 3.0, 10)
 
 
 def test_fine_tuning_differs_from_scratch_in_the_start_alone():

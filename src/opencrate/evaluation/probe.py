@@ -154,7 +154,7 @@ def probe(
         regularisation = choose_regularisation(train) if regularisation is None else regularisation
         classifier = _linear(regularisation)
     else:
-        votes = _votes if weights == "exp" else "uniform"
+        votes: Any = _votes if weights == "exp" else "uniform"
         regularisation = None
         classifier = KNeighborsClassifier(n_neighbors=NEIGHBOURS, metric="cosine", weights=votes)
     with warnings.catch_warnings(record=True) as caught:

@@ -54,7 +54,8 @@ def train(
     optimizer step sees.
 
     With `optimiser.ema_decay` the averaged weights are evaluated and saved as the model; the last weights themselves
-    lie beside them in `last.safetensors`.
+    lie beside them in `last.safetensors`. Of self-supervised training the model is the teacher's encoder, if there is a
+    teacher; the student's last weights and the heads lie beside it.
 
     Args:
         recipe: from `load_recipe`, or what that takes.

@@ -281,3 +281,26 @@ def test_prototypes_follow_the_first_epoch(digits, small, tmp_path):
     name = "student_head.last_layer.parametrizations.weight.original1"
     assert torch.equal(first[name], first[name.replace("student", "teacher")])
     assert not torch.equal(first[name], second[name])
+
+
+def test_a_finished_run_is_not_extended(small, tmp_path):
+    words = (*VIEWS, *DINO, "training.save_strategy=epoch", "training.lr_scheduler_type=constant")
+    train(small(*words), tmp_path / "run")
+    with pytest.raises(ValueError, match="cannot continue as a longer run, since the teacher's momentum"):
+        train(small(*words, "training.num_train_epochs=2"), tmp_path / "run", resume=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("objective", ["dino", "simdino", "lejepa"])
+def test_a_run_on_a_gpu(objective, tmp_path):
+    """Its losses are those of a CPU, its checkpoints resume, and its evaluation is where the model is."""
+    alone = [word for word in DIGITS if word not in DINO]
+    own = {"dino": DINO, "simdino": SIMDINO, "lejepa": ("ssl.objective=lejepa", "ssl.features=8")}[objective]
+    words = [word for word in alone if objective != "lejepa" or "teacher_momentum" not in word]
+    run = train(load_recipe("digits", [*words, *own, "training.max_steps=4"]), tmp_path / "gpu")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("torch.accelerator.is_available", lambda: False)
+        other = train(load_recipe("digits", [*words, *own, "training.max_steps=4"]), tmp_path / "cpu")
+    first, second = (one.metrics["history"][-1]["train_loss"] for one in (run, other))
+    assert first == pytest.approx(second, rel=1e-3) and run.metrics["knn"] > 0.5
