@@ -66,7 +66,7 @@ class RecipeTrainer(OpenTrainer):
 
     def __init__(self, parts: Parts, args: TrainingArguments, recipe: Recipe, log: RunLog) -> None:
         recipe = decided(recipe)
-        if isinstance(parts.model, CratePreTrainedModel):  # every parameter gets a gradient in every step
+        if isinstance(parts.model, CratePreTrainedModel) or parts.trained is not None:  # all get a gradient every step
             args.ddp_find_unused_parameters = False
         super().__init__(
             model=parts.model if parts.trained is None else parts.trained,
