@@ -20,7 +20,7 @@ from opencrate.sparsification import ISTA
 from .foreign_models import inputs_for, tiny
 from .models import tiny_crate, tiny_images
 
-NOT_OF_CLASSIFIERS = {"reconstruction", "perplexity", "dead-tokens", "stored-score"}
+NOT_OF_CLASSIFIERS = {"reconstruction", "perplexity", "dead-tokens", "stored-score", "self-supervision"}
 """What is not checked of a classifier without a run around it."""
 
 LOG = [{"loss": 2.0 / step, "step": step} for step in range(1, 9)]
@@ -325,6 +325,36 @@ def test_overfitting(model):
 def test_loss_curve(model, losses, verdict, words):
     finding = found(model, log=[{"loss": loss} for loss in losses] + [{"train_runtime": 1.0}])[0]["loss-curve"]
     assert finding.verdict == verdict and words in finding.evidence
+
+
+def readings(fine=True, collapsed=None):
+    one = {
+        "name": "spread",
+        "value": 0.1,
+        "healthy": "near 0.3",
+        "fine": fine,
+        "advice": "" if fine else "train longer",
+    }
+    return {"self_supervision": {}, "readings": [one], "collapsed": collapsed}
+
+
+@pytest.mark.parametrize(
+    ("entry", "verdict", "words"),
+    [
+        (readings(), OK, "spread 0.1 (healthy: near 0.3)"),
+        (readings(fine=False), WARN, "train longer"),
+        (readings(collapsed={"kind": "one-hot", "step": 9, "advice": "lower c"}), FAIL, "collapsed (one-hot): lower c"),
+        ({"loss": 1.0}, NOT_CHECKED, "not of self-supervised training"),
+    ],
+)
+def test_self_supervision(model, entry, verdict, words):
+    findings = found(
+        model, log=[readings(False), {"loss": 1.0}, entry, {"loss": 2.0}] if "loss" not in entry else [entry]
+    )
+    finding = findings[0]["self-supervision"]
+    assert finding.verdict == verdict and words in finding.evidence
+    if verdict != NOT_CHECKED:
+        assert findings[0]["loss-curve"].verdict == NOT_CHECKED, "it need not fall"
 
 
 def test_what_is_missing_is_said(model):

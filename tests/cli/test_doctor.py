@@ -54,7 +54,7 @@ def test_a_run(opencrate, digits_run):
     result = opencrate("doctor", digits_run, "--json", "--num-images", 64)
     found = findings(result)
     verdicts = {name: one["verdict"] for name, one in found.items()}
-    others = {"reconstruction", "perplexity", "dead-tokens"}
+    others = {"reconstruction", "perplexity", "dead-tokens", "self-supervision"}
     assert {name for name, verdict in verdicts.items() if verdict == "not checked"} == others
     assert found["finite"]["evidence"].endswith("64 images")
     assert all(one["threshold"] and one["reason"] for one in found.values())

@@ -25,12 +25,13 @@ ARCHITECTURES = {
 }
 TAKES = {
     "predict": ({"classifier"}, ["IMAGE"]),
-    "probe": ({"classifier", "autoencoder"}, []),
+    "probe": ({"classifier", "features", "autoencoder"}, []),
     "evaluate": ({"classifier", "causal", "masked"}, []),
     "reconstruct": ({"autoencoder"}, ["IMAGE"]),
     "generate": ({"causal"}, ["To be"]),
     "features": ({"causal", "masked"}, []),
-    "finetune digits": ({"classifier", "autoencoder", "other"}, []),
+    "finetune digits": ({"classifier", "features", "autoencoder", "other"}, []),
+    "finetune digits-dino": ({"classifier", "features", "autoencoder", "other"}, []),
     "finetune digits-mae": ({"autoencoder", "other"}, []),
     "finetune text-demo": ({"causal", "masked", "other"}, []),
 }
@@ -40,6 +41,17 @@ def folder_of(architecture, tmp_path):
     """A folder with a configuration and no weights: whoever reads those fails otherwise."""
     (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": "bert"}))
     return tmp_path
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_an_encoder_without_classes_is_no_classifier(opencrate, loose_images, command, tmp_path):
+    folder = folder_of("ViTForImageClassification", tmp_path)
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "id2label": {}, "label2id": {}}))
+    assert kind_of(folder) == "features"
+    result = opencrate(command, folder, *([loose_images] if command == "predict" else []))
+    assert result.code == 2 and "an image encoder without classes, not an image classifier" in result.err, result
+    assert len(result.err.splitlines()) == 1 and "can be given to probe, finetune, analyze, audit" in result.err
 
 
 def test_kinds_are_known_without_torch(tmp_path):

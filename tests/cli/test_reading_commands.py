@@ -71,6 +71,15 @@ def test_probe_of_the_runs_own_data(opencrate, digits_run, method):
     assert low < found["accuracy"] < high and found["accuracy"] > 0.7  # chance is 0.1
 
 
+def test_probe_with_weighted_votes(opencrate, digits_run):
+    words = ["probe", digits_run, "--method", "knn", "--format", "json"]
+    alike, weighted = (json.loads(opencrate(*words, *more).out) for more in ([], ["--weights", "exp"]))
+    assert (alike["weights"], weighted["weights"]) == ("equal", "exp")
+    assert abs(alike["accuracy"] - weighted["accuracy"]) < 0.1
+    assert "votes exp(cos/0.07)" in opencrate(*words[:-2], "--weights", "exp").out
+    assert "--weights exp: is for --method knn" in opencrate("probe", digits_run, "--weights", "exp").err
+
+
 def test_probe_of_another_layer_and_other_classes(opencrate, folder_run, images, tmp_path):
     write_classes(tmp_path, 10)
     (tmp_path / "top").rename(tmp_path / "another")

@@ -143,3 +143,25 @@ def test_too_few_images():
     one_class = Features(np.ones((30, 2), np.float32), np.zeros(30, np.int64))
     with pytest.raises(ValueError, match=r"at least two classes"):
         probe(one_class, one_class, "linear", 1, "cls")
+
+
+def test_near_neighbours_outvote_a_majority():
+    """Three of 20 neighbours are at the test image, the others nearly at a right angle to it."""
+    near, far = np.tile([1.0, 0.0], (3, 1)), np.tile([0.1, 1.0], (17, 1))
+    train = Features(np.concatenate([near, far]).astype(np.float32), np.array([1] * 3 + [0] * 17))
+    test = Features(np.array([[1.0, 0.01]], np.float32), np.array([1]))
+    assert probe(train, test, "knn", 1, "cls").accuracy == 0
+    found = probe(train, test, "knn", 1, "cls", weights="exp")
+    assert found.accuracy == 1 and found.weights == "exp"
+    assert probe(train, test, "linear", 1, "cls", 1.0).weights is None
+
+
+def test_weights_are_exponentials_of_the_cosine():
+    """At temperature 0.07, two neighbours of cosine 1 weigh as much as 2 exp(0.3/0.07) = 145 of cosine 0.7."""
+    cosine = np.array([0.7, np.sqrt(1 - 0.49)])
+    train = Features(np.stack([[1.0, 0.0]] * 2 + [cosine] * 18).astype(np.float32), np.array([1] * 2 + [0] * 18))
+    test = Features(np.array([[1.0, 0.0]], np.float32), np.array([1]))
+    assert probe(train, test, "knn", 1, "cls", weights="exp").accuracy == 1
+    nearer = np.array([0.9, np.sqrt(1 - 0.81)])  # 18 exp(-0.1/0.07) = 4.3 > 2
+    train = Features(np.stack([[1.0, 0.0]] * 2 + [nearer] * 18).astype(np.float32), train.labels)
+    assert probe(train, test, "knn", 1, "cls", weights="exp").accuracy == 0

@@ -24,6 +24,12 @@ DIGITS = (
 )
 
 
+OF_VIEWS = (
+    *("views.local_views=1", "views.local_size=4", "training.per_device_train_batch_size=32", "ssl.head_hidden=16"),
+    *("ssl.prototypes=32", "ssl.bottleneck=8", "ssl.teacher_momentum=0.9", "ssl.weight_decay_end=0.4"),
+    *("ssl.clip_each=0.5", "training.max_grad_norm=0", "ssl.evaluate_images=50"),
+)
+
 STAGING = "checkpoints/.staging"
 
 
@@ -115,6 +121,17 @@ def test_kills_of_an_autoencoder(killer, tmp_path):
     inside, runs = check_kills(killer, tmp_path, words, 6, seed=3)
     print(f"autoencoder: 6 kills, {inside} inside checkpoint writing, {runs} runs bit-equal")
     assert inside >= 1 and runs >= 1
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_kills_of_self_supervision(killer, kills, tmp_path):
+    """Views, teacher, centre, prototypes that thaw in the second epoch, and rows that begin before a checkpoint."""
+    off = ("augmentation.mixup=0", "augmentation.cutmix=0", "augmentation.crop=none", "augmentation.flip=0")
+    off = (*off, "augmentation.erasing=0", "optimiser.ema_decay=0", "training.label_smoothing_factor=0")
+    words = ("task=self-supervised", *OF_VIEWS, "training.max_steps=26", "data.validation_fraction=0.3", *off)
+    inside, runs = check_kills(killer, tmp_path, words, kills, seed=5)
+    assert inside >= 1 and runs >= 1
+    assert (tmp_path / "finished-1" / "student.safetensors").is_file()
 
 
 @pytest.mark.slow

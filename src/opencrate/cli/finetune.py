@@ -25,7 +25,8 @@ from .train import add_run_arguments, train_recipe
 
 HELP = "train a recipe from another model's weights"
 _IMAGES = {
-    "image-classification": ("classifier", "autoencoder", "other"),
+    "image-classification": ("classifier", "features", "autoencoder", "other"),
+    "self-supervised": ("classifier", "features", "autoencoder", "other"),
     "masked-autoencoding": ("autoencoder", "other"),
 }
 """What a recipe of images starts from, by its task; all others start from what reads text."""
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from .._pretrained import read_config_fields
 
     kind = read_config_fields(arguments.model)["model_type"]
-    if task == "image-classification":
+    if task != "masked-autoencoding":
         kind = ENCODERS.get(kind, kind)
     source = [
         f"model.init_from={json.dumps(arguments.model)}",

@@ -59,12 +59,19 @@ class DrawSampler(Sampler[Draw]):
     permutation that gives the partners, keyed by (seed, epoch, k): several processes that cut a global batch (images
     per optimizer step: per device x processes x gradient accumulation) among themselves mix as one process does.
 
+    With `drop_last` the last images of an epoch's order are left out where they do not fill a global batch.
+
     Raises:
         ValueError: a global batch size below 1.
     """
 
     def __init__(
-        self, length: int, seed: int, global_batch_size: int = 1, augmentation: Augmentation | None = None
+        self,
+        length: int,
+        seed: int,
+        global_batch_size: int = 1,
+        augmentation: Augmentation | None = None,
+        drop_last: bool = False,
     ) -> None:
         if global_batch_size < 1:
             raise ValueError(f"global_batch_size must be at least 1; got {global_batch_size}")
@@ -73,6 +80,7 @@ class DrawSampler(Sampler[Draw]):
         self.global_batch_size = global_batch_size
         alphas = {"mixup": augmentation.mixup, "cutmix": augmentation.cutmix} if augmentation else {}
         self.alphas = {kind: alpha for kind, alpha in alphas.items() if alpha > 0}
+        self.drop_last = drop_last
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,15 +88,16 @@ class DrawSampler(Sampler[Draw]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.length - self.length % self.global_batch_size if self.drop_last else self.length
 
     def __iter__(self) -> Iterator[Draw]:
         epoch = self.epoch
         order = torch.randperm(self.length, generator=torch.Generator().manual_seed((self.seed << 20) + epoch)).tolist()
+        order = order[: len(self)]
         if not self.alphas:
             yield from (Draw(index, epoch, self.seed) for index in order)
             return
-        for number, start in enumerate(range(0, self.length, self.global_batch_size)):
+        for number, start in enumerate(range(0, len(order), self.global_batch_size)):
             batch = order[start : start + self.global_batch_size]
             generator = _generator(_BATCH_STREAM, self.seed, epoch, number)
             mix = draw_mix(self.alphas, generator)

@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 Method = Literal["linear", "knn"]
 Token = Literal["cls", "mean"]
+Weights = Literal["equal", "exp"]
 NEIGHBOURS = 20
+TEMPERATURE = 0.07
+"""T of the weights exp(cos/T) of neighbours, as in evaluations of self-supervised models [2104.14294]."""
 REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """C of scikit-learn's logistic regression to choose from: the inverse weight of the squared norm, on standardised
 features."""
@@ -56,23 +59,25 @@ class Probe:
     Attributes:
         method: "linear" or "knn".
         layer: of the hidden states: 0 is the embedding, L the last layer.
-        token: "cls", or "mean" over all tokens, the class token included.
+        token: "cls", or "mean" over all tokens, the class token included; or a key of `representations`.
         accuracy: on the test images, 0 to 1.
         interval: its 95 % Wilson score interval.
         train_images, test_images: how many.
         width: d, numbers per image.
         regularisation: C of the logistic regression; `None` for neighbours.
+        weights: of the neighbours' votes; `None` for a linear probe.
     """
 
     method: Method
     layer: int
-    token: Token
+    token: str
     accuracy: float
     interval: tuple[float, float]
     train_images: int
     test_images: int
     width: int
     regularisation: float | None = None
+    weights: Weights | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers, for JSON."""
@@ -122,14 +127,21 @@ def _hidden_states(model: PreTrainedModel, pixels: Tensor) -> tuple[Tensor, ...]
 
 
 def probe(
-    train: Features, test: Features, method: Method, layer: int, token: Token, regularisation: float | None = None
+    train: Features,
+    test: Features,
+    method: Method,
+    layer: int,
+    token: str,
+    regularisation: float | None = None,
+    weights: Weights = "equal",
 ) -> Probe:
     """Fit on the training features, count on the test features.
 
     linear: logistic regression on standardised features; a fit that has not converged is logged. C is
     `regularisation`, else the one of `REGULARISATIONS` that gives the best accuracy on held-out training images (the
     smaller of two that tie).
-    knn: the majority among the 20 nearest training images by cosine, ties to the smaller class number.
+    knn: the class with the most votes of the 20 nearest training images by cosine, ties to the smaller class number; a
+    vote counts one, or with `weights="exp"` exp(cos/0.07).
 
     Raises:
         ValueError: fewer training images than neighbours, or training images of one class only.
@@ -142,7 +154,9 @@ def probe(
         regularisation = choose_regularisation(train) if regularisation is None else regularisation
         classifier = _linear(regularisation)
     else:
-        regularisation, classifier = None, KNeighborsClassifier(n_neighbors=NEIGHBOURS, metric="cosine")
+        votes: Any = _votes if weights == "exp" else "uniform"
+        regularisation = None
+        classifier = KNeighborsClassifier(n_neighbors=NEIGHBOURS, metric="cosine", weights=votes)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         predicted = classifier.fit(train.values, train.labels).predict(test.values)
@@ -159,7 +173,13 @@ def probe(
         test_images=count,
         width=train.values.shape[1],
         regularisation=regularisation,
+        weights=weights if method == "knn" else None,
     )
+
+
+def _votes(distances: np.ndarray) -> np.ndarray:
+    """exp(cos/T) but for a common factor, of distances 1 - cos."""
+    return np.exp(-distances / TEMPERATURE)
 
 
 def choose_regularisation(train: Features) -> float:

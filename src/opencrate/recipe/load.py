@@ -15,7 +15,7 @@ from typing import Any
 from .._suggest import suggest
 from .._values import Count, allowed, field_error, field_hints, fitted, shown_value
 from ..data.options import ImageData
-from .schema import RENAMED, SECTIONS, ModelRecipe, Recipe, check_values
+from .schema import RENAMED, SECTIONS, ModelRecipe, Recipe, SelfSupervisionRecipe, check_values
 from .source_settings import keep_settings, source_settings
 from .strict_yaml import parse_value, read_mapping, write_mapping
 
@@ -27,6 +27,8 @@ RUN_FILE = "recipe.yaml"
 FILE_KEYS = ("base", "smoke", "parameters")
 """Keys of a file that say how to read it; the resolved recipe has none of them."""
 _NOT_INHERITED = ("name", "description")
+_STARTS_ANEW = {"model.type": ModelRecipe.type, "ssl.objective": SelfSupervisionRecipe.objective}
+"""Keys with their defaults: with another value of one of them, a file takes nothing of its section from its base."""
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -220,13 +222,15 @@ def _merged(path: Path) -> tuple[_Values, _Values]:
 
 
 def _inherit(values: _Values, shrunk: _Values, own: dict[str, Any]) -> None:
-    """Drop what a file does not take from its base: another `model.type` starts the model section anew."""
+    """Drop what a file does not take from its base: `_STARTS_ANEW`."""
     for key in _NOT_INHERITED:
         values.pop(key, None)
-    before = _value(values, "model.type", ModelRecipe.type)
-    if own.get("model.type", before) != before:
+    for decisive, default in _STARTS_ANEW.items():
+        before = _value(values, decisive, default)
+        if own.get(decisive, before) == before:
+            continue
         for kept in (values, shrunk):
-            for key in [key for key in kept if key.startswith("model.")]:
+            for key in [key for key in kept if key.startswith(f"{decisive.partition('.')[0]}.")]:
                 del kept[key]
 
 

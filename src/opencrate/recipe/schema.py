@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Annotated, Any, Literal
 
-from .._values import Amount, BatchSize, Count, Natural, Positive, Seed, Share, Within, field_error
+from .._values import Amount, BatchSize, Count, Natural, Positive, Probability, Seed, Share, Within, field_error
 from ..data.options import Augmentation, GlueData, ImageData, TextData, Views, check_text_data, check_view_lists
 
 
@@ -72,6 +72,43 @@ class RegulariserRecipe:
 
 
 @dataclass(frozen=True)
+class SelfSupervisionRecipe:
+    """How views of images are compared without labels. A key that the objective does not read keeps its default."""
+
+    objective: Literal["dino", "simdino", "lejepa", "vicreg", "simclr"] = "dino"
+    teacher: bool | None = None  # an average of the student, which is saved; null: for dino and simdino
+    teacher_momentum: Probability = 0.996  # share of itself that the teacher keeps in a step, at the start
+    teacher_momentum_end: Probability = 1.0  # at the end of a half cosine
+    head_hidden: Count = 2048  # width of the hidden layers of the head
+    head_layers: Count = 3  # linear maps of its MLP
+    bottleneck: Count = 256  # dino, simdino: width after it
+    prototypes: Annotated[int, Within(2, 10**7)] = 65_536  # dino: K
+    norm_last_layer: bool = True  # dino: prototypes of norm 1, not learned norms
+    features: Count = 128  # lejepa, vicreg, simclr: width of the head's output
+    student_temperature: Positive = 0.1  # dino
+    teacher_temperature: Positive = 0.07  # dino: after the first epochs
+    teacher_temperature_start: Positive = 0.04  # dino: in the first epoch
+    teacher_temperature_epochs: Natural = 30  # dino: from the first to the last one on the line between the two
+    centre_momentum: Probability = 0.9  # dino: share of itself that the centre of the teacher's logits keeps
+    freeze_last_layer_epochs: Natural = 1  # dino: first epochs in which the prototypes stay as they are
+    eps: Positive = 0.4  # simdino: distortion inside the coding rate, not squared
+    compression_weight: Amount = 1.0  # simdino
+    expansion_weight: Amount = 0.3  # simdino
+    expansion_of: Literal["student", "average"] = "student"  # simdino: average: the mean of student and teacher
+    group_size: Annotated[int, Within(2, 10**9)] | None = None  # simdino: images of a rate; null: the global batch
+    sigreg_weight: Probability = 0.05  # lejepa: lambda
+    directions: Count = 1024  # lejepa: random directions of a step
+    temperature: Positive = 0.2  # simclr
+    invariance_weight: Amount = 25.0  # vicreg
+    variance_weight: Amount = 25.0  # vicreg
+    covariance_weight: Amount = 1.0  # vicreg
+    weight_decay_end: Amount | None = None  # of a half cosine from training.weight_decay; null: constant
+    clip_each: Amount = 0.0  # of each tensor's gradient norm; 0 is off (training.max_grad_norm is of all together)
+    evaluate_every_epochs: Natural = 1  # k-NN and linear probe on labelled validation images; 0 is off
+    evaluate_images: Count = 5_000  # training images that these are fitted on, and validation images, at most each
+
+
+@dataclass(frozen=True)
 class LoggingRecipe:
     """What is written down while a model is trained."""
 
@@ -87,12 +124,18 @@ class Recipe:
     name: str = ""
     description: str = ""
     task: Literal[
-        "image-classification", "masked-autoencoding", "causal-lm", "masked-lm", "sentence-classification"
+        "image-classification",
+        "masked-autoencoding",
+        "self-supervised",
+        "causal-lm",
+        "masked-lm",
+        "sentence-classification",
     ] = "image-classification"
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: ImageData = field(default_factory=ImageData)
     augmentation: Augmentation = field(default_factory=Augmentation)
     views: Views = field(default_factory=Views)
+    ssl: SelfSupervisionRecipe = field(default_factory=SelfSupervisionRecipe)
     text: TextData = field(default_factory=TextData)
     glue: GlueData = field(default_factory=GlueData)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
@@ -119,12 +162,29 @@ ENCODERS = {"crate_mae": "crate", "vit_mae": "vit"}
 READ_BY: dict[str, tuple[str, ...]] = {
     "image-classification": ("data", "augmentation"),
     "masked-autoencoding": ("data", "augmentation"),
-    "self-supervised": ("data", "views"),
+    "self-supervised": ("data", "views", "ssl"),
     "causal-lm": ("text",),
     "masked-lm": ("text",),
     "sentence-classification": ("glue",),
 }
-"""A task -> the sections about data that it reads, the one with the path first."""
+"""A task -> the sections of its own that it reads, the one with the path first."""
+SELF_DISTILLATION = ("dino", "simdino")
+"""Objectives that compare a student with a teacher."""
+_TEACHER = ("teacher_momentum", "teacher_momentum_end")
+_PROJECTED = ("lejepa", "vicreg", "simclr")
+_OBJECTIVE_KEYS: dict[str, tuple[str, ...]] = {
+    "bottleneck": SELF_DISTILLATION,
+    "features": _PROJECTED,
+    **dict.fromkeys(("prototypes", "norm_last_layer", "student_temperature", "teacher_temperature"), ("dino",)),
+    **dict.fromkeys(("teacher_temperature_start", "teacher_temperature_epochs"), ("dino",)),
+    **dict.fromkeys(("centre_momentum", "freeze_last_layer_epochs"), ("dino",)),
+    **dict.fromkeys(("eps", "compression_weight", "expansion_weight"), ("simdino",)),
+    **dict.fromkeys(("expansion_of", "group_size"), ("simdino",)),
+    **dict.fromkeys(("sigreg_weight", "directions"), ("lejepa",)),
+    "temperature": ("simclr",),
+    **dict.fromkeys(("invariance_weight", "variance_weight", "covariance_weight"), ("vicreg",)),
+}
+"""Keys of `ssl` that some objectives alone read -> these."""
 _DATA_SECTIONS = sorted({section for read in READ_BY.values() for section in read})
 
 Where = Callable[[str], str]
@@ -138,6 +198,34 @@ def check_values(recipe: Recipe, where: Where) -> None:
     allowed = "null where training.torch_compile is false; set that to true"
     _require(compiles, "training.torch_compile_mode", allowed, recipe, where)
     _check_images(recipe, where)
+    if recipe.task == "self-supervised":
+        _check_self_supervision(recipe, where)
+
+
+def has_teacher(given: SelfSupervisionRecipe) -> bool:
+    """Whether an average of the student is kept."""
+    return given.objective in SELF_DISTILLATION if given.teacher is None else given.teacher
+
+
+def _check_self_supervision(recipe: Recipe, where: Where) -> None:
+    """Refuse keys that the objective does not read, and numbers of views that it cannot compare."""
+    given, default = recipe.ssl, SelfSupervisionRecipe()
+    for name, objectives in _OBJECTIVE_KEYS.items():
+        if given.objective not in objectives and getattr(given, name) != getattr(default, name):
+            raise ValueError(
+                f"{where(f'ssl.{name}')}: 'ssl.{name}' is set, but only {' and '.join(objectives)} read"
+                f"{'s' if len(objectives) == 1 else ''} it, and ssl.objective is {given.objective}; remove it"
+            )
+    for name in () if has_teacher(given) else _TEACHER:
+        if getattr(given, name) != getattr(default, name):
+            raise ValueError(
+                f"{where(f'ssl.{name}')}: 'ssl.{name}' is set, but there is no teacher; remove it, or set "
+                "ssl.teacher to true"
+            )
+    if given.objective in ("simclr", "vicreg"):
+        words = f"for ssl.objective={given.objective}, which compares two global views"
+        _require(recipe.views.global_views == 2, "views.global_views", f"2 {words}", recipe, where)
+        _require(recipe.views.local_views == 0, "views.local_views", f"0 {words}", recipe, where)
 
 
 def _check_sections(recipe: Recipe, where: Where) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._files import read_json
 from ..data.text.options import TRAINED, GlueData
+from .schema import READ_BY
 
 PROCESSOR, CONFIG, TOKENIZER = "preprocessor_config.json", "config.json", "tokenizer_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
@@ -29,7 +30,7 @@ def source_settings(source: str | Path, task: str) -> dict[str, Any]:
     """
     folder = Path(source).expanduser()
     config = _read(folder / CONFIG)
-    if task in ("image-classification", "masked-autoencoding"):
+    if "data" in READ_BY[task]:
         return _of_images(_read(folder / PROCESSOR), config)
     length = _context(config, _read(folder / TOKENIZER))
     if task == "sentence-classification":

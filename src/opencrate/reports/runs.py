@@ -34,6 +34,7 @@ from .html import Part, Report, write
 from .layers import CRATES
 from .reconstruction import ReconstructedImage, images_of
 from .records import images_record, training_record
+from .self_supervision import self_supervision_part
 from .theory import theory_files, theory_parts
 from .training import RunResults, TrainingHistory, measures_part
 from .whitebox import RunRecord, Subject, model_page
@@ -161,7 +162,8 @@ def report_models(
         results = _results(model, name, batch)
         box = _layers(model, name, batch, count, options, needed=results is None)
         subjects.append(Subject(name, box, results=results))
-        parts += _while_training(results.metrics if results else None, name, Path(model.source))
+        metrics = model.metrics if model.kind == "features" else results.metrics if results else None
+        parts += _while_training(metrics, name, Path(model.source))
     _write(path, model_page(f"OpenCRATE: {names[0]}", subjects, _plain_record(models, command, inputs), parts), files)
     return [subject.analysis for subject in subjects if subject.analysis is not None]
 
@@ -281,9 +283,11 @@ def _autoencoder(
 
 
 def _while_training(metrics: Mapping | None, name: str, path: Path) -> list[Part]:
-    """The layers over the epochs, where the run logged them more than once."""
-    box = (metrics or {}).get("white_box", {})
-    return [measures_part(box, name, path.resolve().name)] if len(box.get("history", ())) > 1 else []
+    """What a training without labels came to; the layers over the epochs, where the run logged them more than once."""
+    metrics, key = metrics or {}, path.resolve().name
+    found = [self_supervision_part(metrics, name, key)] if "self_supervision" in metrics else []
+    box = metrics.get("white_box", {})
+    return found + ([measures_part(box, name, key)] if len(box.get("history", ())) > 1 else [])
 
 
 def _trained(saved: SavedModel, name: str, evaluation: Evaluation) -> TrainedModel:

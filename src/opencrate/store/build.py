@@ -24,7 +24,7 @@ from ..data.text.options import TRAINED
 from ..data.text.tokenizers import vocabulary_size
 from ..image_processing_crate import CrateImageProcessor
 from ..modeling_crate_mae import sincos_positions
-from ..recipe.schema import ENCODERS, READ_BY, Recipe
+from ..recipe.schema import ENCODERS, READ_BY, Recipe, has_teacher
 
 register()  # models are found by transformers' Auto classes, whatever was imported first
 
@@ -32,6 +32,7 @@ _FROM_DATA = ("image_size", "num_channels")
 AUTO_MODELS = {
     "image-classification": transformers.AutoModelForImageClassification,
     "masked-autoencoding": transformers.AutoModelForPreTraining,
+    "self-supervised": transformers.AutoModelForImageClassification,
     "causal-lm": transformers.AutoModelForCausalLM,
     "masked-lm": transformers.AutoModelForMaskedLM,
     "sentence-classification": transformers.AutoModelForSequenceClassification,
@@ -135,6 +136,7 @@ def check_model(recipe: Recipe) -> None:
         return
     config = build_config(recipe) if "data" in READ_BY[recipe.task] else _outline(recipe)
     averages = _AVERAGES[recipe.optimiser.optim] + (recipe.optimiser.ema_decay > 0)
+    averages += recipe.task == "self-supervised" and has_teacher(recipe.ssl)
     copies = 1 if torch.cuda.is_available() else 2 + averages
     require_memory(config, AUTO_MODELS[recipe.task], "model", copies)
 
@@ -212,14 +214,14 @@ def auto_class_of(config: PreTrainedConfig) -> type:
 def saved_config(path: str | Path, model_type: str, task: str) -> PreTrainedConfig:
     """The configuration in a run directory or any saved folder, of the type that a model starts from.
 
-    For a classifier, the autoencoder of that type will do too.
+    For a classifier and for self-supervision, the autoencoder of that type will do too.
 
     Raises:
         ValueError: no such folder, no readable configuration, or one of another type.
     """
     config = read_config(path)
     found = config.model_type
-    encoder = ENCODERS.get(found, found) if task == "image-classification" else found
+    encoder = found if task == "masked-autoencoding" else ENCODERS.get(found, found)
     if model_type not in (found, encoder):
         fits = encoder in _config_classes(task)
         advice = f"set model.type={encoder} (and model.size=null), or " if fits else ""

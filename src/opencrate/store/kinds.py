@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .._files import HUB_PREFIX, read_config_file, shown
 
-Kind = Literal["classifier", "autoencoder", "causal", "masked", "sentences", "other"]
+Kind = Literal["classifier", "features", "autoencoder", "causal", "masked", "sentences", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TEXTS: tuple[Kind, ...] = ("causal", "masked", "sentences", "other")
 """Kinds that read text, or may."""
@@ -17,6 +17,7 @@ LANGUAGE: tuple[Literal["causal", "masked"], ...] = ("causal", "masked")
 _SENTENCES = r"For(SequenceClassification|TokenClassification|MultipleChoice|QuestionAnswering)$"
 _ABOUT: dict[Kind, tuple[str, str, str]] = {
     "classifier": (r"ForImageClassification$", "an image classifier", "predict, evaluate, probe, "),
+    "features": (r"$^", "an image encoder without classes", "probe, "),
     "autoencoder": (r"MAEForPreTraining$", "a masked autoencoder with its decoder", "reconstruct, probe, "),
     "causal": (r"(ForCausalLM|LMHeadModel)$", "a causal language model", "generate, evaluate, features, "),
     "masked": (r"ForMaskedLM$", "a masked language model", "evaluate, features, "),
@@ -32,12 +33,22 @@ def kind_of(source: str | Path) -> Kind:
     Raises:
         ValueError: no such folder, or no readable config.json.
     """
-    return "other" if str(source).startswith(HUB_PREFIX) else kind_of_class(_architecture(source))
+    return "other" if str(source).startswith(HUB_PREFIX) else _kind(*_architecture(source))
 
 
 def kind_of_class(name: str) -> Kind:
     """What a class of transformers is for, by its name."""
     return next(kind for kind, (pattern, _, _) in _ABOUT.items() if re.search(pattern, name))
+
+
+def kind_of_model(model: Any) -> Kind:
+    """What a transformers model is for: a classifier of images without classes gives features."""
+    return _kind(type(model).__name__, model.config.id2label)
+
+
+def _kind(name: str, classes: Any) -> Kind:
+    kind = kind_of_class(name)
+    return "features" if kind == "classifier" and classes == {} else kind
 
 
 def require_kind(source: str | Path, kinds: Collection[Kind]) -> Kind:
@@ -48,13 +59,13 @@ def require_kind(source: str | Path, kinds: Collection[Kind]) -> Kind:
     """
     kind = kind_of(source)
     if kind not in kinds and not str(source).startswith(HUB_PREFIX):
-        raise wrong_kind(source, _architecture(source), kinds)
+        raise wrong_kind(source, _architecture(source)[0], kind, kinds)
     return kind
 
 
-def wrong_kind(source: str | Path, name: str, kinds: Collection[Kind]) -> ValueError:
-    """The error about a model of class `name` that is none of `kinds`."""
-    _, words, commands = _ABOUT[kind_of_class(name)]
+def wrong_kind(source: str | Path, name: str, kind: Kind, kinds: Collection[Kind]) -> ValueError:
+    """The error about a model of class `name` whose kind is none of `kinds`."""
+    _, words, commands = _ABOUT[kind]
     wanted = " or ".join(_ABOUT[one][1] for one in KINDS if one in kinds)
     return ValueError(
         f"{shown(source)}: holds {name or 'unnamed class'}, {words}, not {wanted}; it can be given to "
@@ -62,6 +73,7 @@ def wrong_kind(source: str | Path, name: str, kinds: Collection[Kind]) -> ValueE
     )
 
 
-def _architecture(source: str | Path) -> str:
-    """The class that a folder's model was saved from; empty where the configuration does not say."""
-    return next(iter(read_config_file(source).get("architectures") or ()), "")
+def _architecture(source: str | Path) -> tuple[str, Any]:
+    """The class that a folder's model was saved from, empty where the configuration does not say; and its classes."""
+    fields = read_config_file(source)
+    return next(iter(fields.get("architectures") or ()), ""), fields.get("id2label")

@@ -24,7 +24,7 @@ from ..data.text.tokenizers import check_objective, check_vocabulary, load_token
 from ..recipe.schema import ENCODERS, Recipe
 from . import runs
 from .build import class_names_of, initialise
-from .kinds import LANGUAGE, Kind, kind_of_class, require_kind, wrong_kind
+from .kinds import LANGUAGE, Kind, kind_of_model, require_kind, wrong_kind
 
 logger = logging.getLogger(__name__)
 
@@ -198,9 +198,9 @@ def open_saved(
     config = read_config(text)
     model, info = read_model(_class_of(config, text), text, finite, config=config)
     name = type(model).__name__
-    saved = SavedModel(text, model, kind_of_class(name), tokenizer)
+    saved = SavedModel(text, model, kind_of_model(model), tokenizer)
     if kinds is not None and saved.kind not in kinds:
-        raise wrong_kind(text, name, kinds)
+        raise wrong_kind(text, name, saved.kind, kinds)
     _require_exact(info, text, kinds is not None or type(model).__module__.startswith("opencrate."))
     nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu").eval()
     if kinds is not None and saved.kind in LANGUAGE:

@@ -19,6 +19,29 @@ from .processes import Processes
 from .sharding import whole
 
 
+class TaskCallback(TrainerCallback):
+    """What a task adds to a training. What later steps and rows depend on, a checkpoint holds.
+
+    Attributes:
+        writer: a TensorBoard `SummaryWriter`, or `None`.
+        progress: the progress bar, or `None`.
+    """
+
+    writer: Any = None
+    progress: ProgressBar | None = None
+
+    def to_keep(self) -> dict[str, Any]:
+        """For a checkpoint, as JSON."""
+        return {}
+
+    def take_back(self, kept: dict[str, Any]) -> None:
+        """What `to_keep` gave when the checkpoint was written."""
+
+    def metrics(self) -> dict[str, Any]:
+        """For the run's `metrics.json`."""
+        return {}
+
+
 class RunLog(TrainerCallback):
     """Appends every log line to a file, and keeps one row per epoch.
 
@@ -69,9 +92,14 @@ class RunLog(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """Steps done, loss and time left, on a terminal."""
+    """Steps done, loss and time left, on a terminal.
+
+    Attributes:
+        note: what a task wants to be read beside the loss.
+    """
 
     def __init__(self) -> None:
+        self.note = ""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task("training", total=None)
@@ -85,7 +113,8 @@ class ProgressBar(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
         if "loss" in logs:
-            self._progress.update(self._task, description=f"epoch {state.epoch:.0f}  loss {float(logs['loss']):.4f}")
+            words = f"epoch {state.epoch:.0f}  loss {float(logs['loss']):.4f}{self.note and '  '}{self.note}"
+            self._progress.update(self._task, description=words)
 
     def stop(self) -> None:
         """Remove the bar, also after an error."""

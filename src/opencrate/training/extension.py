@@ -42,6 +42,8 @@ def check_extendable(directory: Path, recipe: Recipe) -> None:
         reason = f"the recipe is not longer ({runs.in_words(changed)})"
     elif not _keeps_its_rate(recipe.training):
         reason = f"its learning rate ({recipe.training.lr_scheduler_type}) depends on the length and has run its course"
+    elif recipe.task == "self-supervised":
+        reason = "the teacher's momentum, and the steps at which it was measured, depend on the length"
     elif newest is None:
         reason = "it kept no checkpoint (training.save_strategy=no)"
     else:

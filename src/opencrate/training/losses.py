@@ -20,6 +20,7 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor, smoothing: float = 0.0) ->
 def penalty(model: nn.Module) -> Tensor | float:
     """The orthogonality penalties of a CRATE's configuration, also of one wrapped for several processes; else 0."""
     own = getattr(model, "module", model)
-    subspace = getattr(own.config, "subspace_penalty", 0.0)
-    dictionary = getattr(own.config, "dictionary_penalty", 0.0)
+    config = getattr(own, "config", None)
+    subspace = getattr(config, "subspace_penalty", 0.0)
+    dictionary = getattr(config, "dictionary_penalty", 0.0)
     return orthogonality_loss(own, subspace, dictionary) if subspace or dictionary else 0.0

@@ -54,7 +54,8 @@ def train(
     optimizer step sees.
 
     With `optimiser.ema_decay` the averaged weights are evaluated and saved as the model; the last weights themselves
-    lie beside them in `last.safetensors`.
+    lie beside them in `last.safetensors`. Of self-supervised training the model is the teacher's encoder, if there is a
+    teacher; the student's last weights and the heads lie beside it.
 
     Args:
         recipe: from `load_recipe`, or what that takes.
@@ -109,6 +110,7 @@ def train(
         metrics, model = _fit(recipe, parts, arguments, resume)
         write_json(working / runs.ENVIRONMENT, environment())  # with what was chosen for this processor
         model.save_pretrained(working)
+        task_of(recipe.task).leave(parts, working)
         metrics = {**metrics, **task_of(recipe.task).test(model, parts, recipe), "data": parts.data}
         write_json(working / runs.METRICS, metrics)
         if recipe.training.save_strategy == "no":  # there is one if the run was interrupted
@@ -166,6 +168,8 @@ def _fit(
         "history": log.history,
         **({"white_box": trainer.white_box.to_dict()} if trainer.white_box else {}),
     }
+    for callback in trainer.task_callbacks:
+        metrics.update(callback.metrics())
     return metrics, model
 
 

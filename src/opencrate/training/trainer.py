@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
-from transformers import TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.import_utils import is_torch_tf32_available
 
 from .. import calibration
 from .._files import read_json, shown
 from .._outputs import write_json
-from .._pretrained import read_model
+from .._pretrained import read_model, read_tensors
 from ..data.draws import DrawSampler
 from ..data.images.device import batches_on_device
 from ..evaluation.inputs import evaluating
@@ -65,15 +66,17 @@ class RecipeTrainer(OpenTrainer):
 
     def __init__(self, parts: Parts, args: TrainingArguments, recipe: Recipe, log: RunLog) -> None:
         recipe = decided(recipe)
-        if isinstance(parts.model, CratePreTrainedModel):  # every parameter gets a gradient in every step
+        if isinstance(parts.model, CratePreTrainedModel) or parts.trained is not None:  # all get a gradient every step
             args.ddp_find_unused_parameters = False
         super().__init__(
-            model=parts.model,
+            model=parts.model if parts.trained is None else parts.trained,
             args=args,
             train_dataset=parts.train,
             eval_dataset=parts.validation,
             data_collator=default_collate,
         )
+        if self.is_fsdp_enabled and parts.trained is not None:
+            raise ValueError(f"task {recipe.task} cannot be trained with sharded weights (FSDP); start without it")
         if self.is_fsdp_enabled:
             wrap_layers(parts.model, self.accelerator.state.fsdp_plugin)
         self.recipe = recipe
@@ -81,7 +84,13 @@ class RecipeTrainer(OpenTrainer):
         self.processes = Processes()
         size, rank, count = args.per_device_train_batch_size, self.processes.rank, self.processes.count
         self.samples_per_step = size * args.gradient_accumulation_steps * count
-        draws = DrawSampler(len(parts.train), args.seed, self.samples_per_step, recipe.augmentation)
+        whole = self.task.whole_batches
+        if whole and len(parts.train) < self.samples_per_step:
+            raise ValueError(
+                f"{len(parts.train)} training images are fewer than a global batch of {self.samples_per_step} "
+                f"(training.per_device_train_batch_size={size}); lower it, or add images"
+            )
+        draws = DrawSampler(len(parts.train), args.seed, self.samples_per_step, recipe.augmentation, whole)
         self.batches = SharedBatches(draws, size, rank, count)
         self.average = WeightAverage(recipe.optimiser.ema_decay) if recipe.optimiser.ema_decay else None
         self.run_log = log
@@ -99,8 +108,11 @@ class RecipeTrainer(OpenTrainer):
         self._progress_bar = ProgressBar() if sys.stdout.isatty() and self.processes.main else None
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        ours = (self._signals, _Flow(self), self.average, self.run_log, self._watch, self._progress_bar)
-        for callback in (*ours, self.white_box):
+        self.task_callbacks = self.task.callbacks(parts, recipe, log)
+        for callback in self.task_callbacks:
+            callback.progress = self._progress_bar
+        ours = (self._signals, _Flow(self), self.average, self.run_log, self._watch, *self.task_callbacks)
+        for callback in (*ours, self._progress_bar, self.white_box):
             if callback is not None:
                 self.add_callback(callback)
 
@@ -111,8 +123,9 @@ class RecipeTrainer(OpenTrainer):
         purge = None if self._checkpoint is None else checkpoints.step_of(self._checkpoint) + 1
         writer = SummaryWriter(str(self.run_log.path.parent / TENSORBOARD), purge_step=purge)
         self.add_callback(TensorBoardCallback(writer))
-        if self.white_box:
-            self.white_box.writer = writer
+        for measuring in (self.white_box, *self.task_callbacks):
+            if measuring is not None:
+                measuring.writer = writer
 
     def train(self, resume_from_checkpoint: str | Path | None = None, **options: Any) -> Any:
         """As `Trainer.train`, from a checkpoint's path if one is given; raises what `train.train` says.
@@ -231,6 +244,12 @@ class RecipeTrainer(OpenTrainer):
         """The weights, by `from_pretrained`: Trainer's own way skips those of renamed parts (ViT's)."""
         if self.is_fsdp_enabled:
             return load()
+        if not isinstance(self.model, PreTrainedModel):  # it was saved by its state dict
+            try:
+                self.model.load_state_dict(read_tensors(Path(checkpoint) / SAFE_WEIGHTS_NAME), strict=True)
+            except RuntimeError as error:
+                raise ValueError(f"{checkpoint}: is not of this model; start again with overwrite=True") from error
+            return None
         stored, info = read_model(type(self.model), checkpoint)
         if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
             raise ValueError(f"{checkpoint}: is not of this model; start again with overwrite=True")
@@ -276,6 +295,7 @@ class RecipeTrainer(OpenTrainer):
             "log_size": self.run_log.size,
             "history": self.run_log.history,
             "white_box": [] if self.white_box is None else self.white_box.rows,
+            "task": {type(one).__name__: one.to_keep() for one in self.task_callbacks},
             "losses_since_logged": losses,
             "logged_at": self.logged_at,
             "calibration": calibration.choices(),
@@ -309,6 +329,8 @@ class RecipeTrainer(OpenTrainer):
             self.run_log.rewind(progress["log_size"], progress["history"])
             if self.white_box:
                 self.white_box.rows = progress["white_box"]
+        for callback in self.task_callbacks:
+            callback.take_back(progress["task"][type(callback).__name__])
         if self.average:
             self.average.load(self._checkpoint / AVERAGE, self.model)
 

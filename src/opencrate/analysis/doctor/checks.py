@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -248,6 +250,8 @@ def _loss_curve(patient: Patient) -> Judged:
     if bad:
         evidence = f"{len(bad)} of {len(losses)} logged losses are not finite, first entry {bad[0]}"
         return Judged(evidence, {"entries": bad}, fail=True)
+    if _monitored(log):
+        raise NotChecked("the loss of self-supervised training need not fall: its teacher moves too")
     window = limits.SPIKE_WINDOW
     medians = {number: median(losses[number - window : number]) for number in range(window, len(losses))}
     spikes = [number for number, usual in medians.items() if losses[number] > limits.SPIKE_FACTOR * usual]
@@ -258,3 +262,21 @@ def _loss_curve(patient: Patient) -> Judged:
         evidence += f", first at entry {first + 1} ({losses[first]:.3g} after {losses[first - 1]:.3g})"
     values = {"spikes": [spike + 1 for spike in spikes], "first": losses[0], "last": losses[-1]}
     return Judged(evidence, values, warn=bool(spikes), fail=stuck)
+
+
+@check("self-supervision")
+def _self_supervision(patient: Patient) -> Judged:
+    rows = _monitored(needed(patient.log, patient.why_no("log")))
+    last = needed(rows[-1] if rows else None, "the log is not of self-supervised training")
+    collapsed = last.get("collapsed")
+    unwell = [one for one in last["readings"] if not one["fine"]]
+    words = [f"{one['name']} {one['value']:.3g} (healthy: {one['healthy']})" for one in unwell or last["readings"]]
+    advice = [f"collapsed ({collapsed['kind']}): {collapsed['advice']}"] if collapsed else []
+    advice += [one["advice"] for one in unwell if one["advice"] and not collapsed]
+    values = {"readings": {one["name"]: one["value"] for one in last["readings"]}}
+    return Judged("; ".join([*words, *advice]), values, warn=bool(unwell), fail=bool(collapsed))
+
+
+def _monitored(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The entries of a log that hold readings of self-supervised training."""
+    return [entry for entry in log if entry.get("readings")]

@@ -194,6 +194,12 @@ CHECKS: dict[str, Check] = {
         "noise between epochs stays well below a doubling",
         "lower the learning rate, lengthen the warm-up, clip gradients (training.max_grad_norm)",
     ),
+    "self-supervision": Check(
+        "the last readings of self-supervised training in the log (docs/self_supervision.md)",
+        "fails where the training had collapsed; warns where a reading was outside its healthy range",
+        "a collapsed model gives every image the same features; the ranges are those of the training's monitors",
+        "change what the evidence names, and train again",
+    ),
     "input-scale": Check(
         "mean and deviation of the pixels that the model reads",
         f"fails for a mean beyond ±{INPUT_MEAN_FAIL:g} or a deviation outside {INPUT_STD_LOW:g} to {INPUT_STD_HIGH:g}",

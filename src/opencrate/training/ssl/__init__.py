@@ -1,4 +1,7 @@
-"""Self-supervision: objectives, heads, schedules and monitors. Tensors in, tensors out: no recipe, no Trainer."""
+"""Self-supervision: objectives, heads, schedules and monitors, tensors in, tensors out; on these, what is trained.
+
+The names below know no recipe and no Trainer; `objectives`, `learner`, `schedule_callback` and `log` do.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -70,6 +70,9 @@ ADVICE: dict[Kind, str] = {
     "SIGReg, variance), or lower the learning rate",
 }
 
+ADVICE_ON_PROTOTYPES = "the teacher hardly sees a difference of images: lower its temperature, or the learning rate"
+"""For "constant" with DINO, which has no term that spreads features."""
+
 
 def collapse(
     parts: Mapping[str, Tensor | float], K: int | None = None, loss: float | None = None, spread: float | None = None
@@ -108,7 +111,10 @@ def collapse(
         kind = "constant" if value["variance"] > VARIANCE_TERM else None
     if kind is None and spread is not None and spread < SPREAD_SHARE:
         kind = "constant"
-    return None if kind is None else Collapse(kind, ADVICE[kind])
+    if kind is None:
+        return None
+    constant = kind == "constant" and "teacher_entropy" in value
+    return Collapse(kind, ADVICE_ON_PROTOTYPES if constant else ADVICE[kind])
 
 
 def rank_reading(projections: Tensor) -> Reading:

@@ -6,11 +6,13 @@ from .autoencoding import MaskedAutoencoding
 from .base import Parts, Task
 from .classification import ImageClassification
 from .language import CausalLanguageModelling, MaskedLanguageModelling
+from .self_supervision import SelfSupervision
 from .sentences import SentenceClassification
 
 TASKS: dict[str, type[Task]] = {
     "image-classification": ImageClassification,
     "masked-autoencoding": MaskedAutoencoding,
+    "self-supervised": SelfSupervision,
     "causal-lm": CausalLanguageModelling,
     "masked-lm": MaskedLanguageModelling,
     "sentence-classification": SentenceClassification,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ...data.images.tensors import in_batches
 from ...evaluation.inputs import evaluating, place
 from ...recipe.schema import Recipe
 from ...store.start import Initialisation
+from ..callbacks import RunLog, TaskCallback
 from ..whitebox_callback import MeasuredInputs
 
 Batch = dict[str, Tensor]
@@ -32,6 +34,7 @@ class Parts:
         validation, test: datasets that are asked with indices (of sentences several by name); `None` for none.
         measured: on which the layers of a CRATE are measured; `None` for none.
         data: what goes into the run's metrics about the data.
+        trained: what the optimizer moves, where that is more than the model, which is a part of it.
     """
 
     model: PreTrainedModel
@@ -42,10 +45,17 @@ class Parts:
     test: Any
     measured: MeasuredInputs | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    trained: nn.Module | None = None
 
 
 class Task(ABC):
-    """How a recipe becomes a model and data, a batch a loss, and a split its metrics. Has no state."""
+    """How a recipe becomes a model and data, a batch a loss, and a split its metrics. Has no state.
+
+    Attributes:
+        whole_batches: whether the last images of an epoch that do not fill a global batch are left out.
+    """
+
+    whole_batches = False
 
     @abstractmethod
     def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
@@ -81,6 +91,14 @@ class Task(ABC):
     @abstractmethod
     def outcome(self, metrics: dict[str, Any]) -> str:
         """What a finished run's metrics say of the test split, in words for the terminal."""
+
+    def callbacks(self, parts: Any, recipe: Recipe, log: RunLog) -> list[TaskCallback]:
+        """What else listens to the training."""
+        return []
+
+    def leave(self, parts: Any, directory: Path) -> None:
+        """Write what a run keeps beside its model, with the last weights."""
+        return None
 
     def metrics(self, sums: dict[str, float]) -> dict[str, float]:
         """Metrics of a split from the sums over its batches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class ImageClassification(Task):
     """Cross-entropy of a transformers image classifier."""
 
     def build(self, recipe: Recipe, skip_bad: bool) -> Parts:
-        splits = load_images(recipe.data, skip_bad, _patch(recipe) if skip_bad else (1, 1))
+        splits = load_images(recipe.data, skip_bad, patch_of(recipe) if skip_bad else (1, 1))
         config = build_config(recipe, splits.label_names)
         check_regulariser(config, recipe.regulariser)
         return image_parts(recipe, splits, config)
@@ -54,6 +55,25 @@ class ImageClassification(Task):
 
 def image_parts(recipe: Recipe, splits: ImageSplits, config: PreTrainedConfig) -> Parts:
     """The parts of a model of images, without masks."""
+    start = start_images(recipe, splits, config)
+    return Parts(
+        **start.fields,
+        train=TrainingImages(splits.train, start.transform, recipe.augmentation),
+        validation=None if splits.validation is None else to_tensors(splits.validation, start.transform),
+        test=to_tensors(splits.test, start.transform),
+    )
+
+
+@dataclass(frozen=True)
+class ImageStart:
+    """What the tasks of images have in common: fields of `Parts`, and how an image becomes a tensor."""
+
+    fields: dict[str, Any]
+    transform: ImageTransform
+
+
+def start_images(recipe: Recipe, splits: ImageSplits, config: PreTrainedConfig) -> ImageStart:
+    """A model of images before its first step, with whitened patches if the recipe says so."""
     log_skipped(splits.skipped)
     processor = build_processor(recipe.data)
     model, initialisation = start_model(recipe, config)
@@ -62,16 +82,14 @@ def image_parts(recipe: Recipe, splits: ImageSplits, config: PreTrainedConfig) -
     if starts_whitened(recipe.model):
         rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
         whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
-    return Parts(
-        model=model,
-        initialisation=initialisation,
-        processor=processor,
-        train=TrainingImages(splits.train, transform, recipe.augmentation),
-        validation=None if splits.validation is None else to_tensors(splits.validation, transform),
-        test=to_tensors(splits.test, transform),
-        measured=measured_images(splits, transform, count) if count else None,
-        data=fingerprints(splits),
-    )
+    fields = {
+        "model": model,
+        "initialisation": initialisation,
+        "processor": processor,
+        "measured": measured_images(splits, transform, count) if count else None,
+        "data": fingerprints(splits),
+    }
+    return ImageStart(fields, transform)
 
 
 def evaluate_split(model: PreTrainedModel, split: Any, recipe: Recipe) -> Evaluation:
@@ -86,6 +104,6 @@ def fingerprints(splits: ImageSplits) -> dict[str, Any]:
     return {**found, "skipped": list(splits.skipped)} if splits.skipped else found
 
 
-def _patch(recipe: Recipe) -> tuple[int, int]:
+def patch_of(recipe: Recipe) -> tuple[int, int]:
     """(height, width) of the model's patches: smaller images are bad."""
     return pair(getattr(build_config(recipe, ["one", "other"]), "patch_size", 1))
