@@ -85,6 +85,13 @@ def test_layers():
     assert kinds == [nn.Linear, GlobalBatchNorm, nn.GELU, nn.Linear]
 
 
+def test_no_bias_before_batch_normalisation():
+    """It would have no gradient but rounding noise; without the normalisation, and at the end, there is one."""
+    names = [name for name, _ in Projector(5, 7, 4, layers=3).named_parameters() if name.endswith("bias")]
+    assert names == ["mlp.1.bias", "mlp.4.bias", "mlp.6.bias"], "of the two normalisations, and of the last map"
+    assert all(part.bias is not None for part in ProjectionHead(5, 7, 4).mlp if isinstance(part, nn.Linear))
+
+
 def test_start():
     """Keyed by torch's global generator; truncated normal with standard deviation 0.02, biases 0."""
     torch.manual_seed(3)

@@ -101,7 +101,27 @@ def test_every_parameter_that_is_trained_gets_a_gradient(objective):
     one(**batch(0 if objective in ("vicreg", "simclr") else 2))[0].backward()
     for name, parameter in one.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
-        assert parameter.requires_grad or name.startswith("teacher") or name.endswith(("mask_token", "original0")), name
+        kept = ("mask_token", "original0", "norm.bias", "layernorm.bias")
+        assert parameter.requires_grad or name.startswith("teacher") or name.endswith(kept), name
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_a_batch_normalisation_subtracts_is_not_trained(kind):
+    """The last norm's bias is the same for all images; without a batch normalisation it is trained."""
+    for objective, trained in (("lejepa", False), ("dino", True)):
+        one = learner(objective, kind)
+        still = {name for name, value in one.student.named_parameters() if not value.requires_grad}
+        still -= {name for name in still if name.endswith("mask_token")}
+        assert len(still) == (not trained) and all(name.endswith("norm.bias") for name in still), objective
+    assert one_loss("lejepa", kind, shifted=3.0) == pytest.approx(one_loss("lejepa", kind), rel=1e-4)
+
+
+def one_loss(objective, kind, shifted=0.0):
+    """The loss of a batch, with this added to the last norm's bias."""
+    one = learner(objective, kind)
+    with torch.no_grad():
+        last_norm(one.student).bias.add_(shifted)
+        return one(**batch())[0].item()
 
 
 def test_backbone_runs_once_for_each_resolution():

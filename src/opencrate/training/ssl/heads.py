@@ -1,6 +1,8 @@
 """The heads that objectives of self-supervision are computed on; thrown away after training.
 
-Weights are drawn from torch's global generator: truncated normal with standard deviation 0.02, biases 0.
+Weights are drawn from torch's global generator: truncated normal with standard deviation 0.02, biases 0. A linear map
+before a batch normalisation has no bias: that would subtract it again, so its gradient would be rounding noise, of
+which AdamW makes whole steps.
 """
 
 from __future__ import annotations
@@ -126,12 +128,14 @@ class GlobalBatchNorm(nn.BatchNorm1d):
 def mlp(widths: list[int], activation: type[nn.Module], batch_norm: bool) -> nn.Sequential:
     """Linear maps between the widths, with batch normalisation, if asked for, and the activation between them."""
     parts: list[nn.Module] = []
-    for inside, outside in pairwise(widths):
+    for number, (inside, outside) in enumerate(pairwise(widths), start=1):
         if parts:
             parts += [GlobalBatchNorm(inside), activation()] if batch_norm else [activation()]
-        linear = nn.Linear(inside, outside)
+        last = number == len(widths) - 1
+        linear = nn.Linear(inside, outside, bias=last or not batch_norm)
         nn.init.trunc_normal_(linear.weight, std=INITIAL_STD)
-        nn.init.zeros_(linear.bias)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
         parts.append(linear)
     return nn.Sequential(*parts)
 

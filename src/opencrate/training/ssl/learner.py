@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...evaluation.inputs import evaluating
+from ...evaluation.representation import last_norm
 from ...recipe.schema import SelfSupervisionRecipe, has_teacher
 from ..losses import penalty
 from .dino import updated_centre
+from .heads import GlobalBatchNorm
 from .objectives import LossAndParts, loss_of, make_head, prototypes_of
 from .schedules import update_teacher
 
@@ -50,6 +52,10 @@ class Learner(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.student_head = make_head(given, feature_width(backbone))
+        if any(isinstance(part, GlobalBatchNorm) for part in self.student_head.modules()):
+            # It adds the same to all images, which the first batch normalisation subtracts: its gradient is rounding
+            # noise, of which AdamW would make whole steps.
+            last_norm(backbone).get_parameter("bias").requires_grad_(False)
         self.teacher: PreTrainedModel | None = None
         self.teacher_head: nn.Module | None = None
         if has_teacher(given):
