@@ -25,6 +25,7 @@ CLASSES = {
     "digits": 10,
     "cifar10": 10,
     "cifar100": 100,
+    "tiny-imagenet-20": 20,
     "flowers102": 102,
     "pets": 37,
     "imagenet": 1000,
@@ -32,10 +33,12 @@ CLASSES = {
 }
 """Classes of each recipe's own data."""
 
+LAPTOP = ("cifar10", "tiny-imagenet-20")
+"""Data of the recipes at laptop size without labels."""
 FROM_SCRATCH = ("model.init_from=null", "model.init_fresh=[]")
 QUICK = (
     *("cifar10-alpha", "cifar10-mae-vit", "digits", "digits-mae", "imagenet-vit-tiny-paper", "transfer-pets"),
-    *("cifar10-lejepa", "imagenet-simdino-base-vit", "ssl-imagefolder"),
+    *("cifar10-lejepa", "imagenet-simdino-base-vit", "ssl-imagefolder", "tiny-imagenet-20-dino"),
 )
 """Smoke forms of the default tests: one of each kind."""
 
@@ -85,7 +88,7 @@ def test_recipe_builds_with_the_stated_parameters(name):
         ("cifar10", "cifar10-vit", 0.02),
         ("digits-mae", "digits-mae-vit", 0.02),
         ("cifar10-mae", "cifar10-mae-vit", 0.02),
-        *((f"cifar10-{name}", f"cifar10-{name}-vit", 0.01) for name in ("dino", "simdino", "lejepa")),
+        *((f"{data}-{name}", f"{data}-{name}-vit", 0.01) for data in LAPTOP for name in ("dino", "simdino", "lejepa")),
         *((f"digits-{name}", f"digits-{name}-vit", 0.01) for name in ("dino", "simdino", "lejepa", "simclr", "vicreg")),
         *((f"imagenet-{name}-base", f"imagenet-{name}-base-vit", 0.02) for name in ("dino", "simdino")),
     ],
