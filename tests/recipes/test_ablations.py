@@ -1,13 +1,19 @@
-"""Shipped sweeps: complete, each arm changes what it says, and all are matched in parameters and operations."""
+"""Shipped sweeps: complete, each arm changes what it says, and all are matched in parameters and operations.
+
+Those of objectives: one encoder, batch, steps and images, and one start where the network is the same.
+"""
 
 import pytest
+import torch
 
+from opencrate import CrateConfig
 from opencrate.recipe.load import load_recipe, shipped_recipes, stated_parameters
-from opencrate.store.build import build_config
+from opencrate.store.build import build_config, initialise, own_fields
 from opencrate.studies.sweep import arm_recipe, choose, load_sweep, longer, shipped_sweeps
 from opencrate.studies.sweep_measures import forward_operations
 
-SWEEPS = sorted(shipped_sweeps())
+STRUCTURE = ["cifar10-structure", "digits-structure"]
+OBJECTIVES = ["digits-ssl-objectives", "ssl-objectives"]
 CHANGED = {
     "lambda0": {"ista_lambda"},
     "mlp": {"sparsification", "mlp_ratio"},
@@ -26,11 +32,11 @@ def configs(sweep):
 
 
 def test_sweeps_are_no_recipes():
-    assert SWEEPS == ["cifar10-structure", "digits-structure"]
-    assert not set(SWEEPS) & shipped_recipes().keys()
+    assert shipped_sweeps().keys() == {*STRUCTURE, *OBJECTIVES}
+    assert not shipped_sweeps().keys() & shipped_recipes().keys()
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", STRUCTURE)
 def test_arms_change_what_they_say(name):
     sweep = load_sweep(name)
     assert sweep.name == name and set(sweep.arms) == {"crate", *CHANGED} and sweep.reference == "crate"
@@ -51,7 +57,7 @@ def test_arms_change_what_they_say(name):
         assert recipe.training.seed == 3
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", STRUCTURE)
 def test_arms_are_matched(name):
     """Parameters within 2 %; operations of a forward within 14 %, the rest is `--match compute`'s."""
     sweep = load_sweep(name)
@@ -60,6 +66,30 @@ def test_arms_are_matched(name):
     for arm in sweep.arms:
         assert abs(parameters[arm] / parameters["crate"] - 1) < 0.02, arm
         assert abs(operations[arm] / operations["crate"] - 1) < 0.14, arm
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_train_one_encoder(name):
+    """The autoencoder's positions are fixed, and it has a decoder; all else of the encoders is the same."""
+    sweep = load_sweep(name)
+    recipes = {arm: arm_recipe(sweep, arm, 1) for arm in sweep.arms}
+    assert (sweep.untrained, sweep.reference) == ("cross-entropy", "untrained") and sweep.names[0] == "untrained"
+    assert list(recipes)[:6] == ["cross-entropy", "mae", "dino", "simdino", "lejepa", "simclr"]
+    labels = {"image-classification": list("0123456789"), "self-supervised": []}
+    configs = {arm: build_config(one, labels.get(one.task)) for arm, one in recipes.items()}
+    first = recipes["cross-entropy"]
+    start = initialise(configs["cross-entropy"], 1).base_model.state_dict()
+    for arm, recipe in recipes.items():
+        for field in own_fields(CrateConfig):
+            assert getattr(configs[arm], field) == getattr(configs["cross-entropy"], field), (arm, field)
+        assert recipe.data == first.data and recipe.model.whiten_patches == first.model.whiten_patches
+        for field in ("seed", "max_steps", "per_device_train_batch_size", "bf16", "lr_scheduler_type", "warmup_steps"):
+            assert getattr(recipe.training, field) == getattr(first.training, field), (arm, field)
+        assert recipe.optimiser == first.optimiser
+        if arm != "mae":
+            own = initialise(configs[arm], 1, recipe.task).base_model.state_dict()
+            assert own.keys() == start.keys() and all(torch.equal(own[key], start[key]) for key in own), arm
+        assert recipe.ssl.objective == arm or arm in ("cross-entropy", "mae")
 
 
 def test_longer_training_for_equal_compute():
@@ -85,6 +115,9 @@ def test_choose():
         choose(sweep, ["mpl"])
     with pytest.raises(ValueError, match="seeds must be a list of different numbers"):
         choose(sweep, None, [1, 1])
+    chosen = choose(load_sweep("ssl-objectives"), ["dino"])
+    assert chosen.names == ["untrained", "cross-entropy", "dino"], "whose run the untrained network is taken from"
+    assert choose(chosen, ["untrained"]).names == ["untrained", "cross-entropy"]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +132,18 @@ def test_choose():
         (
             "name: x\ndescription: y\nreference: a\nseeds: [0, -1]\narms: {a: digits}",
             "'seeds' must be a list of different numbers",
+        ),
+        (
+            "name: x\ndescription: y\nreference: untrained\nseeds: [0]\narms: {a: digits}",
+            "'reference' must be one of the arms a; got untrained",
+        ),
+        (
+            "name: x\ndescription: y\nreference: untrained\nuntrained: b\nseeds: [0]\narms: {a: digits}",
+            "'untrained' must be one of the arms a; got b",
+        ),
+        (
+            "name: x\ndescription: y\nreference: untrained\nseeds: [0]\narms: {untrained: digits}",
+            "'untrained' is the arm of networks before their first step; rename",
         ),
         ("seeds: []", "'seeds' must be a non-empty list"),
         ("arms: [digits]", "'arms' must be a non-empty mapping"),

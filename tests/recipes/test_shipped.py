@@ -57,7 +57,9 @@ def test_recipe_is_complete(name, tmp_path):
 
 
 def test_headers_of_what_was_run_say_what_came_out():
-    for sweep in shipped_sweeps():
+    for sweep, file in shipped_sweeps().items():
+        if "not run yet" in file.read_text():
+            continue
         for name in load_sweep(sweep).arms.values():
             assert (
                 "not run" not in shipped_recipes()[name].read_text() and "Expected:   " in find_recipe(name).read_text()

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from opencrate.cli.main import main
+from opencrate.data.images.sources import load_images
 from opencrate.reports.sweep import sentences
 from opencrate.store import runs
+from opencrate.store.saved import open_saved
 from opencrate.studies.sweep import ArmRun, Sweep
-from opencrate.studies.sweep_measures import MEASURES, attention_entropy, class_selectivity
+from opencrate.studies.sweep_measures import LAYERS, MEASURES, _features, attention_entropy, class_selectivity
 from opencrate.studies.sweep_table import summarise
 
 COMMAND = ("ablate", "digits-structure", "--smoke", "--arms", "attention-only")
@@ -41,13 +43,14 @@ def swept(tmp_path_factory):
 
 def test_output_is_complete(swept):
     assert {path.name for path in swept.glob("[!.]*") if path.is_file()} == {
-        *("ablation.csv", "ablation.json", "ablation.md", "ablation.png")
+        *("ablation.csv", "ablation.json", "ablation.md", "ablation.png"),
+        *("ablation-layers.csv", "ablation-layers.png"),
     }
     runs_there = {path.name for path in swept.iterdir() if path.is_dir()} - {"measures"}
     assert runs_there == {"crate-seed0", "attention-only-seed0"}
     table = list(csv.DictReader((swept / "ablation.csv").open()))
     assert {row["arm"] for row in table} == {"crate", "attention-only"}
-    of_classifiers = set(MEASURES) - {"error", "psnr"}
+    of_classifiers = set(MEASURES) - {"error", "psnr", "knn", "linear", "linear_patches"}
     assert {row["measure"] for row in table if row["arm"] == "crate"} == of_classifiers
     missing = of_classifiers - {row["measure"] for row in table if row["arm"] == "attention-only"}
     assert missing == {"hoyer", "selectivity"}, "there are no codes"
@@ -57,6 +60,11 @@ def test_output_is_complete(swept):
     assert run["values"]["accuracy"] == metrics["accuracy"] and run["subspaces"] == "learned U"
     assert Image.open(swept / "ablation.png").width > 800
     assert all(math.isfinite(value) for run in content["runs"] for value in run["values"].values() if value is not None)
+    assert 0 <= run["values"]["held"] <= 5 == len(run["claims"])
+    layers = list(csv.DictReader((swept / "ablation-layers.csv").open()))
+    last = [row for row in layers if (row["arm"], row["measure"]) == ("attention-only", "subspace_rate")][-1]
+    assert float(last["mean"]) == run["values"]["subspace_rate"] == run["layers"]["subspace_rate"][-1]
+    assert {row["measure"] for row in layers} == set(LAYERS)
 
 
 def test_the_same_command_goes_on(swept, monkeypatch):
@@ -155,9 +163,55 @@ def test_autoencoders_are_compared_by_their_error(arms, tmp_path, capsys):
     [
         ("digits", "digits-vit", "arm 'second': a vit model"),
         ("text-demo", "text-demo", "arm 'first': a crate_text model"),
-        ("digits", "digits-mae", "have no measures in common"),
+        ("digits", "cifar10-mae", "arm 'second': data.path is cifar10, but digits of arm 'first'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_training(arms, first, second, message, tmp_path, capsys):
     assert main(["ablate", arms(first, second), "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def objectives(tmp_path_factory):
+    """Labels, masks and views: three tasks in one sweep, the untrained network beside them."""
+    folder = tmp_path_factory.mktemp("objectives")
+    (folder / "sweep.yaml").write_text(
+        "name: objectives\ndescription: d\nreference: untrained\nuntrained: labels\nseeds: [0]\n"
+        "settings: [training.max_steps=2, training.per_device_train_batch_size=8]\n"
+        "arms: {labels: digits, masks: digits-mae, views: digits-lejepa}\n"
+    )
+    words = ["ablate", str(folder / "sweep.yaml"), "--smoke", "--images", "8", "--output", str(folder / "out")]
+    assert main(words) == 0
+    return folder / "out"
+
+
+def test_objectives_are_compared_by_their_frozen_encoders(objectives):
+    rows = {(row["arm"], row["measure"]): row for row in csv.DictReader((objectives / "ablation.csv").open())}
+    arms = ["untrained", "labels", "masks", "views"]
+    for measure in ("knn", "linear", "linear_patches", "compression", "rate_reduction", "nonzero", "held"):
+        assert [arm for arm, key in rows if key == measure] == arms, measure
+    assert not {"accuracy", "error", "loss", "probe", "operations"} & {measure for _, measure in rows}
+    own = runs.read_metrics(objectives / "views-seed0")
+    for name in ("knn", "linear", "linear_patches"):
+        assert float(rows["views", name]["mean"]) == 100 * own[name]
+        assert float(rows["untrained", name]["mean"]) == 100 * own["untrained"][name], "the same start, judged alike"
+    assert rows["views", "knn"]["difference"] and ("untrained", "seconds") not in rows
+    text = (objectives / "ablation.md").read_text()
+    assert "| training lowers R^c of the last layer | – |" in text and "`masks`: k-NN" in text and "nan" not in text
+    assert {run.name for run in objectives.glob("measures/*")} == {f"{arm}-seed0.json" for arm in arms}
+
+
+def test_features_are_those_of_the_run_judged_again(objectives):
+    """What a run without labels measured itself is what every other arm is measured by."""
+    saved = open_saved(objectives / "views-seed0")
+    splits = load_images(saved.recipe.data, labelled=False)
+    known, own = _features(saved, splits, {}), runs.read_metrics(objectives / "views-seed0")
+    assert known == {key: own[key] for key in known}
+
+
+def test_steps_of_several_tasks_have_no_operations_in_common(objectives, capsys):
+    sweep = str(objectives.parent / "sweep.yaml")
+    assert main(["ablate", sweep, "--smoke", "--match", "compute", "--output", str(objectives / "other")]) == 2
+    error = capsys.readouterr().err
+    assert "use --match parameters" in error or ("--match" in error and error.count("\n") == 1)
+    assert not (objectives / "other").exists()

@@ -3,10 +3,12 @@
   opencrate ablate digits-structure
   opencrate ablate digits-structure --arms mlp,attention --seeds 0,1,2
   opencrate ablate cifar10-structure data.path=DATA --match compute
+  opencrate ablate digits-ssl-objectives
 
-SWEEP is a shipped sweep's name or a YAML file (keys: name, description, reference, seeds, arms, settings). Bare
-`key=value` words change every arm. Finished runs are kept and unfinished ones resumed, so the same command resumes
-after an interruption. The output folder holds the runs and the table: ablation.md, .csv, .json and .png.
+SWEEP is a shipped sweep's name or a YAML file (keys: name, description, reference, seeds, arms, settings, untrained).
+Bare `key=value` words change every arm. Finished runs are kept and unfinished ones resumed, so the same command resumes
+after an interruption. The output folder holds the runs and the tables: ablation.md, .csv, .json and .png, and layer by
+layer ablation-layers.csv and .png.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 from .._outputs import check_results
 from .common import Parser, positive_int, prepare_libraries, print_table, say, seed
 
-HELP = "compare recipes over seeds (are sparsity and structure necessary?)"
+HELP = "compare recipes over seeds (are sparsity and structure necessary? what do objectives do to the layers?)"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -26,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument
     parser.usage = "opencrate ablate SWEEP [key=value ...] [options]"
     parser.takes_overrides = True
-    add("sweep", metavar="SWEEP", help="digits-structure, cifar10-structure, or a YAML file")
+    add("sweep", metavar="SWEEP", help="the name of a shipped sweep, or a YAML file")
     add("--seeds", type=_seeds, metavar="0,1,...", help="seeds (default: the sweep's)")
     add("--arms", type=_words, metavar="A,B,...", help="these arms, and the reference (default: all)")
     add("--output", metavar="DIR", help="folder of runs and table (default: ablations/<sweep>)")
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..stats.words import number
     from ..studies.sweep import run_sweep
     from ..studies.sweep_measures import MEASURES
-    from ..studies.sweep_table import headline
+    from ..studies.sweep_table import headlines
 
     suffix = "" if arguments.match == "parameters" else f"-{arguments.match}"
     output = Path(arguments.output or f"ablations/{sweep.name}{suffix}").expanduser()
@@ -59,21 +61,21 @@ def run(arguments: argparse.Namespace) -> int:
         sweep, output, arguments.overrides, arguments.match, smoke=arguments.smoke, num_images=arguments.images
     )
     cells = write_ablation(output, sweep, found, arguments.typed, arguments.match)
-    key = headline(cells)
-    digits = MEASURES[key].digits
-    rows = [
-        (
-            cell.arm,
-            str(len(cell.values)),
-            _with_spread(float(cell.found.mean), float(cell.found.std), digits),
-            "" if cell.difference is None else number(cell.difference.mean, digits, signed=True),
-            "reference" if cell.arm == sweep.reference else cell.verdict,
-        )
-        for cell in cells
-        if cell.measure == key
-    ]
-    title = ", ".join(part for part in (MEASURES[key].title, MEASURES[key].unit) if part)
-    print_table(("arm", "seeds", title, f"to {sweep.reference}", "95 % interval says"), rows)
+    for key in headlines(cells):
+        digits = MEASURES[key].digits
+        rows = [
+            (
+                cell.arm,
+                str(len(cell.values)),
+                _with_spread(float(cell.found.mean), float(cell.found.std), digits),
+                "" if cell.difference is None else number(cell.difference.mean, digits, signed=True),
+                "reference" if cell.arm == sweep.reference else cell.verdict,
+            )
+            for cell in cells
+            if cell.measure == key
+        ]
+        title = ", ".join(part for part in (MEASURES[key].title, MEASURES[key].unit) if part)
+        print_table(("arm", "seeds", title, f"to {sweep.reference}", "95 % interval says"), rows)
     say(f"table:  {output / FILES['markdown']}")
     return 0
 

@@ -106,7 +106,7 @@ def features(model: PreTrainedModel, batches: Iterable[Batch], layer: int, token
         raise ValueError(f"layer={layer}: the model has the layers 1 to {last}, and 0 for the embedding")
     vectors, labels = [], []
     for batch in read_batches(batches):
-        tokens = _hidden_states(model, place(batch["pixel_values"], model))[layer]
+        tokens = hidden_states(model, place(batch["pixel_values"], model))[layer]
         if tokens.ndim != 3:
             raise ValueError(f"a {model.config.model_type} model has no tokens (B, N, d) to probe")
         pooled = tokens[:, 0] if token == "cls" else tokens.mean(dim=1)
@@ -115,8 +115,11 @@ def features(model: PreTrainedModel, batches: Iterable[Batch], layer: int, token
     return Features(torch.cat(vectors).numpy(), torch.cat(labels).numpy())
 
 
-def _hidden_states(model: PreTrainedModel, pixels: Tensor) -> tuple[Tensor, ...]:
-    """Of the encoder alone; an autoencoder's patches are all visible and in order."""
+def hidden_states(model: PreTrainedModel, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Tokens `(B, N, d)` of the embedding and of every layer of the encoder, in evaluation mode and without gradients.
+
+    An autoencoder's patches are all visible and in order.
+    """
     masked = model.config.model_type in ENCODERS
     inputs = {"pixel_values": pixels, "output_hidden_states": True}
     if masked:

@@ -1,4 +1,4 @@
-"""The tables and the figure of a sweep: mean, spread and interval over seeds, and paired differences."""
+"""The tables and the figures of a sweep: mean, spread and interval over seeds, and paired differences."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from ..stats.words import interval, number
 from ..store.environment import environment
 from ..studies.sweep import ArmRun, Match, Sweep
 from ..studies.sweep_measures import MEASURES
-from ..studies.sweep_table import Cell, headline, measured, summarise
+from ..studies.sweep_table import Cell, headlines, layer_rows, measured, summarise
 from .figures import COLOURS, finish, panels, rule
 from .html import picture, write_files
+from .sweep_layers import claim_lines, layer_lines, plot_layers, table_lines
 from .tables import frame, to_json
 
 FILES = {"csv": "ablation.csv", "json": "ablation.json", "markdown": "ablation.md", "figure": "ablation.png"}
+FILES |= {"layers_csv": "ablation-layers.csv", "layers_figure": "ablation-layers.png"}
 _SAID = {"cannot tell": "no significant difference", "higher": "higher", "lower": "lower"}
 
 
 def write_ablation(
     folder: Path, sweep: Sweep, found: Sequence[ArmRun], command: str, match: Match = "parameters"
 ) -> list[Cell]:
-    """Write the table as CSV, JSON and Markdown and the figure as PNG, each whole or not at all.
+    """Write the tables as CSV, JSON and Markdown and the figures as PNG, each whole or not at all.
 
     They follow from the runs alone, so they are written anew each time.
     """
@@ -45,7 +47,9 @@ def write_ablation(
     table["seeds"] = table["seeds"].map(len)
     files = {
         FILES["figure"]: picture(plot_ablation(sweep, cells)),
+        FILES["layers_figure"]: picture(plot_layers(sweep, cells, found)),
         FILES["csv"]: table,
+        FILES["layers_csv"]: frame(layer_rows(sweep, found)),
         FILES["markdown"]: markdown(sweep, cells, found, command, match),
         FILES["json"]: to_json(content, indent=2) + "\n",
     }
@@ -58,7 +62,9 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
     table = {(cell.arm, cell.measure): cell for cell in cells}
     columns, compared = measured(cells), measured(cells, costs=False)
     against, shapes = {run.arm: run.subspaces for run in found}, {run.arm: run.shape for run in found}
-    sizes = ", ".join(f"`{arm}` d = {shapes[arm][1]}, K = {shapes[arm][0]}, p = {shapes[arm][2]}" for arm in sweep.arms)
+    sizes = ", ".join(
+        f"`{arm}` d = {shapes[arm][1]}, K = {shapes[arm][0]}, p = {shapes[arm][2]}" for arm in sweep.names
+    )
     lines = [
         f"# {sweep.name}",
         "",
@@ -87,14 +93,19 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
         *sentences(sweep, cells),
         "",
         *(f"- {MEASURES[key].heading}: {MEASURES[key].how}." for key in columns),
+        *(["", *claims] if (claims := claim_lines(sweep, found)) else []),
+        "",
+        *layer_lines(sweep, found),
+        "",
+        f"![every measure]({FILES['figure']})",
+        "",
+        f"![layer by layer]({FILES['layers_figure']})",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _rows(sweep: Sweep, columns: Sequence[str], cells_of: Callable[[str], list[str]]) -> list[str]:
-    rows = [["arm", *columns], ["---"] * (len(columns) + 1)]
-    rows += [[f"`{arm}`", *cells_of(arm)] for arm in sweep.arms]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    return table_lines(["arm", *columns], [[f"`{arm}`", *cells_of(arm)] for arm in sweep.names])
 
 
 def _value(cell: Cell | None) -> str:
@@ -116,22 +127,23 @@ def _difference(cell: Cell | None, bold: bool = False) -> str:
 
 
 def sentences(sweep: Sweep, cells: Sequence[Cell]) -> list[str]:
-    """One sentence per arm about its accuracy or error, from the numbers."""
-    key = headline(cells)
-    measure, unit = MEASURES[key], "points" if key == "accuracy" else MEASURES[key].unit
+    """One sentence per arm about its accuracy or error, from the numbers; of encoders for both of their accuracies."""
     words = []
-    for cell in cells:
-        if cell.measure == key and cell.difference is not None:
-            size, _, bounds = _difference(cell).partition(" ")
-            gap = " ".join(part for part in (size, unit, bounds) if part)
-            words.append(f"- `{cell.arm}`: {measure.title} {gap} to `{sweep.reference}`: {_SAID[cell.verdict]}.")
+    for key in headlines(cells):
+        measure = MEASURES[key]
+        unit = "points" if measure.unit == "%" else measure.unit
+        for cell in cells:
+            if cell.measure == key and cell.difference is not None:
+                size, _, bounds = _difference(cell).partition(" ")
+                gap = " ".join(part for part in (size, unit, bounds) if part)
+                words.append(f"- `{cell.arm}`: {measure.title} {gap} to `{sweep.reference}`: {_SAID[cell.verdict]}.")
     return words
 
 
 def plot_ablation(sweep: Sweep, cells: Sequence[Cell]) -> Figure:
     """One panel per measure: every run a dot, the mean and its 95 % t-interval a bar; the reference's mean dashed."""
     table = {(cell.arm, cell.measure): cell for cell in cells}
-    shown, arms = measured(cells, costs=False), list(sweep.arms)
+    shown, arms = measured(cells, costs=False), sweep.names
     rows = -(-len(shown) // 2)
     figure, grid = panels(rows, 2, width=6.4, height=rows * (1.0 + 0.16 * len(arms)), sharex=False, sharey=True)
     for axes, key in zip(grid, shown):

@@ -1,7 +1,11 @@
 """Recipes side by side: every arm with every seed, one run after another, and the measures of each run.
 
 A sweep is a YAML file with the keys `name`, `description`, `reference` (the arm that the others are compared with),
-`seeds`, `arms` (name -> recipe), and optionally `settings`, a list of `key=value` for every arm.
+`seeds`, `arms` (name -> recipe), and optionally `settings`, a list of `key=value` for every arm, and `untrained`, the
+arm whose network is measured before its first step too, as the arm `untrained`.
+
+Classifiers are compared by their accuracy and autoencoders by their error. Arms of several tasks, or without labels,
+are compared by the features of their frozen encoders.
 """
 
 from __future__ import annotations
@@ -9,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,11 +34,16 @@ Match = Literal["parameters", "compute"]
 MEASURED_IMAGES = 256
 """Test images for the layer measures, at most; accuracy uses all."""
 
+UNTRAINED = "untrained"
+"""The arm of networks before their first step."""
 _WORDS = {str: "text", list: "list", dict: "mapping"}
 _COMPARED = ("crate", "crate_mae")
 """Model types whose layers are measured; ablations of CRATE are settings of them."""
 _KEYS = {"name": str, "description": str, "reference": str, "seeds": list, "settings": list, "arms": dict}
-_OPTIONAL = ("settings",)
+_KEYS |= {"untrained": str}
+_OPTIONAL = ("settings", "untrained")
+_COMPARED_ALONE = ("image-classification", "masked-autoencoding")
+"""Tasks whose runs are compared by their own metrics, where all arms are of one of them."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +51,10 @@ class Sweep:
     """What is compared.
 
     Attributes:
-        arms: name -> recipe, the reference among them.
-        reference: the arm that the others are compared with.
+        arms: name -> recipe of those that are trained.
+        reference: the arm that the others are compared with: one of these, or "untrained".
         settings: `key=value` for every arm.
+        untrained: the arm whose network before its first step is the arm "untrained"; empty for none.
     """
 
     name: str
@@ -53,16 +63,25 @@ class Sweep:
     seeds: tuple[int, ...]
     arms: dict[str, str]
     settings: tuple[str, ...] = ()
+    untrained: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """All arms in the order of the tables."""
+        return [*([UNTRAINED] if self.untrained else []), *self.arms]
 
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One finished run.
+    """One finished run, or a network before its first step.
 
     Attributes:
+        directory: of the run.
         subspaces: what its rates are taken against.
         shape: K, d and p of these.
         values: of the keys of `sweep_measures.MEASURES`, `None` where one has no meaning.
+        layers: of the keys of `sweep_measures.LAYERS`, one value per layer.
+        claims: the predictions of the theory in words: whether each held, `None` where that is undecided.
     """
 
     arm: str
@@ -71,6 +90,8 @@ class ArmRun:
     subspaces: str
     shape: tuple[int, ...]
     values: dict[str, float | None]
+    layers: dict[str, list[float]] = field(default_factory=dict)
+    claims: dict[str, bool | None] = field(default_factory=dict)
 
 
 def shipped_sweeps() -> dict[str, Path]:
@@ -82,8 +103,8 @@ def load_sweep(reference: str | Path) -> Sweep:
     """Read a shipped sweep by its name, or a file.
 
     Raises:
-        ValueError: no such sweep or file; a key that is unknown, missing or of the wrong kind; a reference that is no
-            arm.
+        ValueError: no such sweep or file; a key that is unknown, missing or of the wrong kind; a reference or an
+            `untrained` that is no arm.
     """
     shipped = shipped_sweeps()
     path = shipped.get(str(reference), Path(reference).expanduser())
@@ -99,18 +120,24 @@ def load_sweep(reference: str | Path) -> Sweep:
     if missing:
         raise ValueError(f"{path}: '{missing[0]}' is missing")
     arms = {str(name): str(recipe) for name, recipe in content["arms"].items()}
-    if content["reference"] not in arms:
-        raise ValueError(f"{path}: 'reference' must be one of the arms {', '.join(arms)}; got {content['reference']}")
+    if UNTRAINED in arms:
+        raise ValueError(f"{path}: '{UNTRAINED}' is the arm of networks before their first step; rename that of 'arms'")
+    for key, extra in (("untrained", []), ("reference", [UNTRAINED] if "untrained" in content else [])):
+        if content.get(key, next(iter(arms))) not in (known := [*arms, *extra]):
+            raise ValueError(f"{path}: '{key}' must be one of the arms {', '.join(known)}; got {content[key]}")
     fields = {**content, "arms": arms, "seeds": _seeds(content["seeds"], f"{path}: 'seeds'")}
     return Sweep(**{**fields, "settings": tuple(map(str, content.get("settings", ())))})
 
 
 def choose(sweep: Sweep, arms: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> Sweep:
-    """The sweep with some of its arms (always the reference) and other seeds; unknown or equal ones are refused."""
+    """The sweep with some of its arms and other seeds; unknown or equal ones are refused.
+
+    The reference is always among them, and the arm that `untrained` needs.
+    """
     for arm in arms or ():
-        if arm not in sweep.arms:
-            raise ValueError(f"arms={arm}: sweep {sweep.name} has no arm '{arm}'; {suggest(arm, sweep.arms)}")
-    wanted = set(sweep.arms if arms is None else (*arms, sweep.reference))
+        if arm not in sweep.names:
+            raise ValueError(f"arms={arm}: sweep {sweep.name} has no arm '{arm}'; {suggest(arm, sweep.names)}")
+    wanted = set(sweep.arms if arms is None else (*arms, sweep.reference, sweep.untrained))
     chosen = {name: recipe for name, recipe in sweep.arms.items() if name in wanted}
     return dataclasses.replace(sweep, arms=chosen, seeds=sweep.seeds if seeds is None else _seeds(seeds, "seeds"))
 
@@ -153,8 +180,8 @@ def run_sweep(
         num_images: test images for the layer measures, at most.
 
     Raises:
-        ValueError: a bad recipe, a finished run of another recipe in the output folder, or something else in a run's
-            place (all before anything is trained); or several processes.
+        ValueError: a bad recipe, arms that cannot be compared, a finished run of another recipe in the output folder,
+            or something else in a run's place (all before anything is trained); or several processes.
         KeyboardInterrupt, FloatingPointError, OSError: as `train`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -166,7 +193,13 @@ def run_sweep(
         (arm, seed): arm_recipe(sweep, arm, seed, overrides, smoke) for seed in sweep.seeds for arm in sweep.arms
     }
     _check_comparable(recipes)
+    encoders = _as_encoders(recipes)
     if match == "compute":
+        if encoders:
+            raise ValueError(
+                "match=compute: counts the operations of one forward, of which steps of different tasks take several; "
+                "use match=parameters"
+            )
         recipes = _at_equal_compute(recipes, sweep.reference)
     for arm in sweep.arms:
         check_model(recipes[arm, sweep.seeds[0]])
@@ -177,7 +210,8 @@ def run_sweep(
         logger.info("run %d of %d: %s, seed %d", number, len(recipes), arm, seed)
         directory = output / f"{arm}-seed{seed}"
         _train(recipe, directory)
-        found.append(_measured(arm, seed, directory, output / "measures", num_images))
+        for name in (arm, *([UNTRAINED] if arm == sweep.untrained else [])):
+            found.append(_measured(name, seed, directory, output / "measures", num_images, encoders))
     return found
 
 
@@ -188,10 +222,22 @@ def _check_comparable(recipes: dict[tuple[str, int], Recipe]) -> None:
             raise ValueError(
                 f"arm '{arm}': a {recipe.model.type} model; a sweep compares models of type {' or '.join(_COMPARED)}"
             )
-    tasks = {recipe.task: arm for (arm, _), recipe in recipes.items()}
-    if len(tasks) > 1:
-        (one, first), (other, second) = list(tasks.items())[:2]
-        raise ValueError(f"arms '{first}' ({one}) and '{second}' ({other}) have no measures in common; give one task")
+    if not _as_encoders(recipes):
+        return
+    (first, _), reference = next(iter(recipes.items()))
+    for (arm, _), recipe in recipes.items():
+        for name, value in asdict(recipe.data).items():
+            if value != (other := getattr(reference.data, name)):
+                raise ValueError(
+                    f"arm '{arm}': data.{name} is {value}, but {other} of arm '{first}'; arms of several tasks, or "
+                    "without labels, are compared on the same images"
+                )
+
+
+def _as_encoders(recipes: Mapping[Any, Recipe]) -> bool:
+    """Whether the arms have no metric of their own in common, and are compared by their features."""
+    tasks = {recipe.task for recipe in recipes.values()}
+    return len(tasks) > 1 or not tasks <= set(_COMPARED_ALONE)
 
 
 def _at_equal_compute(recipes: dict[tuple[str, int], Recipe], reference: str) -> dict[tuple[str, int], Recipe]:
@@ -227,17 +273,19 @@ def _train(recipe: Recipe, directory: Path) -> None:
         raise KeyboardInterrupt(f"{directory.name}: stopped; the same command resumes there") from error
 
 
-def _measured(arm: str, seed: int, directory: Path, folder: Path, num_images: int) -> ArmRun:
-    """The measures of a run, from the file where they were kept if they were taken on as many images."""
+def _measured(arm: str, seed: int, directory: Path, folder: Path, num_images: int, encoders: bool) -> ArmRun:
+    """The measures of a run, from the file where they were kept if they were taken in the same way."""
     from .sweep_measures import measure_run
 
-    path = folder / f"{directory.name}.json"
+    path = folder / f"{arm}-seed{seed}.json"
     kept: dict[str, Any] = read_json(path, advice="remove it, and it is measured again") if path.is_file() else {}
-    if kept.get("num_images") != num_images or kept.get("weights") != _mark(directory):
-        kept = {"num_images": num_images, "weights": _mark(directory), **measure_run(directory, num_images)}
+    way = {"num_images": num_images, "weights": _mark(directory), "encoders": encoders}
+    if {key: kept.get(key) for key in way} != way:
+        kept = {**way, **measure_run(directory, num_images, encoders, untrained=arm == UNTRAINED)}
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, kept)
-    return ArmRun(arm, seed, str(directory), kept["subspaces"], tuple(kept["shape"]), kept["values"])
+    values = (kept[name] for name in ("values", "layers", "claims"))
+    return ArmRun(arm, seed, str(directory), kept["subspaces"], tuple(kept["shape"]), *values)
 
 
 def _mark(directory: Path) -> str:

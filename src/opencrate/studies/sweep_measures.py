@@ -1,8 +1,12 @@
-"""What the runs of a sweep are compared by: accuracy, rates, sparsity, and how readable maps and features are."""
+"""What the runs of a sweep are compared by: accuracy, rates, sparsity, and how readable maps and features are.
+
+Where arms have no metric of their own in common, the features of their frozen encoders take its place.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +16,22 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..analysis.layers.registry import Measure
-from ..analysis.layers.result import layer_measures
+from ..analysis.layers.analyze import INITIAL, TRAINED
+from ..analysis.layers.claims import CODES, claims
+from ..analysis.layers.registry import MEASURES as OF_LAYERS, Measure
+from ..analysis.layers.result import LayerMeasures, layer_measures
 from ..analysis.record.states import describe_states, has_maps, record
 from ..configuration_crate import pair
 from ..data.images.labelled import label_names
-from ..data.images.sources import load_images
+from ..data.images.sources import ImageSplits, load_images
 from ..evaluation.probe import features, last_layer, probe
+from ..evaluation.representation import accuracies, judge
 from ..objective import sparsity
 from ..recipe.schema import Recipe
+from ..registry import LEARNED
 from ..store.build import AUTO_MODELS, build_config
 from ..store.saved import SavedModel, open_saved
+from ..training.tasks.self_supervision import FITTED, evenly, with_labels
 
 EPS = 0.5
 """ε of the coding rates."""
@@ -30,11 +39,17 @@ PROBE_IMAGES = 5000
 """The linear probe is fitted on at most this many training images, and evaluated on as many test images."""
 _BATCH = 64
 
-
+_LINEAR = "logistic regression on the frozen encoder, C chosen on held-out training images"
+_POOLED = f"on the pooled token after the last LN; fitted on at most {FITTED:,} images, counted on all test images"
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure("accuracy", "%", "on all test images", scale=100),
     "error": Measure("masked-patch error", "", "squared error on the masked patches of the test images", digits=4),
     "psnr": Measure("PSNR", "dB", "of whole reconstructed test images"),
+    "knn": Measure("k-NN", "%", f"20 neighbours by cosine, votes exp(cos/0.07), {_POOLED}", scale=100),
+    "linear": Measure("linear probe", "%", f"{_LINEAR}, {_POOLED}", scale=100),
+    "linear_patches": Measure(
+        "linear probe, patches", "%", f"{_LINEAR}, on the mean of the patch tokens after the last LN", scale=100
+    ),
     "loss": Measure("loss", "", "the task's own on the test images: cross-entropy in nats, or squared error", digits=3),
     "compression": Measure(
         "R^c(Z^{ℓ+½}) − R^c(Z^ℓ)", "nats", "change of R^c in the first half of a layer, mean over layers; per image"
@@ -68,45 +83,88 @@ MEASURES: dict[str, Measure] = {
         f"on the mean token of the last layer; fitted on at most {PROBE_IMAGES:,} images",
         scale=100,
     ),
+    "held": Measure(
+        "predictions held",
+        "",
+        "of the five that the theory makes of a trained CRATE's layers, four of an untrained one's; each judged by the "
+        "95 % bootstrap intervals over the images",
+        digits=1,
+    ),
     "operations": Measure("operations", "MFLOP", "of a forward in training, per image", scale=1e-6, digits=1),
     "parameters": Measure("parameters", "", "all", digits=0),
     "seconds": Measure("training", "s", "wall-clock; comparable only if nothing else ran", digits=0),
 }
 """Every measure of a run by its key, in the order of the tables."""
-HEADLINES = ("accuracy", "error")
-"""What arms are compared by first: of classifiers, of autoencoders."""
+HEADLINES = ("accuracy", "error", "knn", "linear")
+"""What arms are compared by first: of classifiers, of autoencoders, of encoders."""
+LAYERS: dict[str, Measure] = {
+    **{key: OF_LAYERS[key] for key in ("rate", "subspace_rate", "rate_reduction")},
+    "compression": replace(MEASURES["compression"], how="change of R^c in the first half of the layer; per image"),
+    "nonzero": replace(OF_LAYERS["nonzero_fraction"], scale=100, unit="%", words="non-zero"),
+}
+"""What is shown layer by layer."""
+_MEASURED = ("rate", "subspace_rate_before", "subspace_rate", "rate_reduction", "nonzero_fraction")
 
 
-def measure_run(directory: Path, num_images: int) -> dict[str, Any]:
-    """What the rates of a finished run are taken against (`subspaces`, `shape`), and its `values` of `MEASURES`."""
-    saved = open_saved(directory, ("classifier", "autoencoder"))
+def measure_run(directory: Path, num_images: int, encoders: bool = False, untrained: bool = False) -> dict[str, Any]:
+    """Everything that a finished run is compared by, as `ArmRun` has it.
+
+    Args:
+        num_images: test images for the layer measures, at most.
+        encoders: judge the features of the frozen encoder, instead of the metrics of the run's own task.
+        untrained: measure its network before the first step.
+    """
+    saved = open_saved(directory, ("classifier", "features", "autoencoder"))
     recipe, metrics = saved.recipe, saved.metrics
     if recipe is None or metrics is None:
         raise ValueError(f"{directory}: is not a run with a recipe and metrics; train it first")
+    initial = saved.untrained()
+    saved = replace(saved, model=initial) if untrained else saved
     skip_bad = bool(metrics["data"].get("skipped"))
     labelled = recipe.task == "image-classification"
     splits = load_images(recipe.data, skip_bad, saved.transform.smallest, labelled=labelled)
-    train, test = splits.train, splits.test
-    images = test.select(_spread(len(test), num_images))
+    batches = saved.batches(evenly(splits.test, num_images), _BATCH)
+    found = _layers(saved.model, batches)
+    start = {} if untrained else {INITIAL: _layers(initial, batches)}
+    kind, config = describe_states(saved.model)[0], saved.model.config
+    held = {one.text: one.held for one in claims({TRAINED: found, **start})} if kind == LEARNED else {}
+    known = {} if untrained else metrics
     values: dict[str, float | None] = {
-        **_outcome(metrics),
-        **_rates(saved.model, saved.batches(images, _BATCH)),
-        **_readability(saved.model, saved.batches(images, _BATCH)),
-        "probe": _linear_probe(saved, train, test) if len(label_names(train)) > 1 else None,
-        "operations": forward_operations(saved.model.config, recipe.task),
+        **(_features(saved, splits, known) if encoders else _outcome(saved, splits, metrics)),
+        **_rates(found),
+        **_readability(saved.model, batches),
+        "held": sum(one is True for one in held.values()) if held else None,
         "parameters": metrics["parameters"],
-        "seconds": metrics["seconds"],
+        "seconds": None if untrained else metrics["seconds"],
     }
-    config = saved.model.config
     shape = (config.num_attention_heads, config.hidden_size, config.head_dim)
-    return {"subspaces": describe_states(saved.model)[0], "shape": shape, "values": values}
+    return {"subspaces": kind, "shape": shape, "values": values, "layers": _by_layer(found), "claims": held}
 
 
-def _outcome(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """What the run itself measured on its test images."""
-    test = metrics["test"]
+def _outcome(saved: SavedModel, splits: ImageSplits, metrics: dict[str, Any]) -> dict[str, float | None]:
+    """What the run itself measured on its test images, a probe, and the operations of a forward."""
+    test, recipe = metrics["test"], saved.recipe
+    assert recipe is not None
     found = {key: test[name]["mean"] for key, name in (("error", "error_model"), ("psnr", "psnr")) if name in test}
-    return {"accuracy": metrics.get("accuracy"), "error": None, "psnr": None, **found, "loss": metrics["loss"]}
+    own = {"accuracy": metrics.get("accuracy"), "error": None, "psnr": None, **found, "loss": metrics["loss"]}
+    labelled = len(label_names(splits.train)) > 1
+    return {
+        **own,
+        "probe": _linear_probe(saved, splits.train, splits.test) if labelled else None,
+        "operations": forward_operations(saved.model.config, recipe.task),
+    }
+
+
+def _features(saved: SavedModel, splits: ImageSplits, metrics: dict[str, Any]) -> dict[str, float | None]:
+    """How good the frozen features are; a run without labels has measured that itself, by the same functions."""
+    keys = ("knn", "linear", "linear_patches")
+    if "knn" not in metrics:
+        known = with_labels(splits)
+        if known is None:
+            return dict.fromkeys(keys)
+        parts = (saved.batches(part) for part in (evenly(known.train, FITTED), known.test))
+        metrics = accuracies(judge(saved.model, *parts))
+    return {key: metrics[key] for key in keys}
 
 
 def class_selectivity(activity: Tensor, labels: Tensor) -> Tensor:
@@ -148,15 +206,30 @@ def forward_operations(config: PreTrainedConfig, task: str = "image-classificati
     return counter.get_total_flops() / _BATCH
 
 
-def _rates(model: PreTrainedModel, batches: DataLoader) -> dict[str, float]:
-    keys = ("subspace_rate_before", "subspace_rate", "rate_reduction", "nonzero_fraction")
-    found = layer_measures(model, batches, EPS, measures=keys)
-    before, after = found.mean("subspace_rate_before"), found.mean("subspace_rate")
+def _layers(model: PreTrainedModel, batches: DataLoader) -> LayerMeasures:
+    """What `LAYERS` and the predictions of the theory are made of."""
+    decoded = next(record(model, batches, num_inputs=1)).layers[0].decoded
+    return layer_measures(model, batches, EPS, measures=(*_MEASURED, *([CODES] if decoded else [])))
+
+
+def _by_layer(found: LayerMeasures) -> dict[str, list[float]]:
+    """Means over the images of the keys of `LAYERS`."""
+    means = {
+        **{key: found.mean(key) for key in ("rate", "subspace_rate", "rate_reduction")},
+        "compression": found.compression_changes().mean,
+        "nonzero": found.mean("nonzero_fraction"),
+    }
+    return {key: means[key].tolist() for key in LAYERS}
+
+
+def _rates(found: LayerMeasures) -> dict[str, float]:
+    """The same in one number each."""
+    layers = _by_layer(found)
     return {
-        "compression": (after - before).mean().item(),
-        "subspace_rate": after[-1].item(),
-        "rate_reduction": found.mean("rate_reduction")[-1].item(),
-        "nonzero": found.mean("nonzero_fraction").mean().item(),
+        "compression": math.fsum(layers["compression"]) / found.num_layers,
+        "subspace_rate": layers["subspace_rate"][-1],
+        "rate_reduction": layers["rate_reduction"][-1],
+        "nonzero": math.fsum(layers["nonzero"]) / found.num_layers,
     }
 
 
@@ -181,14 +254,5 @@ def _readability(model: PreTrainedModel, batches: DataLoader) -> dict[str, float
 
 def _linear_probe(saved: SavedModel, train, test) -> float:
     layer = last_layer(saved.model)
-    parts = [
-        features(saved.model, saved.batches(part.select(_spread(len(part), PROBE_IMAGES))), layer, "mean")
-        for part in (train, test)
-    ]
+    parts = [features(saved.model, saved.batches(evenly(part, PROBE_IMAGES)), layer, "mean") for part in (train, test)]
     return probe(*parts, method="linear", layer=layer, token="mean", regularisation=1.0).accuracy
-
-
-def _spread(length: int, count: int) -> list[int]:
-    """`count` rows (or all) at equal distances."""
-    count = min(count, length)
-    return [index * length // count for index in range(count)]

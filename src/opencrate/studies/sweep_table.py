@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..stats.intervals import ABOVE, BELOW, UNDECIDED, Interval, paired_difference, seed_interval
 from .sweep import ArmRun, Sweep
-from .sweep_measures import HEADLINES, MEASURES
+from .sweep_measures import HEADLINES, LAYERS, MEASURES
 
 RATES = ("compression", "subspace_rate", "rate_reduction")
 """What is taken against the arm's own subspaces."""
@@ -56,14 +58,14 @@ def summarise(sweep: Sweep, found: Sequence[ArmRun]) -> list[Cell]:
     Rates are not subtracted where they are taken against other subspaces than the reference's, by kind or by size.
     """
     runs = sorted(found, key=lambda run: sweep.seeds.index(run.seed))
-    against = {run.arm: (run.subspaces, run.shape) for run in found}
+    alike = comparable(sweep, found)
     cells: list[Cell] = []
-    for arm in sweep.arms:
+    for arm in sweep.names:
         for key in MEASURES:
             values = _values(runs, arm, key)
             if values:
-                alike = key not in RATES or against[arm] == against[sweep.reference]
-                reference = _values(runs, sweep.reference, key) if alike and arm != sweep.reference else ()
+                compared = arm != sweep.reference and (key not in RATES or arm in alike)
+                reference = _values(runs, sweep.reference, key) if compared else ()
                 paired = len(reference) == len(values)
                 gap = paired_difference(values, reference, seed_interval) if paired else None
                 cells.append(Cell(arm, key, values, seed_interval(values), gap))
@@ -76,12 +78,57 @@ def _values(runs: Sequence[ArmRun], arm: str, key: str) -> tuple[float, ...]:
     return tuple(value * MEASURES[key].scale for value in values if value is not None)
 
 
-def headline(cells: Sequence[Cell]) -> str:
-    """The measure that arms are compared by first."""
-    return next(key for key in HEADLINES if any(cell.measure == key for cell in cells))
+def headlines(cells: Sequence[Cell]) -> list[str]:
+    """The measures that arms are compared by first."""
+    found = {cell.measure for cell in cells}
+    return [key for key in HEADLINES if key in found]
 
 
 def measured(cells: Sequence[Cell], costs: bool = True) -> list[str]:
     """The measures that some arm has, in the order of the tables."""
     found = {cell.measure for cell in cells}
     return [key for key in MEASURES if key in found and (costs or key not in COSTS)]
+
+
+def by_layer(sweep: Sweep, found: Sequence[ArmRun]) -> dict[tuple[str, str], Interval]:
+    """(arm, key of `LAYERS`) -> its mean over the seeds with the 95 % t-interval, one entry per layer, `(L)`.
+
+    In the unit that tables show; bounds are NaN where there is one seed.
+    """
+    runs = {arm: [run for run in found if run.arm == arm and run.layers] for arm in sweep.names}
+    return {
+        (arm, key): seed_interval([[LAYERS[key].scale * one for one in run.layers[key]] for run in of_arm])
+        for arm, of_arm in runs.items()
+        if of_arm
+        for key in LAYERS
+    }
+
+
+def layer_rows(sweep: Sweep, found: Sequence[ArmRun]) -> list[dict[str, Any]]:
+    """One row per arm, measure and layer; `None` for what is not known."""
+    against = {run.arm: run.subspaces for run in found}
+    rows = []
+    for (arm, key), one in by_layer(sweep, found).items():
+        measure = LAYERS[key]
+        bounds = torch.stack([one.mean, one.std, one.low, one.high], dim=1).tolist()
+        for layer, numbers in enumerate(bounds, start=1):
+            known = (None if math.isnan(value) else value for value in numbers)
+            row = {"arm": arm, "measure": key, "quantity": measure.title, "unit": measure.unit, "layer": layer}
+            row |= {"subspaces": against[arm], "seeds": one.count}
+            rows.append({**row, **dict(zip(("mean", "sd", "low", "high"), known))})
+    return rows
+
+
+def comparable(sweep: Sweep, found: Sequence[ArmRun]) -> list[str]:
+    """The arms whose rates are taken against subspaces of the reference's kind and size."""
+    against = {run.arm: (run.subspaces, run.shape) for run in found}
+    return [arm for arm in sweep.names if against[arm] == against[sweep.reference]]
+
+
+def held(found: Sequence[ArmRun]) -> dict[str, dict[str, list[bool | None]]]:
+    """Prediction of the theory -> arm -> whether it held, one entry per run."""
+    table: dict[str, dict[str, list[bool | None]]] = {}
+    for run in found:
+        for text, verdict in run.claims.items():
+            table.setdefault(text, {}).setdefault(run.arm, []).append(verdict)
+    return table

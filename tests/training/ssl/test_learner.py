@@ -200,3 +200,27 @@ def test_representations(kind):
         torch.testing.assert_close(last, model.base_model(pixel_values=images).last_hidden_state)
     with pytest.raises(ValueError, match="have no labels"):
         representations(model, [images])
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_representations_of_a_classifier_are_what_its_classes_are_read_from(kind):
+    config = type(CONFIGS[kind]).from_dict({**CONFIGS[kind].to_dict(), "num_labels": 3})
+    model = AutoModelForImageClassification.from_config(config).eval()
+    images, labels = torch.randn(5, 1, 8, 8), torch.arange(5)
+    found = torch.from_numpy(representations(model, [{"pixel_values": images, "labels": labels}])["pooled"].values)
+    with torch.no_grad():
+        torch.testing.assert_close(model.classifier(found), model(pixel_values=images).logits)
+    assert not model.classifier._forward_pre_hooks
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+def test_representations_of_an_autoencoder_are_those_of_a_classifier_made_of_it(pool, tmp_path):
+    config = opencrate.CrateMAEConfig(**SHAPE, pool=pool, decoder_num_hidden_layers=1, mask_tokens_in_encoder=False)
+    model = opencrate.CrateMAEForPreTraining(config).eval()
+    model.save_pretrained(tmp_path)
+    encoder = opencrate.CrateForImageClassification.from_pretrained(tmp_path, num_labels=0).eval()
+    batches = [{"pixel_values": torch.randn(5, 1, 8, 8), "labels": torch.arange(5)}]
+    first, second = representations(model, batches), representations(encoder, batches)
+    for name in first:
+        torch.testing.assert_close(first[name].values, second[name].values, msg=name)
+    assert model.config.mask_ratio == 0.75
