@@ -5,9 +5,10 @@ import json
 import pytest
 
 from opencrate.reports.sweep import markdown, plot_ablation, sentences, write_ablation
+from opencrate.reports.sweep_layers import claim_lines, plot_layers
 from opencrate.studies.sweep import ArmRun, Sweep
-from opencrate.studies.sweep_measures import MEASURES
-from opencrate.studies.sweep_table import summarise
+from opencrate.studies.sweep_measures import LAYERS, MEASURES
+from opencrate.studies.sweep_table import by_layer, headlines, layer_rows, summarise
 
 
 def sweep_of(*seeds: int) -> Sweep:
@@ -71,3 +72,66 @@ def test_files_and_figure(tmp_path):
         "ΔR, last layer (nats)",
     ]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["crate", "mlp"]
+
+
+def layered(*seeds: int, mlp: str = "learned U") -> tuple[Sweep, list[ArmRun]]:
+    """Three layers; the arm `mlp` is 1 above `crate`, and seed s adds s. The untrained network is at 0."""
+    sweep = Sweep("objectives", "what they do", "untrained", seeds, {"crate": "a", "mlp": "b"}, untrained="crate")
+    found = []
+    for seed in seeds:
+        for arm, level in (("untrained", 0.0), ("crate", 10.0), ("mlp", 11.0)):
+            layers = {key: [level + seed + layer for layer in range(3)] for key in LAYERS}
+            claims = {"R^c falls": None if arm == "mlp" else seed > 0} | ({} if arm == "untrained" else {"more": True})
+            values = {**dict.fromkeys(MEASURES), "knn": level / 100, "linear": level / 50}
+            kind = mlp if arm == "mlp" else "learned U"
+            found.append(ArmRun(arm, seed, "", kind, (2, 8, 4), values, layers, claims))
+    return sweep, found
+
+
+def test_layers_over_the_seeds():
+    sweep, found = layered(0, 1, 2)
+    one = by_layer(sweep, found)["crate", "nonzero"]
+    assert one.mean.tolist() == [1100, 1200, 1300], "in per cent"
+    assert float(one.high[0] - one.mean[0]) == pytest.approx(4.3027 * 100 / 3**0.5, rel=1e-4)
+    rows = [row for row in layer_rows(sweep, found) if (row["arm"], row["measure"]) == ("mlp", "subspace_rate")]
+    assert [(row["layer"], row["mean"], row["sd"], row["seeds"]) for row in rows] == [
+        (1, 12.0, 1.0, 3),
+        (2, 13.0, 1.0, 3),
+        (3, 14.0, 1.0, 3),
+    ]
+    (first, *_) = layer_rows(*layered(4))
+    assert (first["mean"], first["sd"], first["low"]) == (4.0, None, None)
+
+
+def test_predictions_are_counted_by_seed():
+    lines = claim_lines(*layered(0, 1))
+    assert lines[-2:] == ["| R^c falls | 1 of 2 | 1 of 2 | 0 of 2, 2 undecided |", "| more | – | 2 of 2 | 2 of 2 |"]
+    assert claim_lines(sweep_of(0), runs_of((0.1,))) == [], "none was judged"
+
+
+def lines_of(axes) -> dict[str, list[float]]:
+    return {line.get_label(): list(line.get_ydata()) for line in axes.lines if not line.get_label().startswith("_")}
+
+
+@pytest.mark.parametrize(("seeds", "half"), [((0, 2), 1.0), ((0, 1, 2), 4.3027 / 3**0.5)])
+def test_figure_of_the_layers(seeds, half):
+    """Bands are the range of two seeds, and t-intervals of three; rates against other subspaces are not drawn."""
+    sweep, found = layered(*seeds, mlp="value projections per head")
+    figure = plot_layers(sweep, summarise(sweep, found), found)
+    first, rate, subspace_rate, *_ = figure.axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["untrained", "crate", "mlp"]
+    assert lines_of(rate)["mlp"] == [12, 13, 14] and lines_of(rate)["untrained"] == [1, 2, 3]
+    assert lines_of(subspace_rate).keys() == {"untrained", "crate"}
+    low, high = (edge(rate.collections[1].get_paths()[0].vertices[:, 1]) for edge in (min, max))
+    assert (11 - low, high - 13) == pytest.approx((half, half), rel=1e-4)
+
+
+def test_page_of_objectives(tmp_path):
+    sweep, found = layered(0, 1)
+    cells = write_ablation(tmp_path, sweep, found, "typed")
+    text = (tmp_path / "ablation.md").read_text()
+    assert "- `mlp`: k-NN +11.00 points (+11.00 to +11.00) to `untrained`: higher." in text
+    assert "- `mlp`: linear probe +22.00 points" in text and "## Predictions of the theory" in text
+    assert "| `crate` | 10.50 ± 0.71 | 11.50 ± 0.71 | 12.50 ± 0.71 |" in text and "nan" not in text
+    assert (tmp_path / "ablation-layers.csv").read_text().startswith("arm,measure,quantity,unit,layer,subspaces,seeds,")
+    assert headlines(cells) == ["knn", "linear"]

@@ -90,6 +90,7 @@ class RecipeTrainer(OpenTrainer):
                 f"{len(parts.train)} training images are fewer than a global batch of {self.samples_per_step} "
                 f"(training.per_device_train_batch_size={size}); lower it, or add images"
             )
+        self.task.check_batch(recipe, self.samples_per_step)
         draws = DrawSampler(len(parts.train), args.seed, self.samples_per_step, recipe.augmentation, whole)
         self.batches = SharedBatches(draws, size, rank, count)
         self.average = WeightAverage(recipe.optimiser.ema_decay) if recipe.optimiser.ema_decay else None

@@ -201,7 +201,40 @@ REFUSED = {
     "average": (["optimiser.ema_decay=0.9"], r"ema_decay=0\.9: must be 0 .*the teacher"),
     "images": (["training.per_device_train_batch_size=25"], r"24 training images are fewer than a global batch of 25"),
     "local size": (["views.local_size=6"], r"views\.local_size=6: must be a multiple of the patch"),
+    "below a patch": (
+        ["views.local_size=2"],
+        r"local_size=2: must be a multiple of the patch \(4x4 pixels\) and at most",
+    ),
+    "above the image": (["views.local_size=20"], r"local_size=20: must be .* at most data\.image_size \(16x16\)"),
 }
+
+
+BATCHES = {
+    "one image": (
+        ["ssl.objective=lejepa", "training.per_device_train_batch_size=1"],
+        r"per_device_train_batch_size=1: must be at least 2 for ssl\.objective=lejepa, which compares images",
+    ),
+    "groups": (
+        ["ssl.objective=simdino", "ssl.group_size=5"],
+        r"ssl\.group_size=5: must divide the global batch of 8 images \(training\.per_device_train_batch_size=8\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_batches_that_an_objective_cannot_compare_are_refused_before_training(small, name, tmp_path, monkeypatch):
+    overrides, message = BATCHES[name]
+    monkeypatch.setattr(OpenTrainer, "train", None)
+    with pytest.raises(ValueError, match=message):
+        train(small(*VIEWS, *overrides), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_image_is_a_batch_for_dino(small, tmp_path):
+    """Which compares the views of each image alone."""
+    assert train(
+        small(*VIEWS, *DINO, "training.per_device_train_batch_size=1", "training.max_steps=2"), tmp_path / "run"
+    )
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -218,6 +251,9 @@ REFUSED_WHEN_READ = {
     "unread": (["ssl.sigreg_weight=0.1"], r"'ssl\.sigreg_weight' is set, but only lejepa reads it, and .* is dino"),
     "unread by two": (["ssl.objective=lejepa", "ssl.bottleneck=8"], r"only dino and simdino read it"),
     "no teacher": (["ssl.objective=lejepa", "ssl.teacher_momentum=0.9"], r"'ssl\.teacher_momentum' .*no teacher"),
+    "no view": (["views.global_views=0"], r"'views\.global_views' must be a whole number of at least 1"),
+    "no features": (["ssl.objective=lejepa", "ssl.features=0"], r"'ssl\.features' must be .*at least 1"),
+    "no bottleneck": (["ssl.objective=simdino", "ssl.bottleneck=0"], r"'ssl\.bottleneck' must be .*at least 1"),
     "one view": (["views.global_views=1", "views.local_views=0"], r"views\.local_views=0: must be at least 1"),
     "local": (
         ["ssl.objective=simclr"],

@@ -69,6 +69,10 @@ class Task(ABC):
         """How many images, tokens or examples a batch holds: what a loss is a mean over."""
         return len(next(iter(batch.values())))
 
+    def check_batch(self, recipe: Recipe, images: int) -> None:
+        """Refuse, by `ValueError`, global batches of so many images of which the loss cannot be taken."""
+        return None
+
     def completed(self, batch: Batch) -> Batch:
         """The batch with what a step reads off it, taken on the host: read on an accelerator it would be waited for."""
         return batch

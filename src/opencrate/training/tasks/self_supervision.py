@@ -87,6 +87,19 @@ class SelfSupervision(Task):
             fitted=None if known is None else to_tensors(evenly(known.train, FITTED), start.transform),
         )
 
+    def check_batch(self, recipe: Recipe, images: int) -> None:
+        given, size = recipe.ssl, recipe.training.per_device_train_batch_size
+        if given.objective != "dino" and images < 2:
+            raise ValueError(
+                f"training.per_device_train_batch_size={size}: must be at least 2 for "
+                f"ssl.objective={given.objective}, which compares images with each other; raise it"
+            )
+        if given.group_size is not None and images % given.group_size:
+            raise ValueError(
+                f"ssl.group_size={given.group_size}: must divide the global batch of {images} images "
+                f"(training.per_device_train_batch_size={size}); change one of them, or set it to null"
+            )
+
     def loss_sum(self, model: nn.Module, batch: Batch, recipe: Recipe, recorded: dict[str, bool]) -> tuple[Tensor, Any]:
         """The loss of the global batch, times this process's images.
 
