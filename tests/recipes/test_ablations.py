@@ -92,6 +92,16 @@ def test_objectives_train_one_encoder(name):
         assert recipe.ssl.objective == arm or arm in ("cross-entropy", "mae")
 
 
+@pytest.mark.parametrize("name", sorted(shipped_sweeps()))
+def test_smoke_forms_stay_small(name):
+    """The sweep's steps do not make them long, and overrides do what they say."""
+    sweep = load_sweep(name)
+    for arm in sweep.arms:
+        training = arm_recipe(sweep, arm, 0, smoke=True).training
+        assert (training.max_steps, training.per_device_train_batch_size) == (2, 8), arm
+    assert arm_recipe(sweep, arm, 0, ["training.max_steps=3"], smoke=True).training.max_steps == 3
+
+
 def test_longer_training_for_equal_compute():
     digits = load_recipe("digits")
     assert longer(digits, 1.25).training.num_train_epochs == 50

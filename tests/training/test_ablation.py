@@ -177,7 +177,6 @@ def objectives(tmp_path_factory):
     folder = tmp_path_factory.mktemp("objectives")
     (folder / "sweep.yaml").write_text(
         "name: objectives\ndescription: d\nreference: untrained\nuntrained: labels\nseeds: [0]\n"
-        "settings: [training.max_steps=2, training.per_device_train_batch_size=8]\n"
         "arms: {labels: digits, masks: digits-mae, views: digits-lejepa}\n"
     )
     words = ["ablate", str(folder / "sweep.yaml"), "--smoke", "--images", "8", "--output", str(folder / "out")]

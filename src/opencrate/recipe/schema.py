@@ -214,18 +214,24 @@ def _check_self_supervision(recipe: Recipe, where: Where) -> None:
         if given.objective not in objectives and getattr(given, name) != getattr(default, name):
             raise ValueError(
                 f"{where(f'ssl.{name}')}: 'ssl.{name}' is set, but only {' and '.join(objectives)} read"
-                f"{'s' if len(objectives) == 1 else ''} it, and ssl.objective is {given.objective}; remove it"
+                f"{'s' if len(objectives) == 1 else ''} it, and ssl.objective is {given.objective}; remove it, or set "
+                f"it to {_stated(getattr(default, name))}, its default"
             )
     for name in () if has_teacher(given) else _TEACHER:
         if getattr(given, name) != getattr(default, name):
             raise ValueError(
-                f"{where(f'ssl.{name}')}: 'ssl.{name}' is set, but there is no teacher; remove it, or set "
-                "ssl.teacher to true"
+                f"{where(f'ssl.{name}')}: 'ssl.{name}' is set, but there is no teacher; remove it, set it to "
+                f"{_stated(getattr(default, name))}, its default, or set ssl.teacher to true"
             )
     if given.objective in ("simclr", "vicreg"):
         words = f"for ssl.objective={given.objective}, which compares two global views"
         _require(recipe.views.global_views == 2, "views.global_views", f"2 {words}", recipe, where)
         _require(recipe.views.local_views == 0, "views.local_views", f"0 {words}", recipe, where)
+
+
+def _stated(value: Any) -> str:
+    """A value as it is written in a recipe."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check_sections(recipe: Recipe, where: Where) -> None:

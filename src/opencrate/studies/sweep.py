@@ -143,8 +143,15 @@ def choose(sweep: Sweep, arms: Sequence[str] | None = None, seeds: Sequence[int]
 
 
 def arm_recipe(sweep: Sweep, arm: str, seed: int, overrides: Sequence[str] = (), smoke: bool = False) -> Recipe:
-    """The recipe of one run: the arm's, with the sweep's settings, then the overrides, then the seed."""
-    return load_recipe(sweep.arms[arm], [*sweep.settings, *overrides, f"training.seed={seed}"], smoke=smoke)
+    """The recipe of one run: the arm's, with the sweep's settings, then the overrides, then the seed.
+
+    A smoke form is small: it takes no setting of the sweep that it has a value of its own for.
+    """
+    reference, settings = sweep.arms[arm], sweep.settings
+    if smoke:
+        shrunk = runs.changed_keys(load_recipe(reference), load_recipe(reference, smoke=True))
+        settings = tuple(one for one in settings if one.partition("=")[0].strip() not in shrunk)
+    return load_recipe(reference, [*settings, *overrides, f"training.seed={seed}"], smoke=smoke)
 
 
 def longer(recipe: Recipe, ratio: float) -> Recipe:
