@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from opencrate.analysis.segmentation import maskcut as module
+from opencrate.analysis.segmentation import maskcut as module, tokencut as tokencut_module
 from opencrate.analysis.segmentation.boxes import box_ious, mask_box, scaled_box
 from opencrate.analysis.segmentation.maskcut import foreground, maskcut
 from opencrate.analysis.segmentation.ncut import Cut
@@ -38,8 +38,10 @@ def side_of(values, **options):
 
 
 def test_the_side_with_three_corners_is_background():
+    """Here the object reaches into the fourth, and the largest entry is on the ground."""
     values = np.ones((4, 4))
-    values[1:3, 1:4] = -0.5
+    values[1:4, 1:4] = -0.5
+    values[0, 3] = values[3, 0] = 1
     found = side_of(values)
     assert np.array_equal(found.side, values < 0) and found.vector[1, 1] == 0.5
     without = side_of(values, corners=False)
@@ -76,11 +78,17 @@ def test_what_is_dropped(monkeypatch):
     squares[1][4:8, 4:8] = True
     squares[2][4:8, 4:9] = True  # like the second
     squares[3][9, 9] = True  # small
-    vectors = iter([np.where(one, 10.0, -0.01).ravel() for one in squares])
-    monkeypatch.setattr(module, "normalised_cut", lambda graph: Cut(next(vectors), 0.5, 0.0))
+    vectors, left = iter([np.where(one, 10.0, -0.01).ravel() for one in squares]), []
+
+    def next_cut(graph):
+        left.append(int(graph.present.sum()))
+        return Cut(next(vectors), 0.5, 0.0)
+
+    monkeypatch.setattr(module, "normalised_cut", next_cut)
     features = np.random.default_rng(0).standard_normal((144, 5))
     found = maskcut(features, (12, 12), num_masks=4)
     assert [(one.stage, one.mask.sum()) for one in found] == [(0, 1), (1, 15)]
+    assert left == [144, 143, 128, 124]  # a dropped mask is painted out as well
 
 
 def test_nothing_to_cut():
@@ -104,6 +112,14 @@ def test_tokencut_finds_one_object_and_its_box():
     label = labels[found.mask].max()
     assert label > 0 and np.array_equal(found.mask, labels == label)
     assert found.box == mask_box(labels == label) and found.side[found.mask].all() and found.score > 0.9
+
+
+def test_tokencut_knows_no_corners(monkeypatch):
+    values = np.full((4, 4), 1.0)
+    values[1:3, 1:4] = -0.5
+    monkeypatch.setattr(tokencut_module, "normalised_cut", lambda graph: Cut(values.ravel(), 0.5, 0.0))
+    found = tokencut(np.random.default_rng(0).standard_normal((16, 3)), (4, 4))
+    assert np.array_equal(found.mask, values > 0) and found.box == (0, 0, 4, 4)
 
 
 def test_boxes_by_hand():
