@@ -35,7 +35,7 @@ class Object:
 def tokencut(features: Tensor | Array, grid: Grid, *, tau: float = 0.2) -> Object:
     """The object of an image: the side of the cut that holds the eigenvector's entry of largest size.
 
-    MaskCut's corner rule is not applied. A graph without parts (λ₂ = 1, score 0) gives an object too, one without meaning.
+    MaskCut's corner rule is not applied. A graph without parts (λ₂ = 1, score 0) gives one too, without meaning.
 
     Args:
         features: (N, d), one row for each patch, row by row, without the class token.
