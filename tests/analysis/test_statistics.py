@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from opencrate.stats import intervals as statistics, words
-from opencrate.stats.intervals import bootstrap_mean, paired_difference, seed_interval
+from opencrate.stats.intervals import bootstrap_mean, bootstrap_statistic, paired_difference, seed_interval
 
 
 def draws(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -25,6 +25,24 @@ def test_bootstrap_covers_the_mean():
     assert 0.92 <= coverage(bootstrap_mean, 100) <= 0.97
     assert 0.90 <= coverage(bootstrap_mean, 20) <= 0.95
     assert 0.86 <= coverage(lambda v: bootstrap_mean(v, level=0.9), 100) <= 0.93
+
+
+def test_bootstrap_of_a_statistic():
+    """Of the mean it is the interval of the mean; of the median it covers the median; a draw without value is left out."""
+    values = draws(200)
+    found, mean = bootstrap_statistic(lambda i: values[i].mean(), 200), bootstrap_mean(values)
+    assert found.mean == mean.mean and found.count == 200
+    for ours, known in ((found.low, mean.low), (found.high, mean.high)):
+        assert float(ours) == pytest.approx(float(known), abs=0.02)
+    median = bootstrap_statistic(lambda i: torch.stack([values[i].median(), values[i].max()]), 200, resamples=300)
+    assert median.mean.shape == (2,) and median.low[0] < values.median() < median.high[0]
+    again = bootstrap_statistic(lambda i: values[i].mean(), 200)
+    assert torch.equal(found.low, again.low)
+    some = bootstrap_statistic(lambda i: values[i].mean() if 0 in i else torch.tensor(math.nan), 200, resamples=200)
+    assert not some.low.isnan() and not some.std.isnan()
+    assert bootstrap_statistic(lambda i: values[i].mean(), 1).low.isnan()
+    with pytest.raises(ValueError, match="resamples=5: must be an integer >= 100"):
+        bootstrap_statistic(lambda i: values[i].mean(), 200, resamples=5)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

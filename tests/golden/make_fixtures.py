@@ -76,6 +76,7 @@ KEPT: dict[str, dict[str, tuple[str, str]]] = {
     "dino_loss": {"dino_loss": (".*", "")},
     "dino_extra": {name: (".*", "") for name in ("loss", "head_default", "head_learned_last", "schedules")},
     "simdino_loss": {"simdino_loss": (".*", "")},
+    "maskcut": {"demo1_p16": (r"feats|.*\.(seed|eigenvalues|eigenvector|component|box_.*|mask)", "")},
 }
 
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .intervals import (
         Interval as Interval,
         bootstrap_mean as bootstrap_mean,
+        bootstrap_statistic as bootstrap_statistic,
         paired_difference as paired_difference,
         seed_interval as seed_interval,
     )
