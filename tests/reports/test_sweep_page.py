@@ -1,9 +1,12 @@
 """The tables of a sweep from runs made by hand: no, one, several and undecided differences, one seed."""
 
 import json
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
+from opencrate.reports import figures, sweep_layers
 from opencrate.reports.sweep import markdown, plot_ablation, sentences, write_ablation
 from opencrate.reports.sweep_layers import claim_lines, plot_layers
 from opencrate.studies.sweep import ArmRun, Sweep
@@ -109,21 +112,71 @@ def test_predictions_are_counted_by_seed():
     assert claim_lines(sweep_of(0), runs_of((0.1,))) == [], "none was judged"
 
 
-def lines_of(axes) -> dict[str, list[float]]:
-    return {line.get_label(): list(line.get_ydata()) for line in axes.lines if not line.get_label().startswith("_")}
+def bars_of(axes) -> dict[str, tuple[list[float], list[float], list[tuple[float, float]]]]:
+    """Arm -> x, means and (low, high) of its bars."""
+    found = {}
+    for container in axes.containers:
+        line, _, (bars,) = container.lines
+        bounds = [tuple(end[1] for end in segment) for segment in bars.get_segments()]
+        found[container.get_label()] = (list(line.get_xdata()), list(line.get_ydata()), bounds)
+    return found
 
 
 @pytest.mark.parametrize(("seeds", "half"), [((0, 2), 1.0), ((0, 1, 2), 4.3027 / 3**0.5)])
 def test_figure_of_the_layers(seeds, half):
-    """Bands are the range of two seeds, and t-intervals of three; rates against other subspaces are not drawn."""
+    """Bars are the range of two seeds, and t-intervals of three; rates against other subspaces are not drawn."""
     sweep, found = layered(*seeds, mlp="value projections per head")
     figure = plot_layers(sweep, summarise(sweep, found), found)
     first, rate, subspace_rate, *_ = figure.axes
     assert [label.get_text() for label in first.get_yticklabels()] == ["untrained", "crate", "mlp"]
-    assert lines_of(rate)["mlp"] == [12, 13, 14] and lines_of(rate)["untrained"] == [1, 2, 3]
-    assert lines_of(subspace_rate).keys() == {"untrained", "crate"}
-    low, high = (edge(rate.collections[1].get_paths()[0].vertices[:, 1]) for edge in (min, max))
-    assert (11 - low, high - 13) == pytest.approx((half, half), rel=1e-4)
+    assert bars_of(subspace_rate).keys() == {"untrained", "crate"}
+    drawn = bars_of(rate)
+    assert drawn["mlp"][1] == [12, 13, 14] and drawn["untrained"][1] == [1, 2, 3]
+    assert drawn["mlp"][2][0] == pytest.approx((12 - half, 12 + half), rel=1e-4)
+    assert [drawn[arm][0][1] for arm in sweep.names] == pytest.approx([1.75, 2, 2.25]), "side by side at layer 2"
+    half_of_accuracy = [bar.get_segments()[0][:, 0] for bar in first.containers[1].lines[2]]
+    assert (half_of_accuracy[0][1] - half_of_accuracy[0][0]) == pytest.approx(0), "the seeds do not differ"
+
+
+def test_every_arm_looks_different():
+    """Seven arms and the reference, which has no colour; the seventh has the first's colour and another line."""
+    arms = {name: name for name in "abcdefg"}
+    sweep = Sweep("s", "d", "untrained", (0,), arms, untrained="a")
+    looks = {arm: sweep_layers._look(sweep, arm) for arm in sweep.names}
+    assert len({tuple(look.values()) for look in looks.values()}) == 8
+    assert looks["untrained"]["color"] == figures.GREY not in figures.COLOURS
+    assert looks["a"]["color"] == looks["g"]["color"] and looks["g"]["fmt"] == "o:"
+
+
+def test_tables_have_as_many_heads_as_cells():
+    """The bar of R^c(Z | U) does not end its cell."""
+    lines = markdown(*page(*layered(0, 1))).splitlines()
+    tables = [(heads, rule) for heads, rule in pairwise(lines) if rule.startswith("| ---")]
+    assert len(tables) == 3 + len(LAYERS)
+    for heads, rule in tables:
+        assert heads.replace("\\|", "").count("|") == rule.count("|"), heads
+
+
+def page(sweep, found):
+    return sweep, summarise(sweep, found), found, "typed", "parameters"
+
+
+def test_the_page_says_only_what_is_so():
+    """Sizes where they differ; a match where operations were counted."""
+    text = markdown(*page(*layered(0, 1)))
+    assert "Rates against other" not in text and "matched" not in text and "seeds 0, 1." in text
+    text = markdown(*page(sweep_of(0), runs_of((0.1,), shape=(4, 8, 2))))
+    assert "not\ncompared: `crate` d = 8, K = 2, p = 4, `mlp` d = 8, K = 4, p = 2." in text
+
+
+def test_numbers_of_predictions_are_compared_where_they_are_the_same_predictions():
+    sweep, found = layered(0, 1)
+    found = [replace(run, values={**run.values, "held": seed}) for seed, run in enumerate(found)]
+    cells = {cell.arm: cell for cell in summarise(sweep, found) if cell.measure == "held"}
+    assert cells["crate"].difference is None, "`untrained` has one less"
+    sweep = replace(sweep, reference="crate")
+    cells = {cell.arm: cell for cell in summarise(sweep, found) if cell.measure == "held"}
+    assert float(cells["mlp"].difference.mean) == 1 and cells["untrained"].difference is None
 
 
 def test_page_of_objectives(tmp_path):

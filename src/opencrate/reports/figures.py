@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 WIDTH = 3.9
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito: safe for colour-blind eyes
 MARKERS = ("o", "s", "^", "D", "v", "P")
-_GREY = "#555555"
+GREY = "#555555"
 
 
 def panels(
@@ -83,7 +83,7 @@ def _bounds(interval: Any) -> list[np.ndarray]:
 
 def rule(axes: Axes, y: float | None = None, x: float | None = None, line: str = "-", label: str | None = None) -> None:
     """A thin grey line across the axes: a zero, a limit, a chance level."""
-    style: dict[str, Any] = {"color": _GREY, "linewidth": 0.8, "linestyle": line, "label": label, "zorder": 1}
+    style: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "linestyle": line, "label": label, "zorder": 1}
     if y is not None:
         axes.axhline(y, **style)
     if x is not None:

@@ -13,7 +13,7 @@ from ..stats.words import interval, number
 from ..store.environment import environment
 from ..studies.sweep import ArmRun, Match, Sweep
 from ..studies.sweep_measures import MEASURES
-from ..studies.sweep_table import Cell, headlines, layer_rows, measured, summarise
+from ..studies.sweep_table import Cell, comparable, headlines, layer_rows, measured, summarise
 from .figures import COLOURS, finish, panels, rule
 from .html import picture, write_files
 from .sweep_layers import claim_lines, layer_lines, plot_layers, table_lines
@@ -61,16 +61,14 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
     """The tables as Markdown: values, then differences to the reference, then what each column is."""
     table = {(cell.arm, cell.measure): cell for cell in cells}
     columns, compared = measured(cells), measured(cells, costs=False)
-    against, shapes = {run.arm: run.subspaces for run in found}, {run.arm: run.shape for run in found}
-    sizes = ", ".join(
-        f"`{arm}` d = {shapes[arm][1]}, K = {shapes[arm][0]}, p = {shapes[arm][2]}" for arm in sweep.names
-    )
+    against = {run.arm: run.subspaces for run in found}
+    seeds, matched_in = ", ".join(map(str, sweep.seeds)), f"; matched {match}" if "operations" in columns else ""
     lines = [
         f"# {sweep.name}",
         "",
         sweep.description,
         "",
-        f"`{command}`; seeds {', '.join(map(str, sweep.seeds))}; matched {match}.",
+        f"`{command}`; seeds {seeds}{matched_in}.",
         "",
         "Mean ± standard deviation over the seeds, and the 95 % t-interval of the mean.",
         "",
@@ -81,8 +79,8 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
         ),
         "",
         f"Difference to `{sweep.reference}`, seed by seed, with its 95 % t-interval; bold where it excludes 0.",
-        "The intervals are not corrected for the number of comparisons. Rates against other subspaces than the",
-        f"reference's (other projections, width d or dimension p) are not compared: {sizes}.",
+        "The intervals are not corrected for the number of comparisons.",
+        *_not_compared(sweep, found),
         "",
         *_rows(
             sweep,
@@ -102,6 +100,18 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
         f"![layer by layer]({FILES['layers_figure']})",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _not_compared(sweep: Sweep, found: Sequence[ArmRun]) -> list[str]:
+    """What is not subtracted and why; nothing where all arms have subspaces of one size."""
+    if len(comparable(sweep, found)) == len(sweep.names):
+        return []
+    shapes = {run.arm: run.shape for run in found}
+    sizes = (f"`{arm}` d = {shapes[arm][1]}, K = {shapes[arm][0]}, p = {shapes[arm][2]}" for arm in sweep.names)
+    return [
+        "Rates against other subspaces than the reference's (other projections, width d or dimension p) are not",
+        f"compared: {', '.join(sizes)}.",
+    ]
 
 
 def _rows(sweep: Sweep, columns: Sequence[str], cells_of: Callable[[str], list[str]]) -> list[str]:
@@ -160,7 +170,7 @@ def plot_ablation(sweep: Sweep, cells: Sequence[Cell]) -> Figure:
     finish(grid, "", whole=False)
     for axes in grid[len(shown) :]:
         axes.set_visible(False)
-    grid[0].set_yticks(range(len(arms)), arms, fontsize=8)
+    grid[0].set_yticks(range(len(arms)), arms)
     grid[0].invert_yaxis()
     return figure
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from ..analysis.layers.registry import Measure
 from ..stats.intervals import Interval
 from ..stats.words import number
 from ..studies.sweep import ArmRun, Sweep
@@ -19,70 +19,73 @@ from ..studies.sweep_table import RATES, Cell, by_layer, comparable, headlines, 
 from . import figures
 
 FEW_SEEDS = 2
-"""Up to so many, a band is the range of the seeds: their t-interval would hide all else."""
+"""Up to so many, a bar is the range of the seeds: their t-interval would hide all else."""
 
 
 def plot_layers(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun]) -> Figure:
-    """What arms are compared by first, beside their rates and sparsity over the layers; one line per arm."""
+    """What arms are compared by first, beside their rates and sparsity over the layers; one colour per arm.
+
+    The arms of a layer stand side by side, so that their bars do not hide each other.
+    """
     figure, grid = figures.panels(3, 2, width=7.2, height=8.4, sharex=False)
     _plot_headlines(grid[0], sweep, cells)
     alike, layers = comparable(sweep, found), by_layer(sweep, found)
     for axes, (key, measure) in zip(grid[1:], LAYERS.items()):
-        for index, arm in enumerate(sweep.names):
+        for arm, aside in zip(sweep.names, _spread(len(sweep.names), 0.5)):
             if (arm, key) in layers and (key not in RATES or arm in alike):
-                shown = layers[arm, key]
-                numbers = range(1, len(shown.mean) + 1)
-                figures.band(axes, numbers, _band(shown, found, arm, key), arm, index, _line(sweep, index))
+                values = [run.layers[key] for run in found if run.arm == arm and run.layers]
+                shown = _bounded(layers[arm, key], measure.scale * torch.tensor(values, dtype=torch.float64))
+                x = [layer + aside for layer in range(1, len(shown.mean) + 1)]
+                size = {"linewidth": 1.2, "markersize": 3, "elinewidth": 0.8, "capsize": 0}
+                figures.bars(axes, x, shown, arm, 0, **_look(sweep, arm), **size)
         if key == "compression":
             figures.rule(axes, y=0)
-        axes.set_title(f"{_in_math(measure)} ({measure.unit})", fontsize=9, loc="left")
-    few = len(sweep.seeds) <= FEW_SEEDS
-    note = "bands: range of the seeds" if few else "bands: 95 % t-intervals over the seeds"
-    figures.finish(grid[1:], together=True, columns=4, note=note)
+        axes.set_title(f"{figures.math(measure.symbol)} ({measure.unit})", fontsize=9, loc="left")
+    bars = "range of the seeds" if len(sweep.seeds) <= FEW_SEEDS else "95 % t-intervals over the seeds"
+    figures.finish(grid[1:], together=True, columns=4, note=f"bars: {bars}; the arms of a layer side by side")
     figures.finish(grid[0], "", whole=False, together=False)
     return figure
 
 
 def _plot_headlines(axes: Axes, sweep: Sweep, cells: Sequence[Cell]) -> None:
-    """One row per arm: every seed a dot, the mean a bar with its 95 % t-interval from three seeds on."""
+    """One row per arm, in its colour; a filled circle and an open square where there are two measures."""
     keys, arms = headlines(cells), sweep.names
     table = {(cell.arm, cell.measure): cell for cell in cells}
-    for index, key in enumerate(keys):
+    for index, (key, aside) in enumerate(zip(keys, _spread(len(keys), 0.3))):
         for row, arm in enumerate(arms):
             if (cell := table.get((arm, key))) is not None:
-                place, colour = row + 0.28 * (index - (len(keys) - 1) / 2), figures.COLOURS[index]
-                axes.plot(cell.values, [place] * len(cell.values), "o", color=colour, alpha=0.35, markersize=3)
+                look = {"color": (colour := _look(sweep, arm)["color"]), "fmt": figures.MARKERS[index], "capsize": 0}
+                look["markerfacecolor"] = "white" if index else colour
                 label = MEASURES[key].title if row == 0 else None
-                found = cell.found if len(cell.values) > FEW_SEEDS else _without_bounds(cell.found)
-                figures.bars(axes, [place], [found], label, index, horizontal=True)
-    axes.set_yticks(range(len(arms)), arms, fontsize=8)
+                shown = _bounded(cell.found, cell.values)
+                figures.bars(axes, [row + aside], [shown], label, 0, horizontal=True, elinewidth=0.8, **look)
+    axes.set_yticks(range(len(arms)), arms)
     axes.invert_yaxis()
     axes.set_title(", ".join(sorted({MEASURES[key].unit for key in keys})), fontsize=9, loc="right")
 
 
-def _band(shown: Interval, found: Sequence[ArmRun], arm: str, key: str) -> Interval:
-    """With the range of the seeds for bounds, where there are few."""
-    if shown.count > FEW_SEEDS:
-        return shown
-    values = [run.layers[key] for run in found if run.arm == arm and run.layers]
-    scaled = LAYERS[key].scale * torch.tensor(values, dtype=torch.float64)
-    return replace(shown, low=scaled.amin(0), high=scaled.amax(0))
+def _look(sweep: Sweep, arm: str) -> dict[str, Any]:
+    """An arm's colour, marker and line: the reference grey and dashed, dotted where the colours begin again."""
+    if arm == sweep.reference:
+        return {"color": figures.GREY, "fmt": "o--", "markerfacecolor": "white"}
+    index = [name for name in sweep.names if name != sweep.reference].index(arm)
+    rounds, index = divmod(index, len(figures.COLOURS))
+    colour = figures.COLOURS[index]
+    line, face = ("-", colour) if rounds == 0 else (":", "white")
+    return {"color": colour, "fmt": figures.MARKERS[index] + line, "markerfacecolor": face}
 
 
-def _without_bounds(found: Interval) -> Interval:
-    nan = torch.full_like(found.mean, math.nan)
-    return replace(found, low=nan, high=nan)
+def _spread(count: int, width: float) -> list[float]:
+    """Places around 0 side by side, over `width`."""
+    return [width * (index / (count - 1) - 0.5) for index in range(count)] if count > 1 else [0.0]
 
 
-def _line(sweep: Sweep, index: int) -> str:
-    """Dashed for the reference, dotted where the colours begin again."""
-    if sweep.names[index] == sweep.reference:
-        return "--"
-    return "-" if index < len(figures.COLOURS) else ":"
-
-
-def _in_math(measure: Measure) -> str:
-    return figures.math(measure.symbol)
+def _bounded(found: Interval, values: Tensor | Sequence[float]) -> Interval:
+    """With the range of the seeds for bounds, where there are few: their t-interval would hide all else."""
+    if found.count > FEW_SEEDS:
+        return found
+    values = torch.as_tensor(values, dtype=torch.float64)
+    return replace(found, low=values.amin(0), high=values.amax(0))
 
 
 def layer_lines(sweep: Sweep, found: Sequence[ArmRun]) -> list[str]:
@@ -129,5 +132,6 @@ def _verdicts(verdicts: list[bool | None]) -> str:
 
 
 def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown."""
-    return ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
+    """A table in Markdown; a bar inside a cell, as in R^c(Z | U), does not end it."""
+    lines = (heads, ["---"] * len(heads), *rows)
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines]

@@ -26,8 +26,8 @@ class Cell:
     Attributes:
         values: one per seed, in the order of the seeds.
         found: their mean with its 95 % t-interval; bounds are NaN where there is one seed.
-        difference: to the reference, seed by seed; `None` for the reference, and for rates against other subspaces
-            than the reference's.
+        difference: to the reference, seed by seed; `None` for the reference, for rates against other subspaces than
+            the reference's, and for predictions of which the reference has others.
     """
 
     arm: str
@@ -55,16 +55,17 @@ class Cell:
 def summarise(sweep: Sweep, found: Sequence[ArmRun]) -> list[Cell]:
     """Every measure of every arm; measures without meaning for an arm are left out.
 
-    Rates are not subtracted where they are taken against other subspaces than the reference's, by kind or by size.
+    Rates are not subtracted where they are taken against other subspaces than the reference's, by kind or by size, nor
+    numbers of predictions where others were judged: an untrained network has one less.
     """
     runs = sorted(found, key=lambda run: sweep.seeds.index(run.seed))
-    alike = comparable(sweep, found)
+    same = dict.fromkeys(RATES, comparable(sweep, found)) | {"held": _judged_alike(sweep, found)}
     cells: list[Cell] = []
     for arm in sweep.names:
         for key in MEASURES:
             values = _values(runs, arm, key)
             if values:
-                compared = arm != sweep.reference and (key not in RATES or arm in alike)
+                compared = arm != sweep.reference and arm in same.get(key, sweep.names)
                 reference = _values(runs, sweep.reference, key) if compared else ()
                 paired = len(reference) == len(values)
                 gap = paired_difference(values, reference, seed_interval) if paired else None
@@ -123,6 +124,12 @@ def comparable(sweep: Sweep, found: Sequence[ArmRun]) -> list[str]:
     """The arms whose rates are taken against subspaces of the reference's kind and size."""
     against = {run.arm: (run.subspaces, run.shape) for run in found}
     return [arm for arm in sweep.names if against[arm] == against[sweep.reference]]
+
+
+def _judged_alike(sweep: Sweep, found: Sequence[ArmRun]) -> list[str]:
+    """The arms of which the same predictions were judged as of the reference."""
+    judged = {run.arm: run.claims.keys() for run in found}
+    return [arm for arm in sweep.names if judged[arm] == judged[sweep.reference]]
 
 
 def held(found: Sequence[ArmRun]) -> dict[str, dict[str, list[bool | None]]]:

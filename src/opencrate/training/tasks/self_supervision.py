@@ -177,8 +177,11 @@ def with_labels(splits: ImageSplits) -> ImageSplits | None:
     names = label_names(splits.train)
     if len(names) < 2:
         return None
-    if min(len(splits.train), len(splits.test)) < NEIGHBOURS:
-        logger.info("k-NN and linear probe are left out: they need %d images", NEIGHBOURS)
+    if min(counts := (len(splits.train), len(splits.test))) < NEIGHBOURS:
+        logger.info(
+            "k-NN and linear probe are left out: they need %d training and as many test images; there are %d and %d",
+            *(NEIGHBOURS, *counts),
+        )
         return None
     try:
         held_out = {
