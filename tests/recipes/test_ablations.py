@@ -9,7 +9,7 @@ import torch
 from opencrate import CrateConfig
 from opencrate.recipe.load import load_recipe, shipped_recipes, stated_parameters
 from opencrate.store.build import build_config, initialise, own_fields
-from opencrate.studies.sweep import arm_recipe, choose, load_sweep, longer, shipped_sweeps
+from opencrate.studies.sweep import arm_recipe, choose, load_sweep, longer, run_sweep, shipped_sweeps
 from opencrate.studies.sweep_measures import forward_operations
 
 STRUCTURE = ["cifar10-structure", "digits-structure"]
@@ -100,6 +100,12 @@ def test_smoke_forms_stay_small(name):
         training = arm_recipe(sweep, arm, 0, smoke=True).training
         assert (training.max_steps, training.per_device_train_batch_size) == (2, 8), arm
     assert arm_recipe(sweep, arm, 0, ["training.max_steps=3"], smoke=True).training.max_steps == 3
+
+
+def test_an_error_names_the_arm():
+    """Which reads nothing of what another arm reads."""
+    with pytest.raises(ValueError, match=r"arm 'cross-entropy': .*'views\.local_size=3'.* image-classification reads"):
+        run_sweep(load_sweep("digits-ssl-objectives"), "nowhere", ["views.local_size=3"], smoke=True)
 
 
 def test_longer_training_for_equal_compute():

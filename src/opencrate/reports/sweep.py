@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -58,10 +58,8 @@ def write_ablation(
 
 
 def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], command: str, match: Match) -> str:
-    """The tables as Markdown: values, then differences to the reference, then what each column is."""
-    table = {(cell.arm, cell.measure): cell for cell in cells}
-    columns, compared = measured(cells), measured(cells, costs=False)
-    against = {run.arm: run.subspaces for run in found}
+    """The page: what the arms differ in, layer by layer, then every measure, its differences, and what each is."""
+    columns = measured(cells)
     seeds, matched_in = ", ".join(map(str, sweep.seeds)), f"; matched {match}" if "operations" in columns else ""
     lines = [
         f"# {sweep.name}",
@@ -70,36 +68,52 @@ def markdown(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun], comma
         "",
         f"`{command}`; seeds {seeds}{matched_in}.",
         "",
+        *sentences(sweep, cells),
+        "",
+        f"![layer by layer]({FILES['layers_figure']})",
+        *(["", *claims] if (claims := claim_lines(sweep, found)) else []),
+        "",
+        *_measure_lines(sweep, cells, found),
+        "",
+        *(f"- {MEASURES[key].heading}: {MEASURES[key].how}." for key in columns),
+        "",
+        f"![every measure]({FILES['figure']})",
+        "",
+        *layer_lines(sweep, found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _measure_lines(sweep: Sweep, cells: Sequence[Cell], found: Sequence[ArmRun]) -> list[str]:
+    """Two tables, measures by arms: values, and differences to the reference where any was taken."""
+    table = {(cell.arm, cell.measure): cell for cell in cells}
+    against = {run.arm: run.subspaces for run in found}
+    others = [arm for arm in sweep.names if arm != sweep.reference]
+    compared = {cell.measure for cell in cells if cell.difference is not None}
+    values = [
+        [MEASURES[key].heading, *(_value(table.get((arm, key))) for arm in sweep.names)] for key in measured(cells)
+    ]
+    differences = [
+        [MEASURES[key].heading, *(_difference(table.get((arm, key)), bold=True) for arm in others)]
+        for key in measured(cells, costs=False)
+        if key in compared
+    ]
+    return [
+        "## Measures",
+        "",
         "Mean ± standard deviation over the seeds, and the 95 % t-interval of the mean.",
         "",
-        *_rows(
-            sweep,
-            ["rates against", *(MEASURES[key].heading for key in columns)],
-            lambda arm: [against[arm], *(_value(table.get((arm, key))) for key in columns)],
+        *table_lines(
+            ["measure", *(f"`{arm}`" for arm in sweep.names)],
+            [["rates against", *(against[arm] for arm in sweep.names)], *values],
         ),
         "",
         f"Difference to `{sweep.reference}`, seed by seed, with its 95 % t-interval; bold where it excludes 0.",
         "The intervals are not corrected for the number of comparisons.",
         *_not_compared(sweep, found),
         "",
-        *_rows(
-            sweep,
-            [MEASURES[key].heading for key in compared],
-            lambda arm: [_difference(table.get((arm, key)), bold=True) for key in compared],
-        ),
-        "",
-        *sentences(sweep, cells),
-        "",
-        *(f"- {MEASURES[key].heading}: {MEASURES[key].how}." for key in columns),
-        *(["", *claims] if (claims := claim_lines(sweep, found)) else []),
-        "",
-        *layer_lines(sweep, found),
-        "",
-        f"![every measure]({FILES['figure']})",
-        "",
-        f"![layer by layer]({FILES['layers_figure']})",
+        *table_lines(["measure", *(f"`{arm}`" for arm in others)], differences),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _not_compared(sweep: Sweep, found: Sequence[ArmRun]) -> list[str]:
@@ -112,10 +126,6 @@ def _not_compared(sweep: Sweep, found: Sequence[ArmRun]) -> list[str]:
         "Rates against other subspaces than the reference's (other projections, width d or dimension p) are not",
         f"compared: {', '.join(sizes)}.",
     ]
-
-
-def _rows(sweep: Sweep, columns: Sequence[str], cells_of: Callable[[str], list[str]]) -> list[str]:
-    return table_lines(["arm", *columns], [[f"`{arm}`", *cells_of(arm)] for arm in sweep.names])
 
 
 def _value(cell: Cell | None) -> str:

@@ -146,12 +146,18 @@ def arm_recipe(sweep: Sweep, arm: str, seed: int, overrides: Sequence[str] = (),
     """The recipe of one run: the arm's, with the sweep's settings, then the overrides, then the seed.
 
     A smoke form is small: it takes no setting of the sweep that it has a value of its own for.
+
+    Raises:
+        ValueError: a bad recipe or override; the arm is named.
     """
     reference, settings = sweep.arms[arm], sweep.settings
     if smoke:
         shrunk = runs.changed_keys(load_recipe(reference), load_recipe(reference, smoke=True))
         settings = tuple(one for one in settings if one.partition("=")[0].strip() not in shrunk)
-    return load_recipe(reference, [*settings, *overrides, f"training.seed={seed}"], smoke=smoke)
+    try:
+        return load_recipe(reference, [*settings, *overrides, f"training.seed={seed}"], smoke=smoke)
+    except ValueError as error:
+        raise ValueError(f"arm '{arm}': {error}") from error
 
 
 def longer(recipe: Recipe, ratio: float) -> Recipe:
