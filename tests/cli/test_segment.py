@@ -156,3 +156,23 @@ def test_models_that_read_texts(opencrate, gpt2, photos, tmp_path):
 def test_transformers_models(opencrate, dino, photos, tmp_path):
     result = opencrate("segment", dino, photos, "--size", 32, "--stride", 2, "--output", tmp_path / "out")
     assert result.code == 0, result.err
+
+
+def test_features_of_a_vision_model(opencrate, folder_run, dino, loose_images, tmp_path):
+    words = ("features", folder_run, "--num-features", 3, "--num-images", 20, "--output", tmp_path / "own")
+    result = opencrate(*words)
+    assert result.code == 0 and "features drawn at random" in result.out, result.err
+    found = json.loads((tmp_path / "own" / "features.json").read_text())["models"][0]
+    assert found["labelled"] and all(one["selects"] for one in found["features"])
+    result = opencrate("features", dino, "--data", loose_images, "--num-features", 3, "--output", tmp_path / "dino")
+    assert result.code == 0 and "have no classes" in result.out, result.err
+    for more, message in (
+        (("--text", "stdlib"), "a model that reads images; give --data IMAGES"),
+        (("--prompt", "The"), "--steer and --prompt are for texts"),
+        (("--num-images", "2"), "need at least 4 images"),
+    ):
+        result = opencrate("features", folder_run, "--output", tmp_path / "bad", *more)
+        assert result.code == 2 and message in result.err, result.err
+    tiny("bert").save_pretrained(tmp_path / "bert")
+    result = opencrate("features", tmp_path / "bert", "--data", loose_images)
+    assert result.code == 2 and "a model without a head, not a causal language model" in result.err, result.err

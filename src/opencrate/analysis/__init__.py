@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .doctor.diagnose import diagnose as diagnose
     from .doctor.inputs import diagnose_saved as diagnose_saved
     from .features.find import find_features as find_features
+    from .features.patches import find_patch_features as find_patch_features
     from .features.steer import steer as steer, steer_each as steer_each
     from .layers.analyze import analyze as analyze
     from .layers.result import layer_measures as layer_measures

@@ -250,8 +250,7 @@ def _map_thumbs(found: Segmented) -> list[dict[str, Any]]:
 
 def _thumb(image: Image.Image, alt: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
     small = _small(image) if size is None else image.resize(_fitted(size, 96), Image.Resampling.NEAREST)
-    kind = "JPEG" if size is None else "PNG"
-    uri = _uri(_encoded(small.convert("RGB"), kind), kind.lower())
+    uri = data_uri(small.convert("RGB"), "JPEG" if size is None else "PNG")
     return {"image": uri, "width": small.width, "height": small.height, "alt": alt}
 
 
@@ -268,6 +267,11 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **({"quality": 85} if kind == "JPEG" else {}))
     return buffer.getvalue()
+
+
+def data_uri(image: Image.Image, kind: str) -> str:
+    """A picture as the address that a page shows it by; `kind` is PNG or JPEG."""
+    return _uri(_encoded(image, kind), kind.lower())
 
 
 def _uri(data: bytes, kind: str) -> str:
