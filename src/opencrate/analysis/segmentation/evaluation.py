@@ -45,7 +45,8 @@ class Subject:
     Attributes:
         name: for readers.
         role: `model`, `untrained` or `floor`.
-        model: the model that an untrained one belongs to, else its own name.
+        models: those that it stands beside: of an untrained one its own, of random maps those with as many heads; empty
+            where it stands beside all.
         sigma: of the noise on its images, in pixel values of 0 to 255.
         values: of every measure that is a mean, one number per unit; NaN where it has none.
         matches: by kind and ranking, for each seed, those of every image.
@@ -53,7 +54,7 @@ class Subject:
 
     name: str
     role: str
-    model: str
+    models: tuple[str, ...]
     sigma: float
     values: Mapping[Measure, Array] = field(repr=False)
     matches: Mapping[tuple[str, str], tuple[tuple[ImageMatches, ...], ...]] = field(repr=False)
@@ -174,7 +175,9 @@ class SegmentationScores:
         """All numbers as plain values."""
         facts = {name: getattr(self, name) for name in ("kind", "source", "num_images", "unit", "empty", "settings")}
         classes = [
-            {"subject": name, "rule": rule, **row} for (name, rule), table in self.classes.items() for row in table.rows()
+            {"subject": name, "rule": rule, **row}
+            for (name, rule), table in self.classes.items()
+            for row in table.rows()
         ]
         return {**facts, "units": len(self.units), "rows": self.rows(), "classes": classes}
 
@@ -191,7 +194,7 @@ def subject_of(
     runs: Sequence[Sequence[ImageScores]],
     groups: Sequence[str],
     *,
-    model: str = "",
+    models: Sequence[str] = (),
     sigma: float = 0.0,
     one_object: bool = True,
 ) -> Subject:
@@ -200,7 +203,7 @@ def subject_of(
     values = {measure: _by_unit(np.mean([one[measure] for one in each], 0), groups) for measure in each[0]}
     kinds = runs[0][0].matches
     matches = {kind: tuple(tuple(one.matches[kind] for one in run) for run in runs) for kind in kinds}
-    return Subject(name, role, model or name, sigma, values, matches)
+    return Subject(name, role, tuple(models), sigma, values, matches)
 
 
 def chosen_subject(
@@ -224,7 +227,7 @@ def chosen_subject(
     for kind in options[0][0].matches:
         chosen = _chosen_matches([[one.matches[kind] for one in run] for run in options], groups)
         matches |= {kind: (chosen,)} if chosen else {}
-    return Subject(name, FLOOR, name, 0.0, values, matches)
+    return Subject(name, FLOOR, (), 0.0, values, matches)
 
 
 def _chosen_matches(options: list[list[ImageMatches]], groups: Sequence[str]) -> tuple[ImageMatches, ...]:
@@ -297,7 +300,7 @@ def _pairs(subjects: Sequence[Subject]) -> Iterator[tuple[int, int]]:
         one, other = subjects[first], subjects[second]
         if one.role != MODEL or one.sigma != other.sigma:
             continue
-        if other.role != UNTRAINED or other.model == one.model:
+        if not other.models or one.name in other.models:
             yield first, second
 
 

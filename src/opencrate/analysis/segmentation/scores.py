@@ -17,7 +17,7 @@ from .average_precision import ImageMatches, crowd_box_ious, mask_ious, match_im
 from .boxes import mask_box, scaled_box
 from .maskcut import maskcut
 from .metrics import corloc, head_ious, iou, nearest_labels
-from .refine import refine
+from .refine import kept_if_alike, refine
 from .tokencut import tokencut
 
 RULES = ("entries:0.6", "mass:0.6")
@@ -30,7 +30,7 @@ CONSTANT, BY_CUT = "score 1", "score by cut"
 
 
 @dataclass(frozen=True)
-class MaskOptions:
+class ScoreOptions:
     """How masks are made of features and attention.
 
     Attributes:
@@ -43,6 +43,9 @@ class MaskOptions:
     num_masks: int = 3
     tau: float = 0.15
     refine: str = "guided"
+
+
+DEFAULTS = ScoreOptions()
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class ImageScores:
     masks: Array | None = None
 
 
-def score_views(views: Views, truth: MaskedImage, options: MaskOptions = MaskOptions()) -> ImageScores:
+def score_views(views: Views, truth: MaskedImage, options: ScoreOptions = DEFAULTS) -> ImageScores:
     """The numbers of a model's attention maps, of TokenCut and of MaskCut on its features.
 
     Raises:
@@ -99,9 +102,9 @@ def score_views(views: Views, truth: MaskedImage, options: MaskOptions = MaskOpt
     cuts = maskcut(views.features, views.grid, num_masks=options.num_masks, tau=options.tau)
     picture = np.asarray(truth.picture)
     single, *others = (views.covering(mask.ravel()) for mask in (found.mask, *(cut.mask for cut in cuts)))
-    fine = [refine(mask, picture, options.refine) for mask in others]
+    fine = [_fine(mask, picture, options.refine) for mask in others]
     masks = np.array(fine, dtype=bool).reshape(-1, *truth.size)
-    ones = {"TokenCut": (single, refine(single, picture, options.refine))}
+    ones = {"TokenCut": (single, _fine(single, picture, options.refine))}
     ones["MaskCut"] = (others[0], masks[0]) if others else (None, np.zeros(truth.size, dtype=bool))
     return ImageScores(
         heads,
@@ -161,6 +164,13 @@ def score_detections(masks: Array, scores: Sequence[float], truth: MaskedImage) 
         for kind, values in ious.items()
         for ranking, given in rankings.items()
     }
+
+
+def _fine(mask: Array, picture: Array, method: str) -> Array:
+    """A mask at the image's size; not refined where that would change it beyond recognition."""
+    plain = refine(mask, picture, "none")
+    fine = plain if method == "none" else kept_if_alike(refine(mask, picture, method), plain)
+    return fine if fine.any() else plain
 
 
 def _box(mask: Array | None, truth: MaskedImage) -> tuple[float, float, float, float] | None:
