@@ -201,8 +201,8 @@ def _class_parts(found: SegmentationScores) -> list[Part]:
             rows.append(row)
         note = (
             "For each class the head whose masks have the largest mean IoU with the class's region. It is chosen on "
-            "the same images, so compare it with the best of as many random maps, chosen in the same way; intervals are "
-            "those of the chosen head alone. All heads are in the JSON file."
+            "the same images, so compare it with the best of as many random maps, chosen in the same way; intervals "
+            "are those of the chosen head alone. All heads are in the JSON file."
         )
         shown = Table(f"Best head for each class: {name}, {rule}", tables.frame(rows), note)
         title = f"Which head fires for which class: {name}, {rule}"
