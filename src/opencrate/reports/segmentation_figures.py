@@ -24,7 +24,7 @@ _CLASSES = 30
 def examples_figure(found: SegmentationScores, model: str) -> Figure:
     """Pictures beside their truth, and a model's MaskCut and mean attention."""
     return Figure(
-        f"examples-{_file_name(model)}",
+        f"examples-{file_name(model)}",
         f"Masks beside the truth: {model}",
         plot_examples(found.examples, model),
         "Pictures, true instances, MaskCut's masks and the mean attention map",
@@ -35,21 +35,28 @@ def examples_figure(found: SegmentationScores, model: str) -> Figure:
 def plot_examples(examples: Sequence[Example], model: str) -> Drawing:
     """One row per image: the picture, the truth, MaskCut's masks and the heads' mean map."""
     titles = ["image", "truth", "MaskCut"] + (["attention, mean"] if model in examples[0].maps else [])
-    aspect = min(1.2, max(one.picture.height / one.picture.width for one in examples))
-    size = (figures.WIDTH, len(examples) * (figures.WIDTH / len(titles) * aspect + 0.03) + 0.25)
-    drawing = Drawing(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01))
-    grid = drawing.subplots(len(examples), len(titles), squeeze=False)
-    for row, one in zip(grid, examples):
+    rows = []
+    for one in examples:
         shown: list[Any] = [one.picture, painted(one.picture, one.instances), painted(one.picture, one.masks[model])]
-        shown += [one.maps[model].mean(0)] if model in one.maps else []
-        for axes, picture in zip(row, shown):
-            extent = (0, one.picture.width, one.picture.height, 0)
-            axes.imshow(np.asarray(picture), extent=extent, cmap="viridis", interpolation="nearest")
+        rows.append(shown + ([one.maps[model].mean(0)] if model in one.maps else []))
+    return plot_rows(rows, titles)
+
+
+def plot_rows(rows: Sequence[Sequence[Any]], titles: Sequence[str]) -> Drawing:
+    """A grid of pictures: in every row a PIL image, then PIL images or maps `(rows, columns)` of its aspect."""
+    aspect = min(1.2, max(row[0].height / row[0].width for row in rows))
+    size = (figures.WIDTH, len(rows) * (figures.WIDTH / len(titles) * aspect + 0.03) + 0.25)
+    drawing = Drawing(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01))
+    grid = drawing.subplots(len(rows), len(titles), squeeze=False)
+    for places, row in zip(grid, rows):
+        for axes, shown in zip(places, row):
+            extent = (0, row[0].width, row[0].height, 0)
+            axes.imshow(np.asarray(shown), extent=extent, cmap="viridis", interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
     for axes, title in zip(grid[0], titles):
-        axes.set_title(title, fontsize=7, pad=2)
+        axes.set_title(title, fontsize=7 if len(titles) < 6 else 5, pad=2)
     return drawing
 
 
@@ -72,7 +79,7 @@ def classes_figure(table: ClassTable, floor: ClassTable | None, name: str, rule:
     )
     many = f" The {_CLASSES} most frequent classes of {len(table.classes)}." if len(order) < len(table.classes) else ""
     return Figure(
-        f"classes-{_file_name(name)}-{rule.partition(':')[0]}",
+        f"classes-{file_name(name)}-{rule.partition(':')[0]}",
         f"Mean IoU of every head with every class: {name}, {rule}",
         plot_classes(table, floor, order),
         "Heat map of mean IoU, classes in rows and heads in columns, beside that of random maps",
@@ -156,5 +163,6 @@ def _axis(measure: Measure) -> str:
     return f"{measure[1]}\n{short}"
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """A name for a file, of plain letters."""
     return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in name)
