@@ -20,7 +20,8 @@ from ..evaluation.inputs import Batch, read_batches
 from ..store.saved import SavedModel
 from .html import HOW, Figure, Part
 from .layers import CRATES
-from .segmentation_figures import file_name, painted, plot_rows
+from .segmentation import overlay, plot_heads
+from .segmentation_figures import file_name, plot_rows
 
 TITLE = "Masks from tokens and attention"
 _IMAGES, _PATCHES, _HEADS = 3, 24, 12
@@ -71,20 +72,18 @@ def _row(picture: Image.Image, views: Views) -> list[Any]:
     pixels = np.asarray(picture.convert("RGB"))
     cuts = maskcut(views.features, views.grid)
     masks = [refine(views.covering(cut.mask.ravel()), pixels, "guided") for cut in cuts]
-    shown = painted(picture, np.array(masks, dtype=bool).reshape(-1, picture.height, picture.width))
-    first: list[Any] = [picture.convert("RGB"), shown]
+    first: list[Any] = [picture.convert("RGB"), overlay(picture, masks)]
     return first if views.attention is None else [*first, views.covering(views.attention.mean(0))]
 
 
 def _heads(pictures: list[Image.Image], views: list[Views], name: str) -> Figure:
     """Every head of every image, at most twelve."""
     rows = []
-    for picture, one in zip(pictures, views):
+    for number, (picture, one) in enumerate(zip(pictures, views), 1):
         assert one.attention is not None
-        rows.append([picture.convert("RGB"), *one.covering(one.attention[:_HEADS])])
-    titles = ["image", *(f"{head}" for head in range(1, len(rows[0])))]
+        rows.append((f"image {number}", picture, one.covering(one.attention[:_HEADS])))
     alt = "The class token's attention in every head of the last layer"
-    return Figure(f"masks-heads-{file_name(name)}", "Every head", plot_rows(rows, titles), alt)
+    return Figure(f"masks-heads-{file_name(name)}", "Every head", plot_heads(rows), alt)
 
 
 def _enlarged(picture: Image.Image, side: int) -> Image.Image:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Drawing
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from numpy.typing import NDArray
-from PIL import Image
 
 from ..analysis.segmentation.class_table import ClassTable
 from ..analysis.segmentation.evaluation import FLOOR, MODEL, UNTRAINED, Example, Measure, SegmentationScores
 from ..analysis.segmentation.scores import CONSTANT
 from . import figures
 from .html import HOW, MEASURED, Figure
+from .segmentation import overlay
 
 _CLASSES = 30
 
@@ -37,7 +35,10 @@ def plot_examples(examples: Sequence[Example], model: str) -> Drawing:
     titles = ["image", "truth", "MaskCut"] + (["attention, mean"] if model in examples[0].maps else [])
     rows = []
     for one in examples:
-        shown: list[Any] = [one.picture, painted(one.picture, one.instances), painted(one.picture, one.masks[model])]
+        shown: list[Any] = [
+            one.picture,
+            *(overlay(one.picture, [*masks]) for masks in (one.instances, one.masks[model])),
+        ]
         rows.append(shown + ([one.maps[model].mean(0)] if model in one.maps else []))
     return plot_rows(rows, titles)
 
@@ -58,15 +59,6 @@ def plot_rows(rows: Sequence[Sequence[Any]], titles: Sequence[str]) -> Drawing:
     for axes, title in zip(grid[0], titles):
         axes.set_title(title, fontsize=7 if len(titles) < 6 else 5, pad=2)
     return drawing
-
-
-def painted(picture: Image.Image, masks: NDArray[Any]) -> Image.Image:
-    """A picture with masks `(M, height, width)` in colour."""
-    pixels = np.asarray(picture.convert("RGB")).astype(np.float32)
-    for number, mask in enumerate(masks):
-        colour = np.array(to_rgb(figures.COLOURS[number % len(figures.COLOURS)])) * 255
-        pixels[mask] = 0.45 * pixels[mask] + 0.55 * colour
-    return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def classes_figure(table: ClassTable, floor: ClassTable | None, name: str, rule: str) -> Figure:

@@ -4,26 +4,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from opencrate import CrateConfig, CrateForImageClassification, CrateModel
 from opencrate.analysis.masks.overlap import overlapping
 from opencrate.analysis.masks.views import MAX_TOKENS, layer_number, token_views
 from opencrate.analysis.record.hooks import KNOWN_MODELS, blocks_of, hooks_of
 
 from ..foreign_models import IMAGE_TYPES, inputs_for, tiny
 from ..models import tiny_autoencoder, tiny_crate, tiny_images
+from .models import colour_crate
 
 PREFIX = {"deit": 2, "dinov2_with_registers": 3, "dinov3_vit": 3, "ijepa": 0, "siglip_vision_model": 0}
-
-
-def colour_crate(**overrides) -> CrateModel:
-    """Width 16, 2 layers, 2 subspaces of 8, 8x8 colour images in 4x4 patches."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
-    model = CrateModel(CrateConfig(**(sizes | overrides))).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
 
 
 def pixels(*shape: int) -> torch.Tensor:
@@ -198,4 +187,3 @@ def test_damaged_weights_are_named():
 
 def test_layer_numbers():
     assert [layer_number(layer, 3) for layer in (1, 3, -1, -3)] == [1, 3, 3, 1]
-    assert isinstance(tiny_crate(), CrateForImageClassification)

@@ -143,9 +143,9 @@ def check_tokens(grid: Grid) -> None:
     count = grid[0] * grid[1]
     if count > MAX_TOKENS:
         raise ValueError(
-            f"size: {grid[0]} x {grid[1]} = {count:,} patches, at most {MAX_TOKENS:,} are segmented; the graph of so "
+            f"{grid[0]} x {grid[1]} = {count:,} patches; at most {MAX_TOKENS:,} are segmented; the graph of so "
             f"many takes up to {graph_bytes(count) / 1e9:.1f} GB, one head's map {4 * count**2 / 1e9:.1f} GB: give a "
-            "smaller size or a larger stride"
+            "smaller `size` or a larger `stride`"
         )
 
 
