@@ -10,9 +10,10 @@ from ..analysis.audit.audit import Audit
 from ..analysis.autoencoder import AutoencoderMeasures
 from ..analysis.features.find import Features
 from ..analysis.layers.analyze import LayerAnalysis
+from ..analysis.segmentation.evaluation import SegmentationScores
 from ..analysis.theory.check import TheoryCheck
 from ..evaluation.classifier import Evaluation
-from . import audit, autoencoder, classifier, features, html, theory, whitebox
+from . import audit, autoencoder, classifier, features, html, segmentation_scores, theory, whitebox
 
 
 @singledispatch
@@ -28,6 +29,7 @@ page_of.register(TheoryCheck, theory.page)
 page_of.register(AutoencoderMeasures, autoencoder.page)
 page_of.register(Evaluation, classifier.page)
 page_of.register(Audit, lambda found: audit.audit_report([found]))
+page_of.register(SegmentationScores, segmentation_scores.page_of)
 page_of.register(Features, lambda found: features.features_report([found]))
 
 
@@ -35,8 +37,8 @@ def write(result: Any, folder: str | Path, overwrite: bool = False) -> Path:
     """Write the page of a result, its figures, and its numbers as CSV and JSON; gives the path of the page.
 
     Args:
-        result: what `analyze`, `theory_check`, `audit`, `find_features`, `measure_autoencoder` or
-            `evaluate_classifier` gave, or a `Report`.
+        result: what `analyze`, `theory_check`, `audit`, `find_features`, `measure_autoencoder`,
+            `evaluate_segmentation` or `evaluate_classifier` gave, or a `Report`.
         folder: made where it does not exist.
         overwrite: replace a page that lies there.
 
