@@ -195,6 +195,6 @@ def test_polygons_fill_pixels_whose_centre_is_inside():
     centres = np.stack(np.meshgrid(np.arange(40) + 0.5, np.arange(30) + 0.5), -1).reshape(-1, 2)
     hull = points[np.argsort(np.arctan2(*(points - points.mean(0)).T))]  # a star-shaped outline does not cross itself
     assert np.array_equal(
-        fill_polygons([hull.ravel()], (30, 40)),
+        fill_polygons([hull.ravel().tolist()], (30, 40)),
         Path(np.vstack([hull, hull[:1]])).contains_points(centres).reshape(30, 40),
     )

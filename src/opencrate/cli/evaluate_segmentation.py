@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from .._outputs import check_results
@@ -110,7 +110,7 @@ def _print(found: Any) -> None:
         say(sentence)
 
 
-def _track(images: Sequence[Any]) -> Iterable[Any]:
+def _track(images: Any) -> Iterable[Any]:
     """A progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import track

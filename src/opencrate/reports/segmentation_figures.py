@@ -45,10 +45,10 @@ def plot_examples(examples: Sequence[Example], model: str) -> Drawing:
 
 def plot_rows(rows: Sequence[Sequence[Any]], titles: Sequence[str]) -> Drawing:
     """A grid of pictures: in every row a PIL image, then PIL images or maps `(rows, columns)` of its aspect."""
-    aspect = min(1.2, max(row[0].height / row[0].width for row in rows))
-    size = (figures.WIDTH, len(rows) * (figures.WIDTH / len(titles) * aspect + 0.03) + 0.25)
+    tall = [min(1.5, row[0].height / row[0].width) for row in rows]
+    size = (figures.WIDTH, figures.WIDTH / len(titles) * sum(tall) + 0.03 * len(rows) + 0.25)
     drawing = Drawing(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01))
-    grid = drawing.subplots(len(rows), len(titles), squeeze=False)
+    grid = drawing.subplots(len(rows), len(titles), squeeze=False, height_ratios=tall)
     for places, row in zip(grid, rows):
         for axes, shown in zip(places, row):
             extent = (0, row[0].width, row[0].height, 0)
@@ -133,7 +133,7 @@ def plot_noise(found: SegmentationScores) -> Drawing:
         if highest:
             figures.rule(axes, y=100 * max(highest), line="--", label="highest floor")
         axes.set_ylim(bottom=0)
-    figures.finish(panels, "σ of the noise, pixel values of 0 to 255", whole=False)
+    figures.finish(panels, "σ of the noise, pixel values of 0 to 255", whole=False, together=True)
     for axes, measure in zip(panels, measures):
         axes.set_ylabel(_axis(measure), fontsize=8)
     return drawing

@@ -89,7 +89,7 @@ def evaluate_segmentation(
     masks: ScoreOptions = DEFAULTS,
     noise: Sequence[float] = (),
     untrained_seeds: int = 1,
-    progress: Callable[[Sequence[MaskedImage]], Iterable[MaskedImage]] = iter,
+    progress: Callable[[MaskedImages], Iterable[MaskedImage]] = iter,
 ) -> SegmentationScores:
     """Evaluate the masks of saved vision models, with 95 % intervals, and of all floors on the same images.
 
@@ -146,7 +146,7 @@ def evaluate_views(
     masks: ScoreOptions = DEFAULTS,
     *,
     noise: Sequence[float] = (),
-    progress: Callable[[Sequence[MaskedImage]], Iterable[MaskedImage]] = iter,
+    progress: Callable[[MaskedImages], Iterable[MaskedImage]] = iter,
     settings: dict[str, Any] | None = None,
 ) -> SegmentationScores:
     """As `evaluate_segmentation`, of anything that gives features and attention for a picture.

@@ -237,10 +237,10 @@ def _chosen_matches(options: list[list[ImageMatches]], groups: Sequence[str]) ->
     if len(units) < 2:
         return ()
     chosen: list[ImageMatches | None] = [None] * len(groups)
-    for part in np.unique(parts):
+    for part in np.unique(parts).tolist():
         values = [average_precision([one for one, of in zip(run, parts) if of != part])[2] for run in options]
         best = options[int(np.nanargmax(values)) if np.isfinite(values).any() else 0]
-        for index in np.flatnonzero(parts == part):
+        for index in np.flatnonzero(parts == part).tolist():
             chosen[index] = best[index]
     return tuple(one for one in chosen if one is not None)
 
@@ -285,8 +285,7 @@ def summarise(
             if len(values):
                 intervals[place, measure] = bootstrap_mean(torch.from_numpy(values))
         for first, second in pairs:
-            both = [one.values.get(measure) for one in (subjects[first], subjects[second])]
-            found = _paired(*both) if both[0] is not None and both[1] is not None else None
+            found = _paired(subjects[first].values.get(measure), subjects[second].values.get(measure))
             if found is not None:
                 differences.append(Difference(subjects[first], subjects[second], measure, found))
     for kind in dict.fromkeys(kind for one in subjects for kind in one.matches):
@@ -304,9 +303,12 @@ def _pairs(subjects: Sequence[Subject]) -> Iterator[tuple[int, int]]:
             yield first, second
 
 
-def _paired(first: Array, second: Array) -> Interval | None:
+def _paired(first: Array | None, second: Array | None) -> Interval | None:
+    """The difference where both have numbers; `None` where there is no such unit."""
+    if first is None or second is None:
+        return None
     both = np.isfinite(first) & np.isfinite(second)
-    return paired_difference(first[both], second[both]) if both.any() else None
+    return paired_difference(torch.from_numpy(first[both]), torch.from_numpy(second[both])) if both.any() else None
 
 
 def _add_precisions(

@@ -104,7 +104,7 @@ def score_views(views: Views, truth: MaskedImage, options: ScoreOptions = DEFAUL
     single, *others = (views.covering(mask.ravel()) for mask in (found.mask, *(cut.mask for cut in cuts)))
     fine = [_fine(mask, picture, options.refine) for mask in others]
     masks = np.array(fine, dtype=bool).reshape(-1, *truth.size)
-    ones = {"TokenCut": (single, _fine(single, picture, options.refine))}
+    ones: dict[str, tuple[Array | None, Array]] = {"TokenCut": (single, _fine(single, picture, options.refine))}
     ones["MaskCut"] = (others[0], masks[0]) if others else (None, np.zeros(truth.size, dtype=bool))
     return ImageScores(
         heads,
