@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -179,7 +180,7 @@ def overlay(image: Image.Image, masks: Sequence[Array]) -> Image.Image:
     for number, mask in enumerate(masks):
         small = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         colour = _colour(number)
-        border = small & ~ndimage.binary_erosion(small, iterations=width)
+        border = small & np.logical_not(ndimage.binary_erosion(small, iterations=width))
         pixels[small] = 0.55 * pixels[small] + 0.45 * colour
         pixels[border] = colour
     return Image.fromarray(pixels.round().astype(np.uint8))

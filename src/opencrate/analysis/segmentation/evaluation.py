@@ -218,7 +218,7 @@ def chosen_subject(
     values = {}
     for measure in each[0]:
         table = np.stack([one[measure] for one in each], 1)
-        known = np.flatnonzero(np.isfinite(table).all(1))
+        known = np.flatnonzero(np.isfinite(table).all(1)).tolist()
         found = np.full(len(table), np.nan)
         if len(known):
             found[known] = choose_on_others(table[known], [groups[index] for index in known])[1]
