@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..analysis.masks.evaluate import ViewOptions, viewer
@@ -16,7 +18,7 @@ from ..analysis.segmentation.refine import refine
 from ..analysis.segmentation.scores import Views
 from ..configuration_crate import pair
 from ..data.images.tensors import to_image
-from ..evaluation.inputs import Batch, read_batches
+from ..evaluation.inputs import Batch
 from ..store.saved import SavedModel
 from .html import HOW, Figure, Part
 from .layers import CRATES
@@ -42,7 +44,8 @@ def masks_part(saved: SavedModel, name: str, batches: Iterable[Batch]) -> Part |
 
 
 def _content(saved: SavedModel, name: str, batches: Iterable[Batch]) -> tuple[tuple[str, ...], tuple[Figure, ...]]:
-    pixels = next(iter(read_batches(batches, _IMAGES)))["pixel_values"][:_IMAGES].float().cpu()
+    images = (image for batch in batches for image in batch["pixel_values"])
+    pixels = torch.stack([*islice(images, _IMAGES)]).float().cpu()
     mean, std = (getattr(saved.processor, field, None) for field in ("image_mean", "image_std"))
     arrays = (displayable(pixels, mean, std).numpy() * 255).round().astype(np.uint8)
     patch = pair(getattr(saved.model, "crate", saved.model).config.patch_size)
