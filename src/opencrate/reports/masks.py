@@ -44,7 +44,8 @@ def masks_part(saved: SavedModel, name: str, batches: Iterable[Batch]) -> Part |
 
 
 def _content(saved: SavedModel, name: str, batches: Iterable[Batch]) -> tuple[tuple[str, ...], tuple[Figure, ...]]:
-    images = (image for batch in batches for image in batch["pixel_values"])
+    given: Iterable[Any] = batches
+    images = (image for batch in given for image in batch["pixel_values"])
     pixels = torch.stack([*islice(images, _IMAGES)]).float().cpu()
     mean, std = (getattr(saved.processor, field, None) for field in ("image_mean", "image_std"))
     arrays = (displayable(pixels, mean, std).numpy() * 255).round().astype(np.uint8)
