@@ -2,31 +2,25 @@
 
     python benchmarks/segmentation_floors.py --coco coco-train2017-70.zip --davis davis2016-val-100.parquet
 
-COCO: a zip with `annotations/instances.json` whose masks are run lengths; one mask for each image, all categories as
-one. DAVIS: a parquet table with columns `mask` and `sequence`; the sequence is the unit of the intervals.
+COCO and DAVIS as `opencrate evaluate-segmentation` takes them. COCO: one mask for each image, all categories as one.
+DAVIS: the sequence is the unit of the intervals.
 """
 
 import argparse
-import io
-import json
-import zipfile
 
 import numpy as np
-import pandas as pd
-from PIL import Image
 
 from opencrate.analysis.segmentation.attention_masks import attention_masks, resized
-from opencrate.analysis.segmentation.average_precision import (
-    average_precision_interval,
-    crowd_box_ious,
-    mask_ious,
-    match_image,
-)
+from opencrate.analysis.segmentation.average_precision import average_precision_interval
 from opencrate.analysis.segmentation.boxes import mask_box
 from opencrate.analysis.segmentation.coco_eval import official_average_precision
-from opencrate.analysis.segmentation.coco_results import by_image, coco_results, decode
+from opencrate.analysis.segmentation.coco_results import coco_results
 from opencrate.analysis.segmentation.floors import SHARES, centred_ellipse, smooth_random_maps, whole_image
 from opencrate.analysis.segmentation.metrics import by_sequence, choose_on_others, corloc, iou
+from opencrate.analysis.segmentation.scores import CONSTANT, score_detections
+from opencrate.data.segmentation.load import load_masks
+from opencrate.data.segmentation.run_lengths import encode
+from opencrate.data.segmentation.truth import MaskedImages
 from opencrate.stats import bootstrap_mean
 
 HEADS = (6, 12)
@@ -36,21 +30,21 @@ RULES = ("entries:0.6", "mass:0.6")
 
 def coco_floors(path: str, official: bool) -> None:
     """Box and mask AP of the whole image and of ellipses, in percent, with 95 % intervals over images."""
-    with zipfile.ZipFile(path) as archive:
-        truth = json.loads(archive.read("annotations/instances.json"))
-    instances = by_image(truth["annotations"])
-    print(f"COCO: {len(truth['images'])} images, {len(truth['annotations'])} annotations; AP50 / AP75 / AP")
+    images = load_masks("coco", path)
+    truth = _truth(images)
+    print(f"COCO: {len(images)} images, {len(truth['annotations'])} annotations; AP50 / AP75 / AP")
     floors = {"whole image": whole_image} | {
         f"ellipse {share:.0%}": lambda size, share=share: centred_ellipse(size, share) for share in SHARES
     }
     for name, floor in floors.items():
         matches: dict[str, list] = {"box": [], "mask": []}
         results = []
-        for image in sorted(truth["images"], key=lambda one: one["id"]):
-            mask = floor((image["height"], image["width"]))
-            results += coco_results(image["id"], mask[None], [1.0])
-            for kind, found in _of_image(mask, instances.get(image["id"], [])).items():
-                matches[kind].append(found)
+        for number, image in enumerate(images, 1):
+            mask = floor(image.size)
+            results += coco_results(number, mask[None], [1.0])
+            for (kind, ranking), found in score_detections(mask[None], [1.0], image).items():
+                if ranking == CONSTANT:
+                    matches[kind].append(found)
         for kind, found in matches.items():
             interval = average_precision_interval(found)
             parts = zip(100 * interval.mean, 100 * interval.low, 100 * interval.high)
@@ -60,23 +54,33 @@ def coco_floors(path: str, official: bool) -> None:
                 print(f"{'':14} {'':4} official {np.round(100 * official_average_precision(truth, results, kind), 2)}")
 
 
-def _of_image(mask: np.ndarray, annotations: list) -> dict:
-    """The matches of one mask by its box and by itself."""
-    crowd = [bool(one["iscrowd"]) for one in annotations]
-    boxes = np.array([one["bbox"] for one in annotations], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    truths = np.array([decode(one["segmentation"]) for one in annotations], dtype=bool).reshape(-1, *mask.shape)
+def _truth(images: MaskedImages) -> dict:
+    """The instances as a COCO file has them, images numbered from 1."""
+    annotations = [
+        {
+            "image_id": number,
+            "category_id": 1,
+            "iscrowd": int(crowd),
+            "segmentation": encode(mask),
+            "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+            "area": int(mask.sum()),
+        }
+        for number, image in enumerate(images, 1)
+        for mask, box, crowd in zip(image.instances, image.instance_boxes.tolist(), image.crowd)
+    ]
     return {
-        "box": match_image(crowd_box_ious(np.array([mask_box(mask)]), boxes, crowd), [1.0], crowd),
-        "mask": match_image(mask_ious(mask[None], truths, crowd), [1.0], crowd),
+        "images": [
+            {"id": number, "height": image.size[0], "width": image.size[1]} for number, image in enumerate(images, 1)
+        ],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [{"id": number, **one} for number, one in enumerate(annotations, 1)],
     }
 
 
 def davis_floors(path: str) -> None:
     """J of masks and of the best head of random maps, and CorLoc, with 95 % intervals over sequences."""
-    frames = pd.read_parquet(path, columns=["mask", "sequence"])
-    truths = [np.asarray(Image.open(io.BytesIO(one["bytes"]))) > 0 for one in frames["mask"]]
-    sequences = frames["sequence"].tolist()
+    images = load_masks("davis", path)
+    truths, sequences = [one.foreground for one in images], list(images.groups)
     print(f"DAVIS: {len(truths)} frames of {len(set(sequences))} sequences; J, and CorLoc of the same masks")
 
     def line(name, values, boxes=None):
@@ -112,7 +116,7 @@ def davis_floors(path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--coco", help="the zip")
+    parser.add_argument("--coco", help="the folder or zip")
     parser.add_argument("--davis", help="the parquet table")
     parser.add_argument("--official", action="store_true", help="beside ours the numbers of COCO's evaluator")
     options = parser.parse_args()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .features.steer import steer as steer, steer_each as steer_each
     from .layers.analyze import analyze as analyze
     from .layers.result import layer_measures as layer_measures
+    from .masks.evaluate import evaluate_segmentation as evaluate_segmentation
     from .masks.segment import segment as segment
     from .masks.views import TokenViews as TokenViews, token_views as token_views
     from .record.hooks import BlockHooks as BlockHooks

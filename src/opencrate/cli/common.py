@@ -130,6 +130,7 @@ def prepare_libraries(debug: bool = False) -> None:
 
 
 _ARGUMENTS = {"num_inputs": "num_images", "output_dir": "output", "documents": "text", "compiled": "compile"}
+_ARGUMENTS |= {"layout": "data"}
 """Arguments of the library -> the options that fill them, where the names differ."""
 
 

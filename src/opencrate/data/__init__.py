@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         TextData as TextData,
         Views as Views,
     )
+    from .segmentation.load import load_masks as load_masks
     from .text.glue import load_glue as load_glue
     from .text.load import load_text as load_text
 else:

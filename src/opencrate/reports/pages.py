@@ -11,9 +11,10 @@ from ..analysis.autoencoder import AutoencoderMeasures
 from ..analysis.features.find import Features
 from ..analysis.features.patches import PatchFeatures
 from ..analysis.layers.analyze import LayerAnalysis
+from ..analysis.segmentation.evaluation import SegmentationScores
 from ..analysis.theory.check import TheoryCheck
 from ..evaluation.classifier import Evaluation
-from . import audit, autoencoder, classifier, features, html, patch_features, theory, whitebox
+from . import audit, autoencoder, classifier, features, html, patch_features, segmentation_scores, theory, whitebox
 
 
 @singledispatch
@@ -29,6 +30,7 @@ page_of.register(TheoryCheck, theory.page)
 page_of.register(AutoencoderMeasures, autoencoder.page)
 page_of.register(Evaluation, classifier.page)
 page_of.register(Audit, lambda found: audit.audit_report([found]))
+page_of.register(SegmentationScores, segmentation_scores.page_of)
 page_of.register(Features, lambda found: features.features_report([found]))
 page_of.register(PatchFeatures, lambda found: patch_features.patch_features_report([found]))
 
@@ -38,7 +40,7 @@ def write(result: Any, folder: str | Path, overwrite: bool = False) -> Path:
 
     Args:
         result: what `analyze`, `theory_check`, `audit`, `find_features`, `find_patch_features`,
-            `measure_autoencoder` or `evaluate_classifier` gave, or a `Report`.
+            `measure_autoencoder`, `evaluate_segmentation` or `evaluate_classifier` gave, or a `Report`.
         folder: made where it does not exist.
         overwrite: replace a page that lies there.
 

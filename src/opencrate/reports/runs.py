@@ -32,6 +32,7 @@ from .autoencoder import autoencoder_part
 from .classifier import TrainedModel
 from .html import Part, Report, write
 from .layers import CRATES
+from .masks import masks_part
 from .reconstruction import ReconstructedImage, images_of
 from .records import images_record, training_record
 from .self_supervision import self_supervision_part
@@ -125,6 +126,7 @@ def report_runs(
     ]
     parts, files = _theory(first, names, batches[0], count, options)
     parts += [part for one, name in zip(saved, names) for part in _while_training(one.metrics, name, one.path)]
+    parts += _masks(saved, names, batches)
     record = images_record(first, images, command, data, split)
     _write(path, model_page(f"OpenCRATE: {first.name}", subjects, record, parts), files)
     return evaluations
@@ -164,6 +166,7 @@ def report_models(
         subjects.append(Subject(name, box, results=results))
         metrics = model.metrics if model.kind == "features" else results.metrics if results else None
         parts += _while_training(metrics, name, Path(model.source))
+    parts += _masks(models, names, batches)
     _write(path, model_page(f"OpenCRATE: {names[0]}", subjects, _plain_record(models, command, inputs), parts), files)
     return [subject.analysis for subject in subjects if subject.analysis is not None]
 
@@ -280,6 +283,12 @@ def _autoencoder(
         both = {name: model, name + UNTRAINED: untrained_copy(model, seed=0)}
         return [autoencoder_part({word: measure_autoencoder(each, batch, *settings) for word, each in both.items()})]
     return []
+
+
+def _masks(saved: Sequence[SavedModel], names: Sequence[str], batches: Sequence[DataLoader]) -> list[Part]:
+    """Attention at a higher resolution, and MaskCut, of every model of images."""
+    found = (masks_part(*one) for one in zip(saved, names, batches))
+    return [part for part in found if part is not None]
 
 
 def _while_training(metrics: Mapping | None, name: str, path: Path) -> list[Part]:

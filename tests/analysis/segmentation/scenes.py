@@ -4,7 +4,8 @@ import numpy as np
 
 from opencrate.analysis.segmentation.average_precision import crowd_box_ious, mask_ious, match_image
 from opencrate.analysis.segmentation.boxes import mask_box
-from opencrate.analysis.segmentation.coco_results import coco_results, encode
+from opencrate.analysis.segmentation.coco_results import coco_results
+from opencrate.data.segmentation.run_lengths import encode
 
 GRID = (12, 16)
 

@@ -5,7 +5,8 @@ import importlib
 import numpy as np
 import pytest
 
-from opencrate.analysis.segmentation.coco_results import by_image, coco_results, decode, encode
+from opencrate.analysis.segmentation.coco_results import by_image, coco_results
+from opencrate.data.segmentation.run_lengths import decode, encode
 
 MASK = np.zeros((9, 7), dtype=bool)
 MASK[2:5, 1:4] = True

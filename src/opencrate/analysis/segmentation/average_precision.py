@@ -81,6 +81,8 @@ def average_precision(images: Sequence[ImageMatches]) -> Array:
     scores = np.concatenate([one.scores for one in images])
     order = np.argsort(-scores, kind="stable")
     hits, ignored = (np.concatenate([getattr(one, name) for one in images], 1) for name in ("hits", "ignored"))
+    if not hits.any():
+        return np.zeros(3)
     hits, ignored = hits[:, order], ignored[:, order]
     right = hits.cumsum(1, dtype=np.float64)
     wrong = (~hits & ~ignored).cumsum(1, dtype=np.float64)

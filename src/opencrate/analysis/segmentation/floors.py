@@ -42,12 +42,33 @@ def smooth_random_maps(num_heads: int, grid: Grid, seed: int, smooth: float = _S
     Raises:
         ValueError: an argument outside its range.
     """
-    if num_heads < 1 or min(grid) < 1 or smooth <= 0:
-        raise ValueError(f"num_heads={num_heads!r}, grid={grid!r}, smooth={smooth!r}: must all be above 0")
-    noise = np.random.default_rng(seed).standard_normal((num_heads, *grid))
-    maps = ndimage.gaussian_filter(noise, (0, smooth * grid[0], smooth * grid[1]), mode="reflect").reshape(
-        num_heads, -1
-    )
-    deviation = maps.std(1, keepdims=True)
-    weights = np.exp((maps - maps.mean(1, keepdims=True)) / np.where(deviation == 0, 1, deviation))
+    maps = _smooth_noise(num_heads, grid, seed, smooth)
+    weights = np.exp(maps)
     return weights / weights.sum(1, keepdims=True)
+
+
+def smooth_random_features(grid: Grid, seed: int, width: int = 64, smooth: float = _SMOOTH) -> Array:
+    """Features that show nothing but where a token is: smoothed noise `(N, width)`, float64.
+
+    Cuts of them give connected, compact masks; what a model's masks reach above those comes from the image.
+
+    Args:
+        grid: rows and columns.
+        seed: of the noise; another for every image.
+        width: d, the features of a token.
+        smooth: as for :func:`smooth_random_maps`.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+    return np.ascontiguousarray(_smooth_noise(width, grid, seed, smooth).T)
+
+
+def _smooth_noise(count: int, grid: Grid, seed: int, smooth: float) -> Array:
+    """Smoothed Gaussian noise `(count, N)`, each of mean 0 and standard deviation 1."""
+    if count < 1 or min(grid) < 1 or smooth <= 0:
+        raise ValueError(f"num_heads={count!r}, grid={grid!r}, smooth={smooth!r}: must all be above 0")
+    noise = np.random.default_rng(seed).standard_normal((count, *grid))
+    maps = ndimage.gaussian_filter(noise, (0, smooth * grid[0], smooth * grid[1]), mode="reflect").reshape(count, -1)
+    deviation = maps.std(1, keepdims=True)
+    return (maps - maps.mean(1, keepdims=True)) / np.where(deviation == 0, 1, deviation)

@@ -1,0 +1,124 @@
+"""How good the masks of vision models are, on images whose true masks are known, beside floors that need no model.
+
+  opencrate evaluate-segmentation runs/photos --data coco COCO_FOLDER
+  opencrate evaluate-segmentation runs/crate runs/vit --data voc VOCdevkit --limit 100
+  opencrate evaluate-segmentation runs/photos --data davis davis.parquet --noise 10,25,50,75
+  opencrate evaluate-segmentation runs/photos --data folder my-masks --square --refine none
+
+Measures, all with 95 % intervals by bootstrap over images (over sequences for DAVIS): mIoU of the attention heads'
+masks, CorLoc, J, and the average precision of MaskCut's boxes and masks. Beside them stand the floors: the whole image,
+a centred ellipse, smooth random maps with as many heads, and the untrained model. Of several models the differences are
+taken in pairs. --data takes COCO (folder, zip, or instances*.json), DAVIS (folder or parquet), VOC, or a folder with
+images/ and masks/. Writes segmentation_scores.html, .csv and .json and figures/, by default into
+MODEL/segmentation-DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from .._outputs import check_results
+from .._values import Amount
+from .common import Parser, number_of, output_folder, positive_int, prepare_libraries, print_table, say
+
+HELP = "how good masks are, on images with true masks"
+_VIEWS = ("layer", "features", "size", "square", "stride")
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `opencrate evaluate-segmentation`."""
+    add = parser.add_argument
+    add("models", metavar="MODEL", nargs="+", help="run directories, saved folders, or hf://owner/name")
+    add(
+        "--data", nargs=2, metavar=("LAYOUT", "PATH"), required=True, help="coco, davis, voc or folder, and where it is"
+    )
+    add("--split", default="val", metavar="NAME", help="part of the data set (default: val)")
+    add("--limit", type=positive_int, metavar="N", help="at most N images (default: all)")
+    add("--layer", type=int, default=-1, metavar="L", help="from 1, or from the end (default: -1, the last)")
+    add("--features", choices=("keys", "tokens", "codes"), default="keys", help="what is cut (default: keys)")
+    add("--size", type=positive_int, metavar="N", help="pixels of the shorter side (default: 480, or 60 patches)")
+    add("--square", action="store_true", help="both sides of that size, as the published code")
+    add("--stride", type=positive_int, metavar="N", help="pixels from patch to patch, for finer masks; divides it")
+    add("--refine", choices=("guided", "crf", "none"), default="guided", help="default: guided")
+    add("--num-masks", type=positive_int, default=3, metavar="N", help="cuts of MaskCut (default: 3)")
+    add("--tau", type=float, default=0.15, metavar="T", help="cosine of like patches in MaskCut (default: 0.15)")
+    add(
+        "--noise",
+        type=_sigmas,
+        default=(),
+        metavar="S,S,...",
+        help="also with noise of these sigmas, such as 10,25,50,75",
+    )
+    add("--untrained-seeds", type=positive_int, default=1, metavar="N", help="untrained models averaged (default: 1)")
+    add("--output", metavar="DIR", help="folder of the results (default: MODEL/segmentation-LAYOUT)")
+    add("--overwrite", action="store_true", help="replace finished results in that folder")
+    add("--format", choices=("table", "json"), default="table", help="what is printed (default: table)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, write the page, print."""
+    from ..data.segmentation.load import load_masks
+    from ..store.kinds import require_kind
+
+    layout, path = arguments.data
+    output = output_folder(
+        argparse.Namespace(output=arguments.output, model=arguments.models[0]), f"segmentation-{layout}"
+    )
+    data = load_masks(layout, path, split=arguments.split, limit=arguments.limit)
+    for model in arguments.models:
+        require_kind(model, ("classifier", "features", "autoencoder", "other"))
+    prepare_libraries(arguments.debug)
+    from ..analysis.masks.evaluate import ViewOptions, evaluate_segmentation
+    from ..analysis.segmentation.scores import ScoreOptions
+    from ..reports.html import write
+    from ..reports.segmentation_scores import FILES, NAME, page_of
+    from ..reports.tables import to_json
+    from ..store.saved import open_saved
+
+    check_results(output, FILES, FILES[0], [*arguments.models, path], arguments.models[0], arguments.overwrite)
+    found = evaluate_segmentation(
+        [open_saved(model) for model in arguments.models],
+        data,
+        views=ViewOptions(**{name: getattr(arguments, name) for name in _VIEWS}),
+        masks=ScoreOptions(num_masks=arguments.num_masks, tau=arguments.tau, refine=arguments.refine),
+        noise=arguments.noise,
+        untrained_seeds=arguments.untrained_seeds,
+        progress=_track,
+    )
+    record = [("command", arguments.typed), ("models", ", ".join(arguments.models))]
+    write(page_of(found, record), output, overwrite=True)
+    if arguments.format == "json":
+        print(to_json(found.to_dict()))
+        return 0
+    _print(found)
+    say(f"page: {output / NAME}.html")
+    return 0
+
+
+def _print(found: Any) -> None:
+    from ..reports.segmentation_scores import describe, floor_table, model_table, score_tables
+
+    for table in (*score_tables(found), model_table(found), floor_table(found)):
+        if table is not None:
+            columns = [str(name) for name in table.frame.columns]
+            rows = [["–" if cell is None else str(cell) for cell in row] for row in table.frame.itertuples(index=False)]
+            print_table([table.title, *columns[1:]], rows)
+    for sentence in describe(found):
+        say(sentence)
+
+
+def _track(images: Any) -> Iterable[Any]:
+    """A progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(images, "images", len(images), console=console, transient=True, disable=not sys.stderr.isatty())
+
+
+def _sigmas(text: str) -> tuple[float, ...]:
+    """argparse type: numbers of at least 0 with commas."""
+    return tuple(number_of(Amount)(part) for part in text.split(","))
