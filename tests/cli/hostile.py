@@ -56,6 +56,9 @@ def build(root: Path) -> None:
     write_classes(root / "data", 4)
     write_image(root / "img.png", 0, 0)
     (root / "story.txt").write_text(STORY)
+    for part in ("images", "masks"):
+        (root / "marked" / part).mkdir(parents=True)
+        write_image(root / "marked" / part / "one.png", 0, 0)
 
 
 TRAIN = (*FOLDER_OVERRIDES, "training.max_steps=1", "--no-report", "--output", "out")
@@ -64,6 +67,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "classifier": (
         ("predict", "X", "img.png"),
         ("segment", "X", "img.png", "--size", "16", "--output", "out"),
+        ("evaluate-segmentation", "X", "--data", "folder", "marked", "--output", "out"),
         ("evaluate", "X", *DATA),
         ("convert", "X", "out.pth", "--to-official"),
         ("doctor", "X", *DATA, "--num-images", "4"),
@@ -94,6 +98,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("audit", "m", "--data", "X", "--output", "out"),
         ("train", "imagefolder", "data.path=X", *TRAIN),
     ),
+    "marked": tuple(
+        ("evaluate-segmentation", "m", "--data", layout, "X", "--output", "out")
+        for layout in ("folder", "coco", "voc", "davis")
+    ),
+    "instances": (("evaluate-segmentation", "m", "--data", "coco", "X", "--output", "out"),),
     "text": (
         ("evaluate", "l", "--text", "X"),
         ("features", "l", "--text", "X", "--output", "out"),
@@ -230,6 +239,59 @@ IMAGES: dict[str, Maker] = {
     "text bomb": lambda root: _png_with_text(root, "text.png"),
     "sparse image": _sparse("sparse.png"),
     "sparse BMP": lambda root: _sparse_bmp(root),
+}
+_IMAGE = {"id": 1, "file_name": "img.png", "height": 16, "width": 16}
+_MARK = {
+    "id": 1,
+    "image_id": 1,
+    "category_id": 1,
+    "iscrowd": 0,
+    "bbox": [0, 0, 8, 8],
+    "segmentation": [[0, 0, 8, 0, 8, 8]],
+}
+_KINDS = [{"id": 1, "name": "one"}]
+
+
+def _instances(name: str, **changes: object) -> Maker:
+    """COCO's annotations of `img.png`, with something else in place of a part."""
+
+    def make(root: Path) -> str:
+        whole: dict[str, object] = {"images": [_IMAGE], "annotations": [_MARK], "categories": _KINDS, **changes}
+        (root / name).write_text(json.dumps(whole))
+        return name
+
+    return make
+
+
+INSTANCES: dict[str, Maker] = {
+    "cut": _file("instances_a.json", b'{"images": ['),
+    "binary": _file("instances_b.json", bytes(range(256))),
+    "deep": _file("instances_c.json", b'{"images":' * 10_000 + b"1" + b"}" * 10_000),
+    "a list": _file("instances_d.json", b"[]"),
+    "null": _file("instances_e.json", b"null"),
+    "sparse": _sparse("instances_f.json"),
+    "images of numbers": _instances("instances_g.json", images=[1]),
+    "no annotations": _instances("instances_h.json", annotations=None),
+    "file outside": _instances("instances_i.json", images=[{**_IMAGE, "file_name": "../outside.png"}]),
+    "file of another kind": _instances("instances_j.json", images=[{**_IMAGE, "file_name": 3}]),
+    "sides of words": _instances("instances_k.json", images=[{**_IMAGE, "height": "x"}]),
+    "polygon of words": _instances("instances_l.json", annotations=[{**_MARK, "segmentation": [["a", "b"]]}]),
+    "polygon of a number": _instances("instances_m.json", annotations=[{**_MARK, "segmentation": [[1.0]]}]),
+    "no polygon": _instances("instances_n.json", annotations=[{**_MARK, "segmentation": None}]),
+    "runs below 0": _instances(
+        "instances_o.json", annotations=[{**_MARK, "segmentation": {"size": [16, 16], "counts": [-5, 261]}}]
+    ),
+    "runs of another size": _instances(
+        "instances_p.json", annotations=[{**_MARK, "segmentation": {"size": [1 << 30, 1 << 30], "counts": [1 << 60]}}]
+    ),
+    "runs that are no text": _instances(
+        "instances_q.json", annotations=[{**_MARK, "segmentation": {"size": [16, 16], "counts": "\u0000\u00e9"}}]
+    ),
+    "mark of no image": _instances("instances_r.json", annotations=[{**_MARK, "image_id": 9}]),
+    "image id that is a word": _instances("instances_t.json", images=[{**_IMAGE, "id": "one"}]),
+    "category of a word": _instances("instances_u.json", annotations=[{**_MARK, "category_id": "one"}]),
+    "box of words": _instances("instances_v.json", annotations=[{**_MARK, "bbox": ["a"] * 4}]),
+    "image id that is a list": _instances("instances_s.json", images=[{**_IMAGE, "id": [1]}]),
 }
 RECIPES: dict[str, Maker] = {
     "binary": _file("a.yaml", bytes(range(256))),
@@ -564,6 +626,8 @@ def _bad_inputs() -> Iterator[tuple[str, str, Maker]]:
     for kind, some in {
         "image": {**PATHS, **EMPTY, **IMAGES},
         "data": {**PATHS, **EMPTY},
+        "marked": {**PATHS, **EMPTY},
+        "instances": INSTANCES,
         "text": texts,
         "tokenizer": {**PATHS, **EMPTY, "text": _named("story.txt"), "3": _file("3.json", b"3")},
         "checkpoint": {**PATHS, "empty file": EMPTY["empty file"], **CHECKPOINTS},

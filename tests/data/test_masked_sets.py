@@ -65,7 +65,8 @@ def test_damaged_coco_files(tmp_path, change, message):
     [
         ({"segmentation": {"size": [4, 4], "counts": [16]}}, "4x4 pixels for an image of 32x48"),
         ({"segmentation": [[1, 2, 3]]}, "a polygon of 3 numbers"),
-        ({"category_id": 5}, "lacks or does not know 5"),
+        ({"category_id": 5}, "category_id=5: none of"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "must be finite"),
         ({"bbox": None}, "image id 2"),
     ],
 )
@@ -75,6 +76,17 @@ def test_damaged_annotations(tmp_path, change, message):
     (tmp_path / "annotations/instances_val2017.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         load_masks("coco", tmp_path)[0]
+
+
+def test_image_of_another_size_than_stated(tmp_path):
+    """The masks would lie elsewhere."""
+    content = sets.coco(tmp_path)
+    number = content["annotations"][0]["image_id"]
+    next(one for one in content["images"] if one["id"] == number).update(height=16, width=24)
+    (tmp_path / "annotations/instances_val2017.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="height x width is 16 x 24, but the image file has 32 x 48"):
+        for _ in load_masks("coco", tmp_path):
+            pass
 
 
 def test_several_files_of_annotations(tmp_path):

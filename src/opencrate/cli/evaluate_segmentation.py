@@ -16,8 +16,7 @@ MODEL/segmentation-DATA.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from .._outputs import check_results
@@ -73,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_libraries(arguments.debug)
     from ..analysis.masks.evaluate import ViewOptions, evaluate_segmentation
     from ..analysis.segmentation.scores import ScoreOptions
+    from ..evaluation.language import progress
     from ..reports.html import write
     from ..reports.segmentation_scores import FILES, NAME, page_of
     from ..reports.tables import to_json
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         masks=ScoreOptions(num_masks=arguments.num_masks, tau=arguments.tau, refine=arguments.refine),
         noise=arguments.noise,
         untrained_seeds=arguments.untrained_seeds,
-        progress=_track,
+        progress=partial(progress, what="images"),
     )
     record = [("command", arguments.typed), ("models", ", ".join(arguments.models))]
     write(page_of(found, record), output, overwrite=True)
@@ -108,15 +108,6 @@ def _print(found: Any) -> None:
             print_table([table.title, *columns[1:]], rows)
     for sentence in describe(found):
         say(sentence)
-
-
-def _track(images: Any) -> Iterable[Any]:
-    """A progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(images, "images", len(images), console=console, transient=True, disable=not sys.stderr.isatty())
 
 
 def _sigmas(text: str) -> tuple[float, ...]:

@@ -16,12 +16,16 @@ TEXTS: tuple[Kind, ...] = ("causal", "masked", "sentences", "other")
 LANGUAGE: tuple[Literal["causal", "masked"], ...] = ("causal", "masked")
 _SENTENCES = r"For(SequenceClassification|TokenClassification|MultipleChoice|QuestionAnswering)$"
 _ABOUT: dict[Kind, tuple[str, str, str]] = {
-    "classifier": (r"ForImageClassification$", "an image classifier", "predict, evaluate, probe, segment, features, "),
-    "features": (r"$^", "an image encoder without classes", "probe, segment, features, "),
+    "classifier": (
+        r"ForImageClassification$",
+        "an image classifier",
+        "predict, evaluate, probe, segment, evaluate-segmentation, features, ",
+    ),
+    "features": (r"$^", "an image encoder without classes", "probe, segment, evaluate-segmentation, features, "),
     "autoencoder": (
         r"MAEForPreTraining$",
         "a masked autoencoder with its decoder",
-        "reconstruct, probe, segment, features, ",
+        "reconstruct, probe, segment, evaluate-segmentation, features, ",
     ),
     "causal": (r"(ForCausalLM|LMHeadModel)$", "a causal language model", "generate, evaluate, features, "),
     "masked": (r"ForMaskedLM$", "a masked language model", "evaluate, features, "),

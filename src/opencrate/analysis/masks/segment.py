@@ -23,7 +23,7 @@ from ..segmentation.arrays import Array, Grid
 from ..segmentation.attention_masks import attention_masks, head_mean
 from ..segmentation.maskcut import maskcut
 from ..segmentation.pca import principal_components
-from ..segmentation.refine import kept_if_alike, refine
+from ..segmentation.refine import refine_alike
 from ..segmentation.tokencut import tokencut
 from .options import MaskOptions
 from .overlap import check_stride
@@ -291,12 +291,7 @@ def _heads(maps: Any, options: MaskOptions) -> list[tuple[str, Array]]:
 def _at_size(label: str, score: float | None, grid: Array, picture: Image.Image, options: MaskOptions) -> Mask:
     """A mask at the picture's size."""
     small = _no_larger(picture)
-    pixels = np.asarray(small.convert("RGB"))
-    plain = refine(grid, pixels, "none")
-    fine = plain
-    if options.refine != "none":
-        fine = kept_if_alike(refine(grid, pixels, options.refine), plain)
-        fine = fine if fine.any() else plain
+    fine = refine_alike(grid, np.asarray(small.convert("RGB")), options.refine)
     if small is not picture:
         soft = Image.fromarray(fine.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
         fine = np.asarray(soft) >= 128

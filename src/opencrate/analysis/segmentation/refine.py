@@ -47,6 +47,13 @@ def refine(mask: Tensor | Array, image: Array, method: str = "guided", *, fill_h
     return np.asarray(ndimage.binary_fill_holes(fine), dtype=bool) if fill_holes else fine
 
 
+def refine_alike(mask: Array, image: Array, method: str) -> Array:
+    """As :func:`refine`; a mask that the refinement would change beyond recognition or empty is only resized."""
+    plain = refine(mask, image, "none")
+    fine = plain if method == "none" else kept_if_alike(refine(mask, image, method), plain)
+    return fine if fine.any() else plain
+
+
 def resized_softly(mask: Tensor | Array, size: tuple[int, int]) -> Array:
     """A mask `(rows, columns)` at a size in pixels, bilinear between the centres of tokens: float32 in [0, 1]."""
     tensor = torch.from_numpy(as_mask(mask).astype(np.float32))[None, None]

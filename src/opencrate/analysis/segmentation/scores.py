@@ -17,7 +17,7 @@ from .average_precision import ImageMatches, crowd_box_ious, mask_ious, match_im
 from .boxes import mask_box, scaled_box
 from .maskcut import maskcut
 from .metrics import corloc, head_ious, iou, nearest_labels
-from .refine import kept_if_alike, refine
+from .refine import refine_alike
 from .tokencut import tokencut
 
 RULES = ("entries:0.6", "mass:0.6")
@@ -102,9 +102,9 @@ def score_views(views: Views, truth: MaskedImage, options: ScoreOptions = DEFAUL
     cuts = maskcut(views.features, views.grid, num_masks=options.num_masks, tau=options.tau)
     picture = np.asarray(truth.picture)
     single, *others = (views.covering(mask.ravel()) for mask in (found.mask, *(cut.mask for cut in cuts)))
-    fine = [_fine(mask, picture, options.refine) for mask in others]
+    fine = [refine_alike(mask, picture, options.refine) for mask in others]
     masks = np.array(fine, dtype=bool).reshape(-1, *truth.size)
-    ones: dict[str, tuple[Array | None, Array]] = {"TokenCut": (single, _fine(single, picture, options.refine))}
+    ones: dict[str, tuple[Array | None, Array]] = {"TokenCut": (single, refine_alike(single, picture, options.refine))}
     ones["MaskCut"] = (others[0], masks[0]) if others else (None, np.zeros(truth.size, dtype=bool))
     return ImageScores(
         heads,
@@ -164,13 +164,6 @@ def score_detections(masks: Array, scores: Sequence[float], truth: MaskedImage) 
         for kind, values in ious.items()
         for ranking, given in rankings.items()
     }
-
-
-def _fine(mask: Array, picture: Array, method: str) -> Array:
-    """A mask at the image's size; not refined where that would change it beyond recognition."""
-    plain = refine(mask, picture, "none")
-    fine = plain if method == "none" else kept_if_alike(refine(mask, picture, method), plain)
-    return fine if fine.any() else plain
 
 
 def _box(mask: Array | None, truth: MaskedImage) -> tuple[float, float, float, float] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..._files import shown
+from ..._values import shown_value
 from .files import DataFiles
 from .polygons import fill_polygons
 from .run_lengths import decode
@@ -78,9 +79,11 @@ class _Coco:
             self.annotations: dict[int, list[Mapping[str, Any]]] = {}
             for one in content["annotations"]:
                 self.annotations.setdefault(int(one["image_id"]), []).append(one)
-            self._check_masks(content["annotations"])
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             raise ValueError(f"{self.where}: an entry lacks {error}; give a COCO instances file") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{self.where}: an id that is no whole number; give a COCO instances file") from error
+        self._check_masks(content["annotations"])
         self.numbers = {number: place for place, (number, _) in enumerate(kinds, 1)}
         self.class_names = {place: name for place, (_, name) in enumerate(kinds, 1)}
 
@@ -124,6 +127,13 @@ class _Coco:
             raise ValueError(f"{shown(self.files.root)}: no image {shown(first)} in {looked}; give {_WHAT}")
         return found
 
+    def _kind(self, entry: Mapping[str, Any]) -> int:
+        """The place of an annotation's category among all."""
+        number = entry["category_id"]
+        if not isinstance(number, int) or number not in self.numbers:
+            raise ValueError(f"category_id={shown_value(number)}: none of 'categories'")
+        return self.numbers[number]
+
     def _read(self, number: int, folder: str) -> MaskedImage:
         name = folder + self._file(number)
         picture = self.files.image(name)
@@ -132,13 +142,32 @@ class _Coco:
         try:
             masks = np.array([_mask(one["segmentation"], size) for one in found], dtype=bool).reshape(-1, *size)
             crowd = np.array([bool(one.get("iscrowd", 0)) for one in found], dtype=bool)
-            boxes = np.array([one["bbox"] for one in found], dtype=np.float64).reshape(-1, 4)
-            kinds = [self.numbers[int(one["category_id"])] for one in found]
+            boxes = np.array([_box(one) for one in found], dtype=np.float64).reshape(-1, 4)
+            kinds = [self._kind(one) for one in found]
+            _check_size(self.known[number], size)
         except (KeyError, TypeError, ValueError) as error:
-            reason = f"an entry lacks or does not know {error}" if isinstance(error, KeyError) else error
+            reason = f"an entry lacks {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{self.where}, image id {number}: {reason}; mend the file") from error
         boxes[:, 2:] += boxes[:, :2]
         return MaskedImage(name, picture, _labels(masks, crowd, kinds, size), masks, crowd, boxes, boxes[~crowd])
+
+
+def _check_size(entry: Mapping[str, Any], size: tuple[int, int]) -> None:
+    """Refuse an image of another size than the file says, in whose pixels it gives the masks."""
+    stated = tuple(entry.get(key, side) for key, side in zip(("height", "width"), size))
+    if stated != size:
+        sides = " x ".join(map(shown_value, stated))
+        raise ValueError(f"height x width is {sides}, but the image file has {size[0]} x {size[1]} pixels")
+
+
+def _box(entry: Mapping[str, Any]) -> list[float]:
+    """`[x, y, width, height]` in pixels."""
+    box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(one, (int, float)) for one in box):
+        raise ValueError(f"bbox={shown_value(box)}: must be x, y, width and height")
+    if not np.isfinite(box).all():
+        raise ValueError(f"bbox={shown_value(box)}: must be finite")
+    return box
 
 
 def _mask(segmentation: Any, size: tuple[int, int]) -> Array:

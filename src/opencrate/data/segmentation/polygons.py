@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._values import shown_value
+
 
 def fill_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> NDArray[Any]:
     """What lies in any of some polygons: bool `(height, width)`.
@@ -30,7 +32,10 @@ def fill_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
 
 
 def _corners(polygon: Sequence[float]) -> NDArray[Any]:
-    corners = np.asarray(polygon, dtype=np.float64)
+    try:
+        corners = np.asarray(polygon, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"segmentation: a polygon {shown_value(polygon)}; need numbers") from error
     if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
         raise ValueError(
             f"segmentation: a polygon of {corners.size} numbers; need x and y of three corners or more, all finite"
