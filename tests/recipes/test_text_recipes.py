@@ -47,6 +47,7 @@ def test_recipe_builds_with_the_stated_parameters(name):
     [
         ("shakespeare", "shakespeare-alpha"),
         ("shakespeare", "shakespeare-gpt2"),
+        ("shakespeare-alpha", "shakespeare-gpt"),
         ("text-demo", "text-demo-gpt2"),
         ("wikitext2", "wikitext2-gpt2"),
         ("wikitext2-bert", "wikitext2-bert-baseline"),
@@ -59,7 +60,7 @@ def test_baseline_is_matched(name, baseline):
     assert abs(built_parameters(other) / built_parameters(one) - 1) < 0.02
     equal_time = dataclasses.replace(other.training, max_steps=one.training.max_steps)
     assert one.text == other.text and one.training == equal_time
-    assert abs(other.training.max_steps / one.training.max_steps - 1) < 0.2
+    assert 0.6 < other.training.max_steps / one.training.max_steps < 1.7  # equal time: steps take unequal time
 
 
 def test_published_batches():
