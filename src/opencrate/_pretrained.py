@@ -27,6 +27,7 @@ from ._files import (
     HUB_PREFIX,
     LOCAL,
     check_size,
+    folder_of,
     locate,
     os_reason,
     path_problem,
@@ -71,7 +72,7 @@ def read_config_fields(source: str | os.PathLike) -> dict[str, Any]:
         ValueError: no folder, a damaged file, a model type that is unknown or missing, or a setting that would fetch
             code from the Hub.
     """
-    fields, path = read_config_file(source), Path(source).expanduser() / CONFIG
+    fields, path = read_config_file(source), folder_of(source) / CONFIG
     _check_type(fields, path)
     for key, value in _nested(fields):
         if key in _RUNS_KERNELS and "/" in str(value):
@@ -168,8 +169,10 @@ def _generation(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_generation(source: str | os.PathLike) -> None:
     """Refuse, with a `ValueError`, a damaged generation_config.json: for those who generate."""
-    path = Path(str(source)).expanduser() / GENERATION
-    if not str(source).startswith(HUB_PREFIX) and path.exists():
+    if str(source).startswith(HUB_PREFIX):
+        return
+    path = folder_of(source) / GENERATION
+    if path.exists():
         fields = read_json(path, advice="replace it, or remove it")
         try:
             GenerationConfig.from_dict(fields)
@@ -210,15 +213,18 @@ def read_tokenizer(cls: Any, source: str | os.PathLike, **options: Any) -> Any:
     text = str(source)
     if text.startswith(HUB_PREFIX):
         return _open(cls, source, "a tokenizer", text.removeprefix(HUB_PREFIX), **options)
+    folder = folder_of(source)
     for name in (*_TOKENIZER_FILES, CONFIG):
-        if (Path(source) / name).exists():
-            fields = read_json(Path(source) / name)
+        if (folder / name).exists():
+            fields = read_json(folder / name)
             if name == CONFIG and "model_type" in fields:
-                _check_type(fields, Path(source) / name)
-    return _open(cls, source, "a tokenizer", text, **LOCAL, **options)
+                _check_type(fields, folder / name)
+    return _open(cls, source, "a tokenizer", str(folder), **LOCAL, **options)
 
 
 def _open(cls: Any, source: Any, what: str, where: str, **options: Any) -> Any:
+    if "local_files_only" not in options:
+        options.setdefault("revision", "main")  # the Hub's, also where an installed model has that name
     try:
         return cls.from_pretrained(where, trust_remote_code=False, **options)
     except MemoryError:

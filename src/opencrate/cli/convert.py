@@ -25,6 +25,7 @@ from typing import Annotated, Any
 from .._files import path_problem, shown
 from .._outputs import check_output
 from .._values import Pixels, Within
+from .._weights import is_packaged_name
 from .common import Parser, number_of, prepare_libraries, say
 
 HELP = "convert a published checkpoint, or back"
@@ -59,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert in the asked direction."""
     if not arguments.to_official and arguments.family is None:
         raise ValueError(f"--family is missing: which published family is the checkpoint? {FAMILIES}")
-    if not arguments.source.startswith("hf://") and (problem := path_problem(arguments.source)):
+    named = arguments.source.startswith("hf://") or is_packaged_name(arguments.source)
+    if not named and (problem := path_problem(arguments.source)):
         raise ValueError(f"{shown(arguments.source)}: {problem}")
     prepare_libraries(arguments.debug)
     if arguments.to_official and arguments.overrides:

@@ -26,7 +26,7 @@ HELP = "what single features of a language model respond to"
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate features`."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    add("model", metavar="MODEL", help="run directory, saved folder, opencrate/name or hf://owner/name")
     parser.add_text()
     add("--compare", metavar="MODEL", nargs="+", default=[], help="models of the same tokenizer")
     add("--layers", type=layer_numbers, metavar="L,L,...", help="layers, from 1 (default: all)")

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from .._files import HUB_PREFIX
+from .._weights import is_packaged_name
 from ..data.text.options import TRAINED
 from .schema import READ_BY, Recipe, recipe_value
 
@@ -18,6 +19,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "glue.tokenizer": TRAINED,
 }
 """Keys that name a file or a folder, and the words that are none."""
+_MODELS = ("model.init_from", "text.tokenizer", "glue.tokenizer")
+"""Those that may name an installed model instead, as `opencrate/digits`."""
 
 
 def located(recipe: Recipe) -> Recipe:
@@ -33,8 +36,9 @@ def located(recipe: Recipe) -> Recipe:
 
 
 def absolute(key: str, place: str) -> str:
-    """An absolute path of a place that a key names; words and Hub names stay as they are."""
-    if place in _PLACES[key] or place.startswith(HUB_PREFIX):
+    """An absolute path of a place that a key names; words, and names of models and of the Hub, stay as they are."""
+    named = key in _MODELS and is_packaged_name(place)
+    if named or place in _PLACES[key] or place.startswith(HUB_PREFIX):
         return place
     return str(Path(place).expanduser().absolute())
 

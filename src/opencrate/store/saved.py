@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .._files import HUB_PREFIX, shown
+from .._files import HUB_PREFIX, folder_of, shown
 from .._pretrained import read_config, read_image_processor, read_model
 from ..data.images.tensors import ImageTransform, in_batches, to_tensors
 from ..data.text.tokenizers import check_objective, check_vocabulary, load_tokenizer
@@ -44,7 +44,7 @@ class SavedModel:
     missing or damaged can be used where it does not matter.
 
     Attributes:
-        source: its folder as it was given, or `hf://owner/name`.
+        source: its folder or name as it was given, or `hf://owner/name`.
         kind: what it is for, by its class.
         tokenizer_from: the tokenizer, or where it is read from; `None` is beside the model.
         path: its folder, absolute: what is read later may be read from another working directory.
@@ -57,7 +57,8 @@ class SavedModel:
     path: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.source).expanduser().absolute())
+        path = Path(self.source) if self.source.startswith(HUB_PREFIX) else folder_of(self.source)
+        object.__setattr__(self, "path", path.absolute())
 
     @property
     def _where(self) -> str:
@@ -183,7 +184,8 @@ def open_saved(
     """Read a saved transformers model, with the head that it was saved with.
 
     Args:
-        source: a run directory, another folder with a `config.json`, or `hf://owner/name`, which is downloaded.
+        source: a run directory, another folder with a `config.json`, `opencrate/name` of an installed model, or
+            `hf://owner/name`, which is downloaded.
         kinds: what it may be for; `None` takes any model. Of a language model the tokenizer is then read at once.
         tokenizer: another folder or Hub name to take the tokenizer from.
         finite: refuse weights that are NaN or infinite.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
-from ..._files import HUB_PREFIX, parse_json, read_bytes, shown
+from ..._files import HUB_PREFIX, folder_of, parse_json, read_bytes, shown
 from ..._values import shown_value
 from ...configuration_crate import pair
 from ...data.images.masks import MaskedImages
@@ -88,7 +88,7 @@ def open_case(given: Given) -> Case:
         else:
             case = _images(saved, given, labelled=kind == "classifier")
     if local:
-        _add_log(Path(given.source).expanduser(), case)
+        _add_log(folder_of(given.source), case)
     return case
 
 
@@ -181,7 +181,7 @@ def _add_stored(case: Case, metrics: dict[str, Any] | None) -> None:
 def _language(given: Given) -> Case:
     """A language model on a text, or on what its run held out."""
     _refuse(given, "text")
-    is_run = (Path(given.source).expanduser() / runs.RECIPE).is_file()
+    is_run = (folder_of(given.source) / runs.RECIPE).is_file()
     if given.text is None and not is_run:
         return _no_inputs(Case(open_saved(given.source, finite=False).model), _NO_TEXT, given)
     opened = open_saved(given.source, LANGUAGE, tokenizer=given.tokenizer, finite=False)
