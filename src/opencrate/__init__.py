@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # what the package offers; see _exports
     from .registry import Operator as Operator, register_operator as register_operator
     from .sizes import list_sizes as list_sizes
     from .store.kinds import kind_of as kind_of
+    from .store.publish import push_run as push_run
     from .store.saved import SavedModel as SavedModel, open_saved as open_saved
     from .training.train import train as train
 

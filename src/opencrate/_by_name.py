@@ -33,15 +33,15 @@ _READERS = (
 )
 """Where transformers takes a name. Other classes inherit from these, or call them."""
 _OF_THE_HUB = ("revision", "subfolder", "force_download")
-_DONE = "_knows_packaged_names"
+_READ, _DONE = "from_pretrained", "_knows_packaged_names"
 
 
 def register_names() -> None:
     """Make transformers find installed models by name; safe to call again."""
     for cls in _READERS:
-        method = cls.__dict__.get("from_pretrained")
+        method = cls.__dict__.get(_READ)
         if method is not None and not hasattr(method.__func__, _DONE):
-            cls.from_pretrained = classmethod(_of_folder(method.__func__))  # pyright: ignore[reportAttributeAccessIssue]
+            setattr(cls, _READ, classmethod(_of_folder(method.__func__)))
     if not hasattr(pipelines.get_task, _DONE):
         pipelines.get_task = _task_of(pipelines.get_task)
 

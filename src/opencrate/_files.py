@@ -227,11 +227,16 @@ def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
 def read_config_file(source: str | os.PathLike) -> dict[str, Any]:
     """What a folder's config.json holds, its `architectures` a list of names.
 
+    timm's, which names an `architecture` of its own, gets the class that it is read as, and no classes if it has none.
+
     Raises:
         ValueError: no folder, or a damaged file.
     """
     where, _ = locate(source)
     fields = read_json(Path(where) / CONFIG, advice="give a folder written by save_pretrained")
+    if "pretrained_cfg" in fields and "model_type" not in fields:
+        without = {"id2label": {}} if fields.get("num_classes") == 0 else {}
+        fields = {"architectures": ["ViTForImageClassification"], **without, **fields}
     named = fields.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ValueError(

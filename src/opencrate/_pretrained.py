@@ -60,6 +60,8 @@ _PROCESSOR_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"), bool),
 }
 """What the numbers of an image processor may be; transformers takes any, and fails at the first image."""
+_TIMM = (None, "timm_wrapper")
+"""The `model_type` of timm's config.json, as it is and as transformers completes it."""
 _INCOMPLETE = "a file of it is missing or damaged; give a complete folder"
 _INNER_WORDS = re.compile(r"\w+Error\b|<class |NoneType|invalid literal")
 """Python's own, in the messages of libraries."""
@@ -114,6 +116,19 @@ def read_config(source: str | os.PathLike) -> PreTrainedConfig:
     if options:
         read_config_fields(source)
     return _open(AutoConfig, source, "a configuration", where, **options)
+
+
+def timm_fields(source: str | os.PathLike) -> dict[str, Any] | None:
+    """The config.json of timm's form in a folder or at `hf://owner/name`; `None` where there is none of that form.
+
+    It states an `architecture` and a `pretrained_cfg`, and no `model_type`. What cannot be read is for `read_config`.
+    """
+    where, local = locate(source)
+    try:
+        fields = read_config_file(source) if local else PreTrainedConfig.get_config_dict(where, revision="main")[0]
+    except Exception:
+        return None
+    return fields if isinstance(fields.get("pretrained_cfg"), dict) and fields.get("model_type") in _TIMM else None
 
 
 def read_model(

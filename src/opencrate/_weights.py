@@ -9,6 +9,7 @@ import importlib
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ._suggest import suggest
 
@@ -51,6 +52,21 @@ def weights_package() -> ModuleType | None:
         if error.name != _PACKAGE:
             raise
         return None
+
+
+def installed_models() -> list[dict[str, Any]]:
+    """What is installed: for each model its `name`, what the manifest says of it, its `bytes`, and `damage` in words.
+
+    Raises:
+        ValueError: the manifest is missing or damaged.
+    """
+    package = weights_package()
+    found = []
+    for name, entry in ({} if package is None else package.manifest()).items():
+        stated = {key: value for key, value in entry.items() if key != "files"}
+        size = sum(file["bytes"] for file in entry["files"].values())
+        found.append({"name": OWNER + name, **stated, "bytes": size, "damage": package.damage(name)})
+    return found
 
 
 def not_packaged(source: str | os.PathLike) -> ValueError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from .._files import HUB_PREFIX, read_json, shown
 from .._outputs import write_text
 from .._pretrained import read_config
 from ..recipe.load import load_recipe, shipped_recipes
+from ..recipe.locations import missing_places
 from ..recipe.schema import READ_BY, Recipe, recipe_value
 from . import runs
 
@@ -54,6 +57,7 @@ _SCORES: dict[str, tuple[tuple[str, str, str, int], ...]] = {
     ),
 }
 """Task -> key in the metrics, the Hub's name of the metric, ours, and 100 for what is shown in per cent."""
+_MOST_CHANGES = 20
 _GLUE = ("accuracy", "f1", "matthews", "pearson", "spearman")
 
 
@@ -120,6 +124,7 @@ class Facts:
         use: lines of Python that load the model.
         others: runs of the same recipe with other seeds, for the spread.
         notes: further sentences on its limits.
+        recipe_file: where the whole recipe lies beside the card.
     """
 
     title: str | None = None
@@ -129,7 +134,7 @@ class Facts:
     use: str | None = None
     others: Sequence[str | Path] = ()
     notes: str = ""
-    extra_tags: Sequence[str] = field(default=())
+    recipe_file: str = runs.RECIPE
 
 
 def write_card(run: str | Path, facts: Facts | None = None, folder: str | Path | None = None) -> Path:
@@ -158,9 +163,10 @@ def model_card(run: str | Path, facts: Facts | None = None) -> ModelCard:
         "about_spread": _about_spread(scores),
         "white_box": white_box_words(metrics.get("white_box")),
         "limits": " ".join(filter(None, (_limits(recipe, data), facts.notes))),
-        "use": facts.use or _use(recipe, config),
-        "command": _command(recipe),
+        "use": facts.use or use_of(recipe, "FOLDER"),
+        "command": _command(recipe, facts.recipe_file),
         "made_with": _made_with(metrics, read_json(Path(run) / runs.ENVIRONMENT)),
+        "recipe_file": facts.recipe_file,
     }
     part = str(metrics.get("part", "validation" if recipe.task == "sentence-classification" else "test"))
     front = _front(title, recipe.task, config, (data, part), scores, facts)
@@ -239,7 +245,7 @@ def _front(
         model_name=title,
         license=facts.license,
         library_name="transformers",
-        tags=[*(("crate", "white-box", "custom_code") if crate else ()), "opencrate", *facts.extra_tags],
+        tags=[*(("crate", "white-box", "custom_code") if crate else ()), "opencrate"],
         datasets=[results[0].dataset_type] if results else None,
         metrics=sorted({score.metric for score in scores}) or None,
         pipeline_tag=PIPELINES[task],
@@ -286,22 +292,30 @@ def _limits(recipe: Recipe, data: str) -> str:
     )
 
 
-def _use(recipe: Recipe, config: PreTrainedConfig) -> str:
-    lines = ["import opencrate"] if config.model_type.startswith("crate") else []
-    task = PIPELINES[recipe.task]
-    return "\n".join([*lines, "from transformers import pipeline", "", f'model = pipeline("{task}", model="FOLDER")'])
+def use_of(recipe: Recipe, model: str) -> str:
+    """Lines of Python that open the model, given its name or folder, for the card."""
+    first = "import opencrate\n" if recipe.model.type.startswith("crate") else ""
+    return f'{first}from transformers import pipeline\n\nmodel = pipeline("{PIPELINES[recipe.task]}", model="{model}")'
 
 
-def _command(recipe: Recipe) -> str:
-    """The shipped recipe by its name, where the run is of that, else the run's own."""
-    for name in shipped_recipes():
-        if Path(name).name == recipe.name:
-            changed = set(runs.changed_keys(load_recipe(name), recipe))
-            places = {f"{section}.path" for section in READ_BY[recipe.task]}
-            if changed <= {"training.seed", *places}:
-                path = f" {READ_BY[recipe.task][0]}.path=DATA" if changed & places else ""
-                return f"opencrate train {name}{path} training.seed={recipe.training.seed}"
-    return f"opencrate train {runs.RECIPE}"
+def _command(recipe: Recipe, file: str) -> str:
+    """The command that trains the run again: a shipped recipe with what differs, else the file beside the card.
+
+    Places of this machine become words in capitals.
+    """
+    name = next((name for name in shipped_recipes() if Path(name).name == recipe.name), None)
+    places = missing_places(recipe)
+    changed = runs.changed_keys(load_recipe(name), recipe) if name else {}
+    after = {key: now for key, (before, now) in changed.items() if (before, now) != ({}, None)}
+    removed = any(key.startswith("model.config.") and value is None for key, value in after.items())
+    if name is None or removed or len(after) > _MOST_CHANGES:
+        name, after = file, dict.fromkeys(places)
+    words = (shlex.quote(f"{key}={places.get(key) or _value(value)}") for key, value in after.items())
+    return " ".join(["opencrate train", name, *words])
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _made_with(metrics: Mapping[str, Any], made: Mapping[str, Any]) -> str:
@@ -311,7 +325,7 @@ def _made_with(metrics: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     hours = metrics["seconds"] / 3600
     time = f"{metrics['seconds']:.0f} s" if hours < 1 else f"{hours:.1f} h"
     steps = f"{metrics['steps']:,} steps in {time} on {machine}"
-    return f"{steps}; {versions}{commit}. `{runs.RECIPE}` of the run states every setting."
+    return f"{steps}; {versions}{commit}."
 
 
 def _number(metrics: Mapping[str, Any], key: str) -> float | None:

@@ -106,7 +106,7 @@ def _images(saved: SavedModel, given: Given, labelled: bool) -> Case:
     case = Case(saved.model)
     if not labelled:
         return _add_images(case, saved, given)
-    if not (saved.path / "preprocessor_config.json").is_file():
+    if saved.processor_from is None and not (saved.path / "preprocessor_config.json").is_file():
         return _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", given)
     _ = saved.transform  # an image processor that is there and damaged is an error
     held_out = bool(saved.recipe and saved.recipe.data.validation_fraction)
