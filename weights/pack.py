@@ -87,7 +87,7 @@ def pack(
     overwrite: bool = False,
     **facts: Any,
 ) -> str:
-    """Pack the first run as `name`; what was done, in a line. `facts` are fields of `card.Facts`.
+    """Pack the first run as `name`; what was done, in a line. `facts` are fields of `card.CardFacts`.
 
     Raises:
         ValueError: no complete run, a name that is taken or no plain name, outputs that change too much, or too many
@@ -182,7 +182,7 @@ def _write_card(run: Path, made: Path, change: float, others: list[Path], facts:
     recipe = runs.read_recipe(run)
     write_text(made / PORTABLE_RECIPE, recipe_yaml(portable(recipe)))
     given = {**facts, "title": title, "use": card.use_of(recipe, title), "others": others, "notes": notes}
-    card.write_card(run, card.Facts(**given, recipe_file=PORTABLE_RECIPE), made)
+    card.write_card(run, card.CardFacts(**given, recipe_file=PORTABLE_RECIPE), made)
 
 
 def _entry(run: Path, made: Path, scores: list[card.Score], change: float, facts: dict[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ if not TYPE_CHECKING:  # a type checker would take every misspelt name for one o
 
 
 def register_auto_classes() -> None:
-    """Make the CRATE models known to AutoConfig, AutoModel*, AutoBackbone and AutoImageProcessor (idempotent)."""
+    """Make the CRATE models, and names of installed ones, known to transformers' Auto classes (idempotent)."""
     importlib.import_module("._auto", __name__).register()
 
 

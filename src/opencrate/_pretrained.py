@@ -90,6 +90,8 @@ def _check_type(fields: Mapping[str, Any], path: Path) -> None:
     kind = fields.get("model_type")
     if isinstance(kind, str) and kind in known:
         return
+    if kind is None and "pretrained_cfg" in fields:
+        raise ValueError(f"{shown(path)}: is of timm's form; make a folder of transformers' of it (family 'timm_vit')")
     code = "; the folder brings code for it, which is never run" if "auto_map" in fields else ""
     if kind is None:
         raise ValueError(f"{shown(path)}: names no model_type{code}; give a folder written by save_pretrained")

@@ -61,8 +61,10 @@ def installed_models() -> list[dict[str, Any]]:
         ValueError: the manifest is missing or damaged.
     """
     package = weights_package()
+    if package is None:
+        return []
     found = []
-    for name, entry in ({} if package is None else package.manifest()).items():
+    for name, entry in package.manifest().items():
         stated = {key: value for key, value in entry.items() if key != "files"}
         size = sum(file["bytes"] for file in entry["files"].values())
         found.append({"name": OWNER + name, **stated, "bytes": size, "damage": package.damage(name)})

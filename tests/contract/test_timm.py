@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
-from transformers import ViTForImageClassification
+from transformers import PreTrainedConfig, ViTForImageClassification
 
 from opencrate import analyze, load_official, open_saved
 from opencrate.cli.main import main
@@ -140,7 +140,7 @@ def test_the_commands_read_a_folder(folder, tmp_path, capsys):
 
     images = tmp_path / "images"
     images.mkdir()
-    for number in range(4):
+    for number in range(8):
         Image.effect_noise((24, 24), 60).convert("RGB").save(images / f"{number}.png")
     assert main(["predict", str(folder), str(images / "0.png"), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["predictions"][0]["label"] in "abcde"
@@ -149,6 +149,21 @@ def test_the_commands_read_a_folder(folder, tmp_path, capsys):
     again, first = open_saved(tmp_path / "made", ("classifier",)), open_saved(folder)
     assert again.processor.crop_size == first.processor.crop_size and again.label_names == first.label_names
     assert all(torch.equal(value, first.model.state_dict()[name]) for name, value in again.model.state_dict().items())
+
+
+def test_a_name_of_the_hub_opens_too(folder, monkeypatch):
+    """By two files of the repository; nothing is downloaded here."""
+    config = json.loads((folder / "config.json").read_text())
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", classmethod(lambda cls, name, **_: (config, {})))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file: str(folder / file))
+    saved = open_saved("hf://timm/test_vit.r160_in1k", ("classifier",))
+    assert saved.label_names == list("abcde") and saved.processor.crop_size["height"] == SIZE
+    assert torch.equal(saved.model.classifier.weight.cpu(), tensors_of()["head.weight"])
+
+
+def test_fine_tuning_says_to_convert_it_first(folder, capsys):
+    assert main(["finetune", str(folder), "digits", "--output", str(folder.parent / "out")]) == 2
+    assert "family 'timm_vit'" in capsys.readouterr().err
 
 
 def test_an_architecture_that_cannot_be_read_is_refused_in_a_line(folder, capsys):

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from opencrate import load_recipe, train
-from opencrate.store.card import Facts, model_card, scores_of, white_box_words, write_card
+from opencrate.store.card import CardFacts, model_card, scores_of, white_box_words, write_card
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_seeds_give_the_spread(digits_runs):
     assert score.mean == pytest.approx((one + other) / 2)
     assert score.deviation == pytest.approx(abs(one - other) / 2**0.5)
     assert f"{score.spread} | seed 0; spread over seeds 0, 1" in str(
-        model_card(digits_runs[0], Facts(others=[digits_runs[1]]))
+        model_card(digits_runs[0], CardFacts(others=[digits_runs[1]]))
     )
 
 
@@ -90,6 +90,6 @@ def test_names_cannot_break_the_card(digits_runs, tmp_path):
     """What a file states is text in it, never a template or a second front matter."""
     run = tmp_path / "run"
     shutil.copytree(digits_runs[0], run)
-    write_card(run, Facts(title="a\n---\nlicense: mit", data_license="{{ 7 * 7 }}", notes="x\x1b[31m"))
+    write_card(run, CardFacts(title="a\n---\nlicense: mit", data_license="{{ 7 * 7 }}", notes="x\x1b[31m"))
     card = ModelCard.load(run / "README.md")
     assert card.data.license == "unknown" and "{{ 7 * 7 }}" in card.content and "\x1b" not in card.content

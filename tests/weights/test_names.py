@@ -76,7 +76,7 @@ COMMANDS = {
     "audit": ("audit", "opencrate/digits", "--data", "digits", "--num-images", "100", "--output", "out"),
     "doctor": ("doctor", "opencrate/digits", "--data", "digits"),
     "generate": ("generate", "opencrate/letters", "to be", "--max-new-tokens", "2"),
-    "to official": ("convert", "opencrate/digits", "out.safetensors", "--to-official"),
+    "probe": ("probe", "opencrate/digits", "--data", "digits"),
 }
 
 

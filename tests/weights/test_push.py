@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 
 from opencrate import CrateForImageClassification, CrateImageProcessor, push_run
-from opencrate.store.card import Facts
+from opencrate.store.card import CardFacts
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def hub(monkeypatch):
 def test_a_run_goes_with_its_card_and_without_its_states(hub, digits_runs, tmp_path):
     run = tmp_path / "run"
     run.symlink_to(digits_runs[0])
-    address = push_run(run, "someone/digits", Facts(license="mit", data_license="CC BY 4.0"), private=True)
+    address = push_run(run, "someone/digits", CardFacts(license="mit", data_license="CC BY 4.0"), private=True)
     assert address == "https://hub/someone/digits/commit/1" and hub["repositories"] == [("someone/digits", True)]
     names = set(hub["files"])
     settings = {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "training.yaml"}

@@ -6,7 +6,7 @@ returns a model; ``to_official`` is its inverse, key for key and bit for bit.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -58,6 +58,20 @@ _REFERENCES: dict[str, CrateBlockConfig] = {
 
 Model = CrateForImageClassification | CrateMAEForPreTraining | CrateForCausalLM
 """What has a published form of its own."""
+
+
+@overload
+def load_official(
+    source: str | Path | Mapping[str, Any], family: Literal["timm_vit"], **options: Any
+) -> ViTForImageClassification: ...
+
+
+@overload
+def load_official(
+    source: str | Path | Mapping[str, Any],
+    family: Literal["crate", "crate_alpha", "crate_mae", "crate_lm", "crate_lm_overcomplete"],
+    **options: Any,
+) -> Model: ...
 
 
 def load_official(

@@ -64,7 +64,7 @@ def load_timm(
     config = _config(tensors, heads or _heads(fields), image_size, fields)
     require_memory(config, ViTForImageClassification, "the model")
     dtype = next(iter(tensors.values())).dtype
-    model, info = ViTForImageClassification.from_pretrained(
+    loaded: Any = ViTForImageClassification.from_pretrained(
         None,
         config=config,
         state_dict=dict(tensors),
@@ -73,6 +73,7 @@ def load_timm(
         ignore_mismatched_sizes=True,
         trust_remote_code=False,
     )
+    model, info = loaded
     if wrong := [f"{kind[:-5]} {shorten(map(str, info[kind]))}" for kind in _PROBLEMS if info[kind]]:
         raise ValueError(f"checkpoint does not fit family {FAMILY!r}: {'; '.join(wrong)}")
     return model.eval()
@@ -157,7 +158,9 @@ def _config(tensors: Mapping[str, Tensor], heads: int | None, image_size: Any, f
     classifier = tensors.get("classifier.weight")
     names = fields.get("label_names") if classifier is not None else None
     count = 0 if classifier is None else len(classifier)
-    labels = {"num_labels": count} if not names or len(names) != count else {"id2label": dict(enumerate(names))}
+    labels: dict[str, Any] = (
+        {"num_labels": count} if not names or len(names) != count else {"id2label": dict(enumerate(names))}
+    )
     return ViTConfig(
         hidden_size=width,
         num_hidden_layers=len(layers),

@@ -113,7 +113,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """What a card says that no run wrote down; `None` is what the run suggests.
 
     Attributes:
@@ -137,7 +137,7 @@ class Facts:
     recipe_file: str = runs.RECIPE
 
 
-def write_card(run: str | Path, facts: Facts | None = None, folder: str | Path | None = None) -> Path:
+def write_card(run: str | Path, facts: CardFacts | None = None, folder: str | Path | None = None) -> Path:
     """Write the card of a run into its folder, or into another; its path.
 
     Raises:
@@ -148,9 +148,9 @@ def write_card(run: str | Path, facts: Facts | None = None, folder: str | Path |
     return path
 
 
-def model_card(run: str | Path, facts: Facts | None = None) -> ModelCard:
+def model_card(run: str | Path, facts: CardFacts | None = None) -> ModelCard:
     """The card of a run, from its recipe, metrics, configuration and environment; as `write_card`."""
-    facts = facts or Facts()
+    facts = facts or CardFacts()
     recipe, metrics, config = runs.read_recipe(run), runs.read_metrics(run), read_config(run)
     title = facts.title or recipe.name
     data, scores = facts.dataset or dataset_name(recipe), scores_of(run, facts.others)
@@ -224,7 +224,12 @@ def dataset_name(recipe: Recipe) -> str:
 
 
 def _front(
-    title: str, task: str, config: PreTrainedConfig, held_out: tuple[str, str], scores: Sequence[Score], facts: Facts
+    title: str,
+    task: str,
+    config: PreTrainedConfig,
+    held_out: tuple[str, str],
+    scores: Sequence[Score],
+    facts: CardFacts,
 ) -> ModelCardData:
     """The machine-readable part; `held_out` are the data's name and the part that the scores are of."""
     data, part = held_out

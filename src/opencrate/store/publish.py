@@ -27,7 +27,7 @@ SETTINGS = (
 def push_run(
     run: str | Path,
     repo_id: str,
-    facts: card.Facts | None = None,
+    facts: card.CardFacts | None = None,
     private: bool | None = None,
     token: str | None = None,
 ) -> str:
@@ -55,7 +55,7 @@ def push_run(
         )
 
 
-def stage(run: str | Path, folder: Path, repo_id: str, facts: card.Facts | None = None) -> None:
+def stage(run: str | Path, folder: Path, repo_id: str, facts: card.CardFacts | None = None) -> None:
     """Copy what of a run is for others into an empty folder, with the card and the recipe."""
     run = Path(run).expanduser()
     recipe = runs.read_recipe(run)
@@ -63,6 +63,6 @@ def stage(run: str | Path, folder: Path, repo_id: str, facts: card.Facts | None 
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
     write_text(folder / PORTABLE_RECIPE, recipe_yaml(portable(recipe)))
-    facts = replace(facts or card.Facts(), recipe_file=PORTABLE_RECIPE)
+    facts = replace(facts or card.CardFacts(), recipe_file=PORTABLE_RECIPE)
     named = replace(facts, title=facts.title or repo_id, use=facts.use or card.use_of(recipe, repo_id))
     card.write_card(run, named, folder)
