@@ -43,8 +43,8 @@ demo: $(STAMP)
 	$(BIN)/opencrate demo
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks examples docs
-	$(BIN)/ruff format --check src tests benchmarks examples docs
+	$(BIN)/ruff check src tests benchmarks examples docs weights
+	$(BIN)/ruff format --check src tests benchmarks examples docs weights
 	$(BIN)/basedpyright --level error
 
 docs: $(STAMP)

@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # what the package offers; see _exports
     from .registry import Operator as Operator, register_operator as register_operator
     from .sizes import list_sizes as list_sizes
     from .store.kinds import kind_of as kind_of
+    from .store.publish import push_run as push_run
     from .store.saved import SavedModel as SavedModel, open_saved as open_saved
     from .training.train import train as train
 
@@ -78,7 +79,7 @@ if not TYPE_CHECKING:  # a type checker would take every misspelt name for one o
 
 
 def register_auto_classes() -> None:
-    """Make the CRATE models known to AutoConfig, AutoModel*, AutoBackbone and AutoImageProcessor (idempotent)."""
+    """Make the CRATE models, and names of installed ones, known to transformers' Auto classes (idempotent)."""
     importlib.import_module("._auto", __name__).register()
 
 

@@ -7,6 +7,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # the public name needs torchvision
 
 from . import modeling_crate_text_heads as heads
+from ._by_name import register_names
 from ._pipelines import register_pipelines
 from .configuration_crate import CrateConfig
 from .configuration_crate_mae import CrateMAEConfig
@@ -61,7 +62,8 @@ class CrateVideoProcessor:
 
 
 def register() -> None:
-    """Register configurations, models, processors and pipelines; safe to call again."""
+    """Register configurations, models, processors, pipelines and names of models; safe to call again."""
+    register_names()
     register_pipelines()
     AutoVideoProcessor.register(
         CrateConfig, video_processor_classes={"torchvision": CrateVideoProcessor}, exist_ok=True

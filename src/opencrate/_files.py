@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from ._weights import is_packaged_name, not_packaged, packaged_folder
+
 HUB_PREFIX = "hf://"
 """Before the name of a model or data set of the Hugging Face Hub."""
 CONFIG = "config.json"
@@ -186,16 +188,30 @@ def read_json(path: str | Path, kind: type[Kind] = dict, advice: str = "replace 
     return parse_json(read_bytes(path, "a JSON file", JSON_LIMIT), shown(path), kind, advice)
 
 
+def folder_of(source: str | os.PathLike) -> Path:
+    """The folder that a path names, or `opencrate/name` of a model in the package opencrate-weights.
+
+    Raises:
+        ValueError: a name that is not installed, or a damaged model of the package.
+    """
+    if not is_packaged_name(source):
+        return Path(str(source)).expanduser()
+    folder = packaged_folder(source)
+    if folder is None:
+        raise not_packaged(shown(source))
+    return folder
+
+
 def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is to be given: a Hub id, or a folder and the order not to use the network.
 
     Raises:
-        ValueError: no such folder, or one without a `config.json`.
+        ValueError: no such folder, or one without a `config.json`; or as `folder_of`.
     """
     text = str(source)
     if text.startswith(HUB_PREFIX):
         return text.removeprefix(HUB_PREFIX), {}
-    folder = Path(text).expanduser()
+    folder = folder_of(text)
     try:
         found = (folder / CONFIG).is_file()
         what = "holds no config.json" if folder.is_dir() else "is not a folder" if folder.exists() else "no such folder"
@@ -211,11 +227,16 @@ def locate(source: str | os.PathLike) -> tuple[str, dict[str, Any]]:
 def read_config_file(source: str | os.PathLike) -> dict[str, Any]:
     """What a folder's config.json holds, its `architectures` a list of names.
 
+    timm's, which names an `architecture` of its own, gets the class that it is read as, and no classes if it has none.
+
     Raises:
         ValueError: no folder, or a damaged file.
     """
     where, _ = locate(source)
     fields = read_json(Path(where) / CONFIG, advice="give a folder written by save_pretrained")
+    if "pretrained_cfg" in fields and "model_type" not in fields:
+        without = {"id2label": {}} if fields.get("num_classes") == 0 else {}
+        fields = {"architectures": ["ViTForImageClassification"], **without, **fields}
     named = fields.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ValueError(

@@ -27,6 +27,7 @@ from ._files import (
     HUB_PREFIX,
     LOCAL,
     check_size,
+    folder_of,
     locate,
     os_reason,
     path_problem,
@@ -59,6 +60,8 @@ _PROCESSOR_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"), bool),
 }
 """What the numbers of an image processor may be; transformers takes any, and fails at the first image."""
+_TIMM = (None, "timm_wrapper")
+"""The `model_type` of timm's config.json, as it is and as transformers completes it."""
 _INCOMPLETE = "a file of it is missing or damaged; give a complete folder"
 _INNER_WORDS = re.compile(r"\w+Error\b|<class |NoneType|invalid literal")
 """Python's own, in the messages of libraries."""
@@ -71,7 +74,7 @@ def read_config_fields(source: str | os.PathLike) -> dict[str, Any]:
         ValueError: no folder, a damaged file, a model type that is unknown or missing, or a setting that would fetch
             code from the Hub.
     """
-    fields, path = read_config_file(source), Path(source).expanduser() / CONFIG
+    fields, path = read_config_file(source), folder_of(source) / CONFIG
     _check_type(fields, path)
     for key, value in _nested(fields):
         if key in _RUNS_KERNELS and "/" in str(value):
@@ -87,6 +90,8 @@ def _check_type(fields: Mapping[str, Any], path: Path) -> None:
     kind = fields.get("model_type")
     if isinstance(kind, str) and kind in known:
         return
+    if kind is None and "pretrained_cfg" in fields:
+        raise ValueError(f"{shown(path)}: is of timm's form; make a folder of transformers' of it (family 'timm_vit')")
     code = "; the folder brings code for it, which is never run" if "auto_map" in fields else ""
     if kind is None:
         raise ValueError(f"{shown(path)}: names no model_type{code}; give a folder written by save_pretrained")
@@ -113,6 +118,19 @@ def read_config(source: str | os.PathLike) -> PreTrainedConfig:
     if options:
         read_config_fields(source)
     return _open(AutoConfig, source, "a configuration", where, **options)
+
+
+def timm_fields(source: str | os.PathLike) -> dict[str, Any] | None:
+    """The config.json of timm's form in a folder or at `hf://owner/name`; `None` where there is none of that form.
+
+    It states an `architecture` and a `pretrained_cfg`, and no `model_type`. What cannot be read is for `read_config`.
+    """
+    where, local = locate(source)
+    try:
+        fields = read_config_file(source) if local else PreTrainedConfig.get_config_dict(where, revision="main")[0]
+    except Exception:
+        return None
+    return fields if isinstance(fields.get("pretrained_cfg"), dict) and fields.get("model_type") in _TIMM else None
 
 
 def read_model(
@@ -168,8 +186,10 @@ def _generation(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_generation(source: str | os.PathLike) -> None:
     """Refuse, with a `ValueError`, a damaged generation_config.json: for those who generate."""
-    path = Path(str(source)).expanduser() / GENERATION
-    if not str(source).startswith(HUB_PREFIX) and path.exists():
+    if str(source).startswith(HUB_PREFIX):
+        return
+    path = folder_of(source) / GENERATION
+    if path.exists():
         fields = read_json(path, advice="replace it, or remove it")
         try:
             GenerationConfig.from_dict(fields)
@@ -210,15 +230,18 @@ def read_tokenizer(cls: Any, source: str | os.PathLike, **options: Any) -> Any:
     text = str(source)
     if text.startswith(HUB_PREFIX):
         return _open(cls, source, "a tokenizer", text.removeprefix(HUB_PREFIX), **options)
+    folder = folder_of(source)
     for name in (*_TOKENIZER_FILES, CONFIG):
-        if (Path(source) / name).exists():
-            fields = read_json(Path(source) / name)
+        if (folder / name).exists():
+            fields = read_json(folder / name)
             if name == CONFIG and "model_type" in fields:
-                _check_type(fields, Path(source) / name)
-    return _open(cls, source, "a tokenizer", text, **LOCAL, **options)
+                _check_type(fields, folder / name)
+    return _open(cls, source, "a tokenizer", str(folder), **LOCAL, **options)
 
 
 def _open(cls: Any, source: Any, what: str, where: str, **options: Any) -> Any:
+    if "local_files_only" not in options:
+        options.setdefault("revision", "main")  # the Hub's, also where an installed model has that name
     try:
         return cls.from_pretrained(where, trust_remote_code=False, **options)
     except MemoryError:

@@ -32,6 +32,8 @@ ORDER = (
 )
 CORE = {
     **dict.fromkeys(("_logdet", "_graph", "_exports", "_hf", "_suggest", "_values", "_memory", "_files"), 0),
+    "_weights": 0,
+    "_by_name": 1,
     **dict.fromkeys(("objective", "recording", "linear_maps", "norms", "cache", "_pretrained", "_outputs"), 1),
     **dict.fromkeys(("calibration", "positions"), 1),
     **dict.fromkeys(("products", "image_processing_crate"), 3),
@@ -50,6 +52,8 @@ CORE = {
 }
 NEIGHBOURS = {  # of one rank in the core, and the first may import the second
     ("_memory", "_files"),
+    ("_files", "_weights"),
+    ("_weights", "_suggest"),
     ("configuration_crate_mae", "configuration_crate"),
     ("modeling_crate_mae", "modeling_crate"),
     ("modeling_crate_text", "modeling_crate_text_model"),

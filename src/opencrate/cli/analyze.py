@@ -31,7 +31,7 @@ _SUBSPACES = ("values", "keys", "pca")
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate analyze`."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    add("model", metavar="MODEL", help="run directory, saved folder, opencrate/name or hf://owner/name")
     parser.add_inputs()
     add("--compare", metavar="MODEL", nargs="+", default=[], help="models to set beside it")
     add("--output", metavar="DIR", help="folder of the report (default: MODEL/analysis)")

@@ -28,7 +28,7 @@ HELP = "check the subspace assumptions on a model's tokens"
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate audit`."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    add("model", metavar="MODEL", help="run directory, saved folder, opencrate/name or hf://owner/name")
     parser.add_inputs()
     add("--compare", metavar="MODEL", nargs="+", default=[], help="further models, on the same inputs")
     add("--layers", metavar="L", nargs="+", type=positive_int, help="layers from 1 (default: all)")

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from .._files import locate, one_line, path_problem, printable, read_standard_input, shown
 from .._suggest import suggest
 from .._values import BatchSize, Count, Seed, allowed, fitted, number_in, shown_value
+from .._weights import is_packaged_name
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +54,7 @@ class Parser(argparse.ArgumentParser):
     def add_model_and_images(self) -> None:
         """RUN, --data and --skip-bad: what every command that reads labelled images takes."""
         add = self.add_argument
-        add("model", metavar="RUN", help="run directory, or any saved folder")
+        add("model", metavar="RUN", help="run directory, saved folder, or opencrate/name")
         add(
             "--data",
             metavar="IMAGES",
@@ -246,8 +247,9 @@ def output_folder(arguments: argparse.Namespace, name: str) -> Path:
     if arguments.output:
         return Path(arguments.output).expanduser()
     where, local = locate(arguments.model)
-    if not local:
-        raise ValueError("--output is missing: a model of the Hub has no folder to write the report to")
+    if not local or is_packaged_name(arguments.model):
+        whose = "an installed model" if local else "a model of the Hub"
+        raise ValueError(f"--output is missing: {whose} has no folder to write the report to")
     return Path(where) / name
 
 

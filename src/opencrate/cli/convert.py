@@ -3,6 +3,7 @@
   opencrate convert crate_base.pth crate-base --family crate --num-attention-heads 12
   opencrate convert crate-demo.pth crate-demo --family crate --num-attention-heads 6 position_interpolation=scale
   opencrate convert crate_tiny.pth crate-tiny --family crate --num-attention-heads 6 --class-names imagenet
+  opencrate convert vit-folder vit-tiny --family timm_vit
   opencrate convert ckpt.pt crate-lm --family crate_lm --tokenizer gpt2-folder
   opencrate convert crate-base crate_base.pth --to-official
 
@@ -25,11 +26,12 @@ from typing import Annotated, Any
 from .._files import path_problem, shown
 from .._outputs import check_output
 from .._values import Pixels, Within
+from .._weights import is_packaged_name
 from .common import Parser, number_of, prepare_libraries, say
 
 HELP = "convert a published checkpoint, or back"
 HEADS = Annotated[int, Within(1, 2**20)]
-FAMILIES = "crate, crate_alpha, crate_mae, crate_lm or crate_lm_overcomplete"
+FAMILIES = "crate, crate_alpha, crate_mae, timm_vit, crate_lm or crate_lm_overcomplete"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -59,7 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert in the asked direction."""
     if not arguments.to_official and arguments.family is None:
         raise ValueError(f"--family is missing: which published family is the checkpoint? {FAMILIES}")
-    if not arguments.source.startswith("hf://") and (problem := path_problem(arguments.source)):
+    named = arguments.source.startswith("hf://") or is_packaged_name(arguments.source)
+    if not named and (problem := path_problem(arguments.source)):
         raise ValueError(f"{shown(arguments.source)}: {problem}")
     prepare_libraries(arguments.debug)
     if arguments.to_official and arguments.overrides:
@@ -93,7 +96,7 @@ def _from_official(arguments: argparse.Namespace) -> None:
 def _name_classes(model: Any, source: str) -> None:
     from ..data.images.class_names import ORDER, name_classes, read_class_names
 
-    if model.config.model_type != "crate":
+    if model.config.model_type not in ("crate", "vit"):
         raise ValueError(f"--class-names {source}: a {model.config.model_type} model has no classes")
     if source == ORDER:
         raise ValueError("--class-names order: goes by the classes of images, so it is for `opencrate evaluate --data`")
@@ -101,11 +104,15 @@ def _name_classes(model: Any, source: str) -> None:
 
 
 def _image_processor(arguments: argparse.Namespace, model: Any) -> Any:
+    from .._pretrained import timm_fields
     from ..configuration_crate import pair
+    from ..conversion.timm import timm_processor
     from ..image_processing_crate import CrateImageProcessor
 
     if arguments.tokenizer is not None:
         raise ValueError(f"--tokenizer is for language models; family {arguments.family} reads images")
+    if (Path(arguments.source) / "config.json").is_file() and (fields := timm_fields(arguments.source)):
+        return timm_processor(fields)
     height, width = pair(model.config.image_size)
     return CrateImageProcessor(
         size={"shortest_edge": round(max(height, width) * 256 / 224)},  # the paper's: 256 for a crop of 224

@@ -26,7 +26,7 @@ HELP = "check a run for failure signatures"
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate doctor`."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    add("model", metavar="MODEL", help="run directory, saved folder, opencrate/name or hf://owner/name")
     add(
         "--data",
         metavar="IMAGES",

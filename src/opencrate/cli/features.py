@@ -31,7 +31,7 @@ _VISION = ("classifier", "features", "autoencoder", "other")
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate features`."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    add("model", metavar="MODEL", help="run directory, saved folder, opencrate/name or hf://owner/name")
     parser.add_text()
     add("--data", metavar="IMAGES", help="for a vision model: images, as a recipe's data.path (default: the run's own)")
     parser.add_split()

@@ -35,7 +35,7 @@ _IMAGES = {
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate finetune`."""
     parser.usage = "opencrate finetune MODEL RECIPE [key=value ...] [options]"
-    parser.add_argument("model", metavar="MODEL", help="run directory, or any saved folder")
+    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or opencrate/name")
     parser.add_argument("recipe", metavar="RECIPE", help="shipped recipe, YAML file or run directory")
     add_run_arguments(parser)
 

@@ -22,7 +22,7 @@ HELP = "continue a text"
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate generate`."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    add("model", metavar="MODEL", help="run directory, saved folder, opencrate/name or hf://owner/name")
     add("prompt", metavar="PROMPT", help="the beginning; - reads standard input")
     add("--max-new-tokens", type=number_of(NewTokens), default=100, metavar="N", help="at most (default: 100)")
     add(

@@ -20,7 +20,7 @@ HELP = "classify image files"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate predict`."""
-    parser.add_argument("model", metavar="RUN", help="run directory, or any saved classifier folder")
+    parser.add_argument("model", metavar="RUN", help="run directory, saved classifier, or opencrate/name")
     parser.add_images()
     parser.add_argument("--top-k", type=positive_int, default=1, metavar="K", help="classes per image")
     parser.add_argument("--batch-size", type=batch_size, default=64, metavar="N")

@@ -34,7 +34,7 @@ HELP = "mask images and fill them in with an autoencoder"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate reconstruct`."""
-    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
+    parser.add_argument("model", metavar="MODEL", help="run directory, saved folder, opencrate/name or hf://owner/name")
     parser.add_images()
     parser.add_argument("--mask-ratio", type=number_of(Share), metavar="R", help="in [0, 1) (default: the model's own)")
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the masks (default: 0)")

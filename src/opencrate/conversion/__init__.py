@@ -6,12 +6,15 @@ returns a model; ``to_official`` is its inverse, key for key and bit for bit.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from transformers import ViTForImageClassification
 
+from .._files import CONFIG
 from .._memory import require_memory
+from .._pretrained import timm_fields
 from .._suggest import suggest
 from ..configuration_crate import CrateConfig
 from ..configuration_crate_blocks import CrateBlockConfig
@@ -20,7 +23,7 @@ from ..configuration_crate_text import CrateTextConfig
 from ..modeling_crate import CrateForImageClassification
 from ..modeling_crate_mae import CrateMAEForPreTraining
 from ..modeling_crate_text import CrateForCausalLM
-from . import images, texts
+from . import images, texts, timm
 from .checkpoints import peel, read_checkpoint, source_state_dict
 from .names import KEY_MAPS, load_strict, official_name, rename
 
@@ -54,11 +57,26 @@ _REFERENCES: dict[str, CrateBlockConfig] = {
 }
 
 Model = CrateForImageClassification | CrateMAEForPreTraining | CrateForCausalLM
+"""What has a published form of its own."""
+
+
+@overload
+def load_official(
+    source: str | Path | Mapping[str, Any], family: Literal["timm_vit"], **options: Any
+) -> ViTForImageClassification: ...
+
+
+@overload
+def load_official(
+    source: str | Path | Mapping[str, Any],
+    family: Literal["crate", "crate_alpha", "crate_mae", "crate_lm", "crate_lm_overcomplete"],
+    **options: Any,
+) -> Model: ...
 
 
 def load_official(
     source: str | Path | Mapping[str, Any],
-    family: Literal["crate", "crate_alpha", "crate_mae", "crate_lm", "crate_lm_overcomplete"],
+    family: Literal["crate", "crate_alpha", "crate_mae", "timm_vit", "crate_lm", "crate_lm_overcomplete"],
     *,
     num_attention_heads: int | None = None,
     image_size: int | list[int] | tuple[int, int] | None = None,
@@ -66,7 +84,7 @@ def load_official(
     pool: Literal["cls", "mean"] = "cls",
     weights: str | None = None,
     **config_overrides: Any,
-) -> Model:
+) -> Model | ViTForImageClassification:
     """Build a model from a published checkpoint; sizes come from the tensors.
 
     Args:
@@ -75,9 +93,11 @@ def load_official(
             torch.compile, ...) is peeled; files are never unpickled beyond plain tensors and settings.
         family: ``crate`` (classifiers of the CRATE and emergence repositories), ``crate_alpha``, ``crate_mae`` (the
             autoencoder; its ``pos_embed`` and ``decoder_embed``, which no forward uses, are kept as buffers),
-            ``crate_lm`` or ``crate_lm_overcomplete`` (the research fork's language models).
+            ``crate_lm`` or ``crate_lm_overcomplete`` (the research fork's language models); ``timm_vit`` (plain Vision
+            Transformers of timm, which become transformers' ``ViTForImageClassification``).
         num_attention_heads: K. The tensors hold K p only, so it must be given (published: T 6, S 12, B 12, L 16; the
-            emergence demo checkpoint 6), unless the language model's training dictionary states it.
+            emergence demo checkpoint 6; timm's ViT: tiny 3, small 6, base 12, large 16), unless the language model's
+            training dictionary, or a config.json of timm's beside the tensors, states it.
         image_size: native size; inferred when the patch grid is square. Vision families only, as the next two.
         patch_size: inferred from a convolution, or from square patches of three channels.
         pool: ``cls`` or ``mean``.
@@ -98,6 +118,12 @@ def load_official(
     if family not in KEY_MAPS:
         raise ValueError(f"unknown checkpoint family {family!r}; {suggest(family, FAMILIES)}")
     content = source if isinstance(source, Mapping) else read_checkpoint(source)
+    if family == timm.FAMILY:
+        if (patch_size, pool, config_overrides) != (None, "cls", {}):
+            raise ValueError(f"patch_size, pool and fields of the configuration follow from a {family!r} checkpoint")
+        beside = not isinstance(source, Mapping) and (Path(source).expanduser() / CONFIG).is_file()
+        fields = (timm_fields(source) if beside else None) or {}  # pyright: ignore[reportArgumentType]
+        return timm.load_timm(peel(content, weights), num_attention_heads, image_size, fields)
     if family in texts.TEXT_FAMILIES:
         if (image_size, patch_size, pool) != (None, None, "cls"):
             raise ValueError(f"image_size, patch_size and pool are for images; family {family!r} reads text")

@@ -27,7 +27,7 @@ def infer_config(
         **subspaces,
         "patch_size": patch,
         "num_channels": channels,
-        "image_size": _infer_image_size(positions, patch, image_size),
+        "image_size": infer_image_size(positions, patch, image_size),
         "attention_output": "none" if identity else "learned",  # the published code: identity when K = 1 and p = d
     }
     if family == "crate_mae":
@@ -60,7 +60,8 @@ def _infer_patch(state_dict: Mapping[str, Tensor], family: str, patch_size: Any)
     return side, 3
 
 
-def _infer_image_size(positions: int, patch: Any, image_size: Any) -> Any:
+def infer_image_size(positions: int, patch: Any, image_size: Any) -> Any:
+    """The native size of a checkpoint with so many positions of patches, as stated or of a square grid."""
     patch_height, patch_width = pair(patch)
     if image_size is not None:
         rows, columns = pair(image_size)[0] // patch_height, pair(image_size)[1] // patch_width

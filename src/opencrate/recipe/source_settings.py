@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._files import read_json
+from .._files import folder_of, read_json
 from ..data.text.options import TRAINED, GlueData
 from .schema import READ_BY
 
@@ -28,7 +28,7 @@ def source_settings(source: str | Path, task: str) -> dict[str, Any]:
     Raises:
         ValueError: a file of the folder that is no JSON mapping.
     """
-    folder = Path(source).expanduser()
+    folder = folder_of(source)
     config = _read(folder / CONFIG)
     if "data" in READ_BY[task]:
         return _of_images(_read(folder / PROCESSOR), config)

@@ -16,7 +16,7 @@ from ..store.inputs import Split
 from ..store.saved import SavedModel
 from .whitebox import RunRecord
 
-Facts = list[tuple[str, str]]
+CardFacts = list[tuple[str, str]]
 
 
 def images_record(saved: SavedModel, images: Dataset, command: str, data: str | None, split: Split) -> RunRecord:
@@ -31,15 +31,15 @@ def images_record(saved: SavedModel, images: Dataset, command: str, data: str | 
         ("command", command),
         ("images", f"{mark['images']:,} {kind} of {words}; SHA-256 of {mark['of']}: {mark['sha256']}"),
     ]
-    listings: Facts = []
+    listings: CardFacts = []
     if saved.recipe and saved.metrics:
         found, listings = training_record(saved.path, saved.recipe, saved.metrics)
         facts += found
     return RunRecord(f"{kind} of {words}", tuple(facts), tuple(listings))
 
 
-def training_record(run: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> tuple[Facts, Facts]:
-    """Facts and listings of a run directory; metrics that do not say what the run was trained on are refused."""
+def training_record(run: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> tuple[CardFacts, CardFacts]:
+    """CardFacts and listings of a run directory; metrics that do not say what the run was trained on are refused."""
     trained = metrics.get("data", {}).get("train")
     if not isinstance(trained, dict) or "sha256" not in trained or not {"images", "tokens"} & trained.keys():
         raise ValueError(f"{shown(run / runs.METRICS)}: damaged ('data.train' is incomplete); train again")
@@ -59,7 +59,7 @@ def training_record(run: Path, recipe: Recipe, metrics: Mapping[str, Any]) -> tu
     return facts, [(name, _listing(run / name)) for name in (runs.RECIPE, runs.ENVIRONMENT)]
 
 
-def _machine_facts(path: Path) -> Facts:
+def _machine_facts(path: Path) -> CardFacts:
     """What a run was made on; the numbers stand without it, so a damaged file is reported, not an error."""
     try:
         machine = read_json(path)

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.image_utils import PILImageResampling
 
 from .._auto import register
+from .._files import folder_of
 from .._memory import require_memory
 from .._pretrained import read_config
 from .._suggest import suggest
@@ -132,7 +133,7 @@ def check_model(recipe: Recipe) -> None:
             the optimizer's averages, need more memory than is free.
     """
     source = recipe.model.init_from
-    if source is not None and not (Path(source).expanduser() / "config.json").is_file():
+    if source is not None and not (folder_of(source) / "config.json").is_file():
         return
     config = build_config(recipe) if "data" in READ_BY[recipe.task] else _outline(recipe)
     averages = _AVERAGES[recipe.optimiser.optim] + (recipe.optimiser.ema_decay > 0)

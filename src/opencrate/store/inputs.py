@@ -11,6 +11,7 @@ from typing import Literal
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
+from .._files import folder_of
 from ..data.images.class_names import ORDER, name_classes, read_class_names
 from ..data.images.labelled import label_names, relabelled
 from ..data.images.sources import ImageSplits, evaluation_part, load_images, load_labelled, read_parts
@@ -210,7 +211,7 @@ def log_skipped(reasons: Sequence[str]) -> None:
 
 def _own_text(source: str | Path) -> TextData:
     """The text of a language run's recipe."""
-    if (Path(source).expanduser() / runs.RECIPE).is_file():
+    if (folder_of(source) / runs.RECIPE).is_file():
         recipe = runs.read_recipe(source)
         if recipe.task in LANGUAGE_TASKS:
             return recipe.text

@@ -45,7 +45,7 @@ _COMPLETE, _OLD = ".complete", ".replaced"
 """Marks of a run that only has to be put in its place, and of one that another takes the place of."""
 _OUR_FILES = (
     *("*.json", "*.jsonl", "*.yaml", "*.safetensors", "*.html", "*.csv", "*.jinja", "vocab.txt", "merges.txt"),
-    *(MARK, _LOCK, _COMPLETE, _OLD),
+    *("README.md", MARK, _LOCK, _COMPLETE, _OLD),
 )
 _OUR_FOLDERS = (CHECKPOINTS, "analysis", "audit", "features", "figures", "tensorboard")
 _IN_FOLDERS = (*_OUR_FILES, "*.pt", "*.pth", "*.bin", "*.png", "*.svg", "*.md", "events.out.*")

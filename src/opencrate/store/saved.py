@@ -17,8 +17,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .._files import HUB_PREFIX, shown
-from .._pretrained import read_config, read_image_processor, read_model
+from .._files import HUB_PREFIX, folder_of, shown
+from .._pretrained import read_config, read_image_processor, read_model, reason, require_finite, timm_fields
+from ..conversion import source_state_dict
+from ..conversion.timm import load_timm, timm_processor
 from ..data.images.tensors import ImageTransform, in_batches, to_tensors
 from ..data.text.tokenizers import check_objective, check_vocabulary, load_tokenizer
 from ..recipe.schema import ENCODERS, Recipe
@@ -44,9 +46,10 @@ class SavedModel:
     missing or damaged can be used where it does not matter.
 
     Attributes:
-        source: its folder as it was given, or `hf://owner/name`.
+        source: its folder or name as it was given, or `hf://owner/name`.
         kind: what it is for, by its class.
         tokenizer_from: the tokenizer, or where it is read from; `None` is beside the model.
+        processor_from: the image processor, where it is not read from beside the model.
         path: its folder, absolute: what is read later may be read from another working directory.
     """
 
@@ -54,10 +57,12 @@ class SavedModel:
     model: PreTrainedModel
     kind: Kind
     tokenizer_from: PreTrainedTokenizerBase | str | None = None
+    processor_from: Any = None
     path: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.source).expanduser().absolute())
+        path = Path(self.source) if self.source.startswith(HUB_PREFIX) else folder_of(self.source)
+        object.__setattr__(self, "path", path.absolute())
 
     @property
     def _where(self) -> str:
@@ -85,7 +90,7 @@ class SavedModel:
         Raises:
             ValueError: there is none, or it cannot be read.
         """
-        return read_image_processor(self._where)
+        return read_image_processor(self._where) if self.processor_from is None else self.processor_from
 
     @cached_property
     def transform(self) -> ImageTransform:
@@ -183,7 +188,8 @@ def open_saved(
     """Read a saved transformers model, with the head that it was saved with.
 
     Args:
-        source: a run directory, another folder with a `config.json`, or `hf://owner/name`, which is downloaded.
+        source: a run directory, another folder with a `config.json`, `opencrate/name` of an installed model, or
+            `hf://owner/name`, which is downloaded. A plain Vision Transformer in timm's form will do, too.
         kinds: what it may be for; `None` takes any model. Of a language model the tokenizer is then read at once.
         tokenizer: another folder or Hub name to take the tokenizer from.
         finite: refuse weights that are NaN or infinite.
@@ -195,6 +201,8 @@ def open_saved(
     text = str(source)
     if kinds is not None:
         require_kind(text, kinds)
+    if (fields := timm_fields(text)) is not None:
+        return _open_timm(text, fields, kinds, finite)
     config = read_config(text)
     model, info = read_model(_class_of(config, text), text, finite, config=config)
     name = type(model).__name__
@@ -202,10 +210,31 @@ def open_saved(
     if kinds is not None and saved.kind not in kinds:
         raise wrong_kind(text, name, saved.kind, kinds)
     _require_exact(info, text, kinds is not None or type(model).__module__.startswith("opencrate."))
-    nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu").eval()
+    _place(model)
     if kinds is not None and saved.kind in LANGUAGE:
         check_objective(saved.tokenizer, saved.kind)
     return saved
+
+
+def _open_timm(text: str, fields: dict[str, Any], kinds: Collection[Kind] | None, finite: bool) -> SavedModel:
+    """A Vision Transformer of timm's, with its own image processor."""
+    try:
+        file = f"{text}/model.safetensors" if text.startswith(HUB_PREFIX) else text
+        model = load_timm(source_state_dict(file), fields=fields)
+        processor = timm_processor(fields)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{shown(text)}: a checkpoint of timm's that cannot be read: {reason(error)}") from error
+    if finite:
+        require_finite(model, text)
+    saved = SavedModel(text, model, kind_of_model(model), processor_from=processor)
+    if kinds is not None and saved.kind not in kinds:
+        raise wrong_kind(text, type(model).__name__, saved.kind, kinds)
+    _place(model)
+    return saved
+
+
+def _place(model: PreTrainedModel) -> None:
+    nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def load_model(source: nn.Module | str | os.PathLike) -> nn.Module:

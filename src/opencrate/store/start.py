@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .._files import folder_of
 from .._pretrained import read_model
 from .._suggest import suggest
 from ..configuration_crate import pair
@@ -263,7 +264,7 @@ def _changed_dtype(weights: dict[str, Tensor], model: PreTrainedModel) -> dict[s
 
 def _changed_inputs(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, list[Any]]:
     """What differs between the inputs that the source was trained on and those of the recipe: [source, recipe]."""
-    folder = Path(str(recipe.model.init_from)).expanduser()
+    folder = folder_of(str(recipe.model.init_from))
     settings = source_settings(folder, recipe.task)
     settings.pop("text.tokenizer", None)  # compared itself
     if tokenizer is None and "data.image_mean" not in settings:

@@ -18,6 +18,7 @@ from ..recipe.locations import located
 from ..recipe.schema import Recipe
 from ..store import runs
 from ..store.build import check_model
+from ..store.card import write_card
 from ..store.checkpoints import check_readable, disk_errors, newest, step_of
 from ..store.environment import environment
 from .allocator import keep_freed_memory
@@ -113,9 +114,18 @@ def train(
         task_of(recipe.task).leave(parts, working)
         metrics = {**metrics, **task_of(recipe.task).test(model, parts, recipe), "data": parts.data}
         write_json(working / runs.METRICS, metrics)
+        _leave_card(working)
         if recipe.training.save_strategy == "no":  # there is one if the run was interrupted
             shutil.rmtree(working / runs.CHECKPOINTS, ignore_errors=True)
     return TrainedRun(directory, metrics)
+
+
+def _leave_card(working: Path) -> None:
+    """Write the model card. Hours of training are not lost because one cannot be made."""
+    try:
+        write_card(working)
+    except Exception as error:
+        logger.warning("no model card was written: %s: %s", type(error).__name__, error)
 
 
 def _check_target(recipe: Recipe, directory: Path, overwrite: bool, resume: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
-from ..._files import HUB_PREFIX, parse_json, read_bytes, shown
+from ..._files import HUB_PREFIX, folder_of, parse_json, read_bytes, shown
 from ..._values import shown_value
 from ...configuration_crate import pair
 from ...data.images.masks import MaskedImages
@@ -88,7 +88,7 @@ def open_case(given: Given) -> Case:
         else:
             case = _images(saved, given, labelled=kind == "classifier")
     if local:
-        _add_log(Path(given.source).expanduser(), case)
+        _add_log(folder_of(given.source), case)
     return case
 
 
@@ -106,7 +106,7 @@ def _images(saved: SavedModel, given: Given, labelled: bool) -> Case:
     case = Case(saved.model)
     if not labelled:
         return _add_images(case, saved, given)
-    if not (saved.path / "preprocessor_config.json").is_file():
+    if saved.processor_from is None and not (saved.path / "preprocessor_config.json").is_file():
         return _no_inputs(case, "the folder has no preprocessor_config.json, so images cannot be prepared", given)
     _ = saved.transform  # an image processor that is there and damaged is an error
     held_out = bool(saved.recipe and saved.recipe.data.validation_fraction)
@@ -181,7 +181,7 @@ def _add_stored(case: Case, metrics: dict[str, Any] | None) -> None:
 def _language(given: Given) -> Case:
     """A language model on a text, or on what its run held out."""
     _refuse(given, "text")
-    is_run = (Path(given.source).expanduser() / runs.RECIPE).is_file()
+    is_run = (folder_of(given.source) / runs.RECIPE).is_file()
     if given.text is None and not is_run:
         return _no_inputs(Case(open_saved(given.source, finite=False).model), _NO_TEXT, given)
     opened = open_saved(given.source, LANGUAGE, tokenizer=given.tokenizer, finite=False)

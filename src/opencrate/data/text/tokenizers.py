@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..._files import HUB_PREFIX, path_problem, read_bytes, read_json, shown
+from ..._files import HUB_PREFIX, folder_of, path_problem, read_bytes, read_json, shown
 from ..._pretrained import read_tokenizer, reason
 from .options import TRAINED
 
@@ -151,13 +151,13 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     Args:
         source: a folder with `tokenizer.json` (a run directory, anything written by save_pretrained), with GPT-2's
             `vocab.json` and `merges.txt`, or with BERT's `vocab.txt` (lower case if no entry has a capital A to Z); a
-            `tokenizer.json` file; or `hf://owner/name`, which is downloaded.
+            `tokenizer.json` file; `opencrate/name` of an installed model; or `hf://owner/name`, which is downloaded.
 
     Raises:
         ValueError: no such folder, or no tokenizer in it; a slow tokenizer.
     """
     text = str(source)
-    where = text if text.startswith(HUB_PREFIX) else Path(text).expanduser()
+    where = text if text.startswith(HUB_PREFIX) else folder_of(text)
     try:
         tokenizer = _read(where)
     except Exception as error:  # damaged files make the libraries trip in many ways
