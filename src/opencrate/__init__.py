@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what the package offers; see _exports
     from .analysis.features.find import find_features as find_features
     from .analysis.layers.analyze import LayerAnalysis as LayerAnalysis, analyze as analyze
     from .analysis.layers.result import layer_measures as layer_measures
+    from .analysis.masks.segment import segment as segment
     from .analysis.record.hooks import BlockHooks as BlockHooks
     from .analysis.theory.check import theory_check as theory_check
     from .configuration_crate import CrateConfig as CrateConfig

@@ -140,6 +140,14 @@ class SoftmaxAttention(Subspaces):
             maps = attention_maps(queries, self.scaling, mask, keys=keys)
         return self.combine(self._turned_back(heads, rotation).flatten(-2), U), maps
 
+    def class_maps(self, tokens: Tensor, places: Places | None = None) -> Tensor:
+        """The first token's row of each map, ``(B, K, N)``, of tokens ``(B, N, d)``; the other rows are not made."""
+        rotation = None if places is None else places.rotation
+        queries, keys, _ = self._queries_keys_and_values(tokens, self.project(tokens)[0], rotation)
+        bias = self._bias(places, queries, keys)
+        first = None if bias is None else bias[..., :1, :]
+        return attention_maps(queries[..., :1, :], self.scaling, first, keys=keys).squeeze(-2)
+
     def _bias(self, places: Places | None, queries: Tensor, keys: Tensor) -> Tensor | None:
         """``(K, N, keys)`` in the type of the scores, or for each image ``(B, K, N, keys)``."""
         if self.relative is None:

@@ -52,6 +52,7 @@ class CratePatchEmbeddings(nn.Module):
     def __init__(self, config: CrateConfig):
         super().__init__()
         self.patch_size, self.num_channels = pair(config.patch_size), config.num_channels
+        self.stride = self.patch_size
         self.kind = config.patch_embedding
         if config.patch_embedding == "conv":
             self.projection = nn.Conv2d(self.num_channels, config.hidden_size, self.patch_size, self.patch_size)
@@ -73,6 +74,21 @@ class CratePatchEmbeddings(nn.Module):
         pairs = pairwise(widths)
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
 
+    def set_stride(self, stride: tuple[int, int]) -> None:
+        """Take a patch every so many pixels (down, right), divisors of the patch: smaller ones make patches overlap.
+
+        Raises:
+            ValueError: convolutions one after another, which make tokens at their own stride only.
+        """
+        if self.kind == "conv_stem" and stride != self.patch_size:
+            raise ValueError(
+                f"stride={stride[0]}: patches of a model with patch_embedding='conv_stem' cannot be made to overlap; "
+                "leave stride out, and give larger images"
+            )
+        self.stride = stride
+        if self.kind == "conv":
+            self.projection.stride = stride  # pyright: ignore[reportArgumentType]
+
     def grid(self, pixel_values: Tensor) -> tuple[int, int]:
         """Patches (rows, columns) of these images; raises if channels or size do not fit the model."""
         channels, height, width = pixel_values.shape[-3:]
@@ -88,10 +104,12 @@ class CratePatchEmbeddings(nn.Module):
                 f"image size {height}x{width} does not fit patch_size {patch_height}x{patch_width}: height and width "
                 "must be positive multiples of the patch; resize or crop the images"
             )
-        return height // patch_height, width // patch_width
+        if self.stride == self.patch_size:
+            return height // patch_height, width // patch_width
+        return (height - patch_height) // self.stride[0] + 1, (width - patch_width) // self.stride[1] + 1
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        rows, columns = self.grid(pixel_values)
+        grid = self.grid(pixel_values)
         pixel_values = pixel_values.to(dtype_of(self))
         if self.kind != "norm_linear":
             tokens = self.projection(pixel_values)
@@ -99,7 +117,15 @@ class CratePatchEmbeddings(nn.Module):
                 for norm, convolution in zip(self.norms, self.convolutions):
                     tokens = convolution(F.gelu(norm(tokens.movedim(1, -1))).movedim(-1, 1))
             return tokens.flatten(2).transpose(1, 2)
-        return self.norm_tokens(self.projection(self.norm_pixels(patchify(pixel_values, (rows, columns)))))
+        overlap = self.stride != self.patch_size
+        patches = self._overlapping(pixel_values) if overlap else patchify(pixel_values, grid)
+        return self.norm_tokens(self.projection(self.norm_pixels(patches)))
+
+    def _overlapping(self, pixel_values: Tensor) -> Tensor:
+        """As :func:`patchify`, at the stride."""
+        (height, width), (down, right) = self.patch_size, self.stride
+        patches = pixel_values.unfold(2, height, down).unfold(3, width, right)
+        return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
 
 
 class CrateEmbeddings(nn.Module):

@@ -9,11 +9,18 @@ _TEXT = _SIZES | {"vocab_size": 40, "intermediate_size": 24, "max_position_embed
 _DECODER = _TEXT | {"num_key_value_heads": 2}
 _DINO = _IMAGE | {"mlp_ratio": 2, "layerscale_value": 0.5}
 _CLIP = _IMAGE | {"intermediate_size": 24}
+_DECODED = {
+    "mask_ratio": 0.0,
+    "decoder_hidden_size": 8,
+    "decoder_num_attention_heads": 2,
+    "decoder_num_hidden_layers": 1,
+}
 
 MODELS = {
     "vit": ("ViT", _CLIP),
     "deit": ("DeiT", _CLIP),
     "vit_msn": ("ViTMSN", _CLIP),
+    "vit_mae": ("ViTMAE", _CLIP | _DECODED),
     "ijepa": ("IJepa", _CLIP),
     "dinov2": ("Dinov2", _DINO),
     "dinov2_with_registers": ("Dinov2WithRegisters", _DINO | {"num_register_tokens": 2, "use_swiglu_ffn": True}),
@@ -49,7 +56,8 @@ def inputs_for(model_type: str, count: int = 3, padded: bool = False) -> dict[st
     """Images of 8x8 pixels, or texts of 6 tokens (the last ones padding, where asked for)."""
     generator = torch.Generator().manual_seed(1)
     if model_type in IMAGE_TYPES:
-        return {"pixel_values": torch.randn(count, 1, 8, 8, generator=generator)}
+        images = {"pixel_values": torch.randn(count, 1, 8, 8, generator=generator)}
+        return images | ({"noise": torch.arange(4.0).expand(count, 4)} if model_type == "vit_mae" else {})
     ids = torch.randint(3, 40, (count, 6), generator=generator)
     mask = torch.ones_like(ids)
     if padded:

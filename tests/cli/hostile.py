@@ -63,6 +63,7 @@ DATA = ("--data", "data")
 COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "classifier": (
         ("predict", "X", "img.png"),
+        ("segment", "X", "img.png", "--size", "16", "--output", "out"),
         ("evaluate", "X", *DATA),
         ("convert", "X", "out.pth", "--to-official"),
         ("doctor", "X", *DATA, "--num-images", "4"),
@@ -81,7 +82,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("evaluate", "X", "--text", "story.txt"),
         ("features", "X", "--text", "story.txt", "--output", "out", "--num-features", "1"),
     ),
-    "image": (("predict", "m", "X"), ("reconstruct", "a", "X", "--output", "out")),
+    "image": (
+        ("predict", "m", "X"),
+        ("reconstruct", "a", "X", "--output", "out"),
+        ("segment", "m", "X", "--size", "16", "--output", "out"),
+    ),
     "data": (
         ("evaluate", "m", "--data", "X"),
         ("probe", "m", "--data", "X"),
@@ -114,6 +119,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("audit", "m", *DATA, "--output", "X"),
         ("features", "l", "--text", "story.txt", "--output", "X"),
         ("reconstruct", "a", "img.png", "--output", "X"),
+        ("segment", "m", "img.png", "--size", "16", "--output", "X"),
         ("experiment", "compress", "--quick", "--output", "X"),
         ("ablate", "digits-structure", "--smoke", "--output", "X"),
         ("demo", "--output", "X"),

@@ -28,8 +28,9 @@ TAKES = {
     "probe": ({"classifier", "features", "autoencoder"}, []),
     "evaluate": ({"classifier", "causal", "masked"}, []),
     "reconstruct": ({"autoencoder"}, ["IMAGE"]),
+    "segment": ({"classifier", "features", "autoencoder", "other"}, ["IMAGE"]),
     "generate": ({"causal"}, ["To be"]),
-    "features": ({"causal", "masked"}, []),
+    "features": ({"causal", "masked", "classifier", "features", "autoencoder", "other"}, []),
     "finetune digits": ({"classifier", "features", "autoencoder", "other"}, []),
     "finetune digits-dino": ({"classifier", "features", "autoencoder", "other"}, []),
     "finetune digits-mae": ({"autoencoder", "other"}, []),
@@ -51,7 +52,7 @@ def test_an_encoder_without_classes_is_no_classifier(opencrate, loose_images, co
     assert kind_of(folder) == "features"
     result = opencrate(command, folder, *([loose_images] if command == "predict" else []))
     assert result.code == 2 and "an image encoder without classes, not an image classifier" in result.err, result
-    assert len(result.err.splitlines()) == 1 and "can be given to probe, finetune, analyze, audit" in result.err
+    assert len(result.err.splitlines()) == 1 and "can be given to probe, segment, features, finetune" in result.err
 
 
 def test_kinds_are_known_without_torch(tmp_path):

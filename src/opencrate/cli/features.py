@@ -1,13 +1,17 @@
-"""Look at the features of a language model: where they fire, what they promote, how well a simple explanation fits.
+"""Look at the features of a model: where they fire, and how well a simple explanation fits.
 
   opencrate features runs/stdlib-lm
   opencrate features runs/stdlib-lm --text stdlib
   opencrate features runs/crate-lm --text book.txt --compare runs/gpt2 --num-features 50 --layers 1,6,12
   opencrate features runs/crate-lm --text book.txt --steer 2:17=4.0 --prompt "The "
+  opencrate features runs/cifar10 --num-images 2000 --layers 1,6
+  opencrate features runs/cifar10 --data photos/ --compare runs/cifar10-vit
 
 The features of a CRATE are its sparse codes, those of another model its MLP's neurons. They are drawn at random, and
-looked at on --text or on the text that the run held out. Writes features.html (self-contained, with a search) and
-features.json, by default into MODEL/features.
+looked at on --text or on what the run held out, those of a vision model on --data. Of a language model the page shows
+contexts, the tokens that a feature promotes, and steering; of a vision model the image patches that make each feature
+fire most, and where the images have the model's classes, how well it tells one. Writes features.html (self-contained,
+with a search) and features.json, by default into MODEL/features.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from .._outputs import check_results
 from .._values import Natural, Within, fitted, number_in, shown_value
 from .common import Parser, layer_numbers, output_folder, positive_int, prepare_libraries, say, seed, text_of
 
-HELP = "what single features of a language model respond to"
+HELP = "what single features of a model respond to"
+_VISION = ("classifier", "features", "autoencoder", "other")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -28,7 +33,11 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
     parser.add_text()
-    add("--compare", metavar="MODEL", nargs="+", default=[], help="models of the same tokenizer")
+    add("--data", metavar="IMAGES", help="for a vision model: images, as a recipe's data.path (default: the run's own)")
+    parser.add_split()
+    add("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
+    add("--num-images", type=positive_int, default=1000, metavar="N", help="of the images (default: 1,000)")
+    add("--compare", metavar="MODEL", nargs="+", default=[], help="models of the same tokenizer, or vision models")
     add("--layers", type=layer_numbers, metavar="L,L,...", help="layers, from 1 (default: all)")
     add("--num-features", type=positive_int, default=30, metavar="N", help="drawn per layer (default: 30)")
     add("--num-tokens", type=positive_int, default=1 << 16, metavar="N", help="of the text (default: 65,536)")
@@ -47,25 +56,45 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw, score, steer and write."""
-    from ..store.kinds import LANGUAGE, require_kind
+    from ..store.kinds import LANGUAGE, require_kind, wrong_kind
 
     sources = [arguments.model, *arguments.compare]
     folder = output_folder(arguments, "features")
-    read = [*sources, arguments.text, arguments.tokenizer]
+    read = [*sources, arguments.text, arguments.data, arguments.tokenizer]
     names = ("features.html", "features.json", "features.csv", "figures")
     check_results(folder, names, names[0], read, within=arguments.model)
     for source in sources:
-        require_kind(source, LANGUAGE)
+        require_kind(source, (*LANGUAGE, *_VISION))
     prepare_libraries(arguments.debug)
+    from ..reports.html import write
+    from ..store.saved import open_saved
+
+    opened = [open_saved(source, (*LANGUAGE, *_VISION), tokenizer=arguments.tokenizer) for source in sources]
+    for one in opened:
+        if one.reads == "texts" and one.kind not in LANGUAGE:
+            raise wrong_kind(one.source, type(one.model).__name__, one.kind, LANGUAGE)
+    for other in opened[1:]:
+        if other.reads != opened[0].reads:
+            raise ValueError(f"--compare {other.source}: reads {other.reads}, {opened[0].source} {opened[0].reads}")
+    found = _of_texts if opened[0].reads == "texts" else _of_images
+    report, sentences = found(opened, arguments)
+    page = write(report, folder, overwrite=True)
+    for sentence in sentences:
+        say(sentence)
+    say(f"page: {page}")
+    return 0
+
+
+def _of_texts(opened: list[Any], arguments: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
+    """The page of language models and its sentences."""
     from ..analysis.features.find import find_features
     from ..analysis.features.steer import steer_each
     from ..data.text.tokenizers import tokenizer_identity
     from ..reports.features import describe, features_report
-    from ..reports.html import write
     from ..store.inputs import documents_of
-    from ..store.saved import open_saved
 
-    opened = [open_saved(source, LANGUAGE, tokenizer=arguments.tokenizer) for source in sources]
+    if arguments.data is not None:
+        raise ValueError(f"{opened[0].source}: a model that reads text; give --text TEXT (and no --data)")
     for other in opened[1:]:
         if tokenizer_identity(other.tokenizer) != tokenizer_identity(opened[0].tokenizer):
             raise ValueError(f"--compare {other.source}: has another tokenizer than {opened[0].source}")
@@ -87,11 +116,37 @@ def run(arguments: argparse.Namespace) -> int:
     if opened[0].kind == "causal":
         steered = steer_each(opened[0], reports[0], documents, arguments.steer, arguments.prompt, arguments.seed)
     record = [("command", arguments.typed), ("text", documents.where)]
-    page = write(features_report(reports, steered, record), folder, overwrite=True)
-    for sentence in describe(reports, steered):
-        say(sentence)
-    say(f"page: {page}")
-    return 0
+    return features_report(reports, steered, record), describe(reports, steered)
+
+
+def _of_images(opened: list[Any], arguments: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
+    """The page of vision models and its sentences."""
+    from ..analysis.features.images import feature_images
+    from ..analysis.features.patches import find_patch_features
+    from ..reports.patch_features import describe, patch_features_report
+    from ..store.inputs import Inputs
+
+    if arguments.steer or arguments.prompt:
+        raise ValueError(f"{opened[0].source}: a model that reads images; --steer and --prompt are for texts")
+    inputs = Inputs(arguments.data, arguments.split, arguments.skip_bad, arguments.text)
+    reports = []
+    for model, name in zip(opened, _names(opened)):
+        batches, count, labelled, where = feature_images(model, inputs, arguments.num_images, arguments.seed)
+        reports.append(
+            find_patch_features(
+                model,
+                batches,
+                layers=arguments.layers,
+                num_features=arguments.num_features,
+                num_inputs=count,
+                labelled=labelled,
+                seed=arguments.seed,
+                name=name,
+                where=where,
+            )
+        )
+    record = [("command", arguments.typed), ("images", reports[0].where)]
+    return patch_features_report(reports, record), describe(reports)
 
 
 def _names(opened: list[Any]) -> list[str]:

@@ -255,6 +255,6 @@ def _checked_windows(
     return context, stride
 
 
-def progress(items: Iterable, what: str) -> Iterable:
-    """The items, with a bar on standard error where that is a terminal."""
-    return track(items, what, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+def progress(items: Iterable, what: str, total: int | None = None) -> Iterable:
+    """The items, with a bar on standard error where that is a terminal; `total` of them where they have no length."""
+    return track(items, what, total, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())

@@ -9,10 +9,11 @@ from typing import Any
 from ..analysis.audit.audit import Audit
 from ..analysis.autoencoder import AutoencoderMeasures
 from ..analysis.features.find import Features
+from ..analysis.features.patches import PatchFeatures
 from ..analysis.layers.analyze import LayerAnalysis
 from ..analysis.theory.check import TheoryCheck
 from ..evaluation.classifier import Evaluation
-from . import audit, autoencoder, classifier, features, html, theory, whitebox
+from . import audit, autoencoder, classifier, features, html, patch_features, theory, whitebox
 
 
 @singledispatch
@@ -29,14 +30,15 @@ page_of.register(AutoencoderMeasures, autoencoder.page)
 page_of.register(Evaluation, classifier.page)
 page_of.register(Audit, lambda found: audit.audit_report([found]))
 page_of.register(Features, lambda found: features.features_report([found]))
+page_of.register(PatchFeatures, lambda found: patch_features.patch_features_report([found]))
 
 
 def write(result: Any, folder: str | Path, overwrite: bool = False) -> Path:
     """Write the page of a result, its figures, and its numbers as CSV and JSON; gives the path of the page.
 
     Args:
-        result: what `analyze`, `theory_check`, `audit`, `find_features`, `measure_autoencoder` or
-            `evaluate_classifier` gave, or a `Report`.
+        result: what `analyze`, `theory_check`, `audit`, `find_features`, `find_patch_features`,
+            `measure_autoencoder` or `evaluate_classifier` gave, or a `Report`.
         folder: made where it does not exist.
         overwrite: replace a page that lies there.
 

@@ -16,9 +16,13 @@ TEXTS: tuple[Kind, ...] = ("causal", "masked", "sentences", "other")
 LANGUAGE: tuple[Literal["causal", "masked"], ...] = ("causal", "masked")
 _SENTENCES = r"For(SequenceClassification|TokenClassification|MultipleChoice|QuestionAnswering)$"
 _ABOUT: dict[Kind, tuple[str, str, str]] = {
-    "classifier": (r"ForImageClassification$", "an image classifier", "predict, evaluate, probe, "),
-    "features": (r"$^", "an image encoder without classes", "probe, "),
-    "autoencoder": (r"MAEForPreTraining$", "a masked autoencoder with its decoder", "reconstruct, probe, "),
+    "classifier": (r"ForImageClassification$", "an image classifier", "predict, evaluate, probe, segment, features, "),
+    "features": (r"$^", "an image encoder without classes", "probe, segment, features, "),
+    "autoencoder": (
+        r"MAEForPreTraining$",
+        "a masked autoencoder with its decoder",
+        "reconstruct, probe, segment, features, ",
+    ),
     "causal": (r"(ForCausalLM|LMHeadModel)$", "a causal language model", "generate, evaluate, features, "),
     "masked": (r"ForMaskedLM$", "a masked language model", "evaluate, features, "),
     "sentences": (_SENTENCES, "a classifier of texts", ""),

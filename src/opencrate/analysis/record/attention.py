@@ -56,10 +56,10 @@ def attention_maps(
     pixels = torch.cat([fields["pixel_values"] for fields in chosen]).float().cpu()
     names = model.config.id2label
     titles = [_title(names, f.get("labels"), s.logits, i) for f, s in zip(chosen, states) for i in range(s.num_inputs)]
-    return AttentionMaps(_displayable(pixels, image_mean, image_std), maps, tuple(titles))
+    return AttentionMaps(displayable(pixels, image_mean, image_std), maps, tuple(titles))
 
 
-def _displayable(pixels: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
+def displayable(pixels: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
     """Pixels in [0, 1]: normalisation undone where it is known, else stretched image by image."""
     if mean is not None and std is not None:
         scale, shift = (torch.tensor(list(v), dtype=pixels.dtype).view(1, -1, 1, 1) for v in (std, mean))

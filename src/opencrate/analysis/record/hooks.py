@@ -6,6 +6,7 @@ its MLP. They are read by forward hooks while the model's own forward runs; noth
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ...configuration_crate import pair
+from ...evaluation.inputs import masking
 from ...linear_maps import affine_of, has_plain_weight
 
 PRE_NORM = "Z + Attention(LN(Z))"
@@ -61,7 +64,7 @@ _GPT2 = BlockHooks("h", "ln_2", "attn.c_attn[3/3]", "attn.c_attn[2/3]", "mlp.c_p
 _LLAMA = BlockHooks("layers", "post_attention_layernorm", "self_attn.v_proj", "self_attn.k_proj", "mlp.down_proj")
 
 KNOWN_MODELS: dict[str, BlockHooks] = {
-    **dict.fromkeys(("vit", "deit", "vit_msn", "ijepa"), _VIT),
+    **dict.fromkeys(("vit", "deit", "vit_msn", "vit_mae", "ijepa"), _VIT),
     **dict.fromkeys(("dinov2", "dinov2_with_registers"), _DINO),
     "dinov3_vit": _DINO3,
     **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), _CLIP),
@@ -90,7 +93,7 @@ def hooks_of(model: nn.Module, hooks: BlockHooks | None = None) -> BlockHooks:
     return KNOWN_MODELS[model_type]
 
 
-def _base_of(model: nn.Module, hooks: BlockHooks) -> Any:
+def base_of(model: nn.Module, hooks: BlockHooks) -> Any:
     """The model without its head: itself where the blocks lie in it by their name, else transformers' `base_model`."""
     whole = not isinstance(model, PreTrainedModel) or hooks.layers in dict(model.named_modules())
     return model if whole else model.base_model
@@ -98,7 +101,7 @@ def _base_of(model: nn.Module, hooks: BlockHooks) -> Any:
 
 def blocks_of(model: nn.Module, hooks: BlockHooks) -> list[nn.Module]:
     """The blocks, first to last."""
-    found = _descend(_base_of(model, hooks), hooks.layers, "hooks.layers", "the model")
+    found = _descend(base_of(model, hooks), hooks.layers, "hooks.layers", "the model")
     if not isinstance(found, (nn.ModuleList, nn.Sequential)) or len(found) == 0:
         raise ValueError(f"hooks.layers='{hooks.layers}': a {type(found).__name__}, not a list of blocks")
     return list(found)
@@ -119,6 +122,12 @@ def projection_bases(model: nn.Module, block: nn.Module, hooks: BlockHooks, whic
     """
     columns, _ = affine_in_use(_projection(block, hooks, which))
     return _heads(columns, model, hooks, which).movedim(1, 0)
+
+
+def projection_bias(model: nn.Module, block: nn.Module, hooks: BlockHooks, which: str) -> Tensor | None:
+    """What a block adds to its per-head value or key projections, `(K, p)`; `None` where it adds nothing."""
+    bias = affine_in_use(_projection(block, hooks, which))[1]
+    return None if bias is None else _heads(bias, model, hooks, which)
 
 
 def affine_in_use(module: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -160,17 +169,18 @@ def run_and_capture(
     """Run the model without its head and read its states at some of its blocks.
 
     The hooks that read are set for this run, after all that the model has, so they see what the model continues with.
-    A model that is none of transformers' gets the first input alone.
+    A model that is none of transformers' gets the first input alone. Images may have any size that fits the patches,
+    where the model has a way to interpolate its positions, and of an autoencoder nothing is masked.
 
     Returns:
         Per block `before`, `compressed`, `after`, each `(B, N, d)`, `projected` `(B, K, N, p)`, which is the output of
         the projection ("values" or "keys") less its bias, and `codes` `(B, N, m)` where the hooks name it.
     """
-    base = _base_of(model, hooks)
+    base = base_of(model, hooks)
     biases = [affine_in_use(_projection(block, hooks, which))[1] for block in blocks]
     with _capture(blocks, blocks_of(model, hooks), hooks, which) as found:
         if isinstance(base, PreTrainedModel):
-            base(**inputs)
+            _run_whole(base, inputs)
         else:
             base(next(iter(inputs.values())))
     needed = {"before", "projected", "compressed", "after"}
@@ -181,6 +191,35 @@ def run_and_capture(
         output = states["projected"] if bias is None else states["projected"] - bias
         states["projected"] = _heads(output, model, hooks, which).transpose(1, 2)
     return found
+
+
+def _run_whole(base: PreTrainedModel, inputs: Mapping[str, Tensor]) -> None:
+    """The forward on whole images, whatever their size, or on texts."""
+    resizes = "interpolate_pos_encoding" in inspect.signature(type(base).forward).parameters
+    if "pixel_values" not in inputs or not resizes:
+        base(**inputs)
+        return
+    images = inputs["pixel_values"]
+    grid = _grid(patch_convolution(base), images)
+    native = (side // patch for side, patch in zip(pair(base.config.image_size), pair(base.config.patch_size)))
+    extra: dict[str, Any] = {"interpolate_pos_encoding": True} if grid != tuple(native) else {}
+    if not hasattr(base.config, "mask_ratio"):
+        base(**inputs, **extra)
+        return
+    with masking(base, 0.0):  # the encoder shuffles the patches by their noise
+        extra["noise"] = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)
+        base(**inputs, **extra)
+
+
+def patch_convolution(model: nn.Module) -> nn.Conv2d:
+    """The convolution that makes tokens of patches, the first of a vision model of transformers."""
+    return next(one for one in model.modules() if isinstance(one, nn.Conv2d))
+
+
+def _grid(convolution: nn.Conv2d, images: Tensor) -> tuple[int, ...]:
+    """Rows and columns of patches, which may overlap."""
+    sides = zip(images.shape[-2:], convolution.kernel_size, convolution.stride)
+    return tuple((side - patch) // stride + 1 for side, patch, stride in sides)
 
 
 @contextmanager

@@ -60,9 +60,7 @@ def principal_components(
     if array.ndim != 3:
         raise ValueError(f"features: shape {array.shape}; need (M, N, d), or (N, d) of one image")
     rows, columns = check_grid(grid, array.shape[1])
-    threshold = THRESHOLDS[published] if threshold is None else threshold
-    if not 0 <= threshold < (1 if published else np.inf):
-        raise ValueError(f"threshold={threshold!r}: must be at least 0{' and below 1' * published}; leave it out")
+    threshold = THRESHOLDS[published] if threshold is None else check_threshold(threshold, published)
     shape = (len(array), rows, columns)
     tokens = as_features(array.reshape(-1, array.shape[2])).astype(np.float64)
     first = _centred_first(tokens, shape) if published else _first(tokens, shape)
@@ -75,6 +73,17 @@ def principal_components(
     for part, where in zip(colours, inside) if published else [(colours, inside)]:
         part[where] = _stretched(part[where])
     return Components(inside, first, colours)
+
+
+def check_threshold(threshold: float, published: bool = False) -> float:
+    """A threshold of :func:`principal_components`.
+
+    Raises:
+        ValueError: outside its range.
+    """
+    if not 0 <= threshold < (1 if published else np.inf):
+        raise ValueError(f"threshold={threshold!r}: must be at least 0{' and below 1' * published}; leave it out")
+    return threshold
 
 
 def _first(tokens: Array, shape: tuple[int, int, int]) -> Array:

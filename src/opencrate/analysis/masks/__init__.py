@@ -1,0 +1,1 @@
+"""From a model and images to masks: what `segmentation` needs is recorded here, and its masks come back as images."""
