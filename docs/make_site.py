@@ -4,8 +4,8 @@
     python docs/make_site.py              build/docs, which `zensical build --strict` makes build/site of
 
 The pages stay plain Markdown. What a site needs beyond that is added to the copies: outputs of cells, where
-build/notebooks has been run (`make docs-test`), and one page of docstrings. Links that leave docs/ keep their text only,
-since a site has no files of the repository.
+build/notebooks has been run (`make docs-test`), and one page of docstrings. Links that leave docs/ keep their text
+only, since a site has no files of the repository.
 """
 
 import base64
