@@ -60,9 +60,7 @@ def outputs_of(page: Path) -> list[list[dict[str, Any]]]:
 
 
 def shown(output: dict[str, Any], picture: Path) -> str:
-    """One output as Markdown; a picture is written to a file. What went to standard error is left out."""
-    if output.get("name") == "stderr":
-        return ""
+    """One output as Markdown; a picture is written to a file."""
     data = output.get("data") or {"text/plain": output.get("text", "")}
     kind = next((mime for mime in MIME if mime in data), None)
     if kind == "image/png":
@@ -72,9 +70,20 @@ def shown(output: dict[str, Any], picture: Path) -> str:
     return f"```text\n{text}\n```\n\n" if text else ""
 
 
+def joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The outputs of a cell without standard error; prints that follow one another are one, uncut by flushes."""
+    found: list[dict[str, Any]] = []
+    for one in (one for one in outputs if one.get("name") != "stderr"):
+        if one.get("name") == "stdout" and found and found[-1].get("name") == "stdout":
+            found[-1] = {**found[-1], "text": found[-1]["text"] + one["text"]}
+        else:
+            found.append(dict(one))
+    return found
+
+
 def with_outputs(page: Path, folder: Path) -> str:
     """The text of a live page, behind every cell what it printed and drew."""
-    outputs = iter(outputs_of(page))
+    outputs = iter([joined(one) for one in outputs_of(page)])
     count = iter(range(1000))
 
     def replaced(match: re.Match[str]) -> str:

@@ -56,14 +56,16 @@ def test_outputs_stand_behind_their_cells(monkeypatch, tmp_path):
     site = _site(monkeypatch)
     page = tmp_path / "page.md"
     page.write_text("# Title\n\n```python\nprint(1)\n```\n\nWords.\n\n```python\n2\n```\n")
-    printed = [{"output_type": "stream", "name": "stdout", "text": "1\n"}]
+    printed = [{"output_type": "stream", "name": "stdout", "text": text} for text in ("1\n", "one\n")]
     drawn = [
         {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo="}},
         {"name": "stderr", "text": "noise"},
     ]
     monkeypatch.setattr(site, "outputs_of", lambda page: [printed, drawn])
     made = site.with_outputs(page, tmp_path)
-    assert made.index("print(1)") < made.index("```text\n1\n```") < made.index("Words.") < made.index("](page-1.png)")
+    assert (
+        made.index("print(1)") < made.index("```text\n1\none\n```") < made.index("Words.") < made.index("](page-1.png)")
+    )
     assert "noise" not in made and (tmp_path / "page-1.png").exists()
 
 
