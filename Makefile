@@ -1,6 +1,8 @@
 # make demo     train, measure and report on real digits (about 2 minutes)
 # make test     lint (ruff, pyright) and tests      make .venv    the environment alone
-# make docs     renew the generated pages: docs/api.md and the tables of docs/doctor_checks.md and docs/results/doctor.md
+# make pages    renew the generated pages: docs/api.md and the tables of docs/doctor_checks.md and docs/results/doctor.md
+# make docs     the documents as a site, in build/site; a dead link is an error
+# make notebooks   make docs-test       the tutorials as notebooks, in build/notebooks; run them, for `make docs` to show
 # make lock     renew requirements/*.txt: the newest and the oldest versions that pyproject.toml allows
 # make test-lowest   make test-latest       the contract, parity and command-line tests at both ends of those ranges
 # make clean    remove the environments and the demo's runs
@@ -27,7 +29,7 @@ this = $(pip) install --no-deps --no-build-isolation --editable .
 
 pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
-.PHONY: .venv demo test test-lowest test-latest lint docs lock clean
+.PHONY: .venv demo test test-lowest test-latest lint pages docs notebooks docs-test lock clean
 
 .venv: $(STAMP)
 
@@ -47,9 +49,26 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks examples docs weights
 	$(BIN)/basedpyright --level error
 
-docs: $(STAMP)
+pages: $(STAMP)
 	$(BIN)/python docs/make_api.py
 	$(BIN)/python benchmarks/doctor_study.py docs
+
+docs: .venv-docs/.installed
+	.venv-docs/bin/python docs/make_site.py
+	.venv-docs/bin/zensical build --strict --clean
+
+notebooks: .venv-docs/.installed
+	.venv-docs/bin/python docs/make_site.py notebooks
+
+docs-test: notebooks
+	.venv-docs/bin/python -m pytest -c /dev/null --rootdir build/notebooks --nbmake --nbmake-timeout=120 --overwrite \
+		build/notebooks
+
+.venv-docs/.installed: pyproject.toml constraints-cpu.txt
+	$(call new,.venv-docs)
+	$(call torch,.venv-docs,$(or $(TORCH),torch -c constraints-cpu.txt))
+	$(call pip,.venv-docs) install --editable '.[docs]' -c constraints-cpu.txt
+	touch $@
 
 test: lint
 	$(call pytest,.venv)
@@ -83,4 +102,4 @@ lock:
 	$(COMPILE) --extra test --resolution lowest-direct -o requirements/lowest.txt
 
 clean:
-	rm -rf .venv .venv-lowest .venv-latest .venv-lock runs
+	rm -rf .venv .venv-lowest .venv-latest .venv-lock .venv-docs build runs

@@ -116,8 +116,8 @@ def sparsity(Z: Tensor, measure: str = "l0", tol: float = 0.0) -> Tensor:
 
     - "l0": fraction of entries with c > tol, in [0, 1]; no gradient.
     - "l1": sum of c.
-    - "gini": 1 - 2 sum_k c_(k)/||c||_1 (n - k + 1/2)/n, in [0, 1 - 1/n] [Hurley & Rickard, arXiv:0811.4706].
-    - "hoyer": (sqrt(n) - ||c||_1/||c||_2) / (sqrt(n) - 1), in [0, 1] [Hoyer 2004, JMLR 5:1457-1469].
+    - "gini": 1 - 2 sum_k c_(k)/||c||_1 (n - k + 1/2)/n, in [0, 1 - 1/n] (Hurley & Rickard, arXiv:0811.4706).
+    - "hoyer": (sqrt(n) - ||c||_1/||c||_2) / (sqrt(n) - 1), in [0, 1] (Hoyer 2004, JMLR 5:1457-1469).
 
     All-zero input is taken as uniform: every measure gives 0, as do "gini" and "hoyer" for one entry. NaN gives NaN.
 

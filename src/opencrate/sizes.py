@@ -8,7 +8,8 @@ from .configuration_crate_text import CrateTextConfig
 def list_sizes() -> dict[str, list[str]]:
     """By model type, what ``from_size`` of its configuration takes.
 
-    >>> list_sizes()["crate_mae"]
-    ['tiny', 'small', 'base', 'large', 'digits', 'laptop']
+    Examples:
+        >>> list_sizes()["crate_mae"]
+        ['tiny', 'small', 'base', 'large', 'digits', 'laptop']
     """
     return {cls.model_type: list(cls.SIZES) for cls in (CrateConfig, CrateMAEConfig, CrateTextConfig)}

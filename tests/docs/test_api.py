@@ -14,7 +14,7 @@ def make_api():
 
 
 def test_the_page_is_current():
-    assert make_api().page() == (DOCS / "api.md").read_text(encoding="utf-8"), "run `make docs`"
+    assert make_api().page() == (DOCS / "api.md").read_text(encoding="utf-8"), "run `make pages`"
 
 
 def test_signatures_are_shown_in_few_words():
