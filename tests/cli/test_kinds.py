@@ -52,7 +52,10 @@ def test_an_encoder_without_classes_is_no_classifier(opencrate, loose_images, co
     assert kind_of(folder) == "features"
     result = opencrate(command, folder, *([loose_images] if command == "predict" else []))
     assert result.code == 2 and "an image encoder without classes, not an image classifier" in result.err, result
-    assert len(result.err.splitlines()) == 1 and "can be given to probe, segment, features, finetune" in result.err
+    assert (
+        len(result.err.splitlines()) == 1
+        and "can be given to probe, segment, evaluate-segmentation, features, finetune" in result.err
+    )
 
 
 def test_kinds_are_known_without_torch(tmp_path):

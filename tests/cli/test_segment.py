@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opencrate.analysis.segmentation.coco_results import decode
+from opencrate.data.segmentation.run_lengths import decode
 
 from ..analysis.foreign_models import tiny
 from ..analysis.masks.models import blind_crate, picture, processor
@@ -90,7 +90,7 @@ def test_attention_shows_the_mean_and_writes_every_head(opencrate, crate, photos
 
 
 def test_heads_are_a_grid(opencrate, crate, photos, tmp_path):
-    result = opencrate("segment", crate, photos, "--size", 48, "--output", tmp_path / "out", "--heads", "--layer", -2)
+    result = opencrate("segment", crate, photos, "--size", 48, "--output", tmp_path / "out", "--heads", "--layer", 1)
     assert result.code == 0 and "2 heads across 3 pictures" in result.out
     image = Image.open(tmp_path / "out" / "heads.png")
     assert image.width > image.height > 100
@@ -132,7 +132,7 @@ def test_nothing_is_replaced_unasked(opencrate, crate, photos, tmp_path):
         (("--size", "2"), "--size 2: must be a whole number of pixels"),
         (("--size", "2000"), "give a smaller --size N or a larger --stride N"),
         (("--stride", "3"), "--stride 3: must divide the patch"),
-        (("--tau", "2"), "--tau 2.0: must be at least 0 and below 1"),
+        (("--tau", "2"), "argument --tau: '2' is not a number of at least 0 and below 1"),
         (("--tau", "x"), "'x' is not a number"),
         (("--rule", "top:0.6"), "--rule 'top:0.6': must be entries:SHARE or mass:SHARE"),
         (("--head", "9", "--method", "attention"), "--head 9: the layer has heads 1 to 2"),

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from .._outputs import check_results
-from .._values import Amount
+from .._values import Amount, Share
 from .common import Parser, number_of, output_folder, positive_int, prepare_libraries, print_table, say
 
 HELP = "how good masks are, on images with true masks"
@@ -36,14 +36,14 @@ def add_arguments(parser: Parser) -> None:
     )
     add("--split", default="val", metavar="NAME", help="part of the data set (default: val)")
     add("--limit", type=positive_int, metavar="N", help="at most N images (default: all)")
-    add("--layer", type=int, default=-1, metavar="L", help="from 1, or from the end (default: -1, the last)")
+    add("--layer", type=positive_int, default=-1, metavar="L", help="a layer's number from 1 (default: the last)")
     add("--features", choices=("keys", "tokens", "codes"), default="keys", help="what is cut (default: keys)")
     add("--size", type=positive_int, metavar="N", help="pixels of the shorter side (default: 480, or 60 patches)")
     add("--square", action="store_true", help="both sides of that size, as the published code")
     add("--stride", type=positive_int, metavar="N", help="pixels from patch to patch, for finer masks; divides it")
     add("--refine", choices=("guided", "crf", "none"), default="guided", help="default: guided")
     add("--num-masks", type=positive_int, default=3, metavar="N", help="cuts of MaskCut (default: 3)")
-    add("--tau", type=float, default=0.15, metavar="T", help="cosine of like patches in MaskCut (default: 0.15)")
+    add("--tau", type=number_of(Share), default=0.15, metavar="T", help="cosine of like patches (default: 0.15)")
     add(
         "--noise",
         type=_sigmas,

@@ -3,7 +3,7 @@
   opencrate segment runs/photos holiday/
   opencrate segment runs/photos cat.jpg --method attention --maps --size 320
   opencrate segment vit-folder cat.jpg --method tokencut --stride 8
-  opencrate segment runs/photos holiday/ --heads --layer -2
+  opencrate segment runs/photos holiday/ --heads --layer 5
 
 MODEL is a run directory or any saved folder of a CRATE or of transformers' vision models, or hf://owner/name, which is
 downloaded. Writes overlays/ (PNG), masks/ (index masks, PNG), masks.json (COCO results with the images) and a contact
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .._outputs import check_results, claim
-from .._values import BatchSize
+from .._values import Amount, BatchSize, Share
 from .common import Parser, named_files, number_of, positive_int, prepare_libraries, report_skipped, say
 
 HELP = "find objects in photographs by a model's tokens or attention"
@@ -39,17 +39,17 @@ def add_arguments(parser: Parser) -> None:
     add("model", metavar="MODEL", help="run directory, saved folder, or hf://owner/name")
     parser.add_images()
     add("--method", choices=tuple(_ABOUT), default="maskcut", help="default: maskcut")
-    add("--layer", type=_layer, default=-1, metavar="L", help="from 1, or from the end (default: -1, the last)")
+    add("--layer", type=positive_int, default=-1, metavar="L", help="a layer's number from 1 (default: the last)")
     add("--features", choices=("keys", "tokens", "codes"), default="keys", help="what is compared (default: keys)")
     add("--size", type=positive_int, metavar="N", help="pixels of the shorter side (default: 480, or 60 patches)")
     add("--square", action="store_true", help="both sides of that size, as the published code")
     add("--stride", type=positive_int, metavar="N", help="pixels from patch to patch, for finer masks; divides it")
     add("--refine", choices=("guided", "crf", "none"), default="guided", help="default: guided")
     add("--num-masks", type=positive_int, default=3, metavar="N", help="cuts of maskcut (default: 3)")
-    add("--tau", type=_number, metavar="T", help="cosine of like patches (default: maskcut 0.15, tokencut 0.2)")
+    add("--tau", type=number_of(Share), metavar="T", help="cosine of like patches (maskcut 0.15, tokencut 0.2)")
     add("--rule", default="mass:0.6", metavar="RULE", help="attention: mass:SHARE or entries:SHARE (default: mass:0.6)")
     add("--head", type=_head, metavar="H", help="attention: one head from 1, or mean (default: all)")
-    add("--threshold", type=_number, metavar="T", help="pca: on the first component (default: 0.5)")
+    add("--threshold", type=number_of(Amount), metavar="T", help="pca: on the first component (default: 0.5)")
     add("--published", action="store_true", help="maskcut, pca: as their published code differs from the paper")
     add("--heads", action="store_true", help="draw every head's attention across the pictures, make no masks")
     add("--maps", action="store_true", help="write every head's attention too")
@@ -135,22 +135,6 @@ def _write_heads(found: Iterable[Any], output: Path, saved: Any, arguments: argp
 
 def _record(saved: Any, arguments: argparse.Namespace) -> list[tuple[str, str]]:
     return [("command", arguments.typed), ("model", str(saved.source)), ("method", arguments.method)]
-
-
-def _layer(text: str) -> int:
-    """argparse type: a layer's number from 1, or from the end."""
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, such as -1 for the last layer") from None
-
-
-def _number(text: str) -> float:
-    """argparse type: any number; its range is checked with the other options."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
 
 
 def _head(text: str) -> int | str:
