@@ -20,7 +20,7 @@ from .._files import one_line, os_reason, printable, shown
 from .common import Parser, in_options, log_to_stderr, reject_unknown
 
 _NAMES = ("train", "finetune", "ablate", "evaluate", "predict", "generate", "probe", "reconstruct", "analyze")
-_NAMES += ("features", "audit", "doctor", "experiment", "bench", "convert", "recipes", "demo")
+_NAMES += ("features", "audit", "doctor", "experiment", "bench", "convert", "export", "recipes", "demo")
 COMMANDS = {name: import_module(f".{name}", __package__) for name in _NAMES}
 """Name -> the module with `HELP`, `add_arguments` and `run`, in the order of the help."""
 
