@@ -50,16 +50,17 @@ class Shapes:
     Attributes:
         patch: (height, width) of what the image size is a multiple of; `None` for texts.
         size: (height, width) of the only images that the graph takes; `None` where any multiple of the patch is.
+        length: the most tokens of a text; `None` where there is no such limit.
     """
 
     patch: tuple[int, int] | None
     size: tuple[int, int] | None = None
+    length: int | None = None
 
     def axes(self, inputs: tuple[str, ...]) -> tuple[dict[int, Any], ...]:
         """For each input, the free axes as `torch.export` takes them."""
         if self.patch is None:
-            free = {0: Dim("batch"), 1: Dim("length")}
-            return (free,) * len(inputs)
+            return ({0: Dim("batch"), 1: Dim("length", max=self.length)},) * len(inputs)
         image: dict[int, Any] = {0: Dim.DYNAMIC}
         noise: dict[int, Any] = {0: Dim.DYNAMIC}
         if self.size is None:
@@ -118,7 +119,7 @@ def trace(graph: Graph, example: Mapping[str, Tensor], shapes: Shapes) -> Export
     except ValueError:
         raise
     except Exception as error:  # torch.export raises whatever the model's code meets
-        words = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        words = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" For more information")[0]
         if shapes.patch is not None and shapes.size is None:
             raise ValueError(f"size=None: the graph cannot follow the image size ({words}); give `size`") from error
         raise ValueError(f"the model cannot be traced: {words}") from error
