@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +61,7 @@ class ExportedModel:
         return self.run(pixel_values)[0]
 
 
-def open_exported(source: str | os.PathLike, backend: str = "onnx") -> ExportedModel:
+def open_exported(source: str | Path, backend: str = "onnx") -> ExportedModel:
     """Read a folder that `export_model` wrote.
 
     Args:

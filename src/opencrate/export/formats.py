@@ -52,8 +52,8 @@ def _write_onnx(program: ExportedProgram, graph: Graph, path: Path) -> None:
 
 def _write_int8(program: ExportedProgram, graph: Graph, path: Path) -> None:
     """Dynamic quantisation by ONNX Runtime: weights per output channel, activations at each call."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    import onnx  # pyright: ignore[reportMissingImports]
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportMissingImports]
 
     whole = path.with_name("float.onnx")
     _write_onnx(program, graph, whole)
@@ -87,7 +87,7 @@ def fold_constants(model: Any) -> None:
     An ISTA step multiplies by the dictionary, times its step size, and by its transpose. ONNX Runtime leaves products
     with a factor, or with a matrix that is transposed in the graph, in floating point.
     """
-    from onnx import numpy_helper
+    from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
 
     constants = {one.name: one for one in model.graph.initializer}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from .._files import shown
 from .._outputs import write_json
 from ..configuration_crate import pair
 from ..store import runs
-from ..store.kinds import KINDS
+from ..store.kinds import KINDS, Kind
 from ..store.saved import SavedModel, open_saved
 from .check import Check, compare, compare_other_size, time_both
 from .formats import write_graph
@@ -25,7 +24,8 @@ from .samples import Samples, samples_of
 from .sizes import processor_at
 from .targets import FACTS, TARGETS, target_named
 
-TAKEN = tuple(kind for kind in KINDS if kind != "sentences")
+TAKEN: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "sentences")
+"""Kinds of models that are exported."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Export:
 
 
 def export_model(
-    source: SavedModel | str | os.PathLike,
-    output: str | os.PathLike,
+    source: SavedModel | str | Path,
+    output: str | Path,
     to: str = "onnx",
     *,
     size: int | tuple[int, int] | None = None,

@@ -31,7 +31,7 @@ def _torch(path: Path) -> Runner:
 
 
 def _onnx(path: Path) -> Runner:
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
