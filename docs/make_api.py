@@ -14,7 +14,8 @@ from pathlib import Path
 from types import FunctionType
 
 PAGE = Path(__file__).with_name("api.md")
-PACKAGES = ("", "stats", "data", "recipe", "store", "evaluation", "analysis", "training", "studies", "bench", "reports")
+PACKAGES = ("", "stats", "data", "recipe", "store", "evaluation", "analysis", "training", "studies", "bench")
+PACKAGES += ("export", "reports")
 HEAD = """# The Python API
 
 Made from the code by `python docs/make_api.py`. `from opencrate.PACKAGE import NAME` loads a name on use.

@@ -31,6 +31,8 @@ def autocasts(kind: str) -> bool:
 
 
 def in_full(kind: str) -> AbstractContextManager:
-    """A context on devices of this kind in which autocast rounds nothing."""
-    known_kind = torch.amp.autocast_mode.is_autocast_available(kind)
-    return torch.autocast(kind, enabled=False) if known_kind else nullcontext()
+    """A context on devices of this kind in which autocast rounds nothing.
+
+    Where autocast is off there is nothing to do, and a traced graph stays free of contexts, which files cannot hold.
+    """
+    return torch.autocast(kind, enabled=False) if autocasts(kind) else nullcontext()

@@ -27,6 +27,7 @@ ORDER = (
     "training",
     "studies",
     "bench",
+    "export",
     "reports",
     "cli",
 )

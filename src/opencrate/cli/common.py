@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from .._files import locate, one_line, path_problem, printable, read_standard_input, shown
 from .._suggest import suggest
-from .._values import BatchSize, Count, Seed, allowed, fitted, number_in, shown_value
+from .._values import BatchSize, Count, Pixels, Seed, allowed, fitted, number_in, shown_value
 from .._weights import is_packaged_name
 
 
@@ -293,3 +293,11 @@ def layer_numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"{shown_value(text)} is not a list of layer numbers from 1, such as 1,6,12"
         ) from None
+
+
+def image_size(text: str) -> int | tuple[int, int]:
+    """argparse type: `224`, or `224x160` for height and width."""
+    numbers = [number_of(Pixels)(part) for part in text.split("x")]
+    if len(numbers) > 2:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither one number nor height x width, like 224x160")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])

@@ -25,9 +25,9 @@ from typing import Annotated, Any
 
 from .._files import path_problem, shown
 from .._outputs import check_output
-from .._values import Pixels, Within
+from .._values import Within
 from .._weights import is_packaged_name
-from .common import Parser, number_of, prepare_libraries, say
+from .common import Parser, image_size, number_of, prepare_libraries, say
 
 HELP = "convert a published checkpoint, or back"
 HEADS = Annotated[int, Within(1, 2**20)]
@@ -43,8 +43,8 @@ def add_arguments(parser: Parser) -> None:
     add("output", metavar="OUTPUT", help="folder to write, or a file (--to-official)")
     add("--family", metavar="NAME", help=FAMILIES)
     add("--num-attention-heads", type=number_of(HEADS), metavar="K")
-    add("--image-size", type=_size, metavar="PIXELS", help="224, or height and width: 224x160")
-    add("--patch-size", type=_size, metavar="PIXELS", help="16, or 16x8")
+    add("--image-size", type=image_size, metavar="PIXELS", help="224, or height and width: 224x160")
+    add("--patch-size", type=image_size, metavar="PIXELS", help="16, or 16x8")
     add(
         "--weights",
         metavar="KEY",
@@ -165,11 +165,3 @@ def _to_official(arguments: argparse.Namespace) -> None:
         else:
             torch.save(tensors, partial)
         os.replace(partial, output)
-
-
-def _size(text: str) -> int | tuple[int, int]:
-    """argparse type: `224`, or `224x160` for height and width."""
-    numbers = [number_of(Pixels)(part) for part in text.split("x")]
-    if len(numbers) > 2:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither one number nor height x width, like 224x160")
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])

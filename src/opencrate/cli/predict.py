@@ -2,16 +2,19 @@
 
   opencrate predict runs/photos cat.jpg holiday/ --top-k 3
   opencrate predict runs/photos holiday/ --format json
+  opencrate predict photos-onnx holiday/ --backend onnx
   find . -name '*.jpg' | opencrate predict runs/photos - --skip-bad
 
 Folders are searched for image files, sub-folders included; `-` reads files and folders from standard input, one a line.
-The model is a run directory or any saved classifier.
+The model is a run directory or any saved classifier; with --backend, a folder that `opencrate export` wrote.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
 from .common import Parser, batch_size, named_files, positive_int, prepare_libraries, print_table, report_skipped
 
@@ -20,27 +23,31 @@ HELP = "classify image files"
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate predict`."""
-    parser.add_argument("model", metavar="RUN", help="run directory, saved classifier, or opencrate/name")
+    parser.add_argument(
+        "model", metavar="RUN", help="run directory, saved classifier, exported folder, or opencrate/name"
+    )
     parser.add_images()
     parser.add_argument("--top-k", type=positive_int, default=1, metavar="K", help="classes per image")
     parser.add_argument("--batch-size", type=batch_size, default=64, metavar="N")
+    words = "of an exported model: onnx (ONNX Runtime) or openvino"
+    parser.add_argument("--backend", choices=("onnx", "openvino"), help=words)
     parser.add_argument("--format", choices=("table", "json"), default="table")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict and print."""
+    from ..export.targets import FACTS
     from ..store.kinds import require_kind
 
     files = named_files(arguments.inputs, arguments.skip_bad)
     require_kind(arguments.model, ("classifier",))
+    if arguments.backend is None and Path(arguments.model, FACTS).expanduser().is_file():
+        raise ValueError(f"{arguments.model}: holds an exported model; say what runs it by --backend onnx or openvino")
     prepare_libraries(arguments.debug)
-    from ..evaluation.classifier import predict
-    from ..store.saved import open_saved
-
-    saved = open_saved(arguments.model, ("classifier",))
     skipped: list[str] = []
     options = {"top_k": arguments.top_k, "batch_size": arguments.batch_size}
-    results = predict(saved, files, **options, skipped=skipped if arguments.skip_bad else None)
+    options["skipped"] = skipped if arguments.skip_bad else None
+    results = (_exported if arguments.backend else _eager)(arguments, files, options)
     report_skipped(skipped, len(files))
     if arguments.format == "json":
         print(json.dumps(results, indent=2))
@@ -52,3 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     print_table(("file", "class", "probability"), rows)
     return 0
+
+
+def _eager(arguments: argparse.Namespace, files: list[Path], options: dict[str, Any]) -> list[dict[str, Any]]:
+    from ..evaluation.classifier import predict
+    from ..store.saved import open_saved
+
+    return predict(open_saved(arguments.model, ("classifier",)), files, **options)
+
+
+def _exported(arguments: argparse.Namespace, files: list[Path], options: dict[str, Any]) -> list[dict[str, Any]]:
+    from ..evaluation.classifier import classify_files
+    from ..export.exported import open_exported
+
+    model = open_exported(arguments.model, arguments.backend)
+    return classify_files(model.logits, model.transform, model.label_names, files, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ..data.images.tensors import ImageTransform
 from ..store.saved import SavedModel
 from .inputs import Batch, evaluating, place, read_batches, read_files
 
@@ -165,12 +166,31 @@ def predict(
         One dict per readable file: `file`, and `predictions`, each a `label` with its `probability`, the most probable
         first.
     """
-    results = []
-    for read, pixels in read_files(saved.transform, files, batch_size, skipped):
+
+    def logits_of(pixels: Tensor) -> Tensor:
         with evaluating(saved.model):
-            probabilities = saved.model(pixel_values=place(pixels, saved.model)).logits.float().softmax(-1)
+            return saved.model(pixel_values=place(pixels, saved.model)).logits
+
+    options = {"top_k": top_k, "batch_size": batch_size, "skipped": skipped}
+    return classify_files(logits_of, saved.transform, saved.label_names, files, **options)
+
+
+def classify_files(
+    logits_of: Callable[[Tensor], Tensor],
+    transform: ImageTransform,
+    names: Sequence[str],
+    files: Sequence[Path],
+    *,
+    top_k: int = 1,
+    batch_size: int = 64,
+    skipped: list[str] | None = None,
+) -> list[dict[str, Any]]:
+    """`predict` by any function from images `(B, C, H, W)` to logits `(B, classes)`; `names` are the classes'."""
+    results = []
+    for read, pixels in read_files(transform, files, batch_size, skipped):
+        probabilities = logits_of(pixels).float().softmax(-1)
         values, indices = probabilities.topk(min(top_k, probabilities.shape[-1]))
         for file, row, chosen in zip(read, values.tolist(), indices.tolist()):
-            guesses = [{"label": saved.label_names[i], "probability": value} for i, value in zip(chosen, row)]
+            guesses = [{"label": names[i], "probability": value} for i, value in zip(chosen, row)]
             results.append({"file": str(file), "predictions": guesses})
     return results
