@@ -83,6 +83,17 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("inputs", metavar="IMAGE", nargs="+", help="image files or folders of them; - reads a list")
         self.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, named and counted")
 
+    def add_masks(self) -> None:
+        """How masks are made: the layer, what is compared, the size, and how masks are refined."""
+        add = self.add_argument
+        add("--layer", type=positive_int, default=-1, metavar="L", help="a layer's number from 1 (default: the last)")
+        add("--features", choices=("keys", "tokens", "codes"), default="keys", help="what is compared (default: keys)")
+        add("--size", type=positive_int, metavar="N", help="pixels of the shorter side (default: 480, or 60 patches)")
+        add("--square", action="store_true", help="both sides of that size, as the published code")
+        add("--stride", type=positive_int, metavar="N", help="pixels from patch to patch, for finer masks; divides it")
+        add("--refine", choices=("guided", "crf", "none"), default="guided", help="default: guided")
+        add("--num-masks", type=positive_int, default=3, metavar="N", help="cuts of MaskCut (default: 3)")
+
     def add_text(self) -> None:
         """--text and how it is read."""
         add = self.add_argument

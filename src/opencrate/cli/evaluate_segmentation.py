@@ -36,13 +36,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add("--split", default="val", metavar="NAME", help="part of the data set (default: val)")
     add("--limit", type=positive_int, metavar="N", help="at most N images (default: all)")
-    add("--layer", type=positive_int, default=-1, metavar="L", help="a layer's number from 1 (default: the last)")
-    add("--features", choices=("keys", "tokens", "codes"), default="keys", help="what is cut (default: keys)")
-    add("--size", type=positive_int, metavar="N", help="pixels of the shorter side (default: 480, or 60 patches)")
-    add("--square", action="store_true", help="both sides of that size, as the published code")
-    add("--stride", type=positive_int, metavar="N", help="pixels from patch to patch, for finer masks; divides it")
-    add("--refine", choices=("guided", "crf", "none"), default="guided", help="default: guided")
-    add("--num-masks", type=positive_int, default=3, metavar="N", help="cuts of MaskCut (default: 3)")
+    parser.add_masks()
     add("--tau", type=number_of(Share), default=0.15, metavar="T", help="cosine of like patches (default: 0.15)")
     add(
         "--noise",
