@@ -57,10 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ..store.kinds import require_kind
 
     layout, path = arguments.data
+    data = load_masks(layout, path, split=arguments.split, limit=arguments.limit)
     output = output_folder(
         argparse.Namespace(output=arguments.output, model=arguments.models[0]), f"segmentation-{layout}"
     )
-    data = load_masks(layout, path, split=arguments.split, limit=arguments.limit)
     for model in arguments.models:
         require_kind(model, ("classifier", "features", "autoencoder", "other"))
     prepare_libraries(arguments.debug)
