@@ -11,6 +11,8 @@ from opencrate.recipe.load import load_recipe
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "gpu"
 FILE = runpy.run_path(str(FOLDER / "jobs.py"), run_name="jobs")
 JOBS = FILE["JOBS"]
+MANY = runpy.run_path(str(FOLDER / "many.py"), run_name="many")
+LISTS = sorted((FOLDER / "lists").glob("*.txt"))
 TRAININGS = [job for jobs in JOBS.values() for job in jobs if isinstance(job, FILE["Training"])]
 
 
@@ -37,3 +39,37 @@ def test_a_job_that_takes_too_long_is_interrupted_and_says_what_it_did(tmp_path)
     (partial / "log.jsonl").write_text("{}\n")
     FILE["keep"](tmp_path / "runs" / "one", tmp_path / "kept")
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["log.jsonl"]
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def test_lists_name_recipes_and_keys_that_there_are(path):
+    lines = MANY["read_list"](path)
+    assert len({line.name for line in lines}) == len(lines) > 0 and path.name in (FOLDER / "README.md").read_text()
+    for line in lines:
+        train, *after = (command[len(MANY["CLI"]) :] for command in line.commands(Path("out"), Path("data"), False))
+        assert train[0] == "train" and train[-4:] == ["--output", f"out/{line.name}", "--no-report", "--resume"]
+        load_recipe(train[1], train[2:-4])
+        assert all(words[0] in ("train", "finetune") and "{" not in " ".join(words) for words in after)
+
+
+def test_many_at_once_until_the_time_is_over(monkeypatch, tmp_path, capsys):
+    """One line ends, one fails, one is interrupted, and what is done is not done again."""
+    program = tmp_path / "program.py"
+    program.write_text("import sys, time\nprint(*sys.argv[1:], flush=True)\n{'good': lambda: 0, 'bad': lambda: sys.exit(3),"
+                       " 'long': lambda: time.sleep(60)}[sys.argv[2]]()\n")  # fmt: skip
+    monkeypatch.setitem(MANY["main"].__globals__, "CLI", (sys.executable, str(program)))
+    monkeypatch.setitem(MANY["main"].__globals__, "GRACE", 0)
+    (tmp_path / "list.txt").write_text(
+        "# three\n\none | good a={data} && finetune good {out}/one\ntwo | bad\nthree | long\n"
+    )
+    words = ["many.py", str(tmp_path / "list.txt"), "--data", "d", "--out", str(tmp_path / "out"), "--seconds", "4"]
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", words)
+        assert MANY["main"]() == 1
+        said = capsys.readouterr().out
+        assert (
+            "two: not finished (3)" in said and "three: not finished (time is over)" in said and "1 of 3 lines" in said
+        )
+    log = (tmp_path / "out" / "one.log").read_text()
+    assert log.splitlines()[1] == f"finetune good {tmp_path}/out/one" and "good a=d --output" in log
+    assert log.count("finetune") == 1

@@ -175,3 +175,13 @@ def test_bad_sweep_files(text, message, tmp_path):
 def test_unknown_sweep():
     with pytest.raises(ValueError, match=r"no sweep 'digits-struct': .* did you mean 'digits-structure'"):
         load_sweep("digits-struct")
+
+
+def test_a_sweep_resumes_where_the_processor_decided_the_precision(tmp_path):
+    """`bf16: auto` stands in the recipe, what it became in the run: the finished run is that of the sweep all the same."""
+    sweep = choose(load_sweep("digits-structure"), ["crate"], [0])
+    words = ["training.bf16=auto", "logging.measure_inputs=0"]
+    first = run_sweep(sweep, tmp_path, words, smoke=True, num_images=4)
+    assert run_sweep(sweep, tmp_path, words, smoke=True, num_images=4) == first
+    with pytest.raises(ValueError, match=r"training\.learning_rate was"):
+        run_sweep(sweep, tmp_path, [*words, "training.learning_rate=1"], smoke=True)

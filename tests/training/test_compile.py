@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, training_args
 
-from opencrate.training import trainer
+from opencrate.training import trainer, whitebox_callback
 from opencrate.training.train import train
 from opencrate.training.trainer import training_arguments
 
@@ -66,3 +66,25 @@ def test_cuda_graphs(small, tmp_path):
         *SHORT, "training.torch_compile=true", "training.torch_compile_mode=reduce-overhead", "training.bf16=true"
     )
     assert train(recipe, tmp_path / "run").metrics["steps"] == 4
+
+
+def test_tf32_ends_with_the_run_and_leaves_rates_alone(small, monkeypatch, tmp_path):
+    """As on a GPU that has TF32: off with `torch_compile` too; where it is asked for, not where layers are measured."""
+    for module in (trainer, training_args):
+        monkeypatch.setattr(module, "is_torch_tf32_available", lambda: True)
+    assert training_arguments(small("training.torch_compile=true"), tmp_path, validate=False).tf32 is False
+    seen = {"step": set(), "measured": set()}
+
+    def noted(kind, function):
+        def run(*arguments, **options):
+            seen[kind].add(torch.backends.cuda.matmul.fp32_precision)
+            return function(*arguments, **options)
+
+        return run
+
+    monkeypatch.setattr(whitebox_callback, "layer_measures", noted("measured", whitebox_callback.layer_measures))
+    monkeypatch.setattr(trainer.RecipeTrainer, "compute_loss", noted("step", trainer.RecipeTrainer.compute_loss))
+    before = torch.backends.fp32_precision
+    train(small("training.tf32=true", "training.max_steps=2"), tmp_path / "run")
+    assert seen == {"step": {"tf32"}, "measured": {"ieee"}}
+    assert torch.backends.fp32_precision == before

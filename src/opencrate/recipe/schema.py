@@ -42,7 +42,7 @@ class TrainingRecipe:
     max_grad_norm: Amount = 1.0
     label_smoothing_factor: Share = 0.0
     bf16: bool | Literal["auto"] = False  # auto: where the GPU or CPU has instructions for it; a run writes down which
-    tf32: bool | None = None  # float32 products in TF32 on a GPU; null: PyTorch's default, on with torch_compile
+    tf32: bool | None = None  # float32 products in TF32 on a GPU, losses and rates too; null: as false
     torch_compile: bool = False
     torch_compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None  # with torch_compile
     dataloader_num_workers: Annotated[int, Within(0, 64)] = 0

@@ -264,11 +264,16 @@ def _at_equal_compute(recipes: dict[tuple[str, int], Recipe], reference: str) ->
 
 
 def _check_place(directory: Path, recipe: Recipe) -> None:
-    """Refuse a finished run of another recipe in this place, or what no run can be written over."""
+    """Refuse a finished run of another recipe in this place, or what no run can be written over.
+
+    What a recipe leaves to the processor (`training.bf16: auto`) is as the run decided it, on this machine or another.
+    """
+    from ..training.precision import decided
+
     if not (directory / runs.METRICS).is_file():
         runs.check_place(directory, resume=True)
         return
-    changed = runs.changed_keys(runs.read_recipe(directory), recipe)
+    changed = runs.changed_keys(runs.read_recipe(directory), decided(recipe, directory))
     if changed:
         raise ValueError(
             f"{directory}: a run with other settings lies there ({runs.in_words(changed)}); choose another `output`"

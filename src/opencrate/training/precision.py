@@ -1,8 +1,10 @@
-"""Whether a run computes in bfloat16, where its recipe leaves that to the processor."""
+"""Whether a run computes in bfloat16, where its recipe leaves that to the processor; and where TF32 ends."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,3 +31,24 @@ def has_bfloat16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return has_half_instructions()
+
+
+@contextmanager
+def precision_restored() -> Iterator[None]:
+    """Give `torch.backends.fp32_precision`, which `training.tf32` sets for the whole process, back as it was."""
+    before = torch.backends.fp32_precision
+    try:
+        yield
+    finally:
+        torch.backends.fp32_precision = before
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products of float32 tensors are taken in float32 on a GPU too, whatever `training.tf32` says."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before

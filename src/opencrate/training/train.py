@@ -24,7 +24,7 @@ from ..store.environment import environment
 from .allocator import keep_freed_memory
 from .callbacks import RunLog
 from .extension import check_extendable, is_finished, take_up
-from .precision import decided
+from .precision import decided, precision_restored
 from .sharding import whole_model
 from .tasks import Parts, task_of
 from .trainer import RecipeTrainer, training_arguments
@@ -41,6 +41,7 @@ class TrainedRun:
     metrics: dict[str, Any]
 
 
+@precision_restored()
 def train(
     recipe: Recipe | str | Path,
     output_dir: str | Path | None = None,

@@ -370,15 +370,19 @@ class _Flow(TrainerCallback):
 def training_arguments(recipe: Recipe, output_dir: Path, validate: bool) -> TrainingArguments:
     """The recipe's `training` section as transformers' `TrainingArguments`; joins the processes of a `torchrun`.
 
+    TF32 is off unless the recipe says otherwise. transformers switches it on with `torch_compile`, also under bfloat16,
+    where all that it changes is the losses and rates that are float32 so that they are exact.
+
     Raises:
         ValueError: TF32 where there is no GPU that has it.
     """
     if recipe.training.tf32 and not is_torch_tf32_available():
         raise ValueError("training.tf32=true: needs a CUDA GPU of the Ampere generation or later; leave it out")
     has_end = "min_lr" in recipe.training.lr_scheduler_type
+    given = dataclasses.asdict(decided(recipe).training)
     return TrainingArguments(
         output_dir=str(output_dir),
-        **dataclasses.asdict(decided(recipe).training),
+        **{**given, "tf32": bool(given["tf32"])},
         lr_scheduler_kwargs={"min_lr": recipe.optimiser.min_learning_rate} if has_end else {},
         eval_strategy="epoch" if validate else "no",
         logging_strategy="epoch",

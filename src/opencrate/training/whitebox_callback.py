@@ -24,6 +24,7 @@ from ..evaluation.inputs import num_inputs_of, read_batches
 from ..recipe.schema import Recipe
 from .callbacks import RunLog
 from .ema import WeightAverage
+from .precision import without_tf32
 
 EPS = 0.5
 """ε of the coding rates."""
@@ -124,7 +125,7 @@ class WhiteBoxLog(TrainerCallback):
     def _measure(self, state: Any) -> None:
         if not state.is_world_process_zero:
             return
-        with self._average.applied(self._model) if self._average else nullcontext():
+        with without_tf32(), self._average.applied(self._model) if self._average else nullcontext():
             values = measured_layers(self._model, self._inputs.fields, self._batch_size)
         row = {"epoch": state.epoch or 0, "step": state.global_step, **values}
         self.rows.append(row)
