@@ -16,6 +16,7 @@ from ..analysis.layers.analyze import analyze
 from ..analysis.masks.options import MaskOptions
 from ..analysis.masks.segment import Segmented, Segmenter, segmenter_of
 from ..analysis.masks.views import token_views
+from ..analysis.record.attention import displayable
 from ..analysis.record.states import has_maps
 from ..blocks import compressions
 from ..data.images.tensors import to_array
@@ -28,7 +29,7 @@ from ..reports.layers import curves
 from ..reports.reconstruction import images_of, plot_grid
 from ..reports.segmentation import overlay
 from ..reports.segmentation_figures import plot_rows
-from ..stats.words import number, percent
+from ..stats.words import percent
 from ..store.saved import SavedModel
 from .errors import told
 from .uploads import read_picture
@@ -45,7 +46,7 @@ class Look:
         name: the model's, for readers.
         picture: decoded, in the mode that the model reads.
         layer: of heads, masks and atoms, from 1; -1 is the last.
-        patches: along the shorter side, for heads, masks and atoms.
+        patches: along the shorter side, for heads and masks.
         num_masks: cuts of MaskCut, at most.
         mask_ratio: share of the patches that an autoencoder does not see.
     """
@@ -54,7 +55,7 @@ class Look:
     name: str
     picture: Image.Image
     layer: int = -1
-    patches: int = 24
+    patches: int = 20
     num_masks: int = 3
     mask_ratio: float = 0.75
 
@@ -71,8 +72,14 @@ class Look:
         return self.saved.transform.processor(images=[self.picture], return_tensors="pt")["pixel_values"]
 
     @property
+    def as_read(self) -> Tensor:
+        """`pixels` before their normalisation, `(C, H, W)` in [0, 1]: what is cut off is not seen."""
+        mean, std = (getattr(self.saved.processor, name, None) for name in ("image_mean", "image_std"))
+        return displayable(self.pixels, mean, std)[0]
+
+    @property
     def shown(self) -> Tensor:
-        """The picture `(C, H, W)` in [0, 1], at most 320 pixels wide and high."""
+        """The whole picture `(C, H, W)` in [0, 1], at most 320 pixels wide and high."""
         small = self.picture.copy()
         small.thumbnail((_SHOWN, _SHOWN))
         return torch.from_numpy(to_array(small).copy()).float() / 255
@@ -83,7 +90,7 @@ def look(
     name: str,
     file: str | None,
     layer: int = -1,
-    patches: int = 24,
+    patches: int = 20,
     num_masks: int = 3,
     mask_ratio: float = 0.75,
 ) -> tuple[Part, ...]:
@@ -157,26 +164,24 @@ def _heads(one: Look, found: Segmented) -> Figure:
 
 
 def atoms(one: Look) -> Part:
-    """The atoms of the layer's dictionary that lie nearest to some patch."""
-    segmenter = one.segmenter
-    pixels = segmenter.read(one.picture)[None]
-    view = token_views(one.saved.model, pixels, layer=one.layer, features="codes", attention=False)
+    """The atoms of the layer's dictionary that lie nearest to some patch, at the size of training."""
+    view = token_views(one.saved.model, one.pixels, layer=one.layer, features="codes", attention=False)
     found = nearest_atoms(view.features[0].float().numpy(), view.grid, _ATOMS)
-    kind = codes_kind(one.saved.model)
-    title, unit = ("Nearest atoms", "atom") if kind == "sparse codes" else ("Strongest neurons", "neuron")
+    sparse = codes_kind(one.saved.model) == "sparse codes"
+    title, unit = ("Nearest atoms", "atom") if sparse else ("Strongest neurons", "neuron")
     if not found:
         return Part(title, (f"No {unit} of layer {view.layer} fires on this picture.",))
     maps = {f"{unit} {atom.index}": atom.values for atom in found}
-    listed = "; ".join(
-        f"{unit} {atom.index}: {number(atom.maximum, 2)}, on {percent(atom.share)} of the patches" for atom in found
-    )
+    largest = "; ".join(f"{unit} {atom.index}: {atom.maximum:.2g}, {percent(atom.share)} of patches" for atom in found)
+    what = "dictionary" if sparse else "MLP"
     how = (
-        f"The {unit}s of layer {view.layer} whose entry of the code ({kind}, {view.features.shape[-1]} entries) is largest "
-        "on some patch, and that entry on every patch."
+        f"Of the {view.features.shape[-1]} {unit}s of layer {view.layer}, those that fire most on some patch, and how much "
+        f"on each. The picture is as the model reads it: {' x '.join(map(str, view.grid))} patches."
     )
-    drawn = plot_maps([("", one.shown, maps)], _COLUMNS)
-    figure = Figure("app-atoms", title, drawn, f"The picture, and where each {unit} fires", {"Largest": listed, HOW: how})
-    return Part("Dictionary" if unit == "atom" else "MLP", (), (figure,))
+    drawn = plot_maps([("", one.as_read, maps)], _COLUMNS)
+    alt = f"The picture, and where each {unit} fires"
+    figure = Figure("app-atoms", title, drawn, alt, {"Largest value, and where it is above 0": largest, HOW: how})
+    return Part(f"The layer's {what}", (), (figure,))
 
 
 def reconstruction(one: Look) -> Part:

@@ -107,10 +107,6 @@ class Segmenter:
         check_tokens(grid_of(size, self.patch, check_stride(options.stride, self.patch)))
         return size
 
-    def read(self, picture: Image.Image) -> torch.Tensor:
-        """A picture as the model reads it for its masks: `(C, height, width)` float32."""
-        return prepared(picture, self.transform, self.size_of(picture))
-
     def __call__(self, pictures: Sequence[Image.Image], maps: bool = False, masks: bool = True) -> list[Segmented]:
         """Segment pictures that the model reads at one size, in one forward pass.
 

@@ -1,0 +1,215 @@
+"""The page: which inputs lead to which function. Nothing is computed here, and nothing else imports gradio's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..reports.html import fragment, fragment_style
+from ..store.kinds import LANGUAGE
+from .errors import PageError, in_one_line
+from ._gradio import load_gradio
+from .images import look
+from .measured import analyze_upload, compare
+from .shelf import Shelf, num_layers
+from .texts import MAX_NEW_TOKENS, fill_in, go_on, word_features
+from .uploads import FORMATS, MEGABYTE, MODEL_SUFFIXES
+
+TITLE = "OpenCRATE"
+PASSAGE = (
+    "The king is here, and the king is tired. The queen has asked the king to rest, but the king will not rest. "
+    "A messenger comes from the north with a letter for the king. The letter says that the old bridge is gone, that "
+    "the river is high, and that no one can cross it before the spring. The king reads the letter twice, folds it, "
+    "and gives it to the queen. She reads it, looks at the fire for a while, and says that the spring is not far away."
+)
+STYLE = """
+.gradio-container { max-width: 76rem !important; margin: 0 auto !important;
+  --ink: var(--body-text-color); --soft: var(--body-text-color-subdued); --paper: var(--background-fill-primary);
+  --card: var(--background-fill-secondary); --line: var(--border-color-primary); --accent: #0072b2; --shade: 230, 159, 0; }
+.dark .gradio-container, .gradio-container.dark { --accent: #56b4e9; --shade: 213, 94, 0; }
+.report .context { margin: 0.35rem 0 0; padding: 0.3rem 0.4rem; border-radius: 0.3rem; background: var(--paper);
+  font: 0.85rem/1.6 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.report .context b { font-weight: inherit; border-radius: 0.15rem; }
+.report .context .peak { font-weight: 700; outline: 1px solid var(--accent); }
+.report .tokens { margin: 0.4rem 0 0; font-size: 0.85rem; }
+.report .tokens span { display: inline-block; border: 1px solid var(--line); border-radius: 0.3rem; padding: 0 0.3rem;
+  margin: 0 0.2rem 0.2rem 0; font: 0.8rem ui-monospace, monospace; white-space: pre; }
+.report thead th { min-width: 0; }
+footer { display: none !important; }
+"""
+STYLE += "\n".join(f".report .s{shade} {{ background: rgba(var(--shade), {shade / 12:.2f}); }}" for shade in range(1, 10))
+
+
+def build(shelf: Shelf, max_upload: int = 100) -> Any:
+    """The page as gradio's Blocks.
+
+    Args:
+        shelf: the models that it offers.
+        max_upload: MB of an uploaded file, and of the files of a model together.
+
+    Raises:
+        ValueError: gradio is not installed.
+    """
+    gr = load_gradio()
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800)) as page:
+        gr.Markdown(f"# {TITLE}\nWhat the layers of a white-box transformer make of a picture or a text.")
+        with gr.Tabs():
+            if shelf.names(reads="images"):
+                with gr.Tab("Picture"):
+                    _picture_tab(gr, shelf)
+            if shelf.names(LANGUAGE):
+                with gr.Tab("Text"):
+                    _text_tab(gr, shelf)
+            if len(shelf.models) > 1:
+                with gr.Tab("Compare"):
+                    _compare_tab(gr, shelf)
+            with gr.Tab("Your model"):
+                _upload_tab(gr, max_upload)
+    return page
+
+
+def _picture_tab(gr: Any, shelf: Shelf) -> None:
+    names = shelf.names(reads="images")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            model = gr.Dropdown(names, value=names[0], label="Model")
+            picture = _picture(gr)
+            examples = example_pictures()
+            if examples:
+                gr.Examples([[str(one)] for one in examples], [picture], label="Examples")
+        with gr.Column(scale=1, min_width=280):
+            top = num_layers(shelf[names[0]])
+            layer = gr.Slider(1, top, value=top, step=1, label="Layer", info="of heads, masks and atoms")
+            patches = gr.Slider(8, 40, value=20, step=4, label="Patches", info="along the shorter side; more are slower")
+            masks = gr.Slider(1, 5, value=3, step=1, label="Objects", info="that MaskCut looks for, at most")
+            autoencoders = shelf.names(("autoencoder",))
+            ratio = gr.Slider(0.1, 0.9, value=0.75, step=0.05, label="Hidden", info="share of the patches")
+            ratio.visible = bool(autoencoders)
+            button = gr.Button("Look inside", variant="primary")
+    found = gr.HTML()
+
+    def run(name: str, *arguments: Any) -> str:
+        return fragment(look(shelf[name], name, *arguments))
+
+    def layers_of(name: str) -> Any:
+        count = num_layers(shelf[name])
+        return gr.Slider(maximum=count, value=count)
+
+    _on(gr, shelf, button.click, run, [model, picture, layer, patches, masks, ratio], found)
+    _on(gr, shelf, model.change, layers_of, [model], layer)
+
+
+def _text_tab(gr: Any, shelf: Shelf) -> None:
+    causal, masked, both = shelf.names(("causal",)), shelf.names(("masked",)), shelf.names(LANGUAGE)
+    if causal:
+        gr.Markdown("### Go on with a text")
+        model = gr.Dropdown(causal, value=causal[0], label="Model")
+        prompt = gr.Textbox("ROMEO:\n", lines=2, label="Beginning")
+        with gr.Row():
+            length = gr.Slider(1, MAX_NEW_TOKENS, value=100, step=1, label="New tokens")
+            temperature = gr.Slider(0, 2, value=0.8, step=0.1, label="Temperature", info="0: the most probable token")
+            seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+        button = gr.Button("Go on", variant="primary")
+        out = gr.Textbox(label="Text", lines=4)
+        _on(gr, shelf, button.click, lambda name, *rest: go_on(shelf[name], *rest), [model, prompt, length, temperature, seed], out)
+    if masked:
+        gr.Markdown("### Fill in what is hidden")
+        model = gr.Dropdown(masked, value=masked[0], label="Model")
+        mask = shelf[masked[0]].tokenizer.mask_token
+        text = gr.Textbox(f"The king {mask} here.", lines=2, label=f"Text with {mask}")
+        button = gr.Button("Fill in", variant="primary")
+        found = gr.HTML()
+        _on(gr, shelf, button.click, lambda name, *rest: fragment(fill_in(shelf[name], *rest)), [model, text], found)
+    gr.Markdown("### Features of a word")
+    model = gr.Dropdown(both, value=both[0], label="Model")
+    text = gr.Textbox(PASSAGE, lines=4, label="Text")
+    top = num_layers(shelf[both[0]])
+    with gr.Row():
+        word = gr.Textbox("king", label="Word in the text")
+        layer = gr.Slider(1, top, value=top, step=1, label="Layer")
+    button = gr.Button("Find features", variant="primary")
+    found = gr.HTML()
+
+    def run(name: str, *arguments: Any) -> str:
+        return fragment(word_features(shelf[name], *arguments))
+
+    def layers_of(name: str) -> Any:
+        count = num_layers(shelf[name])
+        return gr.Slider(maximum=count, value=count)
+
+    _on(gr, shelf, button.click, run, [model, text, word, layer], found)
+    _on(gr, shelf, model.change, layers_of, [model], layer)
+
+
+def _compare_tab(gr: Any, shelf: Shelf) -> None:
+    names = list(shelf.models)
+    with gr.Row():
+        first = gr.Dropdown(names, value=names[0], label="Model")
+        second = gr.Dropdown(names, value=names[1], label="Beside it")
+    with gr.Row():
+        picture = _picture(gr)
+        text = gr.Textbox(PASSAGE, lines=6, label="Text, for models that read texts")
+    button = gr.Button("Compare", variant="primary")
+    found = gr.HTML()
+
+    def run(one: str, other: str, *arguments: Any) -> str:
+        return fragment(compare([(name, shelf[name]) for name in (one, other)], *arguments))
+
+    _on(gr, shelf, button.click, run, [first, second, picture, text], found)
+
+
+def _upload_tab(gr: Any, max_upload: int) -> None:
+    kinds = ", ".join(MODEL_SUFFIXES)
+    gr.Markdown(
+        "The report of `opencrate analyze` for any CRATE, ViT, DINOv2, BERT, GPT-2, ... of transformers: a zip file of a "
+        f"folder written by `save_pretrained`, or its files ({kinds}), at most {max_upload} MB together. Weights are read "
+        "from safetensors only, nothing in the files is executed, and they are deleted when the report is made."
+    )
+    files = gr.File(file_count="multiple", file_types=[".zip", *MODEL_SUFFIXES], label="Model", height=140)
+    text = gr.Textbox(PASSAGE, lines=4, label="Text, for models that read texts")
+    button = gr.Button("Analyze", variant="primary")
+    found = gr.HTML()
+
+    def run(given: Sequence[str] | None, words: str) -> str:
+        return fragment(analyze_upload(given, words, max_upload * MEGABYTE))
+
+    _on(gr, None, button.click, run, [files, text], found)
+
+
+def _picture(gr: Any) -> Any:
+    """A place for a picture, of which the function gets the file: it is decoded by our own reader."""
+
+    class Picture(gr.Image):
+        is_template = True  # shown by the parts of gr.Image
+
+        def preprocess(self, payload: Any) -> str | None:
+            return None if payload is None else payload.path
+
+    return Picture(sources=["upload", "clipboard"], height=260, label=f"Picture ({', '.join(FORMATS[:4])}, ...)", buttons=[])
+
+
+def _on(gr: Any, shelf: Shelf | None, event: Callable[..., Any], run: Callable[..., Any], given: list[Any], out: Any) -> None:
+    """Run a function at an event, one at a time on the whole page, its errors in one line."""
+    safe = in_one_line(run, shelf.paths if shelf else None)
+
+    def shown(*arguments: Any) -> Any:
+        try:
+            return safe(*arguments)
+        except PageError as error:
+            raise gr.Error(str(error), print_exception=False, duration=None, title="This did not work") from None
+
+    event(shown, given, out, concurrency_id="model", concurrency_limit=1, api_visibility="private", show_progress="full")
+
+
+def example_pictures() -> list[Path]:
+    """The photographs that scikit-learn brings."""
+    import sklearn.datasets
+
+    folder = Path(sklearn.datasets.__file__).parent / "images"
+    return sorted(folder.glob("*.jpg"))
+
+
+def style() -> str:
+    """The CSS of the page and of what it shows."""
+    return f"{STYLE}\n{fragment_style()}"
