@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ from .errors import told
 from .uploads import read_picture
 
 TOP = 5
-_ATOMS, _COLUMNS, _SHOWN = 6, 3, 320
+_ATOMS, _COLUMNS, _ONE_LINE, _SHOWN = 6, 3, 4, 320
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ def look(
         ValueError: a file that is no picture, or one that is not read here, as `uploads.read_picture`.
     """
     one = Look(saved, name, read_picture(saved, file), layer, patches, num_masks, mask_ratio)
-    wanted: list[tuple[str, Callable[[Look], Part]]] = [("Masks and heads", masks_and_heads), ("Atoms", atoms)]
-    wanted.append(("Layers", layers))
+    wanted: list[tuple[str, tuple[Callable[[Look], Part], ...]]] = []
     if saved.kind == "classifier":
-        wanted.insert(0, ("Class", classes))
+        wanted.append(("Class", (classes,)))
     if saved.kind == "autoencoder":
-        wanted.insert(0, ("Reconstruction", reconstruction))
-    return tuple(_made(title, make, one) for title, make in wanted)
+        wanted.append(("Reconstruction", (reconstruction,)))
+    wanted += [("One layer", (masks_and_heads, atoms)), ("All layers", (layers,))]
+    return tuple(_together(title, [_made(title, make, one) for make in makers]) for title, makers in wanted)
 
 
 def probabilities(saved: SavedModel, pixels: Tensor, top: int = TOP) -> dict[str, float]:
@@ -127,7 +127,7 @@ def classes(one: Look) -> Part:
     found = probabilities(one.saved, one.pixels)
     rows = tables.frame({"class": label, "probability": percent(value)} for label, value in found.items())
     note = f"One of the {len(one.saved.label_names)} classes that the model knows, whatever the picture shows."
-    return Part("Class", (), (Table(f"{one.name} says", rows, note),))
+    return Part("Class", (), (Table("Most probable classes", rows, note),))
 
 
 def masks_and_heads(one: Look) -> Part:
@@ -158,7 +158,7 @@ def _heads(one: Look, found: Segmented) -> Figure:
     assert found.maps is not None
     maps = {f"head {number}": values for number, values in enumerate(found.maps, 1)}
     how = f"How much the {found.looked_at_by} looks at each patch; each map is stretched from 0 to its largest value."
-    drawn = plot_maps([("", one.shown, maps)], _COLUMNS)
+    drawn = plot_maps([("", one.shown, maps)], len(maps) if len(maps) <= _ONE_LINE else _COLUMNS)
     alt = "The picture, and one attention map for every head"
     return Figure("app-heads", f"Heads of layer {found.layer}", drawn, alt, {HOW: how})
 
@@ -173,15 +173,14 @@ def atoms(one: Look) -> Part:
         return Part(title, (f"No {unit} of layer {view.layer} fires on this picture.",))
     maps = {f"{unit} {atom.index}": atom.values for atom in found}
     largest = "; ".join(f"{unit} {atom.index}: {atom.maximum:.2g}, {percent(atom.share)} of patches" for atom in found)
-    what = "dictionary" if sparse else "MLP"
     how = (
-        f"Of the {view.features.shape[-1]} {unit}s of layer {view.layer}, those that fire most on some patch, and how much "
-        f"on each. The picture is as the model reads it: {' x '.join(map(str, view.grid))} patches."
+        f"Of the {view.features.shape[-1]} {unit}s of layer {view.layer}, those that fire most on some patch, and "
+        f"how much on each. The picture is as the model reads it: {' x '.join(map(str, view.grid))} patches."
     )
     drawn = plot_maps([("", one.as_read, maps)], _COLUMNS)
     alt = f"The picture, and where each {unit} fires"
     figure = Figure("app-atoms", title, drawn, alt, {"Largest value, and where it is above 0": largest, HOW: how})
-    return Part(f"The layer's {what}", (), (figure,))
+    return Part(title, (), (figure,))
 
 
 def reconstruction(one: Look) -> Part:
@@ -199,6 +198,12 @@ def reconstruction(one: Look) -> Part:
 def layers(one: Look) -> Part:
     """R^c, R, ΔR and sparsity over the layers, of this picture alone."""
     return Part("Layers", (), curves({one.name: analyze(one.saved.model, one.pixels, name=one.name)}))
+
+
+def _together(title: str, parts: Sequence[Part]) -> Part:
+    """Parts under one heading, their figures beside one another."""
+    sentences = tuple(sentence for part in parts for sentence in part.sentences)
+    return Part(title, sentences, tuple(item for part in parts for item in part.items))
 
 
 def _made(title: str, make: Callable[[Look], Part], one: Look) -> Part:

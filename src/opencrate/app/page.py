@@ -8,8 +8,8 @@ from typing import Any
 
 from ..reports.html import fragment, fragment_style
 from ..store.kinds import LANGUAGE
-from .errors import PageError, in_one_line
 from ._gradio import load_gradio
+from .errors import PageError, in_one_line
 from .images import look
 from .measured import analyze_upload, compare
 from .shelf import Shelf, num_layers
@@ -24,10 +24,20 @@ PASSAGE = (
     "and gives it to the queen. She reads it, looks at the fire for a while, and says that the spring is not far away."
 )
 STYLE = """
-.gradio-container { max-width: 76rem !important; margin: 0 auto !important;
-  --ink: var(--body-text-color); --soft: var(--body-text-color-subdued); --paper: var(--background-fill-primary);
-  --card: var(--background-fill-secondary); --line: var(--border-color-primary); --accent: #0072b2; --shade: 230, 159, 0; }
-.dark .gradio-container, .gradio-container.dark { --accent: #56b4e9; --shade: 213, 94, 0; }
+.gradio-container { --ink: var(--body-text-color); --soft: #596070; --paper: var(--background-fill-primary);
+  --block-info-text-color: #596070;
+  --card: var(--background-fill-secondary); --line: #d8dbe0; --accent: #0072b2; --shade: 230, 159, 0;
+  width: 100% !important; max-width: 82rem !important; margin: 0 auto !important; }
+.dark { --block-info-text-color: #a3aab8; --soft: #a3aab8; --line: #3a3f49; --accent: #56b4e9; --shade: 213, 94, 0; }
+.gradio-container .fillable { width: 100%; max-width: 100% !important; padding: 1rem !important; }
+.report .grid { grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); align-items: start; }
+.report .grid .card:only-child { max-width: 26rem; }
+.report table { margin: 0; }
+.report :is(table, thead, tbody, tr) { border: 0 !important; }
+.report :is(th, td) { border: 0 !important; border-top: 1px solid var(--line) !important; }
+.report thead th { color: var(--soft); min-width: 0; }
+.report .scroll[aria-label="Most probable classes"] { max-width: 26rem; }
+.report a { margin: 0; padding: 0; }
 .report .context { margin: 0.35rem 0 0; padding: 0.3rem 0.4rem; border-radius: 0.3rem; background: var(--paper);
   font: 0.85rem/1.6 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .report .context b { font-weight: inherit; border-radius: 0.15rem; }
@@ -35,10 +45,9 @@ STYLE = """
 .report .tokens { margin: 0.4rem 0 0; font-size: 0.85rem; }
 .report .tokens span { display: inline-block; border: 1px solid var(--line); border-radius: 0.3rem; padding: 0 0.3rem;
   margin: 0 0.2rem 0.2rem 0; font: 0.8rem ui-monospace, monospace; white-space: pre; }
-.report thead th { min-width: 0; }
 footer { display: none !important; }
 """
-STYLE += "\n".join(f".report .s{shade} {{ background: rgba(var(--shade), {shade / 12:.2f}); }}" for shade in range(1, 10))
+STYLE += "\n".join(f".report .s{one} {{ background: rgba(var(--shade), {one / 12:.2f}); }}" for one in range(1, 10))
 
 
 def build(shelf: Shelf, max_upload: int = 100) -> Any:
@@ -79,67 +88,76 @@ def _picture_tab(gr: Any, shelf: Shelf) -> None:
             if examples:
                 gr.Examples([[str(one)] for one in examples], [picture], label="Examples")
         with gr.Column(scale=1, min_width=280):
-            top = num_layers(shelf[names[0]])
-            layer = gr.Slider(1, top, value=top, step=1, label="Layer", info="of heads, masks and atoms")
-            patches = gr.Slider(8, 40, value=20, step=4, label="Patches", info="along the shorter side; more are slower")
+            layer = _layer(gr, shelf, model, names[0], "of heads, masks and atoms")
+            patches = gr.Slider(
+                8, 40, value=20, step=4, label="Patches", info="along the shorter side: more take longer"
+            )
             masks = gr.Slider(1, 5, value=3, step=1, label="Objects", info="that MaskCut looks for, at most")
-            autoencoders = shelf.names(("autoencoder",))
-            ratio = gr.Slider(0.1, 0.9, value=0.75, step=0.05, label="Hidden", info="share of the patches")
-            ratio.visible = bool(autoencoders)
+            words = "share of the patches that an autoencoder fills in"
+            shown = bool(shelf.names(("autoencoder",)))
+            ratio = gr.Slider(0.1, 0.9, value=0.75, step=0.05, label="Hidden", info=words, visible=shown)
             button = gr.Button("Look inside", variant="primary")
     found = gr.HTML()
 
     def run(name: str, *arguments: Any) -> str:
         return fragment(look(shelf[name], name, *arguments))
 
-    def layers_of(name: str) -> Any:
-        count = num_layers(shelf[name])
-        return gr.Slider(maximum=count, value=count)
-
     _on(gr, shelf, button.click, run, [model, picture, layer, patches, masks, ratio], found)
-    _on(gr, shelf, model.change, layers_of, [model], layer)
 
 
 def _text_tab(gr: Any, shelf: Shelf) -> None:
-    causal, masked, both = shelf.names(("causal",)), shelf.names(("masked",)), shelf.names(LANGUAGE)
-    if causal:
-        gr.Markdown("### Go on with a text")
-        model = gr.Dropdown(causal, value=causal[0], label="Model")
-        prompt = gr.Textbox("ROMEO:\n", lines=2, label="Beginning")
-        with gr.Row():
-            length = gr.Slider(1, MAX_NEW_TOKENS, value=100, step=1, label="New tokens")
-            temperature = gr.Slider(0, 2, value=0.8, step=0.1, label="Temperature", info="0: the most probable token")
-            seed = gr.Number(0, precision=0, minimum=0, label="Seed")
-        button = gr.Button("Go on", variant="primary")
-        out = gr.Textbox(label="Text", lines=4)
-        _on(gr, shelf, button.click, lambda name, *rest: go_on(shelf[name], *rest), [model, prompt, length, temperature, seed], out)
-    if masked:
-        gr.Markdown("### Fill in what is hidden")
-        model = gr.Dropdown(masked, value=masked[0], label="Model")
-        mask = shelf[masked[0]].tokenizer.mask_token
-        text = gr.Textbox(f"The king {mask} here.", lines=2, label=f"Text with {mask}")
-        button = gr.Button("Fill in", variant="primary")
-        found = gr.HTML()
-        _on(gr, shelf, button.click, lambda name, *rest: fragment(fill_in(shelf[name], *rest)), [model, text], found)
+    if shelf.names(("causal",)):
+        _go_on(gr, shelf, shelf.names(("causal",)))
+    if shelf.names(("masked",)):
+        _fill_in(gr, shelf, shelf.names(("masked",)))
+    _word(gr, shelf, shelf.names(LANGUAGE))
+
+
+def _go_on(gr: Any, shelf: Shelf, names: list[str]) -> None:
+    gr.Markdown("### Go on with a text")
+    model = gr.Dropdown(names, value=names[0], label="Model")
+    prompt = gr.Textbox("ROMEO:\n", lines=2, label="Beginning")
+    with gr.Row():
+        length = gr.Slider(1, MAX_NEW_TOKENS, value=100, step=1, label="New tokens")
+        temperature = gr.Slider(0, 2, value=0.8, step=0.1, label="Temperature", info="0: the most probable token")
+        seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+    button = gr.Button("Go on", variant="primary")
+    out = gr.Textbox(label="Text", lines=4)
+
+    def run(name: str, *arguments: Any) -> str:
+        return go_on(shelf[name], *arguments)
+
+    _on(gr, shelf, button.click, run, [model, prompt, length, temperature, seed], out)
+
+
+def _fill_in(gr: Any, shelf: Shelf, names: list[str]) -> None:
+    gr.Markdown("### Fill in what is hidden")
+    model = gr.Dropdown(names, value=names[0], label="Model")
+    mask = shelf[names[0]].tokenizer.mask_token
+    text = gr.Textbox(f"The king {mask} here.", lines=2, label=f"Text with {mask}")
+    button = gr.Button("Fill in", variant="primary")
+    found = gr.HTML()
+
+    def run(name: str, *arguments: Any) -> str:
+        return fragment(fill_in(shelf[name], *arguments))
+
+    _on(gr, shelf, button.click, run, [model, text], found)
+
+
+def _word(gr: Any, shelf: Shelf, names: list[str]) -> None:
     gr.Markdown("### Features of a word")
-    model = gr.Dropdown(both, value=both[0], label="Model")
+    model = gr.Dropdown(names, value=names[0], label="Model")
     text = gr.Textbox(PASSAGE, lines=4, label="Text")
-    top = num_layers(shelf[both[0]])
     with gr.Row():
         word = gr.Textbox("king", label="Word in the text")
-        layer = gr.Slider(1, top, value=top, step=1, label="Layer")
+        layer = _layer(gr, shelf, model, names[0])
     button = gr.Button("Find features", variant="primary")
     found = gr.HTML()
 
     def run(name: str, *arguments: Any) -> str:
         return fragment(word_features(shelf[name], *arguments))
 
-    def layers_of(name: str) -> Any:
-        count = num_layers(shelf[name])
-        return gr.Slider(maximum=count, value=count)
-
     _on(gr, shelf, button.click, run, [model, text, word, layer], found)
-    _on(gr, shelf, model.change, layers_of, [model], layer)
 
 
 def _compare_tab(gr: Any, shelf: Shelf) -> None:
@@ -162,9 +180,9 @@ def _compare_tab(gr: Any, shelf: Shelf) -> None:
 def _upload_tab(gr: Any, max_upload: int) -> None:
     kinds = ", ".join(MODEL_SUFFIXES)
     gr.Markdown(
-        "The report of `opencrate analyze` for any CRATE, ViT, DINOv2, BERT, GPT-2, ... of transformers: a zip file of a "
-        f"folder written by `save_pretrained`, or its files ({kinds}), at most {max_upload} MB together. Weights are read "
-        "from safetensors only, nothing in the files is executed, and they are deleted when the report is made."
+        "The report of `opencrate analyze` for any CRATE, ViT, DINOv2, BERT, GPT-2, ... of transformers. Give a zip "
+        f"file of a folder written by `save_pretrained`, or its files ({kinds}), at most {max_upload} MB together. "
+        "Weights are read from safetensors only. Nothing in the files is executed, and what was unpacked is deleted."
     )
     files = gr.File(file_count="multiple", file_types=[".zip", *MODEL_SUFFIXES], label="Model", height=140)
     text = gr.Textbox(PASSAGE, lines=4, label="Text, for models that read texts")
@@ -177,19 +195,34 @@ def _upload_tab(gr: Any, max_upload: int) -> None:
     _on(gr, None, button.click, run, [files, text], found)
 
 
+def _layer(gr: Any, shelf: Shelf, model: Any, first: str, words: str | None = None) -> Any:
+    """A slider from 1 to the layers of the chosen model, at the last."""
+    count = num_layers(shelf[first])
+    layer = gr.Slider(1, count, value=count, step=1, label="Layer", info=words)
+
+    def layers_of(name: str) -> Any:
+        count = num_layers(shelf[name])
+        return gr.Slider(maximum=count, value=count)
+
+    _on(gr, shelf, model.change, layers_of, [model], layer)
+    return layer
+
+
 def _picture(gr: Any) -> Any:
     """A place for a picture, of which the function gets the file: it is decoded by our own reader."""
 
-    class Picture(gr.Image):
-        is_template = True  # shown by the parts of gr.Image
+    def file_of(payload: Any) -> str | None:
+        return None if payload is None else payload.path
 
-        def preprocess(self, payload: Any) -> str | None:
-            return None if payload is None else payload.path
+    names = ", ".join(FORMATS[:4])
+    picture = gr.Image(sources=["upload", "clipboard"], height=260, label=f"Picture ({names}, ...)", buttons=[])
+    picture.preprocess = file_of  # of the one component; a class of our own makes gradio write a stub beside this file
+    return picture
 
-    return Picture(sources=["upload", "clipboard"], height=260, label=f"Picture ({', '.join(FORMATS[:4])}, ...)", buttons=[])
 
-
-def _on(gr: Any, shelf: Shelf | None, event: Callable[..., Any], run: Callable[..., Any], given: list[Any], out: Any) -> None:
+def _on(
+    gr: Any, shelf: Shelf | None, event: Callable[..., Any], run: Callable[..., Any], given: list[Any], out: Any
+) -> None:
     """Run a function at an event, one at a time on the whole page, its errors in one line."""
     safe = in_one_line(run, shelf.paths if shelf else None)
 
@@ -197,9 +230,10 @@ def _on(gr: Any, shelf: Shelf | None, event: Callable[..., Any], run: Callable[.
         try:
             return safe(*arguments)
         except PageError as error:
-            raise gr.Error(str(error), print_exception=False, duration=None, title="This did not work") from None
+            raise gr.Error(str(error), print_exception=False, duration=None) from None
 
-    event(shown, given, out, concurrency_id="model", concurrency_limit=1, api_visibility="private", show_progress="full")
+    limits = {"concurrency_id": "model", "concurrency_limit": 1}
+    event(shown, given, out, **limits, api_visibility="private", show_progress="full")
 
 
 def example_pictures() -> list[Path]:
@@ -212,4 +246,4 @@ def example_pictures() -> list[Path]:
 
 def style() -> str:
     """The CSS of the page and of what it shows."""
-    return f"{STYLE}\n{fragment_style()}"
+    return f"{fragment_style()}\n{STYLE}"

@@ -20,11 +20,7 @@ _POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; worker-src 'self' blob:; "
     "connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
-_HEADERS = {
-    "content-security-policy": _POLICY,
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
+_HEADERS = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer", "x-content-type-options": "nosniff"}
 """A browser loads nothing from elsewhere, whatever gradio's own page asks for."""
 
 
@@ -59,8 +55,6 @@ def start(shelf: Shelf, *, host: str | None = HOST, port: int | None = None, max
         ValueError: gradio is not installed, or there is no place at that address.
     """
     gr = load_gradio()
-    from starlette.middleware import Middleware
-
     page = build(shelf, max_upload)
     font = ("ui-sans-serif", "system-ui", "sans-serif")
     mono = ("ui-monospace", "Consolas", "monospace")
@@ -81,7 +75,7 @@ def start(shelf: Shelf, *, host: str | None = HOST, port: int | None = None, max
             pwa=False,
             allowed_paths=[],
             max_file_size=max_upload * MEGABYTE,
-            app_kwargs={"middleware": [Middleware(Headers)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+            app_kwargs={"middleware": [(Headers, (), {})], "docs_url": None, "redoc_url": None, "openapi_url": None},
             theme=gr.themes.Default(primary_hue="blue", font=font, font_mono=mono),
             css=style(),
         )

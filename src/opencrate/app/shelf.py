@@ -79,10 +79,8 @@ def open_shelf(sources: Sequence[str] = ()) -> Shelf:
         saved = open_saved(_absolute(source))
         if saved.kind in ("sentences", "other") and saved.reads == "texts":
             raise ValueError(f"{source}: reads texts and does not predict tokens; the page has nothing to show of it")
-        if saved.kind in LANGUAGE:
-            _ = saved.tokenizer  # a missing one is said now, not to a reader of the page
-        else:
-            _ = saved.transform
+        # what is missing is said now, and not to a reader of the page
+        _ = saved.tokenizer if saved.kind in LANGUAGE else saved.transform
         models[_free_name(source, models)] = saved
     return Shelf(models)
 

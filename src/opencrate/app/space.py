@@ -31,10 +31,12 @@ opencrate.register_auto_classes()
 MODELS = {models}
 HERE = Path(__file__).parent
 
-serve(open_shelf([one if one.startswith("hf://") else str(HERE / one) for one in MODELS]), host=None, max_upload={max_upload})
+sources = [one if one.startswith("hf://") else str(HERE / one) for one in MODELS]
+serve(open_shelf(sources), host=None, max_upload={max_upload})
 '''
-_REQUIREMENTS = """# OpenCRATE is not on PyPI yet. Until then: `python -m pip wheel --no-deps .` in its repository, put the wheel beside this
-# file, and name it here in place of the next line: ./opencrate-{version}-py3-none-any.whl[app]
+_REQUIREMENTS = """# OpenCRATE is not on PyPI yet.
+# Until then run `python -m pip wheel --no-deps .` in its repository, put the wheel
+# beside this file, and name it in place of the next line: opencrate[app] @ ./opencrate-{version}-py3-none-any.whl
 opencrate[app]=={version}
 """
 _README = """---

@@ -50,14 +50,16 @@ def fill_in(saved: SavedModel, text: str) -> tuple[Part, ...]:
     _require_length(text)
     tokenizer = saved.tokenizer
     ids = torch.tensor([tokenizer(text)["input_ids"]])
-    places = (ids[0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
+    places = [place for place, token in enumerate(ids[0].tolist()) if token == tokenizer.mask_token_id]
     if not 1 <= len(places) <= _MOST_MASKS:
         raise ValueError(
-            f"text: holds {tokenizer.mask_token} {len(places)} times; write it 1 to {_MOST_MASKS} times, where a word is "
-            "to be filled in"
+            f"text: holds {tokenizer.mask_token} {len(places)} times; write it 1 to {_MOST_MASKS} times, "
+            "where a word is to be filled in"
         )
     if ids.shape[1] > saved.context:
-        raise ValueError(f"text: has {ids.shape[1]} tokens, more than the model's context of {saved.context}; shorten it")
+        raise ValueError(
+            f"text: has {ids.shape[1]} tokens, more than the model's context of {saved.context}; shorten it"
+        )
     found = _most_probable(saved, ids, places)
     rows = tables.frame(
         {"mask": str(number), "token": token, "probability": percent(value)}
@@ -92,8 +94,8 @@ def word_features(saved: SavedModel, text: str, word: str, layer: int | None = N
         return (Part("Features", (f"No feature of this layer fires more on “{word.strip()}” than elsewhere.",)),)
     kind = codes_kind(saved.model)
     sentence = (
-        f"The features ({kind}) of layer {found[0].layer} that fire more on “{word.strip()}” than on the other tokens of "
-        "this text, the largest difference first; shades show where each fires."
+        f"The features ({kind}) of layer {found[0].layer} that fire more on “{word.strip()}” than on the other tokens "
+        "of this text, the largest difference first; shades show where each fires."
     )
     cards = Markup('<div class="grid">{}</div>').format(Markup("").join(map(_card, found)))
     return (Part("Features", (sentence,), (cards,)),)

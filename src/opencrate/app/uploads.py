@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
 
 from PIL import Image, UnidentifiedImageError
 
@@ -43,7 +44,7 @@ def read_picture(saved: SavedModel, file: str | Path | None) -> Image.Image:
             width, height = picture.size
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
-        raise ValueError(f"{name}: it is {what_it_is(start_of(path))}, not a picture of {kinds} that is whole") from None
+        raise ValueError(f"{name}: it is {what_it_is(start_of(path))}, not a whole picture ({kinds})") from None
     except Exception as error:  # decoders can raise anything on damaged bytes
         raise ValueError(f"{name}: not a readable picture ({type(error).__name__}); give another") from error
     if width * height > _PIXELS:
@@ -121,7 +122,9 @@ def _unzip(file: Path, place: Path, limit: int) -> list[str]:
                     continue
                 _require(entry.file_size <= left, name, limit)
                 with archive.open(entry) as stream:
-                    content = read_limited(stream, name, left)  # what it unpacks to, whatever the archive states
+                    content = read_limited(
+                        cast(BinaryIO, stream), name, left
+                    )  # what it unpacks to, whatever the archive states
                 left -= len(content)
                 _free(place, name).write_bytes(content)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:

@@ -4,13 +4,13 @@
   opencrate app runs/photos opencrate/digits --port 8000
   opencrate app opencrate/digits --space digits-space
 
-MODEL is a run directory, a saved folder, opencrate/name or hf://owner/name, which is downloaded; by default all installed
-models of opencrate-weights. Tabs: a picture (class, masks, heads, atoms, curves, reconstruction), a text (go on, fill in,
-features of a word), two models side by side, and the report of a model that is uploaded, as safetensors.
+MODEL is a run directory, a saved folder, opencrate/name or hf://owner/name, which is downloaded; by default all models
+of opencrate-weights that are installed. Tabs: a picture (class, masks, heads, atoms, curves, reconstruction), a text
+(go on, fill in, features of a word), two models side by side, and the report of a model that is uploaded.
 
-The page needs the extra `app` (gradio). It listens on this machine only, unless --host says otherwise; then everybody who
-reaches the address can use it, without a password. It calls no other host. --space writes a Hugging Face Space instead:
-app.py, requirements.txt, README.md and the models.
+The page needs the extra `app` (gradio). It listens on this machine only, unless --host says otherwise; then everybody
+who reaches the address can use it, without a password. It calls no other host. --space writes a Hugging Face Space
+instead: app.py, requirements.txt, README.md and the models.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         options = {"max_upload": arguments.max_upload, "overwrite": arguments.overwrite}
         files = write_space(arguments.space, models, **options)
-        say(f"wrote {len(files)} files to {arguments.space}; README.md there says what it is, requirements.txt what it needs")
+        say(f"wrote {len(files)} files to {arguments.space}; requirements.txt says what the Space still needs")
         return 0
     from ..app.server import serve
 

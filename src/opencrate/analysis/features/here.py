@@ -114,7 +114,7 @@ def features_of_word(
     tokenizer, total = language.tokenizer, len(code_modules(language.model))
     number = total if layer is None else layer
     if not tokenizer.is_fast:
-        raise ValueError(f"{language.source}: its tokenizer does not say where tokens stand in a text; give another model")
+        raise ValueError(f"{language.source}: its tokenizer cannot say where tokens stand in a text")
     read = tokenizer(text, return_offsets_mapping=True)
     ids = read["input_ids"][: min(_MAX_TOKENS, language.context)]
     places = word_positions(text, read["offset_mapping"][: len(ids)], word.strip())
