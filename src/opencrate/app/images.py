@@ -35,7 +35,7 @@ from .errors import told
 from .uploads import read_picture
 
 TOP = 5
-_ATOMS, _COLUMNS, _ONE_LINE, _SHOWN = 6, 3, 4, 320
+_ATOMS, _COLUMNS, _SHOWN = 6, 3, 320
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _masks(one: Look, found: Segmented) -> Figure:
     listed = "; ".join(f"{mask.label}: {percent(mask.pixels.mean())} of the picture" for mask in found.masks)
     how = (
         f"MaskCut on the keys of layer {found.layer}, {found.grid[0]} x {found.grid[1]} patches, refined along the "
-        "picture's edges. The model never saw a mask."
+        "picture's edges. No mask was given to the model."
     )
     drawn = plot_rows([[one.picture.convert("RGB"), covered]], ["picture", "MaskCut"])
     return Figure("app-masks", "Masks", drawn, "The picture, and MaskCut's masks on it", {"Found": listed, HOW: how})
@@ -158,7 +158,7 @@ def _heads(one: Look, found: Segmented) -> Figure:
     assert found.maps is not None
     maps = {f"head {number}": values for number, values in enumerate(found.maps, 1)}
     how = f"How much the {found.looked_at_by} looks at each patch; each map is stretched from 0 to its largest value."
-    drawn = plot_maps([("", one.shown, maps)], len(maps) if len(maps) <= _ONE_LINE else _COLUMNS)
+    drawn = plot_maps([("", one.shown, maps)], 2 if len(maps) <= 4 else _COLUMNS)
     alt = "The picture, and one attention map for every head"
     return Figure("app-heads", f"Heads of layer {found.layer}", drawn, alt, {HOW: how})
 
