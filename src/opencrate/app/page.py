@@ -23,31 +23,6 @@ PASSAGE = (
     "the river is high, and that no one can cross it before the spring. The king reads the letter twice, folds it, "
     "and gives it to the queen. She reads it, looks at the fire for a while, and says that the spring is not far away."
 )
-STYLE = """
-.gradio-container { --ink: var(--body-text-color); --soft: #596070; --paper: var(--background-fill-primary);
-  --block-info-text-color: #596070;
-  --card: var(--background-fill-secondary); --line: #d8dbe0; --accent: #0072b2; --shade: 230, 159, 0;
-  width: 100% !important; max-width: 82rem !important; margin: 0 auto !important; }
-.dark { --block-info-text-color: #a3aab8; --soft: #a3aab8; --line: #3a3f49; --accent: #56b4e9; --shade: 213, 94, 0; }
-.gradio-container .fillable { width: 100%; max-width: 100% !important; padding: 1rem !important; }
-.report .grid { grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); align-items: start; }
-.report .grid .card:only-child { max-width: 26rem; }
-.report table { margin: 0; }
-.report :is(table, thead, tbody, tr) { border: 0 !important; }
-.report :is(th, td) { border: 0 !important; border-top: 1px solid var(--line) !important; }
-.report thead th { color: var(--soft); min-width: 0; }
-.report .scroll[aria-label="Most probable classes"] { max-width: 26rem; }
-.report a { margin: 0; padding: 0; }
-.report .context { margin: 0.35rem 0 0; padding: 0.3rem 0.4rem; border-radius: 0.3rem; background: var(--paper);
-  font: 0.85rem/1.6 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
-.report .context b { font-weight: inherit; border-radius: 0.15rem; }
-.report .context .peak { font-weight: 700; outline: 1px solid var(--accent); }
-.report .tokens { margin: 0.4rem 0 0; font-size: 0.85rem; }
-.report .tokens span { display: inline-block; border: 1px solid var(--line); border-radius: 0.3rem; padding: 0 0.3rem;
-  margin: 0 0.2rem 0.2rem 0; font: 0.8rem ui-monospace, monospace; white-space: pre; }
-footer { display: none !important; }
-"""
-STYLE += "\n".join(f".report .s{one} {{ background: rgba(var(--shade), {one / 12:.2f}); }}" for one in range(1, 10))
 
 
 def build(shelf: Shelf, max_upload: int = 100) -> Any:
@@ -246,4 +221,5 @@ def example_pictures() -> list[Path]:
 
 def style() -> str:
     """The CSS of the page and of what it shows."""
-    return f"{fragment_style()}\n{STYLE}"
+    own = Path(__file__).with_name("page.css").read_text("utf-8")
+    return f"{fragment_style()}\n{own}"

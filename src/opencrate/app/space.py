@@ -34,9 +34,8 @@ HERE = Path(__file__).parent
 sources = [one if one.startswith("hf://") else str(HERE / one) for one in MODELS]
 serve(open_shelf(sources), host=None, max_upload={max_upload})
 '''
-_REQUIREMENTS = """# OpenCRATE is not on PyPI yet.
-# Until then run `python -m pip wheel --no-deps .` in its repository, put the wheel
-# beside this file, and name it in place of the next line: opencrate[app] @ ./opencrate-{version}-py3-none-any.whl
+_REQUIREMENTS = """# OpenCRATE is not on PyPI yet. Until then build its wheel in a copy of the repository, put it
+# beside this file, and name it in place of the next line: ./opencrate-{version}-py3-none-any.whl[app]
 opencrate[app]=={version}
 """
 _README = """---

@@ -173,9 +173,8 @@ def fragment(parts: Sequence[Part]) -> str:
 
 
 def fragment_style() -> str:
-    """The CSS of what `fragment` gives. The page sets --ink, --soft, --paper, --card, --line and --accent, colours."""
-    rules = environment().get_template("parts.css.j2").render()
-    return f".report {{\ncolor: var(--ink);\n{rules}\n}}"
+    """The CSS of what `fragment` gives. The page sets the colours ink, soft, paper, card, line and accent."""
+    return environment().get_template("fragment.css.j2").render()
 
 
 def environment() -> jinja2.Environment:
