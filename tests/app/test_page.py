@@ -143,6 +143,20 @@ def test_uploads_that_are_refused_give_one_line(visit, words_as_png, tmp_path):
 
 
 @needs_browser
+def test_an_example_then_a_bad_file(browser, address, words_as_png):
+    visit = Visit(browser, address, 390)
+    visit.page.locator(".gallery-item").first.click()
+    visit.page.locator(".tabitem:visible .image-frame img").wait_for(timeout=WAIT)
+    visit.press("Look inside")
+    visit.page.locator(".report h3", has_text="Nearest atoms").wait_for(timeout=WAIT)
+    visit.page.get_by_label("Remove Image").first.click()
+    visit.upload(words_as_png)
+    visit.press("Look inside")
+    assert visit.told().startswith("words.png: it is text, not a whole picture") and visit.keeps_to_itself()
+    visit.page.close()
+
+
+@needs_browser
 def test_a_text_and_another_model(browser, address):
     visit = Visit(browser, address, 390)
     visit.page.get_by_role("tab", name="Text").click()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..reports.html import fragment, fragment_style
 from ..store.kinds import LANGUAGE
 from ._gradio import load_gradio
@@ -59,9 +61,7 @@ def _picture_tab(gr: Any, shelf: Shelf) -> None:
         with gr.Column(scale=1, min_width=280):
             model = gr.Dropdown(names, value=names[0], label="Model")
             picture = _picture(gr)
-            examples = example_pictures()
-            if examples:
-                gr.Examples([[str(one)] for one in examples], [picture], label="Examples")
+            _examples(gr, picture)
         with gr.Column(scale=1, min_width=280):
             layer = _layer(gr, shelf, model, names[0], "of heads, masks and atoms")
             patches = gr.Slider(
@@ -190,9 +190,27 @@ def _picture(gr: Any) -> Any:
         return None if payload is None else payload.path
 
     names = ", ".join(FORMATS[:4])
-    picture = gr.Image(sources=["upload", "clipboard"], height=260, label=f"Picture ({names}, ...)", buttons=[])
-    picture.preprocess = file_of  # of the one component; a class of our own makes gradio write a stub beside this file
+    options = {"sources": ["upload", "clipboard"], "type": "filepath", "image_mode": None, "format": "png"}
+    picture = gr.Image(**options, height=260, label=f"Picture ({names}, ...)", buttons=[])
+    # Of this one component: a class of our own would make gradio write a stub beside this file. gradio makes the
+    # component anew, without this, where a function updates it; so none may give more than a new picture.
+    picture.preprocess = file_of
     return picture
+
+
+def _examples(gr: Any, picture: Any) -> None:
+    """Photographs that fill the place for a picture when they are clicked."""
+    examples = example_pictures()
+    if not examples:
+        return
+    samples = [[str(one)] for one in examples]
+    shown = gr.Dataset(components=[picture], samples=samples, type="index", label="Examples", show_label=True)
+
+    def chosen(index: int) -> Any:
+        with Image.open(examples[index]) as image:
+            return image.copy()
+
+    _on(gr, None, shown.click, chosen, [shown], picture)
 
 
 def _on(
