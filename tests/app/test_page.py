@@ -1,7 +1,11 @@
 """The page in a real browser, and as a server: what goes in, what comes out, and that nothing goes elsewhere."""
 
 import importlib.util
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -59,6 +63,23 @@ def test_the_server_keeps_to_itself(address):
 @needs_gradio
 def test_building_the_page_writes_no_file(address):
     assert not list(Path(_gradio.__file__).parent.glob("*.pyi"))
+
+
+@needs_gradio
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_page_that_is_ended_leaves_no_uploads(folders, tmp_path, ending):
+    words = [sys.executable, "-m", "opencrate", "app", str(folders["writer"])]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    made = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "page: http://127.0.0.1:" in made.stdout.readline()
+        assert len(list(tmp_path.glob("opencrate-app-*"))) == 1
+        made.send_signal(ending)
+        _, errors = made.communicate(timeout=60)
+    finally:
+        made.kill()
+    assert made.returncode == 0 and "Traceback" not in errors, errors
+    assert not list(tmp_path.glob("opencrate-app-*"))
 
 
 @needs_gradio

@@ -141,7 +141,9 @@ def _compare_tab(gr: Any, shelf: Shelf) -> None:
         first = gr.Dropdown(names, value=names[0], label="Model")
         second = gr.Dropdown(names, value=names[1], label="Beside it")
     with gr.Row():
-        picture = _picture(gr)
+        with gr.Column(min_width=280):
+            picture = _picture(gr)
+            _examples(gr, picture)
         text = gr.Textbox(PASSAGE, lines=6, label="Text, for models that read texts")
     button = gr.Button("Compare", variant="primary")
     found = gr.HTML()

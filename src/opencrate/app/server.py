@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -95,5 +97,7 @@ def serve(shelf: Shelf, *, host: str | None = HOST, port: int | None = None, max
     with tempfile.TemporaryDirectory(prefix="opencrate-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = start(shelf, host=host, port=port, max_upload=max_upload)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: uploads are deleted
         print(f"page: {page.local_url} (Ctrl-C ends it)", flush=True)
         page.block_thread()
