@@ -23,10 +23,10 @@ from ..data.images.tensors import to_array
 from ..evaluation.inputs import evaluating, place
 from ..evaluation.reconstruction import grid_of, patch_noise, reconstruct
 from ..reports import tables
-from ..reports.html import HOW, Figure, Part, Table
+from ..reports.html import HOW, MEASURED, Figure, Part, Table
 from ..reports.layer_figures import plot_maps
 from ..reports.layers import curves
-from ..reports.reconstruction import images_of, plot_grid
+from ..reports.reconstruction import MOMENTS_NOTE, images_of, plot_grid
 from ..reports.segmentation import overlay
 from ..reports.segmentation_figures import plot_rows
 from ..stats.words import percent
@@ -189,10 +189,14 @@ def reconstruction(one: Look) -> Part:
     rows, columns = grid_of(one.saved.model, pixels)
     noise = patch_noise(1, rows * columns, 0)
     found = reconstruct(one.saved.model, pixels, noise, processor.image_mean, processor.image_std, one.mask_ratio)
-    drawn = plot_grid(images_of(found, ["picture"], 1))
-    how = f"{int(found.mask.sum())} of {rows * columns} patches are hidden, drawn with seed 0."
+    (image,) = images_of(found, ["picture"], 1)
+    how = f"{int(found.mask.sum())} of {rows * columns} patches are hidden, drawn with seed 0"
+    how += f"; {MOMENTS_NOTE}." if found.mean_std_known else "."
+    measured = f"PSNR on the hidden patches {image.numbers['psnr_masked']:.1f} dB."
     alt = "The picture, the patches that the model sees, its reconstruction, and both together"
-    return Part("Reconstruction", (), (Figure("app-reconstruction", "Reconstruction", drawn, alt, {HOW: how}),))
+    notes = {MEASURED: measured, HOW: how}
+    figure = Figure("app-reconstruction", "Reconstruction", plot_grid([image]), alt, notes)
+    return Part("Reconstruction", (), (figure,))
 
 
 def layers(one: Look) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -9,8 +10,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ..reports.html import fragment
 from ._gradio import load_gradio, require_gradio
-from .page import build, style
+from .images import look
+from .page import build, example_pictures, style
 from .shelf import Shelf
 from .uploads import MEGABYTE
 
@@ -87,6 +90,14 @@ def start(shelf: Shelf, *, host: str | None = HOST, port: int | None = None, max
     return page
 
 
+def prepare(shelf: Shelf) -> None:
+    """Look at one picture before the first reader does: what is imported and set up once is there then."""
+    names, examples = shelf.names(reads="images"), example_pictures()
+    if names and examples:
+        with contextlib.suppress(ValueError):  # a model that needs a larger picture, say
+            fragment(look(shelf[names[0]], names[0], str(examples[0]), patches=8))
+
+
 def serve(shelf: Shelf, *, host: str | None = HOST, port: int | None = None, max_upload: int = MAX_UPLOAD) -> None:
     """Serve the page until it is interrupted; uploads lie in a temporary folder that is deleted then.
 
@@ -94,6 +105,7 @@ def serve(shelf: Shelf, *, host: str | None = HOST, port: int | None = None, max
         ValueError: as `start`.
     """
     require_gradio()
+    prepare(shelf)
     with tempfile.TemporaryDirectory(prefix="opencrate-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = start(shelf, host=host, port=port, max_upload=max_upload)
