@@ -15,7 +15,7 @@ from types import FunctionType
 
 PAGE = Path(__file__).with_name("api.md")
 PACKAGES = ("", "stats", "data", "recipe", "store", "evaluation", "analysis", "training", "studies", "bench")
-PACKAGES += ("export", "reports")
+PACKAGES += ("export", "reports", "app")
 HEAD = """# The Python API
 
 Made from the code by `python docs/make_api.py`. `from opencrate.PACKAGE import NAME` loads a name on use.

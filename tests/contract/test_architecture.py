@@ -29,6 +29,7 @@ ORDER = (
     "bench",
     "export",
     "reports",
+    "app",
     "cli",
 )
 CORE = {

@@ -21,7 +21,7 @@ from .common import Parser, in_options, log_to_stderr, reject_unknown
 
 _NAMES = ("train", "finetune", "ablate", "evaluate", "predict", "generate", "probe", "reconstruct", "analyze")
 _NAMES += ("segment", "evaluate-segmentation", "features", "audit", "doctor", "experiment", "bench", "convert")
-_NAMES += ("export", "recipes", "models", "demo")
+_NAMES += ("export", "app", "recipes", "models", "demo")
 COMMANDS = {name: import_module(f".{name.replace('-', '_')}", __package__) for name in _NAMES}
 """Name -> the module with `HELP`, `add_arguments` and `run`, in the order of the help."""
 

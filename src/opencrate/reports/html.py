@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,17 @@ def render(report: Report, pictures: Mapping[str, bytes]) -> str:
     images = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
     template = environment().get_template(report.template)
     return template.render(report=report, images=images, sizes=sizes, **report.values)
+
+
+def fragment(parts: Sequence[Part]) -> str:
+    """The HTML of parts alone, pictures included, for a page that brings its own head and `fragment_style`."""
+    report = Report("", "", parts=tuple(parts), template="fragment.html.j2")
+    return render(report, {one.name: picture(one.figure) for one in _with_folded(report.figures)})
+
+
+def fragment_style() -> str:
+    """The CSS of what `fragment` gives. The page sets the colours ink, soft, paper, card, line and accent."""
+    return environment().get_template("fragment.css.j2").render()
 
 
 def environment() -> jinja2.Environment:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ..analysis.layers.registry import MEASURES, STATES, measure_key
 from ..analysis.layers.result import LayerMeasures
@@ -15,7 +17,7 @@ from ..stats.words import UNTRAINED
 from . import figures
 from .figures import WIDTH, band, finish
 
-_HEADS_PER_ROW = 6
+_MAPS_PER_ROW = 6
 _EACH = " per image"  # left out of axes, which are the same for images and texts
 
 
@@ -97,21 +99,38 @@ def plot_rates(measures: LayerMeasures, subspace_kind: str = LEARNED) -> Figure:
 
 def plot_attention(attention: AttentionMaps, layer: int = -1) -> Figure:
     """Every head's class-token attention in one layer, each map stretched from 0 to its largest, the image beside."""
-    images, heads = attention.maps.shape[0], attention.maps.shape[2]
-    columns = min(heads, _HEADS_PER_ROW)
-    lines = -(-heads // columns)
+    return plot_maps(
+        [
+            (title, image, {f"head {head}": one for head, one in enumerate(maps[layer].numpy(), 1)})
+            for title, image, maps in zip(attention.titles, attention.images, attention.maps)
+        ]
+    )
+
+
+def plot_maps(found: Sequence[tuple[str, Tensor, Mapping[str, Any]]], columns: int = _MAPS_PER_ROW) -> Figure:
+    """Maps of images, each stretched from 0 to its largest value, with the image before them.
+
+    Args:
+        found: of each image a title, itself `(C, H, W)` in [0, 1], and its maps `(rows, columns)` by name, equally
+            many of each.
+        columns: maps beside one another, at most.
+    """
+    count = max(len(maps) for *_, maps in found)
+    columns = min(count, columns)
+    lines = -(-count // columns)
     cell = WIDTH / (columns + 1)
-    figure = Figure(figsize=(WIDTH, images * (lines * (cell + 0.12) + 0.24)), layout="constrained")
-    for row, block in enumerate(figure.subfigures(images, 1, squeeze=False)[:, 0]):
-        block.suptitle(figures.short(attention.titles[row], 60), fontsize=9, x=0.01, ha="left")
+    tall = max(image.shape[-2] / image.shape[-1] for _, image, _ in found)
+    figure = Figure(figsize=(WIDTH, len(found) * (lines * (cell * tall + 0.12) + 0.24)), layout="constrained")
+    for block, (title, image, maps) in zip(figure.subfigures(len(found), 1, squeeze=False)[:, 0], found):
+        block.suptitle(figures.short(title, 60), fontsize=9, x=0.01, ha="left")
         grid = block.subplots(lines, columns + 1, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
-        figures.show_image(grid[0, 0], attention.images[row], "image")
-        for head in range(heads):
-            axes = grid[head // columns, 1 + head % columns]
-            axes.imshow(attention.maps[row, layer, head].numpy(), cmap="viridis", vmin=0)
-            axes.set_title(f"head {head + 1}", fontsize=8, pad=2)
+        figures.show_image(grid[0, 0], image, "image")
+        for number, (name, one) in enumerate(maps.items()):
+            axes = grid[number // columns, 1 + number % columns]
+            axes.imshow(one, cmap="viridis", vmin=0, extent=(0, image.shape[-1], image.shape[-2], 0))
+            axes.set_title(name, fontsize=8, pad=2)
     return figure
 
 

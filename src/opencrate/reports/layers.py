@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ..analysis.layers.analyze import LayerAnalysis
+from ..analysis.layers.claims import sparsity_key
 from ..analysis.layers.registry import MEASURES, measure_key
 from ..analysis.layers.result import LayerMeasures
 from ..analysis.record.attention import AttentionMaps
@@ -213,6 +214,14 @@ def attention_figure(attention: AttentionMaps, name: str, number: int | None) ->
     return Figure(key, title, plots.plot_attention(attention), alt, {PREDICTED: predicted, HOW: how}, folded)
 
 
+def curves(boxes: Mapping[str, LayerAnalysis]) -> tuple[Figure, ...]:
+    """R^c, the objective and sparsity over the layers: what there is to see where no input is like another."""
+    made = [measure_figure(boxes, "subspace_rate"), objective_figure(boxes, "rate_reduction")]
+    keys = {sparsity_key(box.measures) for box in boxes.values()}
+    made += [measure_figure(boxes, key) for key in sorted(keys)]
+    return tuple(figure for figure in made if figure is not None)
+
+
 def all_have(boxes: Mapping[str, LayerAnalysis], *keys: str) -> bool:
     """Whether all models were measured by these."""
     return bool(boxes) and all({*keys} <= {*one.measures.values, *one.measures.totals} for one in boxes.values())
@@ -254,8 +263,9 @@ def _how(boxes: Mapping[str, LayerAnalysis], key: str) -> str:
     taken = MEASURES[key].how
     if first.inputs == "texts":
         taken = taken.replace(", class token included", ", padding left out").replace("images", "texts")
-    inputs = words.plural(first.measures.num_inputs, first.inputs.removesuffix("s"))
-    return f"{inputs}, mean and its 95 % bootstrap interval (band); {taken}{rate}."
+    count = first.measures.num_inputs
+    spread = ", mean and its 95 % bootstrap interval (band)" if count > 1 else ""
+    return f"{words.plural(count, first.inputs.removesuffix('s'))}{spread}; {taken}{rate}."
 
 
 def _theory(boxes: Mapping[str, LayerAnalysis], text: str) -> str:

@@ -238,7 +238,7 @@ def _features_of_layer(
     half = len(blocks) // 2
     tops = [_top_positions(values[:half, :, column], max(num_contexts, num_explaining)) for column in range(len(drawn))]
     scores = _scores(blocks, values, half, [top[:num_explaining] for top in tops], seed)
-    promoted = _promoted(language, layer, drawn)
+    promoted = promoted_tokens(language, layer, drawn)
     return [
         Feature(
             layer=layer,
@@ -248,7 +248,7 @@ def _features_of_layer(
             maximum=float(values[:, :, column].max()),
             promoted=promoted[column],
             contexts=tuple(
-                _context(language, blocks[row], values[row, :, column], at) for row, at in tops[column][:num_contexts]
+                context_at(language, blocks[row], values[row, :, column], at) for row, at in tops[column][:num_contexts]
             ),
             scores={name: float(score[column]) for name, score in scores.items()},
         )
@@ -307,7 +307,8 @@ def _from_contexts(
     return table.predict(blocks[half:].reshape(-1), previous[half:].reshape(-1))[:, 0]
 
 
-def _context(language: SavedModel, ids: np.ndarray, values: np.ndarray, at: int) -> Context:
+def context_at(language: SavedModel, ids: np.ndarray, values: np.ndarray, at: int) -> Context:
+    """The tokens `ids` (N) around one of them, with a feature's values (N) there."""
     start, end = max(0, at - _SIDE), at + _SIDE + 1
     return Context(
         tokens=tuple(_text(language, int(token)) for token in ids[start:end]),
@@ -316,7 +317,7 @@ def _context(language: SavedModel, ids: np.ndarray, values: np.ndarray, at: int)
     )
 
 
-def _promoted(language: SavedModel, layer: int, drawn: np.ndarray, count: int = 8) -> Sequence[tuple]:
+def promoted_tokens(language: SavedModel, layer: int, drawn: np.ndarray, count: int = 8) -> Sequence[tuple]:
     """For each feature the tokens that it raises most; none where a head of more than a norm lies between (BERT's)."""
     if language.kind == "masked" and codes_kind(language.model) != "sparse codes":
         return [()] * len(drawn)
