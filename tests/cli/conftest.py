@@ -86,12 +86,13 @@ def official_words():
 WORDS = [f"w{number}" for number in range(37)]
 
 
-def save_tokenizer(folder):
+def save_tokenizer(folder, **special):
     """One token per word, as `tiny` text models have 40."""
     vocabulary = {"[UNK]": 0, "[PAD]": 1, "[SEP]": 2, **{word: 3 + index for index, word in enumerate(WORDS)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", **special}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,7 @@ def build(root: Path) -> None:
 
 TRAIN = (*FOLDER_OVERRIDES, "training.max_steps=1", "--no-report", "--output", "out")
 DATA = ("--data", "data")
+EXPORT = ("--to", "torch", "--num-images", "4", "--repeats", "1")
 COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "classifier": (
         ("predict", "X", "img.png"),
@@ -74,17 +75,20 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("analyze", "X", *DATA, "--output", "out", "--num-images", "4"),
         ("audit", "X", *DATA, "--output", "out", "--num-images", "4"),
         ("probe", "X", *DATA),
+        ("export", "X", *EXPORT, "--check", "data", "--output", "out"),
         ("finetune", "X", "imagefolder", "data.path=data", *TRAIN),
         ("train", "imagefolder", "data.path=data", *TRAIN, "model.init_from=X"),
     ),
     "autoencoder": (
         ("reconstruct", "X", "img.png", "--output", "out"),
         ("experiment", "reconstruct", "--model", "X", *DATA, "--output", "out"),
+        ("export", "X", *EXPORT, "--check", "data", "--output", "out"),
     ),
     "language": (
         ("generate", "X", "The", "--max-new-tokens", "2"),
         ("evaluate", "X", "--text", "story.txt"),
         ("features", "X", "--text", "story.txt", "--output", "out", "--num-features", "1"),
+        ("export", "X", *EXPORT, "--check", "story.txt", "--output", "out"),
     ),
     "image": (
         ("predict", "m", "X"),
@@ -96,6 +100,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("probe", "m", "--data", "X"),
         ("analyze", "m", "--data", "X", "--output", "out"),
         ("audit", "m", "--data", "X", "--output", "out"),
+        ("export", "m", *EXPORT, "--check", "X", "--output", "out"),
         ("train", "imagefolder", "data.path=X", *TRAIN),
     ),
     "marked": tuple(
@@ -106,6 +111,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "text": (
         ("evaluate", "l", "--text", "X"),
         ("features", "l", "--text", "X", "--output", "out"),
+        ("export", "l", *EXPORT, "--check", "X", "--output", "out"),
         ("train", "text-demo", "--smoke", "text.path=X", "--output", "out"),
     ),
     "tokenizer": (
@@ -124,6 +130,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("train", "imagefolder", "data.path=data", *TRAIN[:-2], "--output", "X"),
         ("finetune", "m", "imagefolder", "data.path=data", *TRAIN[:-2], "--output", "X"),
         ("convert", "good.pth", "X", *OFFICIAL),
+        ("export", "m", *EXPORT, "--check", "data", "--output", "X"),
         ("analyze", "m", *DATA, "--output", "X"),
         ("audit", "m", *DATA, "--output", "X"),
         ("features", "l", "--text", "story.txt", "--output", "X"),

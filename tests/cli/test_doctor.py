@@ -51,7 +51,7 @@ def change(run, keys, function):
 
 
 def test_a_run(opencrate, digits_run):
-    result = opencrate("doctor", digits_run, "--json", "--num-images", 64)
+    result = opencrate("doctor", digits_run, "--format", "json", "--num-images", 64)
     found = findings(result)
     verdicts = {name: one["verdict"] for name, one in found.items()}
     others = {"reconstruction", "perplexity", "dead-tokens", "self-supervision"}
@@ -87,19 +87,19 @@ def test_the_table_and_strictness(opencrate, copy):
 
 def test_damage_gives_exit_code_1(opencrate, copy):
     change(copy, "dictionary", lambda value: value * float("nan"))
-    result = opencrate("doctor", copy, "--json")
+    result = opencrate("doctor", copy, "--format", "json")
     assert result.code == 1 and findings(result)["finite"]["verdict"] == "fail"
     assert findings(result)["token-rank"]["verdict"] == "not checked"
 
 
 def test_a_scaled_dictionary_gives_exit_code_1(opencrate, copy):
     change(copy, "dictionary", lambda value: value * 10)
-    result = opencrate("doctor", copy, "--json", "--num-images", 64)
+    result = opencrate("doctor", copy, "--format", "json", "--num-images", 64)
     assert result.code == 1 and findings(result)["ista-step"]["verdict"] == "fail"
 
 
 def test_a_bare_folder(opencrate, plain_crate, images, tmp_path):
-    result = opencrate("doctor", plain_crate, "--json")
+    result = opencrate("doctor", plain_crate, "--format", "json")
     found = findings(result)
     assert result.code == 1 and found["fresh-parameters"]["verdict"] == "fail"  # it was never trained
     assert found["ista-step"]["verdict"] == "ok"
@@ -107,14 +107,14 @@ def test_a_bare_folder(opencrate, plain_crate, images, tmp_path):
     assert found["loss-curve"]["evidence"] == "no log.jsonl in the folder"
     bare = shutil.copytree(plain_crate, tmp_path / "bare")
     (bare / "preprocessor_config.json").unlink()
-    found = findings(opencrate("doctor", bare, "--json"))
+    found = findings(opencrate("doctor", bare, "--format", "json"))
     assert "no preprocessor_config.json" in found["token-rank"]["evidence"]
     refused = opencrate("doctor", bare, "--data", images)
     assert refused.code == 2 and "no preprocessor_config.json" in refused.err
 
 
 def test_given_images(opencrate, folder_run, images):
-    found = findings(opencrate("doctor", folder_run, "--data", images, "--json"))
+    found = findings(opencrate("doctor", folder_run, "--data", images, "--format", "json"))
     assert found["above-chance"]["verdict"] != "not checked"
     assert found["generalisation-gap"]["evidence"] == "training images are known for a run's own data only"
 
@@ -122,7 +122,7 @@ def test_given_images(opencrate, folder_run, images):
 def test_data_that_is_gone(opencrate, copy):
     recipe = (copy / "recipe.yaml").read_text()
     (copy / "recipe.yaml").write_text(recipe.replace("path: digits", "path: /nowhere/images"))
-    found = findings(opencrate("doctor", copy, "--json"))
+    found = findings(opencrate("doctor", copy, "--format", "json"))
     assert found["token-rank"]["evidence"].startswith("no images: ") and found["finite"]["verdict"] == "ok"
     assert opencrate("doctor", copy, "--data", "/nowhere/else").code == 2
 
@@ -138,11 +138,11 @@ def test_what_is_refused(opencrate, copy, tmp_path):
 
 @pytest.mark.parametrize("kind", ["digits", "mae"])
 def test_a_good_run_passes_and_a_damaged_one_fails(opencrate, kind, tmp_path):
-    good = opencrate("doctor", MODELS / kind, "--json", "--strict")
+    good = opencrate("doctor", MODELS / kind, "--format", "json", "--strict")
     assert good.code == 0 and findings(good)["stored-score"]["verdict"] == "ok"
     run = shutil.copytree(MODELS / kind, tmp_path / "run")
     change(run, "", lambda value: value + 0.2 * value.std() * value.sign())
-    bad = opencrate("doctor", run, "--json")
+    bad = opencrate("doctor", run, "--format", "json")
     assert bad.code == 1 and findings(bad)["stored-score"]["verdict"] == "fail"
 
 
@@ -154,22 +154,22 @@ def test_class_names_in_another_order(opencrate, tmp_path):
     config["id2label"] = {str(number): name for number, name in enumerate(names[1:] + names[:1])}
     config["label2id"] = {name: int(number) for number, name in config["id2label"].items()}
     (run / "config.json").write_text(json.dumps(config))
-    result = opencrate("doctor", run, "--json")
+    result = opencrate("doctor", run, "--format", "json")
     found = findings(result)
     assert result.code == 1 and found["class-order"]["verdict"] == found["stored-score"]["verdict"] == "fail"
     assert "with the best names 9" in found["class-order"]["evidence"]
 
 
 def test_images_without_labels_or_with_other_classes(opencrate, pictures, images, folder_run, tmp_path):
-    found = findings(opencrate("doctor", MODELS / "digits", "--data", pictures, "--json"))
+    found = findings(opencrate("doctor", MODELS / "digits", "--data", pictures, "--format", "json"))
     assert found["output-variation"]["verdict"] == found["order"]["verdict"] == "ok"
     assert found["above-chance"]["verdict"] == "not checked"
     others = shutil.copytree(images, tmp_path / "others")
     next(others.iterdir()).rename(others / "something else")
-    found = findings(opencrate("doctor", folder_run, "--data", others, "--json"))
+    found = findings(opencrate("doctor", folder_run, "--data", others, "--format", "json"))
     assert found["token-rank"]["verdict"] != "not checked"
     assert found["above-chance"]["evidence"].startswith("the labels are not used: ")
-    found = findings(opencrate("doctor", MODELS / "mae", "--data", pictures, "--json"))
+    found = findings(opencrate("doctor", MODELS / "mae", "--data", pictures, "--format", "json"))
     assert found["reconstruction"]["verdict"] == "ok" and found["stored-score"]["verdict"] == "not checked"
 
 
@@ -177,14 +177,14 @@ def test_a_foreign_backbone(opencrate, pictures, tmp_path):
     tiny("dinov2").save_pretrained(tmp_path)
     size = {"height": 8, "width": 8}
     ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(tmp_path)
-    found = findings(opencrate("doctor", tmp_path, "--data", pictures, "--json"))
+    found = findings(opencrate("doctor", tmp_path, "--data", pictures, "--format", "json"))
     assert {found[name]["verdict"] for name in ("finite", "few-values", "attention-effect", "input-scale")} == {"ok"}
     assert found["above-chance"]["verdict"] == "not checked"
 
 
 def test_a_language_model(opencrate, language, tmp_path):
     folder, story = language
-    good = opencrate("doctor", folder, "--text", story, "--block-size", 32, "--json")
+    good = opencrate("doctor", folder, "--text", story, "--block-size", 32, "--format", "json")
     found = findings(good)
     assert good.code == 0, good.err
     names = ("perplexity", "order", "dead-tokens", "class-collapse", "gradient-depth")
@@ -192,7 +192,7 @@ def test_a_language_model(opencrate, language, tmp_path):
     bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("token*"))
     assert opencrate("doctor", bare, "--text", story, "--tokenizer", folder, "--block-size", 32).code == 0
     assert "--tokenizer" in opencrate("doctor", bare, "--text", story).err
-    weights = findings(opencrate("doctor", bare, "--json"))
+    weights = findings(opencrate("doctor", bare, "--format", "json"))
     assert weights["finite"]["verdict"] == "ok" and "--text TEXT" in weights["perplexity"]["evidence"]
 
 

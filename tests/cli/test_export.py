@@ -5,9 +5,23 @@ import json
 import shutil
 
 import pytest
+import torch
+from transformers import (
+    ConvNextImageProcessorPil,
+    ResNetConfig,
+    ResNetModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
 
-from opencrate.export import exported, targets
+from opencrate import CrateImageProcessor, open_saved
+from opencrate.export import exported, run as export_run, targets
 from opencrate.export.runners import runner_of
+
+from ..analysis.language_models import causal, saved
+from .conftest import save_tokenizer
 
 QUICK = ("--repeats", 2)
 RUNTIME = all(importlib.util.find_spec(one) for one in ("onnx", "onnxscript", "onnxruntime"))
@@ -117,3 +131,79 @@ def test_a_missing_package_is_one_line(opencrate, plain_crate, images, monkeypat
     places = {"m": plain_crate, "x.png": images / "top" / "0.png"}
     result = opencrate(*(places.get(word, word) for word in words))
     assert result.code == 2 and "opencrate[onnx]" in result.err and len(result.err.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def vitmae(tmp_path_factory):
+    """transformers' masked autoencoder, whose graph is of one image size."""
+    folder = tmp_path_factory.mktemp("vitmae") / "vitmae"
+    tiny = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    tiny |= {f"decoder_{name}": value for name, value in tiny.items()}
+    ViTMAEForPreTraining(ViTMAEConfig(image_size=16, patch_size=4, **tiny)).save_pretrained(folder)
+    size = {"height": 16, "width": 16}
+    CrateImageProcessor(size=size, do_center_crop=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "message"),
+    [
+        ("plain", ("--to", "onxx"), "unknown --to 'onxx'; did you mean 'onnx'?"),
+        ("plain", ("--to", "torch", "--opset", "99"), "unknown option '--opset' of `opencrate export`"),
+        ("plain", ("--to", "torch", "--size", "15"), "--size 15x15: not a multiple of the model's patch of 4x4 pixels"),
+        ("plain", ("--to", "torch", "--size", "0"), "'0' is not a whole number of at least 1"),
+        ("plain", ("--to", "torch", "--size", "100000"), "at most 16,384"),
+        ("plain", ("--to", "torch", "--size", "16x16x16"), "neither one number nor height x width"),
+        ("plain", ("--to", "torch", "--tolerance", "nan"), "'nan' is not a number of at least 0"),
+        ("plain", ("--to", "torch", "--num-images", "0"), "'0' is not a whole number"),
+        ("vitmae", ("--to", "torch"), "--size PIXELS is missing: the graph cannot follow the image size ("),
+        ("language", ("--to", "torch", "--size", "16"), "--size 16: of images, and"),
+        ("sentences", ("--to", "torch"), "holds"),
+    ],
+)
+def test_mistakes_are_one_line(opencrate, plain_crate, vitmae, images, tmp_path, model, words, message):
+    sentences = tmp_path / "sentences"
+    if model == "sentences":
+        fields = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+        sentences.mkdir()
+        (sentences / "config.json").write_text(json.dumps(fields))
+    places = {"plain": plain_crate, "language": tmp_path / "language", "vitmae": vitmae, "sentences": sentences}
+    check = () if model == "language" else ("--check", images)
+    if model == "language":
+        saved(causal("crate"), tmp_path / "language")
+    result = opencrate("export", places[model], *words, *check, *QUICK, "--output", tmp_path / "out")
+    assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1), result.err
+    assert message in result.err and not (tmp_path / "out").exists()
+
+
+def test_a_tolerance_that_is_not_met_leaves_nothing(opencrate, plain_crate, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_run, "runner_of", lambda *words: lambda pixels: (torch.zeros(len(pixels), 3),))
+    words = ("--to", "torch", "--check", images, *QUICK, "--output", tmp_path / "out")
+    result = opencrate("export", plain_crate, *words)
+    assert result.code == 2 and "--tolerance 0.001: the outputs differ" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_roberta_reads_two_tokens_less_than_it_has_positions(opencrate, book, tmp_path):
+    """It counts from the position after the padding's; longer texts than that cannot be traced, nor computed."""
+    config = RobertaConfig(
+        vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=34, pad_token_id=1, bos_token_id=2, eos_token_id=2,
+    )  # fmt: skip
+    RobertaForMaskedLM(config).save_pretrained(tmp_path / "roberta")
+    save_tokenizer(tmp_path / "roberta", mask_token="[PAD]", sep_token="[SEP]")
+    assert open_saved(tmp_path / "roberta").context == 32
+    words = ("--to", "torch", "--check", book, *QUICK, "--output", tmp_path / "out")
+    result = opencrate("export", tmp_path / "roberta", *words)
+    assert result.code == 0 and "at 16 tokens" in result.out, result.err
+
+
+@pytest.mark.skipif(not RUNTIME, reason="needs onnx, onnxscript, onnxruntime, which the test environment leaves out")
+def test_nothing_to_make_8_bits(opencrate, images, tmp_path):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])
+    ResNetModel(config).save_pretrained(tmp_path / "convolutions")
+    ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=1.0).save_pretrained(tmp_path / "convolutions")
+    words = ("--to", "int8", "--size", 32, "--check", images, *QUICK, "--output", tmp_path / "out")
+    result = opencrate("export", tmp_path / "convolutions", *words)
+    assert result.code == 2 and "the model has no linear maps" in result.err
+    assert not (tmp_path / "out").exists()

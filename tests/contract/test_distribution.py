@@ -16,7 +16,7 @@ import opencrate
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SOURCE = ROOT / "src" / "opencrate"
-USED_EXTRAS = ("tensorboard", "segmentation", "onnx", "openvino", "app")
+USED_EXTRAS = ("tensorboard", "segmentation", "onnx", "openvino", "app", "completion")
 """Optional packages that the code imports when asked to; they need not be installed here."""
 
 

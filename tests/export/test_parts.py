@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from transformers import ViTImageProcessorPil
+from transformers import ConvNextImageProcessorPil, ViTImageProcessorPil
 
 from opencrate import CrateImageProcessor
 from opencrate.export import open_exported, targets
@@ -49,6 +49,10 @@ def test_a_processor_for_another_size():
     assert resized(images=[image], return_tensors="pt")["pixel_values"].shape[-2:] == (112, 96)
     plain = processor_at(ViTImageProcessorPil(size={"height": 8, "width": 8}), (12, 20))
     assert plain(images=[image], return_tensors="pt")["pixel_values"].shape[-2:] == (12, 20)
+    square = ConvNextImageProcessorPil(size={"shortest_edge": 8}, crop_pct=0.875)
+    assert processor_at(square, (16, 16))(images=[image], return_tensors="pt")["pixel_values"].shape[-2:] == (16, 16)
+    with pytest.raises(ValueError, match=r"size=12x20: .* gives square images"):
+        processor_at(square, (12, 20))
 
 
 def test_free_axes():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from opencrate import CrateConfig
-from opencrate.recipe.load import load_recipe, shipped_recipes, stated_parameters
+from opencrate.recipe.load import load_recipe, shipped_recipes, shipped_sweeps, stated_parameters
 from opencrate.store.build import build_config, initialise, own_fields
-from opencrate.studies.sweep import arm_recipe, choose, load_sweep, longer, run_sweep, shipped_sweeps
+from opencrate.studies.sweep import arm_recipe, choose, load_sweep, longer, run_sweep
 from opencrate.studies.sweep_measures import forward_operations
 
 STRUCTURE = ["cifar10-structure", "digits-structure"]

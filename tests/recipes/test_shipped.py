@@ -9,10 +9,17 @@ import torch
 from opencrate.configuration_crate import pair
 from opencrate.data.images.views import check_views
 from opencrate.data.options import Views
-from opencrate.recipe.load import find_recipe, load_recipe, recipe_yaml, shipped_recipes, stated_parameters
+from opencrate.recipe.load import (
+    find_recipe,
+    load_recipe,
+    recipe_yaml,
+    shipped_recipes,
+    shipped_sweeps,
+    stated_parameters,
+)
 from opencrate.recipe.schema import SelfSupervisionRecipe
 from opencrate.store.build import build_config, build_processor, initialise
-from opencrate.studies.sweep import load_sweep, shipped_sweeps
+from opencrate.studies.sweep import load_sweep
 from opencrate.training.ssl.simdino import largest_expansion
 from opencrate.training.train import train
 

@@ -98,8 +98,21 @@ def prepare(shelf: Shelf) -> None:
             fragment(look(shelf[names[0]], names[0], str(examples[0]), patches=8))
 
 
-def serve(shelf: Shelf, *, host: str | None = HOST, port: int | None = None, max_upload: int = MAX_UPLOAD) -> None:
+def _print_address(address: str) -> None:
+    print(f"page: {address} (Ctrl-C ends it)", flush=True)
+
+
+def serve(
+    shelf: Shelf,
+    *,
+    host: str | None = HOST,
+    port: int | None = None,
+    max_upload: int = MAX_UPLOAD,
+    started: Callable[[str], object] = _print_address,
+) -> None:
     """Serve the page until it is interrupted; uploads lie in a temporary folder that is deleted then.
+
+    `started` is called with the page's address once it can be opened.
 
     Raises:
         ValueError: as `start`.
@@ -111,5 +124,5 @@ def serve(shelf: Shelf, *, host: str | None = HOST, port: int | None = None, max
         page = start(shelf, host=host, port=port, max_upload=max_upload)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: uploads are deleted
-        print(f"page: {page.local_url} (Ctrl-C ends it)", flush=True)
+        started(page.local_url)
         page.block_thread()

@@ -16,9 +16,10 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 from .._outputs import check_results
-from .common import Parser, positive_int, prepare_libraries, print_table, say, seed
+from .common import Parser, positive_int, prepare_libraries, print_result, print_table, say, seed
 
 HELP = "compare recipes over seeds (are sparsity and structure necessary? what do objectives do to the layers?)"
 
@@ -49,10 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     sweep = choose(load_sweep(arguments.sweep), arguments.arms, arguments.seeds)
     prepare_libraries(arguments.debug)
     from ..reports.sweep import FILES, write_ablation
-    from ..stats.words import number
     from ..studies.sweep import run_sweep
-    from ..studies.sweep_measures import MEASURES
-    from ..studies.sweep_table import headlines
 
     suffix = "" if arguments.match == "parameters" else f"-{arguments.match}"
     output = Path(arguments.output or f"ablations/{sweep.name}{suffix}").expanduser()
@@ -61,6 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
         sweep, output, arguments.overrides, arguments.match, smoke=arguments.smoke, num_images=arguments.images
     )
     cells = write_ablation(output, sweep, found, arguments.typed, arguments.match)
+    files = {name: output / file for name, file in FILES.items()}
+    document = {"sweep": sweep.name, "output": output, "files": files, "table": [cell.to_row() for cell in cells]}
+    print_result(arguments, document, lambda: _print(sweep, cells, files["markdown"]))
+    return 0
+
+
+def _print(sweep: Any, cells: list[Any], path: Path) -> None:
+    """A table for each headline measure, and where all of them are."""
+    from ..stats.words import number
+    from ..studies.sweep_measures import MEASURES
+    from ..studies.sweep_table import headlines
+
     for key in headlines(cells):
         digits = MEASURES[key].digits
         rows = [
@@ -76,8 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         title = ", ".join(part for part in (MEASURES[key].title, MEASURES[key].unit) if part)
         print_table(("arm", "seeds", title, f"to {sweep.reference}", "95 % interval says"), rows)
-    say(f"table:  {output / FILES['markdown']}")
-    return 0
+    say(f"table:  {path}")
 
 
 def _with_spread(mean: float, sd: float, digits: int) -> str:

@@ -17,12 +17,22 @@ against instead is stated at every number.
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from .._outputs import check_results
 from .._values import Natural, Positive
-from .common import Parser, inputs_of, layer_numbers, number_of, output_folder, positive_int, prepare_libraries, say
+from .common import (
+    Parser,
+    inputs_of,
+    layer_numbers,
+    note,
+    number_of,
+    output_folder,
+    positive_int,
+    prepare_libraries,
+    print_result,
+    say,
+)
 
 HELP = "measure any model layer by layer and write a report"
 _SUBSPACES = ("values", "keys", "pca")
@@ -55,7 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, write the report, say where it is."""
     prepare_libraries(arguments.debug)
     from ..reports.runs import ReportOptions, report_models, report_runs
-    from ..stats.words import plural
     from ..store.saved import open_saved
 
     sources = [arguments.model, *arguments.compare]
@@ -76,16 +85,33 @@ def run(arguments: argparse.Namespace) -> int:
     saved = _labelled(sources, arguments)
     if saved:
         images = {"data": arguments.data, "split": arguments.split, "skip_bad": arguments.skip_bad}
-        found = report_runs(saved, output / "report.html", **images, **common)
-        for one, evaluation in zip(saved, found):
-            say(f"{one.name}: accuracy {100 * evaluation.top1:.2f} % on {evaluation.num_images:,} images")
+        scores = report_runs(saved, output / "report.html", **images, **common)
+        found = [{"model": one.name, **score.to_dict()} for one, score in zip(saved, scores)]
+        lines = [
+            f"{one.name}: accuracy {100 * score.top1:.2f} % on {score.num_images:,} images"
+            for one, score in zip(saved, scores)
+        ]
     else:
         models = [open_saved(source) for source in sources]
-        for box in report_models(models, output / "report.html", inputs=inputs_of(arguments), **common):
-            count = f"{plural(box.measures.num_layers, 'layer')} on {plural(box.measures.num_inputs, box.inputs[:-1])}"
-            say(f"{box.model}: {count}, against {box.subspace_kind}")
-    say(f"report: {output / 'report.html'}")
+        boxes = report_models(models, output / "report.html", inputs=inputs_of(arguments), **common)
+        found, lines = [_facts(box) for box in boxes], [_words(box) for box in boxes]
+    document = {**{name.replace(".", "_"): output / name for name in names}, "models": found}
+    print_result(arguments, document, lambda: say("\n".join([*lines, f"report: {output / 'report.html'}"])))
     return 0
+
+
+def _facts(box: Any) -> dict[str, Any]:
+    """What was measured; the numbers are in layers.json."""
+    names = ("model", "model_type", "subspace_kind", "inputs")
+    counts = {"num_layers": box.measures.num_layers, "num_inputs": box.measures.num_inputs}
+    return {**{name: getattr(box, name) for name in names}, **counts}
+
+
+def _words(box: Any) -> str:
+    from ..stats.words import plural
+
+    count = f"{plural(box.measures.num_layers, 'layer')} on {plural(box.measures.num_inputs, box.inputs[:-1])}"
+    return f"{box.model}: {count}, against {box.subspace_kind}"
 
 
 def _labelled(sources: list[str], arguments: argparse.Namespace) -> list[Any]:
@@ -99,5 +125,5 @@ def _labelled(sources: list[str], arguments: argparse.Namespace) -> list[Any]:
     saved = [open_saved(source, ("classifier",)) for source in sources]
     if all(knows_classes(one, arguments.data) for one in saved):
         return saved
-    print(f"opencrate: {arguments.data}: not of the model's classes; all is measured without labels", file=sys.stderr)
+    note(f"{arguments.data}: not of the model's classes; all is measured without labels")
     return []

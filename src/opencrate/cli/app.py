@@ -16,10 +16,11 @@ instead: app.py, requirements.txt, README.md and the models.
 from __future__ import annotations
 
 import argparse
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 from .._values import Within
-from .common import Parser, number_of, prepare_libraries, say
+from .common import Parser, number_of, prepare_libraries, print_result, say
 
 HELP = "try models in a browser, or write a Hugging Face Space"
 PORT = Annotated[int, Within(1, 65_535)]
@@ -55,10 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
 
         options = {"max_upload": arguments.max_upload, "overwrite": arguments.overwrite}
         files = write_space(arguments.space, models, **options)
-        say(f"wrote {len(files)} files to {arguments.space}; requirements.txt says what the Space still needs")
+        words = f"wrote {len(files)} files to {arguments.space}; requirements.txt says what the Space still needs"
+        print_result(arguments, {"folder": arguments.space, "files": files}, lambda: say(words))
         return 0
     from ..app.server import serve
 
     shelf = open_shelf(models)
-    serve(shelf, host=arguments.host, port=arguments.port, max_upload=arguments.max_upload)
+    options: dict[str, Any] = {"host": arguments.host, "port": arguments.port, "max_upload": arguments.max_upload}
+    if arguments.format == "json":
+        options["started"] = lambda address: print(json.dumps({"address": address}), flush=True)
+    serve(shelf, **options)
     return 0

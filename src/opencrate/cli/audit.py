@@ -17,10 +17,21 @@ projections of its heads. Writes audit.html, audit.csv, audit.json and figures/,
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from .._outputs import check_results
-from .common import Parser, inputs_of, output_folder, positive_int, prepare_libraries, print_table, say, seed
+from .common import (
+    Parser,
+    inputs_of,
+    output_folder,
+    positive_int,
+    prepare_libraries,
+    print_result,
+    print_table,
+    say,
+    seed,
+)
 
 HELP = "check the subspace assumptions on a model's tokens"
 
@@ -44,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Audit, write the report, print a table per model."""
     prepare_libraries(arguments.debug)
     from ..analysis.audit.audit import audit
-    from ..reports.audit import FILES, LAYER_NOTE, audit_report, layer_frame
+    from ..reports.audit import FILES, audit_report
     from ..reports.audit_findings import describe
     from ..reports.html import write
     from ..store.inputs import input_batches
@@ -75,6 +86,16 @@ def run(arguments: argparse.Namespace) -> int:
         for one, batch in zip(models, batches)
     ]
     path = write(audit_report(audits, [("command", arguments.typed)]), output, arguments.overwrite)
+    files = {name.replace(".", "_"): path.parent / name for name in FILES}
+    models = [{**found.to_dict(), "findings": describe(found)} for found in audits]
+    print_result(arguments, {**files, "models": models}, lambda: _print(audits, path))
+    return 0
+
+
+def _print(audits: list[Any], path: Path) -> None:
+    from ..reports.audit import LAYER_NOTE, layer_frame
+    from ..reports.audit_findings import describe
+
     for found in audits:
         say(f"{found.name}: {found.subspace_kind}, {found.token_words}, {found.num_images} {found.inputs}")
         rows = layer_frame(found)
@@ -84,4 +105,3 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"- {sentence}")
         print()
     say(f"report: {path}")
-    return 0

@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .common import Parser, positive_int, prepare_libraries, print_table, say
+from .common import Parser, positive_int, prepare_libraries, print_result, print_table, say
 
 HELP = "how fast the models are here, beside others, in one run"
 _TASKS = {
@@ -129,13 +129,17 @@ def run(arguments: argparse.Namespace) -> int:
         check_file(out, arguments.overwrite)
     prepare_libraries(arguments.debug)
     found = {"recipe": _recipe, "curve": _curve, "compare": _compare}.get(command, _task)(arguments)
-    say("\n".join(describe(found)))
-    print_table(*table(found))
+    if arguments.format == "text":  # before anything is written: it took minutes to measure
+        say("\n".join(describe(found)))
+        print_table(*table(found))
+    results = None
     if command == "curve":
         write_curve(found, arguments.output)
-        say(f"results: {arguments.output}")
+        results = arguments.output
     elif out:
-        say(f"results: {write_result(found, out, arguments.overwrite)}")
+        results = str(write_result(found, out, arguments.overwrite))
+    document = {**found.as_json(), "results": results}
+    print_result(arguments, document, lambda: results and say(f"results: {results}"))
     return 0
 
 

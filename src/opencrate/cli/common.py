@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -31,7 +32,8 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            what = "command" if isinstance(action, argparse._SubParsersAction) else action.option_strings[0]
+            is_command = isinstance(action, argparse._SubParsersAction)
+            what = "command" if is_command else (action.option_strings or [action.dest])[0]
             raise ValueError(f"unknown {what} '{value}'; {suggest(str(value), map(str, action.choices))}")
 
     def add_commands(self, dest: str) -> argparse._SubParsersAction:
@@ -44,12 +46,22 @@ class Parser(argparse.ArgumentParser):
         found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         return dict(found[0].choices) if found else {}
 
+    @property
+    def innermost(self) -> list[Parser]:
+        """The parsers below which there are no commands; this one where it has none."""
+        return [one for command in self.commands.values() for one in command.innermost] or [self]
+
     def chosen(self, arguments: argparse.Namespace) -> Parser:
         """The parser of the innermost command that was given."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 return action.choices[getattr(arguments, action.dest)].chosen(arguments)
         return self
+
+    def add_format(self) -> None:
+        """--format, which every command takes; see `print_result`."""
+        words = "what is printed: text, or one JSON document (default: text)"
+        self.add_argument("--format", choices=("text", "json"), default="text", help=words)
 
     def add_model_and_images(self) -> None:
         """RUN, --data and --skip-bad: what every command that reads labelled images takes."""
@@ -198,6 +210,24 @@ def say(text: str) -> None:
     print(printable(text))
 
 
+def note(text: str) -> None:
+    """Print what is no result, such as what is being done, as one line on standard error."""
+    print(one_line(f"opencrate: {text}"), file=sys.stderr, flush=True)
+
+
+def print_result(arguments: argparse.Namespace, document: Any, show: Callable[[], object]) -> None:
+    """The result of a command on standard output: as one JSON document in one line, or as `show` prints it.
+
+    Frames, dataclasses, tensors and paths become plain values, NaN becomes null and an infinity its name.
+    """
+    if arguments.format == "text":
+        show()
+        return
+    from ..reports.tables import plain
+
+    print(json.dumps(plain(document), allow_nan=False))
+
+
 def inputs_of(arguments: argparse.Namespace) -> Any:
     """What the options of `Parser.add_inputs` name, as `store.inputs.Inputs`."""
     from ..store.inputs import Inputs
@@ -227,7 +257,7 @@ def named_files(inputs: list[str], skip_missing: bool) -> list[Path]:
         if not found:
             raise ValueError(f"{shown(name)}: no image files in this folder, but {str(left_out) or 'nothing at all'}")
         if str(left_out):
-            print(one_line(f"opencrate: {name}: left out {left_out}"), file=sys.stderr)
+            note(f"{name}: left out {left_out}")
         files += found
     return files
 
@@ -248,9 +278,9 @@ def _names(inputs: list[str]) -> list[str]:
 def report_skipped(skipped: list[str], total: int) -> None:
     """Name what was left out, and count it, on standard error."""
     for reason in skipped:
-        print(f"opencrate: skipped {one_line(reason)}", file=sys.stderr)
+        note(f"skipped {reason}")
     if skipped:
-        print(f"opencrate: skipped {len(skipped)} of {total} images", file=sys.stderr)
+        note(f"skipped {len(skipped)} of {total} images")
 
 
 def output_folder(arguments: argparse.Namespace, name: str) -> Path:

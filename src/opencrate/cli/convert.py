@@ -27,7 +27,7 @@ from .._files import path_problem, shown
 from .._outputs import check_output
 from .._values import Within
 from .._weights import is_packaged_name
-from .common import Parser, image_size, number_of, prepare_libraries, say
+from .common import Parser, image_size, number_of, prepare_libraries, print_result, say
 
 HELP = "convert a published checkpoint, or back"
 HEADS = Annotated[int, Within(1, 2**20)]
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.to_official and arguments.overrides:
         raise ValueError(f"'{arguments.overrides[0]}': fields are read from the saved folder with --to-official")
     (_to_official if arguments.to_official else _from_official)(arguments)
-    say(f"wrote {arguments.output}")
+    print_result(arguments, {"output": arguments.output}, lambda: say(f"wrote {arguments.output}"))
     return 0
 
 

@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .._outputs import check_results
-from .common import Parser, prepare_libraries, print_table
+from .common import Parser, note, prepare_libraries, print_result, print_table, say
 
 HELP = "train, evaluate and explain a CRATE on digits; start here"
 RECIPES = ("digits", "digits-vit-like")
@@ -56,23 +57,33 @@ def run(arguments: argparse.Namespace) -> int:
 
     runs = []
     for recipe in recipes:
-        print(f"training {recipe.name} ...", flush=True)
+        note(f"training {recipe.name} ...")
         with one_thread():
             runs.append(train(recipe, output / recipe.name, overwrite=True))
-    print("measuring and writing the report ...", flush=True)
+    note("measuring and writing the report ...")
     report = output / "report.html"
     report_runs([open_saved(one.directory) for one in runs], report, command=arguments.typed)
-    rows = []
-    for recipe, metrics in zip(recipes, (one.metrics for one in runs)):
-        accuracy, minutes = f"{100 * metrics['accuracy']:.2f} %", f"{metrics['seconds'] / 60:.2f} minutes"
-        low, high = (100 * end for end in metrics["test"]["top1_interval_95"])
-        rows.append((recipe.name, accuracy, f"{low:.1f} to {high:.1f} %", minutes, f"{metrics['parameters']:,}"))
-    print_table(("model", "accuracy", "95 % interval", "training", "parameters"), rows)
-    print(_compared([one.metrics["test"]["top1_interval_95"] for one in runs]))
-    print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all")
-    print(f"report: {report}  (open it in a browser)")
-    print(f"next:   opencrate train digits training.seed=1    opencrate predict {output / 'digits'} IMAGE")
+    minutes = (time.perf_counter() - start) / 60
+    found = [
+        {"recipe": recipe.name, "run": one.directory, "metrics": one.metrics} for recipe, one in zip(recipes, runs)
+    ]
+    document = {"report": report, "minutes": minutes, "models": found}
+    print_result(arguments, document, lambda: _print(found, report, minutes))
     return 0
+
+
+def _print(found: list[dict[str, Any]], report: Path, minutes: float) -> None:
+    """The models side by side, whether they can be told apart, and what comes next."""
+    rows = []
+    for recipe, metrics in ((one["recipe"], one["metrics"]) for one in found):
+        accuracy, training = f"{100 * metrics['accuracy']:.2f} %", f"{metrics['seconds'] / 60:.2f} minutes"
+        low, high = (100 * end for end in metrics["test"]["top1_interval_95"])
+        rows.append((recipe, accuracy, f"{low:.1f} to {high:.1f} %", training, f"{metrics['parameters']:,}"))
+    print_table(("model", "accuracy", "95 % interval", "training", "parameters"), rows)
+    say(_compared([one["metrics"]["test"]["top1_interval_95"] for one in found]))
+    say(f"{minutes:.1f} minutes in all")
+    say(f"report: {report}  (open it in a browser)")
+    say(f"next:   opencrate train digits training.seed=1    opencrate predict {report.parent / 'digits'} IMAGE")
 
 
 def _compared(intervals: list[list[float]]) -> str:

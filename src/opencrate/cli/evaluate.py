@@ -20,10 +20,9 @@ always the same ones. --lambada takes LAMBADA's passages as .jsonl: loss and acc
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from .common import Parser, batch_size, positive_int, prepare_libraries, print_table, text_of
+from .common import Parser, batch_size, positive_int, prepare_libraries, print_result, print_table, text_of
 
 HELP = "accuracy and loss on labelled images, or loss on text"
 
@@ -43,7 +42,6 @@ def add_arguments(parser: Parser) -> None:
     add("--context", type=positive_int, metavar="N", help="tokens read at a time (default: the model's)")
     add("--stride", type=positive_int, metavar="N", help="new tokens per window (default: half of them)")
     add("--batch-size", type=batch_size, metavar="N")
-    add("--format", choices=("table", "json"), default="table")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,9 +65,12 @@ def _evaluate_images(arguments: argparse.Namespace) -> int:
     saved = open_saved(arguments.model, ("classifier",))
     options = {name: getattr(arguments, name) for name in ("data", "split", "class_names", "skip_bad")}
     found = evaluate_images(saved, **options, batch_size=arguments.batch_size or 256)
-    if arguments.format == "json":
-        print(json.dumps({"model": arguments.model, "parameters": saved.num_parameters, **found.to_dict()}))
-        return 0
+    document = {"model": arguments.model, "parameters": saved.num_parameters, **found.to_dict()}
+    print_result(arguments, document, lambda: _print_images(arguments.model, found, saved.num_parameters))
+    return 0
+
+
+def _print_images(model: str, found: Any, parameters: int) -> None:
     low, high = found.interval
     rows = [
         ("images", f"{found.num_images:,}"),
@@ -77,15 +78,14 @@ def _evaluate_images(arguments: argparse.Namespace) -> int:
         *([] if found.top5 is None else [("top-5 accuracy", f"{100 * found.top5:.2f} %")]),
         ("loss", f"{found.loss:.4f} nats per image"),
         ("speed", f"{found.images_per_second:,.0f} images/s (forward)"),
-        ("parameters", f"{saved.num_parameters:,}"),
+        ("parameters", f"{parameters:,}"),
     ]
-    print_table(("", arguments.model), rows)
+    print_table(("", model), rows)
     recall = zip(found.labels, found.confusion.sum(1).tolist(), found.recall.tolist())
     print_table(
         ("class", "images", "found"),
         [(name, str(count), f"{100 * share:.1f} %" if count else "–") for name, count, share in recall],
     )
-    return 0
 
 
 def _evaluate_text(arguments: argparse.Namespace) -> int:
@@ -102,15 +102,17 @@ def _evaluate_text(arguments: argparse.Namespace) -> int:
     if arguments.lambada is not None:
         passages = lambada.read_lambada(arguments.lambada)
         found["lambada"] = lambada.score_lambada(saved, passages, arguments.batch_size)
-    if arguments.format == "json":
-        scores = {name: score.to_dict() for name, score in found.items()}
-        print(json.dumps({"model": arguments.model, "parameters": saved.num_parameters, **scores}))
-        return 0
+    scores = {name: score.to_dict() for name, score in found.items()}
+    document = {"model": arguments.model, "parameters": saved.num_parameters, **scores}
+    print_result(arguments, document, lambda: _print_text(arguments, found, saved.num_parameters))
+    return 0
+
+
+def _print_text(arguments: argparse.Namespace, found: dict[str, Any], parameters: int) -> None:
     for name, score in found.items():
         rows = (_text_rows if name == "text" else _lambada_rows)(score)
         source = getattr(arguments, name) or "the text it held out"
-        print_table(("", f"{arguments.model} on {source}"), [*rows, ("parameters", f"{saved.num_parameters:,}")])
-    return 0
+        print_table(("", f"{arguments.model} on {source}"), [*rows, ("parameters", f"{parameters:,}")])
 
 
 def _text_rows(score: Any) -> list[tuple[str, str]]:

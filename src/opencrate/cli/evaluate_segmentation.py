@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from .._outputs import check_results
 from .._values import Amount, Share
-from .common import Parser, number_of, output_folder, positive_int, prepare_libraries, print_table, say
+from .common import Parser, number_of, output_folder, positive_int, prepare_libraries, print_result, print_table, say
 
 HELP = "how good masks are, on images with true masks"
 _VIEWS = ("layer", "features", "size", "square", "stride")
@@ -48,7 +49,6 @@ def add_arguments(parser: Parser) -> None:
     add("--untrained-seeds", type=positive_int, default=1, metavar="N", help="untrained models averaged (default: 1)")
     add("--output", metavar="DIR", help="folder of the results (default: MODEL/segmentation-LAYOUT)")
     add("--overwrite", action="store_true", help="replace finished results in that folder")
-    add("--format", choices=("table", "json"), default="table", help="what is printed (default: table)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,8 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..analysis.segmentation.scores import ScoreOptions
     from ..evaluation.language import progress
     from ..reports.html import write
-    from ..reports.segmentation_scores import FILES, NAME, page_of
-    from ..reports.tables import to_json
+    from ..reports.segmentation_scores import FILES, page_of
     from ..store.saved import open_saved
 
     check_results(output, FILES, FILES[0], [*arguments.models, path], arguments.models[0], arguments.overwrite)
@@ -83,16 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
         progress=partial(progress, what="images"),
     )
     record = [("command", arguments.typed), ("models", ", ".join(arguments.models))]
-    write(page_of(found, record), output, overwrite=True)
-    if arguments.format == "json":
-        print(to_json(found.to_dict()))
-        return 0
-    _print(found)
-    say(f"page: {output / NAME}.html")
+    page = write(page_of(found, record), output, overwrite=True)
+    print_result(arguments, {**found.to_dict(), "page": page}, lambda: _print(found, page))
     return 0
 
 
-def _print(found: Any) -> None:
+def _print(found: Any, page: Path) -> None:
     from ..reports.segmentation_scores import describe, floor_table, model_table, score_tables
 
     for table in (*score_tables(found), model_table(found), floor_table(found)):
@@ -102,6 +97,7 @@ def _print(found: Any) -> None:
             print_table([table.title, *columns[1:]], rows)
     for sentence in describe(found):
         say(sentence)
+    say(f"page: {page}")
 
 
 def _sigmas(text: str) -> tuple[float, ...]:

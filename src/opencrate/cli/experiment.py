@@ -24,7 +24,7 @@ from typing import Any
 
 from .._outputs import check_results
 from .._suggest import suggest
-from .common import Parser, positive_int, prepare_libraries, print_table, say
+from .common import Parser, positive_int, prepare_libraries, print_result, print_table, say
 
 HELP = "experiments with known truth: compress, sparsify, reconstruct, denoise"
 NAMES = ("compress", "sparsify", "reconstruct", "denoise")
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.name not in NAMES:
         raise ValueError(f"unknown experiment '{arguments.name}'; {suggest(arguments.name, NAMES)}")
     _check_options(arguments)
-    from ..reports.experiments.write import describe, table, write_experiment
+    from ..reports.experiments.write import describe, write_experiment
     from ..studies.experiments import autoencoder, base as results, compress, denoise, reconstruct, sparsify
 
     known = {"compress": compress, "sparsify": sparsify, "reconstruct": reconstruct, "denoise": denoise}
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     words = [*arguments.overrides, *([f"seeds={arguments.seeds}"] if arguments.seeds else [])]
     settings = results.with_overrides(settings, words)
     if arguments.settings:
-        print("\n".join(results.settings_words(settings)))
+        print_result(arguments, settings, lambda: print("\n".join(results.settings_words(settings))))
         return 0
     name = autoencoder.NAME if arguments.model else arguments.name
     output = Path(arguments.output or f"experiments/{name}")
@@ -74,12 +74,19 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         found = module.run(settings, _track)
     write_experiment(found, output, arguments.typed)
+    document = {**found.to_dict(), "summary": describe(found), "output": output}
+    print_result(arguments, document, lambda: _print(found, output))
+    return 0
+
+
+def _print(found: Any, output: Path) -> None:
+    from ..reports.experiments.write import describe, table
+
     say(found.title)
     shown = table(found)
     print_table(tuple(shown.columns), list(shown.itertuples(index=False, name=None)))
     say("\n".join(describe(found)))
     say(f"results: {output}")
-    return 0
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

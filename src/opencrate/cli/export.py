@@ -19,11 +19,20 @@ beyond --tolerance is an error, and nothing is written.
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Annotated, Any
 
 from .._values import Within
-from .common import Parser, batch_size, image_size, number_of, positive_int, prepare_libraries, print_table, say
+from .common import (
+    Parser,
+    batch_size,
+    image_size,
+    number_of,
+    positive_int,
+    prepare_libraries,
+    print_result,
+    print_table,
+    say,
+)
 
 HELP = "write a model as ONNX, torch.export, 8 bits or OpenVINO, checked"
 TOLERANCE = Annotated[float, Within(0, 1)]
@@ -50,7 +59,6 @@ def add_arguments(parser: Parser) -> None:
     add("--repeats", type=positive_int, default=20, metavar="N", help="timed calls of each (default: 20)")
     words = ", ".join(f"{name} {target.tolerance:g}" for name, target in TARGETS.items())
     add("--tolerance", type=number_of(TOLERANCE), metavar="R", help=f"share of the largest output (default: {words})")
-    add("--format", choices=("table", "json"), default="table")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,15 +68,17 @@ def run(arguments: argparse.Namespace) -> int:
     target_named(arguments.to)
     prepare_libraries(arguments.debug)
     from ..export.run import export_model
-    from ..reports.export import rows, speed_columns, speed_rows
 
     names = ("size", "check", "batch_size", "repeats", "tolerance", "skip_bad", "overwrite")
     options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     found = export_model(arguments.model, arguments.output, arguments.to, num_inputs=arguments.num_images, **options)
-    if arguments.format == "json":
-        print(json.dumps({"output": str(arguments.output), **found.to_dict()}))
-        return 0
+    print_result(arguments, {"output": arguments.output, **found.to_dict()}, lambda: _print(arguments, found))
+    return 0
+
+
+def _print(arguments: argparse.Namespace, found: Any) -> None:
+    from ..reports.export import rows, speed_columns, speed_rows
+
     print_table(("", arguments.model), rows(found))
     print_table(speed_columns(), speed_rows(found.check.speed))
     say(f"wrote {arguments.output}")
-    return 0

@@ -22,7 +22,17 @@ from typing import Annotated, Any
 
 from .._outputs import check_results
 from .._values import Natural, Within, fitted, number_in, shown_value
-from .common import Parser, layer_numbers, output_folder, positive_int, prepare_libraries, say, seed, text_of
+from .common import (
+    Parser,
+    layer_numbers,
+    output_folder,
+    positive_int,
+    prepare_libraries,
+    print_result,
+    say,
+    seed,
+    text_of,
+)
 
 HELP = "what single features of a model respond to"
 _VISION = ("classifier", "features", "autoencoder", "other")
@@ -79,9 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     found = _of_texts if opened[0].reads == "texts" else _of_images
     report, sentences = found(opened, arguments)
     page = write(report, folder, overwrite=True)
-    for sentence in sentences:
-        say(sentence)
-    say(f"page: {page}")
+    document = {"page": page, **report.files["features.json"], "findings": sentences}
+    print_result(arguments, document, lambda: say("\n".join([*sentences, f"page: {page}"])))
     return 0
 
 

@@ -11,10 +11,11 @@ MODEL is a run directory, any causal language model written by save_pretrained, 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from .._files import read_standard_input
 from .._values import Beams, NewTokens, Temperature, TopP
-from .common import Parser, number_of, positive_int, prepare_libraries, seed
+from .common import Parser, number_of, positive_int, prepare_libraries, print_result, seed
 
 HELP = "continue a text"
 
@@ -54,5 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "num_beams", "seed", "crop")
     sampling = Sampling(**{name: getattr(arguments, name) for name in names})
     read_generation(arguments.model)
-    generate(open_saved(arguments.model, ("causal",), tokenizer=arguments.tokenizer), prompt, sampling, stream=True)
+    language = open_saved(arguments.model, ("causal",), tokenizer=arguments.tokenizer)
+    text = generate(language, prompt, sampling, stream=arguments.format == "text")
+    document = {"model": arguments.model, "prompt": prompt, "text": text, **asdict(sampling)}
+    print_result(arguments, document, lambda: None)  # each word was printed as it came
     return 0

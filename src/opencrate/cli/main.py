@@ -18,10 +18,11 @@ from importlib import import_module
 from .. import __version__
 from .._files import one_line, os_reason, printable, shown
 from .common import Parser, in_options, log_to_stderr, reject_unknown
+from .completion import complete
 
 _NAMES = ("train", "finetune", "ablate", "evaluate", "predict", "generate", "probe", "reconstruct", "analyze")
 _NAMES += ("segment", "evaluate-segmentation", "features", "audit", "doctor", "experiment", "bench", "convert")
-_NAMES += ("export", "app", "recipes", "models", "demo")
+_NAMES += ("export", "app", "recipes", "models", "completion", "demo")
 COMMANDS = {name: import_module(f".{name.replace('-', '_')}", __package__) for name in _NAMES}
 """Name -> the module with `HELP`, `add_arguments` and `run`, in the order of the help."""
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv or os.environ.get("OPENCRATE_DEBUG") == "1"
     parser = _parser()
     try:
+        complete(parser)
         arguments = _parse(argv, parser)
         if arguments is None:
             return 0
@@ -100,6 +102,8 @@ def _parser() -> Parser:
         command = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         module.add_arguments(command)
+        for innermost in command.innermost:
+            innermost.add_format()
     return parser
 
 

@@ -10,12 +10,10 @@ They come with the package opencrate-weights, and every command takes them by na
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import Any
 
 from .._weights import how_to_install, installed_models, weights_package
-from .common import Parser, print_table
+from .common import Parser, note, print_result, print_table
 
 HELP = "list the installed trained models"
 _COLUMNS = ("model", "task", "data", "parameters", "held-out result", "over seeds", "size", "installed")
@@ -23,20 +21,16 @@ _COLUMNS = ("model", "task", "data", "parameters", "held-out result", "over seed
 
 def add_arguments(parser: Parser) -> None:
     """The options of `opencrate models`."""
-    parser.add_argument("--format", choices=("table", "json"), default="table")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
     models = installed_models()
-    if arguments.format == "json":
-        print(json.dumps(models, indent=2))
-    elif models:
-        print_table(_COLUMNS, [_row(model) for model in models])
+    print_result(arguments, models, lambda: models and print_table(_COLUMNS, [_row(model) for model in models]))
     if not models:
         missing = weights_package() is None
         why = f"opencrate-weights is not installed; {how_to_install()}" if missing else "opencrate-weights is empty"
-        print(f"opencrate: {why}", file=sys.stderr)
+        note(why)
     return 0
 
 

@@ -12,11 +12,19 @@ The model is a run directory or any saved classifier; with --backend, a folder t
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from .common import Parser, batch_size, named_files, positive_int, prepare_libraries, print_table, report_skipped
+from .common import (
+    Parser,
+    batch_size,
+    named_files,
+    positive_int,
+    prepare_libraries,
+    print_result,
+    print_table,
+    report_skipped,
+)
 
 HELP = "classify image files"
 
@@ -31,7 +39,6 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--batch-size", type=batch_size, default=64, metavar="N")
     words = "of an exported model: onnx (ONNX Runtime) or openvino"
     parser.add_argument("--backend", choices=("onnx", "openvino"), help=words)
-    parser.add_argument("--format", choices=("table", "json"), default="table")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,16 +56,17 @@ def run(arguments: argparse.Namespace) -> int:
     options["skipped"] = skipped if arguments.skip_bad else None
     results = (_exported if arguments.backend else _eager)(arguments, files, options)
     report_skipped(skipped, len(files))
-    if arguments.format == "json":
-        print(json.dumps(results, indent=2))
-        return 0
+    print_result(arguments, results, lambda: _print(results))
+    return 0
+
+
+def _print(results: list[dict[str, Any]]) -> None:
     rows = [
         (result["file"] if rank == 0 else "", guess["label"], f"{100 * guess['probability']:.2f} %")
         for result in results
         for rank, guess in enumerate(result["predictions"])
     ]
     print_table(("file", "class", "probability"), rows)
-    return 0
 
 
 def _eager(arguments: argparse.Namespace, files: list[Path], options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,11 +16,10 @@ the layer's output as it is, without the norm that follows the last one.
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from .._values import Natural
-from .common import Parser, batch_size, number_of, prepare_libraries, print_table
+from .common import Parser, batch_size, number_of, prepare_libraries, print_result, print_table
 
 HELP = "linear or nearest-neighbour probe of a layer's tokens"
 
@@ -34,7 +33,6 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--token", choices=("cls", "mean"), help="default: the token that the model's head reads")
     parser.add_argument("--untrained", action="store_true", help="also probe the model as it was before training")
     parser.add_argument("--batch-size", type=batch_size, default=256, metavar="N")
-    parser.add_argument("--format", choices=("table", "json"), default="table")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,18 +58,20 @@ def run(arguments: argparse.Namespace) -> int:
     for name, model in models.items():
         train, test = (features(model, part, layer, token) for part in batches)
         found[name] = probe(train, test, arguments.method, layer, token, weights=arguments.weights or "equal")
-    if arguments.format == "json":
-        reference = {"untrained": found["untrained"].to_dict()} if arguments.untrained else {}
-        print(json.dumps({"model": arguments.model, **found["trained"].to_dict(), **reference}))
-        return 0
+    reference = {"untrained": found["untrained"].to_dict()} if arguments.untrained else {}
+    document = {"model": arguments.model, **found["trained"].to_dict(), **reference}
+    print_result(arguments, document, lambda: _print(arguments.model, found))
+    return 0
+
+
+def _print(model: str, found: dict[str, Any]) -> None:
     one = found["trained"]
     rows = [
         ("probe", f"{one.method}{_weights(one)}, layer {one.layer}, token {one.token}, {one.width} numbers per image"),
         ("images", f"{one.train_images:,} to fit, {one.test_images:,} to count"),
         *(("accuracy" if name == "trained" else name, _accuracy(result)) for name, result in found.items()),
     ]
-    print_table(("", arguments.model), rows)
-    return 0
+    print_table(("", model), rows)
 
 
 def _weights(found: Any) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from .._values import shown_value
-from .common import Parser, print_table
+from .common import Parser, print_result, print_table
 
 HELP = "list the shipped recipes"
 
@@ -28,16 +28,19 @@ def run(arguments: argparse.Namespace) -> int:
     from ..recipe.schema import READ_BY, recipe_value
 
     if arguments.keys:
-        rows = [(key, words, shown_value(default)) for key, words, default in recipe_keys()]
-        print_table(("key", "may be", "default"), rows)
+        keys = recipe_keys()
+        rows = [(key, words, shown_value(default)) for key, words, default in keys]
+        document = [dict(zip(("key", "may_be", "default"), key)) for key in keys]
+        print_result(arguments, document, lambda: print_table(("key", "may be", "default"), rows))
         return 0
-    rows = []
+    found = []
     for name in shipped_recipes():
         recipe = load_recipe(name)
         model = f"{recipe.model.type}-{recipe.model.size}" if recipe.model.size else recipe.model.type
         parameters = stated_parameters(name)
-        count = "–" if parameters is None else f"{parameters / 1e6:.2f} M"
         data = recipe_value(recipe, f"{READ_BY[recipe.task][0]}.path")
-        rows.append((name, recipe.task, model, count, data, recipe.description))
-    print_table(("recipe", "task", "model", "parameters", "data", "what"), rows)
+        found.append((name, recipe.task, model, parameters, data, recipe.description))
+    names = ("recipe", "task", "model", "parameters", "data", "what")
+    rows = [(*row[:3], "–" if row[3] is None else f"{row[3] / 1e6:.2f} M", *row[4:]) for row in found]
+    print_result(arguments, [dict(zip(names, row)) for row in found], lambda: print_table(names, rows))
     return 0

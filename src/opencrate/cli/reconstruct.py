@@ -23,6 +23,7 @@ from .common import (
     number_of,
     positive_int,
     prepare_libraries,
+    print_result,
     print_table,
     report_skipped,
     say,
@@ -82,9 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
     }
     write_reconstruction(output, images, facts, f"{name}, mask ratio {ratio:g}, seed {arguments.seed}")
     words, means = QUALITY | ERRORS, mean_numbers(images)
+    document = {"output": output, **facts, "num_images": len(images), "mean": means}
+    title = f"mean over {len(images)} images, mask ratio {ratio:g}, seed {arguments.seed}"
+    lines = [*([f"Note: {MOMENTS_NOTE}."] if config.norm_pix_loss else []), f"results: {output}"]
     rows = [(words[key], f"{means[key]:.4g}") for key in words if key in means]
-    print_table((f"mean over {len(images)} images, mask ratio {ratio:g}, seed {arguments.seed}", ""), rows)
-    if config.norm_pix_loss:
-        say(f"Note: {MOMENTS_NOTE}.")
-    say(f"results: {output}")
+    print_result(arguments, document, lambda: (print_table((title, ""), rows), say("\n".join(lines))))
     return 0

@@ -20,7 +20,7 @@ from typing import Any
 
 from .._outputs import check_results, claim
 from .._values import Amount, BatchSize, Share
-from .common import Parser, named_files, number_of, positive_int, prepare_libraries, report_skipped, say
+from .common import Parser, named_files, number_of, positive_int, prepare_libraries, print_result, report_skipped, say
 
 HELP = "find objects in photographs by a model's tokens or attention"
 _OPTIONS = ("method", "layer", "features", "size", "square", "stride", "refine", "num_masks", "tau", "rule", "head")
@@ -83,17 +83,18 @@ def run(arguments: argparse.Namespace) -> int:
         **wanted,
     )
     write = _write_heads if arguments.heads else _write_masks
-    sentence = write(progress(found, "pictures", len(files)), output, saved, arguments)
+    sentence, facts = write(progress(found, "pictures", len(files)), output, saved, arguments)
     report_skipped(skipped, len(files))
     if not sentence:
         raise ValueError(f"none of the {len(files)} images can be segmented")
-    say(sentence)
-    say(f"page: {output / PAGE}")
+    print_result(arguments, {"page": output / PAGE, **facts}, lambda: say(f"{sentence}\npage: {output / PAGE}"))
     return 0
 
 
-def _write_masks(found: Iterable[Any], output: Path, saved: Any, arguments: argparse.Namespace) -> str:
-    """Every picture's files, then the page; what was found in a sentence, empty where there was no picture."""
+def _write_masks(
+    found: Iterable[Any], output: Path, saved: Any, arguments: argparse.Namespace
+) -> tuple[str, dict[str, Any]]:
+    """Every picture's files, then the page; what was found in a sentence (empty: no picture) and as facts."""
     from ..reports.html import write
     from ..reports.segmentation import Sheet, page_of
     from ..stats.words import plural
@@ -104,27 +105,32 @@ def _write_masks(found: Iterable[Any], output: Path, saved: Any, arguments: argp
             claim(output)
         sheet.add(one)
     if not sheet.images:
-        return ""
+        return "", {}
     title = f"Masks by {saved.title}"
     write(page_of(sheet, title, _record(saved, arguments), _ABOUT[arguments.method]), output, overwrite=True)
-    return f"{plural(len(sheet.annotations), 'mask')} in {plural(len(sheet.images), 'picture')}"
+    facts = {"masks_json": output / "masks.json", "masks": len(sheet.annotations), "pictures": len(sheet.images)}
+    return f"{plural(len(sheet.annotations), 'mask')} in {plural(len(sheet.images), 'picture')}", facts
 
 
-def _write_heads(found: Iterable[Any], output: Path, saved: Any, arguments: argparse.Namespace) -> str:
-    """The grid of heads as PNG and page."""
+def _write_heads(
+    found: Iterable[Any], output: Path, saved: Any, arguments: argparse.Namespace
+) -> tuple[str, dict[str, Any]]:
+    """The grid of heads as PNG and page; what was found, as `_write_masks`."""
     from ..reports.html import write, write_files
     from ..reports.segmentation import heads_page, heads_png
     from ..stats.words import plural
 
     rows = list(found)
     if not rows:
-        return ""
+        return "", {}
     first = rows[0].found
     png, size = heads_png([(one.file.name, one.picture, one.found.maps) for one in rows])
     write_files(claim(output), {"heads.png": png})
     page = heads_page(png, size, f"Heads of {saved.title}", _record(saved, arguments), first.layer, first.looked_at_by)
     write(page, output, overwrite=True)
-    return f"{plural(len(first.maps), 'head')} across {plural(len(rows), 'picture')}: {output / 'heads.png'}"
+    facts = {"heads_png": output / "heads.png", "heads": len(first.maps), "pictures": len(rows)}
+    sentence = f"{plural(len(first.maps), 'head')} across {plural(len(rows), 'picture')}: {output / 'heads.png'}"
+    return sentence, facts
 
 
 def _record(saved: Any, arguments: argparse.Namespace) -> list[tuple[str, str]]:

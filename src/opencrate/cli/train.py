@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .common import Parser, prepare_libraries, say
+from .common import Parser, prepare_libraries, print_result, say
 
 HELP = "train a recipe"
 
@@ -60,15 +60,18 @@ def train_recipe(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     if arguments.print_config:
         check_model(recipe)
-        print(recipe_yaml(recipe), end="")
+        print_result(arguments, recipe, lambda: print(recipe_yaml(recipe), end=""))
         return 0
 
     trained = train(recipe, arguments.output, arguments.overwrite, arguments.resume, arguments.skip_bad)
     if trained is None:  # one of several processes; the first one speaks
         return 0
-    _print_outcome(recipe, trained)
-    if not arguments.no_report and _write_report(recipe, trained, arguments.typed):
-        say(f"report: {trained.directory / 'report.html'}")
+    if arguments.format == "text":  # before the report, which takes its time
+        _print_outcome(recipe, trained)
+    written = not arguments.no_report and _write_report(recipe, trained, arguments.typed)
+    report = trained.directory / "report.html" if written else None
+    document = {"recipe": recipe.name, "run": trained.directory, "report": report, "metrics": trained.metrics}
+    print_result(arguments, document, lambda: report and say(f"report: {report}"))
     return 0
 
 

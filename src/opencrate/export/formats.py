@@ -22,7 +22,7 @@ def write_graph(program: ExportedProgram, graph: Graph, to: str, folder: Path) -
     """Write a traced graph in the form `to`, one of `TARGETS`; the file that holds it.
 
     Raises:
-        ValueError: ONNX lacks an operator of the model.
+        ValueError: ONNX lacks an operator of the model, or nothing of it can be 8-bit integers.
     """
     path = folder / TARGETS[to].file
     for node in program.graph.nodes:
@@ -61,6 +61,8 @@ def _write_int8(program: ExportedProgram, graph: Graph, path: Path) -> None:
     fold_constants(model)
     quantize_dynamic(model, path, op_types_to_quantize=LINEAR, per_channel=True, weight_type=QuantType.QInt8)
     _remove(whole)
+    if not any(node.op_type.endswith("Integer") for node in onnx.load(path, load_external_data=False).graph.node):
+        raise ValueError("to=int8: the model has no linear maps, so nothing of it would be 8 bits; give to=onnx")
 
 
 def _write_openvino(program: ExportedProgram, graph: Graph, path: Path) -> None:

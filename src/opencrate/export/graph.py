@@ -119,10 +119,18 @@ def trace(graph: Graph, example: Mapping[str, Tensor], shapes: Shapes) -> Export
     except ValueError:
         raise
     except Exception as error:  # torch.export raises whatever the model's code meets
-        words = (str(error).strip() or type(error).__name__).splitlines()[0].partition(" For more information")[0]
+        words = _reason(error)
         if shapes.patch is not None and shapes.size is None:
-            raise ValueError(f"size=None: the graph cannot follow the image size ({words}); give `size`") from error
+            raise ValueError(f"`size` is missing: the graph cannot follow the image size ({words})") from error
         raise ValueError(f"the model cannot be traced: {words}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What torch says in its first line; of a broken constraint, the line that says which."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].startswith("Constraints violated") and len(lines) > 1:
+        return lines[1].strip(" -")
+    return lines[0].partition(" For more information")[0]
 
 
 def released(graph: Graph) -> Graph:
@@ -144,8 +152,8 @@ def inverts(model: nn.Module) -> bool:
 def _check_positions(config: Any, shapes: Shapes) -> None:
     if shapes.size is None and getattr(config, "position_interpolation", None) == "scale":
         raise ValueError(
-            "size=None: position_interpolation='scale' ties the graph to one image size, as its factor becomes a "
-            "constant; give `size`"
+            "`size` is missing: position_interpolation='scale' ties the graph to one image size, as its factor becomes "
+            "a constant"
         )
 
 

@@ -150,7 +150,8 @@ def _on_cpu(saved: SavedModel, size: int | tuple[int, int] | None) -> SavedModel
 
 def _shapes(saved: SavedModel, example: dict[str, torch.Tensor], size: int | tuple[int, int] | None) -> Shapes:
     if saved.reads == "texts":
-        return Shapes(None, length=getattr(saved.model.config, "max_position_embeddings", None))
+        limited = getattr(saved.model.config, "max_position_embeddings", None) is not None
+        return Shapes(None, length=saved.context if limited else None)
     patch = pair(getattr(saved.model.config, "patch_size", 1))
     if size is None:
         return Shapes(patch)

@@ -37,6 +37,11 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
 
 
+def shipped_sweeps() -> dict[str, Path]:
+    """Name -> file of the sweeps that come with the package."""
+    return {path.stem: path for path in sorted(SWEEPS.glob("*.yaml"))}
+
+
 def find_recipe(reference: str | Path, folder: Path = Path()) -> Path:
     """The file of a shipped recipe's name or of a path, relative to `folder`.
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import PurePath
 from typing import Any
 
 import pandas
@@ -24,8 +25,8 @@ def to_csv(table: pandas.DataFrame) -> str:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Frames (rows), dataclasses, tensors and plain values as JSON; NaN becomes null, an infinity its name."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    """Frames (rows), dataclasses, tensors, paths and plain values as JSON; NaN becomes null, an infinity its name."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 def as_bytes(name: str, value: pandas.DataFrame | Mapping | list | str | bytes) -> bytes:
@@ -37,16 +38,19 @@ def as_bytes(name: str, value: pandas.DataFrame | Mapping | list | str | bytes) 
     return encoded(value if isinstance(value, str) else to_json(value))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The values that JSON has, as `to_json` writes them."""
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None if math.isnan(value) else str(value)
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, pandas.DataFrame):
-        return _plain(value.to_dict("records"))
+        return plain(value.to_dict("records"))
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     tolist = getattr(value, "tolist", None)
-    return value if tolist is None else _plain(tolist())
+    return value if tolist is None else plain(tolist())

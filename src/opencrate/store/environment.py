@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..calibration import choices, processor
+from ..calibration import choices, has_half_instructions, processor
 
 
 def environment() -> dict[str, Any]:
@@ -26,10 +26,24 @@ def environment() -> dict[str, Any]:
         "cpu": processor(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "torch_build": torch_build(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "bf16": "AMX" if _has_amx() else "AVX-512" if has_half_instructions() else None,
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "calibration": choices(),
         "commit": _commit(),
     }
+
+
+def torch_build() -> str:
+    """What torch was built for: CPU, CUDA or ROCm, with its version."""
+    if torch.version.cuda:
+        return f"CUDA {torch.version.cuda}"
+    return f"ROCm {torch.version.hip}" if torch.version.hip else "CPU"
+
+
+def _has_amx() -> bool:
+    return getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 def _commit() -> str | None:

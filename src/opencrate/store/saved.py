@@ -119,7 +119,7 @@ class SavedModel:
         """The most tokens that a model of text reads at a time."""
         config = self.model.config
         limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        return int(limit or self.tokenizer.model_max_length)
+        return int(limit or self.tokenizer.model_max_length) - _skipped_positions(self.model)
 
     @property
     def start(self) -> int:
@@ -299,3 +299,9 @@ def _class_of(config: PreTrainedConfig, source: Any) -> Any:
             f"{config.model_type}; give the config.json that belongs to the weights"
         )
     return found
+
+
+def _skipped_positions(model: Any) -> int:
+    """How many positions no token has: RoBERTa and its kin count from the one after the padding's."""
+    tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    return max((one.padding_idx + 1 for one in tables if getattr(one, "padding_idx", None) is not None), default=0)

@@ -22,7 +22,7 @@ from .._files import read_json
 from .._outputs import write_json
 from .._suggest import suggest
 from .._values import Seed, allowed, field_error, fitted, shown_value
-from ..recipe.load import SWEEPS, load_recipe
+from ..recipe.load import load_recipe, shipped_sweeps
 from ..recipe.schema import Recipe
 from ..recipe.strict_yaml import read_mapping
 from ..store import runs
@@ -92,11 +92,6 @@ class ArmRun:
     values: dict[str, float | None]
     layers: dict[str, list[float]] = field(default_factory=dict)
     claims: dict[str, bool | None] = field(default_factory=dict)
-
-
-def shipped_sweeps() -> dict[str, Path]:
-    """Name -> file of the sweeps that come with the package."""
-    return {path.stem: path for path in sorted(SWEEPS.glob("*.yaml"))}
 
 
 def load_sweep(reference: str | Path) -> Sweep:

@@ -21,26 +21,18 @@ from . import output_checks  # noqa: F401  (its checks are in CHECKED once it is
 from .checks import check_finite
 from .outputs import measure_outputs, measure_score, take
 from .patient import BROKEN, CHECKED, Finding, Patient, skip
-from .signatures import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, Check
+from .signatures import CHECKS, FAIL, FINDING, NOT_CHECKED, OK, WARN, Check, Verdicts
 from .vitals import accuracy_of, labels_of, logits_of, measure_vitals, modules_of, relative_gradients
 
 __all__ = ["CHECKS", "FAIL", "FINDING", "NOT_CHECKED", "OK", "WARN", "Check", "Diagnosis", "Finding", "diagnose"]
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Verdicts):
     """All findings for one model, in the order of `CHECKS`."""
 
     model: str
     findings: tuple[Finding, ...]
-
-    def count(self, verdict: str) -> int:
-        """How many checks came to this verdict."""
-        return sum(finding.verdict == verdict for finding in self.findings)
-
-    def healthy(self, strict: bool = False) -> bool:
-        """No check failed; with `strict` none warned either. Findings, and checks not made, do not count."""
-        return not self.count(FAIL) and not (strict and self.count(WARN))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what is infinite or NaN becomes a word."""

@@ -7,8 +7,24 @@ Every threshold is a constant below and stands, with its origin, in `CHECKS`. "T
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 OK, FINDING, WARN, FAIL, NOT_CHECKED = "ok", "finding", "warn", "fail", "not checked"
+
+
+class Verdicts:
+    """What a list of `findings` comes to, each with a `verdict`."""
+
+    findings: tuple[Any, ...]
+
+    def count(self, verdict: str) -> int:
+        """How many checks came to this verdict."""
+        return sum(finding.verdict == verdict for finding in self.findings)
+
+    def healthy(self, strict: bool = False) -> bool:
+        """No check failed; with `strict` none warned either. Findings, and checks not made, do not count."""
+        return not self.count(FAIL) and not (strict and self.count(WARN))
+
 
 SCALE_WARN, SCALE_FAIL = 5.0, 20.0
 FEW_VALUES, FEW_VALUES_ENTRIES = 16, 32
