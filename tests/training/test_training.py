@@ -90,6 +90,12 @@ def test_model_at_initialisation_is_rebuilt_exactly(small, more, monkeypatch, tm
     assert rebuilt.keys() == started_with.keys()
     assert all(torch.equal(rebuilt[name], started_with[name]) for name in rebuilt)
     assert any(not torch.equal(rebuilt[name], trained[name]) for name in trained)
+    start = run.directory / runs.START
+    assert start.is_file() == runs.read_recipe(run.directory).model.starts_whitened
+    if start.is_file():  # a copied run without it would be compared with a network that never was
+        start.unlink()
+        with pytest.raises(ValueError, match=r"start\.safetensors: missing; it holds the whitened patch embedding"):
+            runs.initial_model(run.directory)
 
 
 def recorded_batches(monkeypatch, recipe, directory):

@@ -22,6 +22,11 @@ class ModelRecipe:
     init_fresh: list[str] = field(default_factory=list)  # with init_from: parts of names of weights that start anew
     whiten_patches: bool = False  # from scratch: the patch embedding (a convolution) starts by whitening patches
 
+    @property
+    def starts_whitened(self) -> bool:
+        """Whether the patch embedding is whitened before the first step; no seed can repeat that without the images."""
+        return self.whiten_patches and self.init_from is None
+
 
 @dataclass(frozen=True)
 class TrainingRecipe:

@@ -306,7 +306,11 @@ def left_out_bad(run: str | Path) -> bool:
 
 
 def initial_model(run: str | Path) -> PreTrainedModel:
-    """The model of a run as it was before the first step, rebuilt from its configuration, seed and whitening."""
+    """The model of a run as it was before the first step, rebuilt from its configuration, seed and whitening.
+
+    Raises:
+        ValueError: the file with the whitened patch embedding is missing or damaged.
+    """
     recipe = read_recipe(run)
     model = initialise(read_config(run), recipe.training.seed, recipe.task)
     if (Path(run) / START).is_file():
@@ -315,6 +319,11 @@ def initial_model(run: str | Path) -> PreTrainedModel:
         if wrong:
             raise ValueError(f"{run}/{START}: damaged ('{shown(wrong[0])}' has another shape); train again")
         model.load_state_dict(tensors, strict=False)
+    elif recipe.model.starts_whitened:
+        raise ValueError(
+            f"{run}/{START}: missing; it holds the whitened patch embedding that the run started with. Copy it from "
+            "where the run was made, or train again"
+        )
     return model
 
 

@@ -28,7 +28,6 @@ from .precision import decided, precision_restored
 from .sharding import whole_model
 from .tasks import Parts, task_of
 from .trainer import RecipeTrainer, training_arguments
-from .whitening import starts_whitened
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ def train(
         write_text(working / runs.RECIPE, recipe_yaml(recipe))
         write_json(working / runs.ENVIRONMENT, environment())
         parts.processor.save_pretrained(working)
-        if starts_whitened(recipe.model):  # the rest of the start follows from the seed
+        if recipe.model.starts_whitened:  # the rest of the start follows from the seed
             runs.save_start(working, parts.model)
         metrics, model = _fit(recipe, parts, arguments, resume)
         write_json(working / runs.ENVIRONMENT, environment())  # with what was chosen for this processor

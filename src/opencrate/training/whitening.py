@@ -7,17 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import unfold
 from transformers import PreTrainedModel
 
-from ..recipe.schema import ModelRecipe
-
 NUM_IMAGES = 2000
 """Training images that a recipe's whitening is measured on, evenly spaced."""
 FLOOR = 1e-2
 """Added to every variance (of normalised pixels), so that directions of nothing but noise are not blown up."""
-
-
-def starts_whitened(recipe: ModelRecipe) -> bool:
-    """Whether the model's patch embedding is to be whitened before the first step."""
-    return recipe.whiten_patches and recipe.init_from is None
 
 
 def whiten_patches(model: PreTrainedModel, pixel_values: Tensor, seed: int) -> None:

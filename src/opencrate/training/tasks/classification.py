@@ -22,7 +22,7 @@ from ...store.start import start_model
 from ..losses import cross_entropy_sum
 from ..regulariser import check_regulariser
 from ..whitebox_callback import measured_images
-from ..whitening import NUM_IMAGES, starts_whitened, whiten_patches
+from ..whitening import NUM_IMAGES, whiten_patches
 from .base import Batch, Parts, Task, held_out_batches
 
 
@@ -79,7 +79,7 @@ def start_images(recipe: Recipe, splits: ImageSplits, config: PreTrainedConfig) 
     model, initialisation = start_model(recipe, config)
     transform = ImageTransform.for_model(config, processor)
     count = recipe.logging.measure_inputs if config.model_type in ("crate", "crate_mae") else 0
-    if starts_whitened(recipe.model):
+    if recipe.model.starts_whitened:
         rows = range(0, len(splits.train), max(1, len(splits.train) // NUM_IMAGES))
         whiten_patches(model, transform(cells_of(splits.train, rows)), recipe.training.seed)
     fields = {
