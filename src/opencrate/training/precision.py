@@ -36,11 +36,11 @@ def has_bfloat16() -> bool:
 @contextmanager
 def precision_restored() -> Iterator[None]:
     """Give `torch.backends.fp32_precision`, which `training.tf32` sets for the whole process, back as it was."""
-    before = torch.backends.fp32_precision
+    before = torch.backends.fp32_precision  # pyright: ignore[reportAttributeAccessIssue]  # not in its stubs
     try:
         yield
     finally:
-        torch.backends.fp32_precision = before
+        torch.backends.fp32_precision = before  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @contextmanager
