@@ -124,5 +124,8 @@ def serve(
         page = start(shelf, host=host, port=port, max_upload=max_upload)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: uploads are deleted
-        started(page.local_url)
-        page.block_thread()
+        try:
+            started(page.local_url)
+            page.block_thread()
+        except KeyboardInterrupt:  # it came before gradio waits for it
+            page.close()
