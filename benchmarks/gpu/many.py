@@ -99,6 +99,9 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--smoke", action="store_true", help="the recipes' smoke forms, on any machine")
     options = parser.parse_args()
+    for path in (options.list, options.data):
+        if not path.exists():
+            parser.error(f"{path}: no such file or folder; LIST and --data must be there before anything starts")
     options.out.mkdir(parents=True, exist_ok=True)
     queue = Queue(options.out, options.data, time.monotonic() + options.seconds, options.smoke)
     with ThreadPoolExecutor(options.at_once) as pool:

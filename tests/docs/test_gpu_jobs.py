@@ -62,7 +62,16 @@ def test_many_at_once_until_the_time_is_over(monkeypatch, tmp_path, capsys):
     (tmp_path / "list.txt").write_text(
         "# three\n\none | good a={data} && finetune good {out}/one\ntwo | bad\nthree | long\n"
     )
-    words = ["many.py", str(tmp_path / "list.txt"), "--data", "d", "--out", str(tmp_path / "out"), "--seconds", "4"]
+    words = [
+        "many.py",
+        str(tmp_path / "list.txt"),
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--seconds",
+        "4",
+    ]
     for _ in range(2):
         monkeypatch.setattr(sys, "argv", words)
         assert MANY["main"]() == 1
@@ -71,5 +80,18 @@ def test_many_at_once_until_the_time_is_over(monkeypatch, tmp_path, capsys):
             "two: not finished (3)" in said and "three: not finished (time is over)" in said and "1 of 3 lines" in said
         )
     log = (tmp_path / "out" / "one.log").read_text()
-    assert log.splitlines()[1] == f"finetune good {tmp_path}/out/one" and "good a=d --output" in log
+    assert log.splitlines()[1] == f"finetune good {tmp_path}/out/one" and f"good a={tmp_path} --output" in log
     assert log.count("finetune") == 1
+
+
+@pytest.mark.parametrize("missing", ["list.txt", "data"])
+def test_what_is_missing_is_said_before_anything_starts(missing, monkeypatch, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("one | digits\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / missing).rename(tmp_path / "elsewhere")
+    words = [str(tmp_path / "list.txt"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["many.py", *words])
+    with pytest.raises(SystemExit):
+        MANY["main"]()
+    assert f"{tmp_path / missing}: no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
