@@ -68,8 +68,10 @@ class Queue:
         began = time.monotonic()
         log = self.out / f"{line.name}.log"
         for command in line.commands(self.out, self.data, self.smoke):
-            if time.monotonic() > self.until - GRACE or (status := self._command(command, log)):
-                self._say(line, f"not finished ({'time is over' if time.monotonic() > self.until else status})")
+            late = time.monotonic() > self.until - GRACE
+            if late or (status := self._command(command, log)):
+                over = late or time.monotonic() > self.until
+                self._say(line, f"not finished ({'time is over' if over else status})")
                 return False
         (self.out / f"{line.name}.done").touch()
         self._say(line, f"done in {time.monotonic() - began:.0f} s")

@@ -34,6 +34,9 @@ from .positions import places_argument, text_places
 from .recording import read_by, record
 from .sparsification import ISTA, Synthesis
 
+_CHECKS_WITHOUT_WAITING = ("cuda", "meta")
+"""Devices that are asked nothing, since the answer would be waited for; CUDA stops by itself where a check fails."""
+
 
 @dataclass
 class CrateTextModelOutput(CacheByEitherName, CrateStates, BaseModelOutputWithPast):
@@ -243,22 +246,26 @@ class CrateTextModel(CrateTextPreTrainedModel):
 
     def _refuse_packed(self, position_ids: Tensor | None) -> None:
         """An operator that knows padding only would let a block's documents see each other, without a word."""
-        if not self.config.is_causal or position_ids is None or traced() or position_ids.device.type == "meta":
+        if not self.config.is_causal or position_ids is None or traced():
             return
-        if bool((position_ids.diff(dim=-1) != 1).any()):
-            raise ValueError(
-                f"position_ids: compression={self.config.compression!r} cannot keep the documents of a packed block "
-                "apart; give one document a row, with an attention_mask where rows are padded"
-            )
+        one_document = (position_ids.diff(dim=-1) == 1).all()
+        message = (
+            f"position_ids: compression={self.config.compression!r} cannot keep the documents of a packed block "
+            "apart; give one document a row, with an attention_mask where rows are padded"
+        )
+        if position_ids.device.type in _CHECKS_WITHOUT_WAITING:
+            torch._assert_async(one_document, message)
+        elif not bool(one_document):
+            raise ValueError(message)
 
 
 def _check_ids(name: str, ids: Tensor, size: int, field: str) -> None:
     """Refuse ids outside ``[0, size)``, whose table row does not exist.
 
-    On a CPU always; on an accelerator, where reading them back costs a wait, only without gradients and for more than
-    one token (a prompt, not each generated token). Never inside a compiled graph.
+    Not on CUDA, where reading them back is a wait and the look-up itself stops the program; on other accelerators only
+    without gradients and for more than one token (a prompt, not each generated token). Never inside a compiled graph.
     """
-    if traced() or ids.numel() == 0 or ids.device.type == "meta":
+    if traced() or ids.numel() == 0 or ids.device.type in _CHECKS_WITHOUT_WAITING:
         return
     if ids.device.type != "cpu" and (torch.is_grad_enabled() or ids.shape[-1] == 1):
         return

@@ -84,6 +84,15 @@ def test_many_at_once_until_the_time_is_over(monkeypatch, tmp_path, capsys):
     assert log.count("finetune") == 1
 
 
+def test_a_line_whose_turn_comes_too_late_does_not_start(monkeypatch, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("one | digits\n")
+    words = [str(tmp_path / "list.txt"), "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seconds", "1"]
+    monkeypatch.setattr(sys, "argv", ["many.py", *words])
+    assert MANY["main"]() == 1
+    assert "one: not finished (time is over)" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "one.log").exists()
+
+
 @pytest.mark.parametrize("missing", ["list.txt", "data"])
 def test_what_is_missing_is_said_before_anything_starts(missing, monkeypatch, tmp_path, capsys):
     (tmp_path / "list.txt").write_text("one | digits\n")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 from opencrate import CrateConfig, CrateForImageClassification, CrateModel
 from opencrate.positions import resized_table
@@ -115,10 +116,8 @@ def test_constant_positions_stay_constant():
 
 
 def test_vit_is_started_from_a_vit(tmp_path):
-    from transformers import ViTConfig, ViTForImageClassification
-
     small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    source = ViTForImageClassification(ViTConfig(**small, image_size=16, patch_size=4, num_labels=5))
+    source = transformers.ViTForImageClassification(transformers.ViTConfig(**small, image_size=16, patch_size=4, num_labels=5))
     source.save_pretrained(tmp_path)
     recipe = recipe_from(tmp_path, "model.type=vit", "data.image_size=32")
     model, found = start(recipe, ["a", "b"])
@@ -126,6 +125,20 @@ def test_vit_is_started_from_a_vit(tmp_path):
     assert model.config.intermediate_size == 48
     name = found.loaded[5]
     assert torch.equal(model.state_dict()[name], source.state_dict()[name])
+
+
+@pytest.mark.parametrize(("source", "pooled"), [("BertForMaskedLM", False), ("BertForSequenceClassification", True)])
+def test_bert_is_started_from_a_bert_with_or_without_a_pooler(source, pooled, tmp_path):
+    """Masked words need no pooler; the one of a classifier is loaded."""
+    small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.BertConfig(**small, vocab_size=40, num_labels=3)
+    getattr(transformers, source)(config).save_pretrained(tmp_path)
+    recipe = load_recipe("glue", [f"model.init_from={tmp_path}", "model.type=bert", "model.size=null"])
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**small, vocab_size=40, num_labels=2))
+    found = load_weights(model, recipe.model)
+    new = {name for name in found.new if not name.startswith("classifier.")}
+    assert new == (set() if pooled else {"bert.pooler.dense.weight", "bert.pooler.dense.bias"})
+    assert "bert.encoder.layer.1.output.dense.weight" in found.loaded
 
 
 def test_settings_that_change_are_said(tmp_path):

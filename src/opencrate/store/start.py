@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _POSITIONS = ("position_embeddings", "pos_embed")
 _MASK_TOKEN = "embeddings.mask_token"
+_POOLER = ".pooler."
+"""transformers' layer between encoder and head: a part of the head, which a model for masked words does not have."""
 _AUTOENCODER_NORM = r"crate\.norm\."
 """The norm after a CRATE autoencoder's encoder; a classifier has it after pooling, as `norm`."""
 _FROM_DATA = {"image_size", "num_channels"}
@@ -189,7 +191,7 @@ class _Plan:
 
     def _assign(self, name: str, value: Tensor) -> None:
         given = self.weights.get(name)
-        head = not name.startswith(self.encoder)
+        head = not name.startswith(self.encoder) or _POOLER in name
         fresh = self._is_fresh(name) or (name.startswith(self.class_layers) and not self.keeps_classes)
         if fresh or (given is None and head):
             self.found.new.append(name)
@@ -211,7 +213,7 @@ class _Plan:
 
     def _leave_out(self, name: str) -> None:
         encoder = name.startswith(self.encoder) and not (self.of_autoencoder and name.endswith(_MASK_TOKEN))
-        if encoder and not self._is_fresh(name):
+        if encoder and _POOLER not in name and not self._is_fresh(name):
             self.problems.append(f"the model has no {name}")
         else:
             self.found.left_out.append(name)
