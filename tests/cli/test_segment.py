@@ -124,6 +124,31 @@ def test_nothing_is_replaced_unasked(opencrate, crate, photos, tmp_path):
     assert other.code == 2 and (tmp_path / "mine" / "masks.json").read_text() == "[]"
 
 
+def test_what_is_replaced_leaves_nothing_behind(opencrate, crate, photos, tmp_path):
+    """Fewer pictures, no maps, heads in place of masks: only what the last command wrote, and what is not ours."""
+    out = tmp_path / "out"
+
+    def files():
+        found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and path.name[0] != "."}
+        return found - {"segmentation.html", "masks.json"}
+
+    words = ("segment", "--size", 48, "--output", out, "--overwrite", crate)
+    assert opencrate(*words, photos, "--maps").code == 0 and len(files()) == 9
+    (out / "overlays" / "mine.png").write_bytes(b"")
+    assert opencrate(*words, photos / "dog.png").code == 0
+    assert files() == {"overlays/dog.png", "masks/dog.png", "overlays/mine.png"}
+    document = json.loads((out / "masks.json").read_text())
+    (tmp_path / "kept.png").write_bytes(b"")
+    document["images"].append({"name": "../../kept"})
+    (out / "masks.json").write_text(json.dumps(document))
+    assert opencrate(*words, photos / "dog.png", "--heads").code == 0
+    assert files() == {"heads.png", "overlays/mine.png"} and not (out / "masks.json").exists()
+    assert (tmp_path / "kept.png").exists()
+    (out / "masks.json").write_text("[]")
+    assert opencrate(*words, photos / "dog.png").code == 0
+    assert files() == {"overlays/dog.png", "masks/dog.png", "overlays/mine.png"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..analysis.masks.options import MaskOptions
     from ..analysis.masks.segment import segmenter_of
     from ..evaluation.language import progress
-    from ..reports.segmentation import FILES, PAGE
+    from ..reports.segmentation import FILES, PAGE, listed_files, remove_former
     from ..store.saved import name_of, open_saved
 
     options = MaskOptions(**{name: getattr(arguments, name) for name in _OPTIONS})
@@ -83,7 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
         **wanted,
     )
     write = _write_heads if arguments.heads else _write_masks
-    sentence, facts = write(progress(found, "pictures", len(files)), output, saved, arguments)
+    former = listed_files(output)
+    sentence, facts, written = write(progress(found, "pictures", len(files)), output, saved, arguments)
+    if sentence:
+        remove_former(output, former, written)
     report_skipped(skipped, len(files))
     if not sentence:
         raise ValueError(f"none of the {len(files)} images can be segmented")
@@ -93,8 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _write_masks(
     found: Iterable[Any], output: Path, saved: Any, arguments: argparse.Namespace
-) -> tuple[str, dict[str, Any]]:
-    """Every picture's files, then the page; what was found in a sentence (empty: no picture) and as facts."""
+) -> tuple[str, dict[str, Any], set[str]]:
+    """Every picture's files, then the page; what was found in a sentence (empty: no picture) and as facts, and the files
+    besides the page."""
     from ..reports.html import write
     from ..reports.segmentation import Sheet, page_of
     from ..stats.words import plural
@@ -105,16 +109,16 @@ def _write_masks(
             claim(output)
         sheet.add(one)
     if not sheet.images:
-        return "", {}
+        return "", {}, set()
     title = f"Masks by {saved.title}"
     write(page_of(sheet, title, _record(saved, arguments), _ABOUT[arguments.method]), output, overwrite=True)
     facts = {"masks_json": output / "masks.json", "masks": len(sheet.annotations), "pictures": len(sheet.images)}
-    return f"{plural(len(sheet.annotations), 'mask')} in {plural(len(sheet.images), 'picture')}", facts
+    return f"{plural(len(sheet.annotations), 'mask')} in {plural(len(sheet.images), 'picture')}", facts, sheet.written
 
 
 def _write_heads(
     found: Iterable[Any], output: Path, saved: Any, arguments: argparse.Namespace
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[str, dict[str, Any], set[str]]:
     """The grid of heads as PNG and page; what was found, as `_write_masks`."""
     from ..reports.html import write, write_files
     from ..reports.segmentation import heads_page, heads_png
@@ -122,7 +126,7 @@ def _write_heads(
 
     rows = list(found)
     if not rows:
-        return "", {}
+        return "", {}, set()
     first = rows[0].found
     png, size = heads_png([(one.file.name, one.picture, one.found.maps) for one in rows])
     write_files(claim(output), {"heads.png": png})
@@ -130,7 +134,7 @@ def _write_heads(
     write(page, output, overwrite=True)
     facts = {"heads_png": output / "heads.png", "heads": len(first.maps), "pictures": len(rows)}
     sentence = f"{plural(len(first.maps), 'head')} across {plural(len(rows), 'picture')}: {output / 'heads.png'}"
-    return sentence, facts
+    return sentence, facts, {"heads.png"}
 
 
 def _record(saved: Any, arguments: argparse.Namespace) -> list[tuple[str, str]]:

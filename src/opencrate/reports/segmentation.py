@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from .html import Report, picture
 PAGE = "segmentation.html"
 FILES = (PAGE, "masks.json", "heads.png", "overlays", "masks", "maps")
 """What a folder of results may hold."""
+_KINDS = {"overlays": "png", "masks": "png", "maps": "npy"}
 _COLOURS = ("#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#0072B2")  # Okabe-Ito; blue last, as skies are blue
 _TEMPLATE = "segmentation.html.j2"
 _OVERLAY, _THUMB = 1 << 20, 320
@@ -45,6 +47,7 @@ class Sheet:
         folder: exists.
         rows: pictures that the page shows; all are in the files.
         maps: whether every head's attention is written too.
+        written: what the folder holds of this result, by names from there; `masks.json` comes with the page.
     """
 
     folder: Path
@@ -53,6 +56,7 @@ class Sheet:
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
     cards: list[dict[str, Any]] = field(default_factory=list)
+    written: set[str] = field(default_factory=lambda: {"masks.json"})
 
     def add(self, one: SegmentedFile) -> None:
         """Write a picture's overlay, index mask and, where wanted, maps; each whole or not at all."""
@@ -80,6 +84,31 @@ class Sheet:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
         write_whole(path, data)
+        self.written.add(name)
+
+
+def listed_files(folder: Path) -> set[str]:
+    """What a result that is there already may have written besides its page, by its own list of pictures.
+
+    Names in the list that no result of ours has are left out, and so is everything where the list cannot be read.
+    """
+    try:
+        images = json.loads((folder / "masks.json").read_text(encoding="utf-8"))["images"]
+        names = [one["name"] for one in images]
+    except (OSError, ValueError, LookupError, TypeError):
+        names = []
+    ours = [name for name in names if isinstance(name, str) and re.fullmatch(r"[\w.-]+", name, re.ASCII)]
+    of_pictures = {f"{kind}/{name}.{ending}" for name in ours for kind, ending in _KINDS.items()}
+    return {"heads.png", "masks.json", *of_pictures}
+
+
+def remove_former(folder: Path, former: set[str], written: set[str]) -> None:
+    """Delete what a replaced result has left, after the new one is complete; a folder that is then empty goes too."""
+    for name in former - written:
+        (folder / name).unlink(missing_ok=True)
+    for kind in _KINDS:
+        if (folder / kind).is_dir() and not any((folder / kind).iterdir()):
+            (folder / kind).rmdir()
 
 
 def page_of(sheet: Sheet, title: str, record: Sequence[tuple[str, str]], about: str) -> Report:
