@@ -128,10 +128,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _known(path: Path, key: str) -> str | None:
-    """What the file says of a class of shapes."""
+    """What the file says of a class of shapes: one of the ways that it has times of, else nothing."""
     entry = _read(path).get(key)
-    way = entry.get("way") if isinstance(entry, dict) else None
-    return way if isinstance(way, str) else None
+    way, times = (entry.get("way"), entry.get("ms")) if isinstance(entry, dict) else (None, None)
+    return way if isinstance(way, str) and isinstance(times, dict) and way in times else None
 
 
 def _measured(
@@ -148,9 +148,10 @@ def _measured(
     entry = {"way": way, "ms": {name: round(1e3 * taken, 3) for name, taken in seconds.items()}, "error": errors}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        way = _known(path, key) or way
+        if known := _known(path, key):
+            return known
         temporary = path.with_name(f"{path.name}.{os.getpid()}")  # whole or not at all, and with the core alone
-        temporary.write_text(json.dumps({key: entry, **_read(path)}, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({**_read(path), key: entry}, indent=2) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError:
         pass  # a home that cannot be written to: the choice holds for this process

@@ -51,11 +51,16 @@ def test_a_gain_within_the_noise_or_a_wrong_result_is_not_taken(cache):
     assert calibration.choose("bound", "rule", lambda: {"exact": fast, "rule": slow, "other": wrong}, 0.1) == "other"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"work, 1 threads": 3}', "\x00"])
+DAMAGED = ["", "[]", "\x00", "{key: 3}", '{key: {"way": "turbo"}}', '{key: {"way": "turbo", "ms": {"rule": 1}}}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_is_measured_again(cache, content):
+    """A way that nothing here knows is no choice; the file is then right again."""
     cache.parent.mkdir()
-    cache.write_text(content)
+    cache.write_text(content.replace("key", json.dumps(f"work, {torch.get_num_threads()} threads")))
     assert calibration.choose("work", "rule", lambda: {"exact": fast, "rule": slow, "other": fast}, 1e-6) == "other"
+    assert [entry["way"] for entry in json.loads(cache.read_text()).values()] == ["other"]
 
 
 def test_another_process_was_faster(cache, monkeypatch):
@@ -64,7 +69,7 @@ def test_another_process_was_faster(cache, monkeypatch):
     def ways():
         cache.parent.mkdir()
         key = f"work, {torch.get_num_threads()} threads"
-        cache.write_text(json.dumps({"else": {"way": "x"}, key: {"way": "rule"}}))
+        cache.write_text(json.dumps({"else": {"way": "x"}, key: {"way": "rule", "ms": {"rule": 1.0}}}))
         return {"exact": fast, "rule": slow, "other": fast}
 
     assert calibration.choose("work", "rule", ways, 1e-6) == "rule"
