@@ -11,7 +11,7 @@ from opencrate.bench.flops import flops_of, ista_products
 from opencrate.bench.jobs import Jobs
 from opencrate.bench.models import build, config_of, count_parameters, equal_depth, equal_width, inputs_of
 from opencrate.bench.published import check_same, published_form
-from opencrate.bench.run import settings_of
+from opencrate.bench.run import bench, settings_of
 from opencrate.bench.settings import Case
 
 ALPHA = {"dictionary_expansion": 4, "dictionary_decode": "untied", "ista_num_steps": 2, "ista_residual": True}
@@ -50,22 +50,28 @@ def test_another_function_is_not_timed(changes):
         jobs.job(Case("published", "forward"))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"compression": "cbsa"},
-        {"sparsification": "mlp"},
-        {"position": "relative_bias"},
-        {"learned_steps": "layer"},
-        {"attention_output": "tied"},
-    ],
-)
+NEW = [
+    {"compression": "cbsa"},
+    {"sparsification": "mlp"},
+    {"position": "relative_bias"},
+    {"learned_steps": "layer"},
+    {"attention_output": "tied"},
+]
+
+
+@pytest.mark.parametrize("changes", NEW)
 def test_what_was_not_published_has_no_published_form(changes):
     """Also where the weights that a model starts with make no difference, as a bias of 0."""
     jobs, [(name, value)] = Jobs(settings_of("image", None, None, changes, smoke=True)), changes.items()
     with pytest.raises(ValueError, match=f"against=published: there is no published form of {name}='{value}'"):
         jobs.job(Case("published", "forward"))
     assert jobs.job(Case("ours", "forward")) is not None
+
+
+@pytest.mark.parametrize("changes", [{}, *NEW[:2]])
+def test_by_default_the_published_form_is_left_out_where_there_is_none(changes):
+    found = bench("image", config=changes, dtypes=["float32"], modes=["forward"], repeats=2, smoke=True)
+    assert [line.form for line in found.lines] == ["ours", *([] if changes else ["published"]), "vit"]
 
 
 def counted(settings, form):

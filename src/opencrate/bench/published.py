@@ -87,19 +87,24 @@ class PublishedDecoderLayer(nn.Module):
         return estimate - published_mssa(self.layer.expand, estimate, self.config)
 
 
+def unpublished(config: Any) -> str:
+    """The first field whose value the published code does not know, as ``name='value'``; empty where there is none."""
+    given = {name: getattr(config, name, values[0]) for name, values in _PUBLISHED.items()}
+    return next((f"{name}={value!r}" for name, value in given.items() if value not in _PUBLISHED[name]), "")
+
+
 def published_form(model: Any) -> Any:
     """A model like this one, with the same parameters (shared, not copied), whose layers are in the published form.
 
     Raises:
         ValueError: the layers have what the published code does not have, whatever their weights are.
     """
-    for name, values in _PUBLISHED.items():
-        given = getattr(model.config, name, values[0])
-        if given not in values:
-            raise ValueError(
-                f"against=published: there is no published form of {name}={given!r}; leave 'published' out, or set "
-                f"{name}={values[0]}"
-            )
+    if new := unpublished(model.config):
+        name = new.partition("=")[0]
+        raise ValueError(
+            f"against=published: there is no published form of {new}; leave 'published' out, or set "
+            f"{name}={_PUBLISHED[name][0]}"
+        )
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
     twin.crate = copy.copy(model.crate)

@@ -70,7 +70,8 @@ def bench(
         config: fields of the CRATE configuration that are changed.
         dtypes: `float32`, `bfloat16`; by default the second only where the device has the instructions.
         modes: of `settings.TASKS`; by default `forward` and `step`.
-        against: forms beside ours, of `settings.TASKS`; by default the first two.
+        against: forms beside ours, of `settings.TASKS`; by default the first two, without the published form where
+            the configuration has none.
         compiled: modes of `torch.compile` in which every form is timed too.
         memory: measure each form's peak memory, each in a process of its own.
         repeats: timed calls of each form.
@@ -82,13 +83,25 @@ def bench(
         ValueError: an unknown word or field; a prompt and new tokens beyond the context.
     """
     settings = settings_of(task, size, batch, config or {}, smoke, **lengths)
-    cases = cases_of(task, dtypes, modes, against, compiled)
+    cases = cases_of(task, dtypes, modes, _default_forms(settings) if against is None else against, compiled)
     with thread_count(threads):
         lines = time_cases(settings, cases, 2 if smoke else repeats)
         if memory:
             measure_memory(settings, lines)
         unit = "tokens" if task in ("text", "decode") else "images"
         return BenchResult(task, {**settings.as_dict(), "repeats": 2 if smoke else repeats}, lines, unit=unit)
+
+
+def _default_forms(settings: Settings) -> list[str]:
+    """The first two forms that there are; a published form that is left out for its absence is logged."""
+    from .models import config_of
+    from .published import unpublished
+
+    forms = TASKS[settings.task]["against"][:2]
+    new = unpublished(config_of(settings)) if "published" in forms else ""
+    if new:
+        logger.info("there is no published form of %s: left out", new)
+    return [form for form in forms if form != "published" or not new]
 
 
 def settings_of(
