@@ -138,9 +138,10 @@ class SelfSupervisionLog(TaskCallback):
         parts = {name: (value / self._count).item() for name, value in self._sums.items()}
         self._sums, self._count = {}, 0
         projections = self._projections()
-        rank, spread = rank_reading(projections), spread_reading(projections)
         K = prototypes_of(self._recipe.ssl)
-        self.readings = [*readings(parts, K), rank, spread]
+        rank = rank_reading(projections, self._recipe.ssl.bottleneck if K else None)
+        spread = spread_reading(projections)
+        self.readings = [*readings(parts, K), rank, *([] if K else [spread])]
         row = {"epoch": state.epoch or 0, "step": state.global_step, **parts}
         row |= {"effective_rank": rank.value, "spread": spread.value, **self._schedules(state)}
         self.rows.append(row)
