@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,7 +141,10 @@ def test_an_interrupted_evaluation_costs_no_training(small, monkeypatch, tmp_pat
 
 
 def test_data_that_moved(small, monkeypatch, tmp_path):
-    """As when a run is begun on one machine and ended on another: the same images in another place, and no others."""
+    """As when a run is begun on one machine and ended on another: the same images in another place, and no others.
+
+    The words that describe the recipe may have changed.
+    """
 
     def recipe(folder):
         return small(*STEPS, f"data.path={tmp_path / folder}")
@@ -154,7 +158,8 @@ def test_data_that_moved(small, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="cannot resume with other data: test, train differ"):
         train(recipe("other"), tmp_path / "run", resume=True)
     (tmp_path / "here").rename(tmp_path / "there")
-    resumed = train(recipe("there"), tmp_path / "run", resume=True)
+    now = replace(recipe("there"), description="other words")
+    resumed = train(now, tmp_path / "run", resume=True)
     assert resumed.metrics["resumed_at"] == [4] and "there" in (resumed.directory / runs.RECIPE).read_text()
     assert_same_run(whole.directory, resumed.directory)
 

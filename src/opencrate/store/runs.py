@@ -221,9 +221,12 @@ def check_same_data(partial: Path, data: dict[str, Any]) -> None:
 
 
 def changed_keys(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Each dotted key in which two recipes differ, with both its values; a place is the same however it is named."""
+    """Each dotted key in which two recipes differ, with both its values; a place is the same however it is named.
+
+    The description is left out: other words do not make another run.
+    """
     old, new = (_flat(asdict(located(recipe))) for recipe in (before, now))
-    both = {key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())}
+    both = {key: (old.get(key), new.get(key)) for key in sorted((old.keys() | new.keys()) - {"description"})}
     return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
