@@ -146,13 +146,13 @@ class SelfSupervisionLog(TaskCallback):
         row |= {"effective_rank": rank.value, "spread": spread.value, **self._schedules(state)}
         self.rows.append(row)
         if len(self.rows) > SURE_AFTER:
-            self._look_for_collapse(state, parts, None if K else spread.value * projections.shape[1] ** 0.5)
+            self._look_for_collapse(state, parts, spread.value * projections.shape[1] ** 0.5)
         if self.progress is not None:
             self.progress.note = ", ".join(f"{one.name} {one.value:.3g}" for one in self.readings[:SHOWN])
         kept = {"readings": [asdict(one) for one in self.readings], "collapsed": self.collapsed}
         self._write(state, {name: value for name, value in row.items() if name not in ("epoch", "step")}, **kept)
 
-    def _look_for_collapse(self, state: Any, parts: dict[str, float], spread: float | None) -> None:
+    def _look_for_collapse(self, state: Any, parts: dict[str, float], spread: float) -> None:
         found = collapse(parts, prototypes_of(self._recipe.ssl), spread=spread)
         before = self.collapsed["kind"] if self.collapsed else None
         if found is None:
