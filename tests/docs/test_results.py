@@ -143,6 +143,18 @@ def test_the_overview_repeats_numbers_of_the_pages():
         ), (place, found)
 
 
+def test_the_curves_end_where_the_table_says():
+    """docs/images/self_supervision_curves.png is drawn from the same runs."""
+    rows = read(ROOT / "benchmarks" / "gpu" / "results" / "self-supervision-curves.csv")
+    ends = {(row["objective"], row["minutes"]): row for row in rows if row["seed"] == "0"}  # in the order of steps
+    table = [row for row in ROWS if row["subject"] == "cifar10-stem-curve"]
+    assert len(table) == 2 * len(ends) == 22
+    for row in table:
+        name, minutes = re.fullmatch(r"(k-NN|linear), (\d+) min \(%\)", row["metric"]).groups()
+        found = ends[row["model"], minutes][{"k-NN": "knn", "linear": "linear"}[name]]
+        assert abs(Decimal(found) - Decimal(row["value"])) <= Decimal("0.05"), row
+
+
 def test_the_doctors_counts():
     sabotages = read(ROOT / "benchmarks" / "doctor_study_sabotages.csv")[1:]
     cases, run, labels, images, weights = (

@@ -3,16 +3,18 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
 from opencrate import calibration, products
 from opencrate.store import checkpoints, runs
+from opencrate.training.tasks.classification import ImageClassification
 from opencrate.training.train import train
 from opencrate.training.trainer import RecipeTrainer
 
-from ..recipes.folders import VIT_OVERRIDES
+from ..recipes.folders import VIT_OVERRIDES, write_classes
 from .common import RANDOM, WHITENED, assert_same_run
 
 DROPOUT_VIT = (VIT_OVERRIDES[0], VIT_OVERRIDES[1].replace("{", "{hidden_dropout_prob: 0.2, "))
@@ -121,6 +123,45 @@ def test_another_recipe_is_refused(small, monkeypatch, tmp_path):
     train(small(*STEPS), tmp_path / "run", overwrite=True)
     with pytest.raises(ValueError, match="is finished after"):
         train(small(*STEPS), tmp_path / "run", resume=True)
+
+
+def test_an_interrupted_evaluation_costs_no_training(small, monkeypatch, tmp_path):
+    """Also where the recipe asks for no checkpoints."""
+    recipe = small("training.max_steps=2")
+    whole = train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ImageClassification, "test", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        train(recipe, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        stop_before(patched, 0)
+        resumed = train(recipe, tmp_path / "run", resume=True)
+    assert resumed.metrics["resumed_at"] == [2] and resumed.metrics["accuracy"] == whole.metrics["accuracy"]
+    assert_same_run(whole.directory, resumed.directory)
+    assert not (resumed.directory / "checkpoints").exists() and not (resumed.directory / runs.DATA).exists()
+
+
+def test_data_that_moved(small, monkeypatch, tmp_path):
+    """As when a run is begun on one machine and ended on another: the same images in another place, and no others.
+
+    The words that describe the recipe may have changed.
+    """
+
+    def recipe(folder):
+        return small(*STEPS, f"data.path={tmp_path / folder}")
+
+    write_classes(tmp_path / "here", 10)
+    whole = train(recipe("here"), tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        stop_before(patched, 5)
+        train(recipe("here"), tmp_path / "run")
+    write_classes(tmp_path / "other", 11)
+    with pytest.raises(ValueError, match="cannot resume with other data: test, train differ"):
+        train(recipe("other"), tmp_path / "run", resume=True)
+    (tmp_path / "here").rename(tmp_path / "there")
+    now = replace(recipe("there"), description="other words")
+    resumed = train(now, tmp_path / "run", resume=True)
+    assert resumed.metrics["resumed_at"] == [4] and "there" in (resumed.directory / runs.RECIPE).read_text()
+    assert_same_run(whole.directory, resumed.directory)
 
 
 def test_a_run_at_work_is_not_resumed(small, tmp_path):

@@ -32,6 +32,10 @@ METRICS = "metrics.json"
 RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
 LOG = "log.jsonl"
+DATA = "data.json"
+"""Of an unfinished run: fingerprints of its data, so that it can be resumed where the data lies in another place."""
+DATA_PLACES = ("data.path", "text.path", "glue.path")
+"""Keys of the places whose content these are."""
 LAST_WEIGHTS = "last.safetensors"
 START = "start.safetensors"
 STUDENT, HEADS = "student.safetensors", "head.safetensors"
@@ -182,20 +186,47 @@ def _empty(partial: Path) -> None:
 
 
 def check_same_recipe(partial: Path, recipe: Recipe) -> None:
-    """Refuse, by `ValueError`, to resume a run with another recipe; names each key that differs, with both values."""
+    """Refuse, by `ValueError`, to resume a run with another recipe; names each key that differs, with both values.
+
+    The data may lie in another place where the run noted what it consists of; `check_same_data` then compares that.
+    """
     if not (partial / RECIPE).is_file():
         return
-    if changed := in_words(changed_keys(read_recipe(partial), recipe)):
+    changed = changed_keys(read_recipe(partial), recipe)
+    if (partial / DATA).is_file():
+        changed = {key: values for key, values in changed.items() if key not in DATA_PLACES}
+    if changed:
         raise ValueError(
-            f"{partial}: cannot resume with another recipe: {changed}; resume with the recipe in "
+            f"{partial}: cannot resume with another recipe: {in_words(changed)}; resume with the recipe in "
             f"{partial}, or pass overwrite=True to start again"
         )
 
 
+def check_same_data(partial: Path, data: dict[str, Any]) -> None:
+    """Refuse, by `ValueError`, to resume a run with other data than it began with, wherever that lies.
+
+    Args:
+        partial: the directory of the unfinished run; one that did not note its data yet is let pass.
+        data: of the recipe at hand, as in `metrics.json`: fingerprints by part.
+    """
+    if not (partial / DATA).is_file():
+        return
+    before = read_json(partial / DATA, advice="pass overwrite=True to start again")
+    changed = [part for part in sorted(before.keys() | data.keys()) if before.get(part) != data.get(part)]
+    if changed:
+        raise ValueError(
+            f"{partial}: cannot resume with other data: {', '.join(changed)} differ from what the run began with; give "
+            "the same data, or pass overwrite=True to start again"
+        )
+
+
 def changed_keys(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Each dotted key in which two recipes differ, with both its values; a place is the same however it is named."""
+    """Each dotted key in which two recipes differ, with both its values; a place is the same however it is named.
+
+    The description is left out: other words do not make another run.
+    """
     old, new = (_flat(asdict(located(recipe))) for recipe in (before, now))
-    both = {key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())}
+    both = {key: (old.get(key), new.get(key)) for key in sorted((old.keys() | new.keys()) - {"description"})}
     return {key: values for key, values in both.items() if values[0] != values[1]}
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..recipe.schema import Recipe, TrainingRecipe
+from ..stats.words import plural
 from ..store import checkpoints, runs
 
 _LENGTH = ("training.num_train_epochs", "training.max_steps")
@@ -28,7 +29,7 @@ def check_extendable(directory: Path, recipe: Recipe) -> None:
     """
     before, steps = runs.read_recipe(directory), runs.read_metrics(directory)["steps"]
     changed = runs.changed_keys(before, recipe)
-    done = f"{directory}: is finished after {steps:,} steps"
+    done = f"{directory}: is finished after {plural(steps, 'step')}"
     finetune = f"`opencrate finetune {directory} {directory} training.num_train_epochs=...`"
     if not changed:
         raise ValueError(

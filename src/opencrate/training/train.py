@@ -63,7 +63,9 @@ def train(
         output_dir: the run directory; `runs/<recipe>-seed<seed>` by default.
         overwrite: replace a finished run of that name, once this one is complete, and an unfinished one at once.
         resume: continue from the newest checkpoint of the unfinished run there; from the start if it has none. A
-            finished run continues if the recipe is longer and the rest of it would be the same (`check_extendable`).
+            checkpoint of the last step stands until the evaluation is over, whatever `save_strategy` says. The data may
+            have moved. A finished run continues if the recipe is longer and the rest of it would be the same
+            (`check_extendable`).
         skip_bad: leave out images that cannot be read; they are named in the metrics.
 
     Returns:
@@ -95,6 +97,8 @@ def train(
             " or leave the option out"
         )
     parts = task_of(recipe.task).build(recipe, skip_bad)
+    if resume:
+        runs.check_same_data(partial, parts.data)
     arguments = training_arguments(recipe, partial / runs.CHECKPOINTS, validate=parts.validation is not None)
     if arguments.process_index > 0:
         _fit(recipe, parts, arguments, resume)
@@ -105,6 +109,7 @@ def train(
             take_up(directory, working)
         write_text(working / runs.RECIPE, recipe_yaml(recipe))
         write_json(working / runs.ENVIRONMENT, environment())
+        write_json(working / runs.DATA, parts.data)
         parts.processor.save_pretrained(working)
         if recipe.model.starts_whitened:  # the rest of the start follows from the seed
             runs.save_start(working, parts.model)
@@ -115,7 +120,8 @@ def train(
         metrics = {**metrics, **task_of(recipe.task).test(model, parts, recipe), "data": parts.data}
         write_json(working / runs.METRICS, metrics)
         _leave_card(working)
-        if recipe.training.save_strategy == "no":  # there is one if the run was interrupted
+        (working / runs.DATA).unlink()
+        if recipe.training.save_strategy == "no":  # there is that of the last step
             shutil.rmtree(working / runs.CHECKPOINTS, ignore_errors=True)
     return TrainedRun(directory, metrics)
 

@@ -345,7 +345,8 @@ class _Flow(TrainerCallback):
     """The order of things: restore before the first step, the epoch for the sampler, saving after the epoch's log.
 
     transformers saves at an epoch's last step before it logs and evaluates that epoch; a run resumed from there
-    would lack both, so the checkpoint waits for them.
+    would lack both, so the checkpoint waits for them. There is one of the last step for every `save_strategy`: the
+    evaluation that follows can take long, and what interrupts it must not cost the training.
     """
 
     def __init__(self, trainer: RecipeTrainer) -> None:
@@ -363,7 +364,7 @@ class _Flow(TrainerCallback):
             control.should_save, self._save_later = False, True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._save_later:
+        if self._save_later or state.global_step >= state.max_steps:
             control.should_save, self._save_later = True, False
 
 

@@ -28,6 +28,8 @@ BAD = {
         "views.local_views=0: must be at least 1 where views.global_views is 1",
     ),
     "no prototypes": (["ssl.prototypes=0"], "'ssl.prototypes' must be a whole number of at least 2"),
+    "no images": (["data.path=RUN"], "no images, and no parquet, IDX or CIFAR .bin files"),
+    "no folder": (["data.path=nowhere"], "no such folder or file; give 'digits', a folder of images, a .parquet file"),
     "another architecture": (
         ["model.type=vit", f"model.config={VIT}", "model.init_from=RUN"],
         "holds a crate model, but model.type is vit; set model.type=crate",

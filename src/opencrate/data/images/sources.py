@@ -1,4 +1,4 @@
-"""Where labelled images come from, by one argument: see `_ALLOWED`; only `hf://` uses the network.
+"""Where labelled images come from, by one argument: see `_allowed`; only `hf://` uses the network.
 
 Every source ends as `datasets.Dataset` splits with the columns `image` (an `Image(decode=False)` cell: its
 encoded `bytes`, or the `path` of the file) and `label` (a `ClassLabel`).
@@ -25,10 +25,15 @@ from .labelled import Parts, label_names, labelled_dataset, relabelled
 from .tables import Reading, is_parquet, labelled_parts, read_parquet
 from .tensors import ImageTransform, drop_bad
 
-_ALLOWED = (
-    "'digits', a folder with one sub-folder of images per class, a .parquet file or a folder of them, a folder of "
-    "IDX or CIFAR .bin files, or hf://owner/name"
-)
+_FOLDERS = {True: "a folder with one sub-folder of images per class", False: "a folder of images"}
+"""Where labels are needed, and where they are not."""
+
+
+def _allowed(labelled: bool) -> str:
+    return (
+        f"'digits', {_FOLDERS[labelled]}, a .parquet file or a folder of them, a folder of IDX or CIFAR .bin files, or "
+        "hf://owner/name"
+    )
 
 
 @dataclass(frozen=True)
@@ -139,16 +144,16 @@ def read_parts(
         return labelled_parts({part: (f"{path} {part}", one) for part, one in tables.items()}, str(path), reading)
     root = Path(path).expanduser()
     if path_problem(root):
-        raise ValueError(f"{shown(root)}: no such folder or file; give {_ALLOWED}")
+        raise ValueError(f"{shown(root)}: no such folder or file; give {_allowed(labelled)}")
     if not root.is_dir():
-        require_file(root, _ALLOWED)
+        require_file(root, _allowed(labelled))
         found = what_it_is(start_of(root))
         if not is_parquet(root) and found != "a parquet file":
-            raise ValueError(f"{shown(root)}: is {found}, not a data set; give {_ALLOWED}")
+            raise ValueError(f"{shown(root)}: is {found}, not a data set; give {_allowed(labelled)}")
         return labelled_parts(read_parquet(root, [root]), str(root), reading)
     refuse_pickles(root)
     left_out = LeftOut(root)
-    kind, files, others = _of_one_kind(root, visible_files(root, left_out))
+    kind, files, others = _of_one_kind(root, visible_files(root, left_out), labelled)
     left_out.add_files(others)
     readers = {
         "parquet": lambda: labelled_parts(read_parquet(root, files), str(root), reading),
@@ -161,7 +166,7 @@ def read_parts(
     return parts
 
 
-def _of_one_kind(root: Path, files: list[Path]) -> tuple[str, list[Path], list[Path]]:
+def _of_one_kind(root: Path, files: list[Path], labelled: bool) -> tuple[str, list[Path], list[Path]]:
     """What kind of data a folder holds, its files and the others; `ValueError` for none or several kinds."""
     kinds = {
         "parquet": [file for file in files if is_parquet(file)],
@@ -176,9 +181,10 @@ def _of_one_kind(root: Path, files: list[Path]) -> tuple[str, list[Path], list[P
     if not found:
         other = LeftOut(root)
         other.add_files(files)
+        wanted = "class folders with images" if labelled else "images"
         raise ValueError(
-            f"{root}: no class folders with images, and no parquet, IDX or CIFAR .bin files; it holds "
-            f"{other if files else 'no files'}; give {_ALLOWED}"
+            f"{root}: no {wanted}, and no parquet, IDX or CIFAR .bin files; it holds "
+            f"{other if files else 'no files'}; give {_allowed(labelled)}"
         )
     kind, used = next(iter(found.items()))
     return kind, used, sorted(set(files) - set(used))

@@ -138,20 +138,21 @@ class SelfSupervisionLog(TaskCallback):
         parts = {name: (value / self._count).item() for name, value in self._sums.items()}
         self._sums, self._count = {}, 0
         projections = self._projections()
-        rank, spread = rank_reading(projections), spread_reading(projections)
         K = prototypes_of(self._recipe.ssl)
-        self.readings = [*readings(parts, K), rank, spread]
+        rank = rank_reading(projections, self._recipe.ssl.bottleneck if K else None)
+        spread = spread_reading(projections)
+        self.readings = [*readings(parts, K), rank, *([] if K else [spread])]
         row = {"epoch": state.epoch or 0, "step": state.global_step, **parts}
         row |= {"effective_rank": rank.value, "spread": spread.value, **self._schedules(state)}
         self.rows.append(row)
         if len(self.rows) > SURE_AFTER:
-            self._look_for_collapse(state, parts, None if K else spread.value * projections.shape[1] ** 0.5)
+            self._look_for_collapse(state, parts, spread.value * projections.shape[1] ** 0.5)
         if self.progress is not None:
             self.progress.note = ", ".join(f"{one.name} {one.value:.3g}" for one in self.readings[:SHOWN])
         kept = {"readings": [asdict(one) for one in self.readings], "collapsed": self.collapsed}
         self._write(state, {name: value for name, value in row.items() if name not in ("epoch", "step")}, **kept)
 
-    def _look_for_collapse(self, state: Any, parts: dict[str, float], spread: float | None) -> None:
+    def _look_for_collapse(self, state: Any, parts: dict[str, float], spread: float) -> None:
         found = collapse(parts, prototypes_of(self._recipe.ssl), spread=spread)
         before = self.collapsed["kind"] if self.collapsed else None
         if found is None:
