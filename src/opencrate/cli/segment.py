@@ -97,8 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _write_masks(
     found: Iterable[Any], output: Path, saved: Any, arguments: argparse.Namespace
 ) -> tuple[str, dict[str, Any], set[str]]:
-    """Every picture's files, then the page; what was found in a sentence (empty: no picture) and as facts, and the files
-    besides the page."""
+    """Every picture's files, then the page.
+
+    Returns:
+        What was found in a sentence (empty: no picture), the same as facts, and the files besides the page.
+    """
     from ..reports.html import write
     from ..reports.segmentation import Sheet, page_of
     from ..stats.words import plural
