@@ -155,7 +155,7 @@ def describe(found: SegmentationScores) -> list[str]:
     if found.empty:
         sentences.append(
             f"{words.plural(len(found.empty), 'image')} without an object: left out but for average precision, where "
-            "every mask of theirs is wrong."
+            "every mask on such an image is wrong."
         )
     return sentences
 

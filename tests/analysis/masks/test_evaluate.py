@@ -143,6 +143,8 @@ def test_images_without_objects_are_named_and_count_as_false_alarms(tmp_path):
     found = evaluate_views({"m": Seen(view)}, data, EXACT)
     assert found.empty == ("p3",) and found.intervals[0, BEST].count == 3
     assert value(found, "m", BEST) == 1 and value(found, "m", ("object", "CorLoc, TokenCut")) == 1
+    assert value(found, "m", ("object", "J, TokenCut")) > 0.98 and value(found, WHOLE, ("object", "J, MaskCut")) > 0
+    assert {found.interval(one, ("object", "J, MaskCut")).count for one in found.subjects} == {3}
     with pytest.raises(ValueError, match="no object in any of its 1 images"):
         evaluate_views({"m": Seen(view)}, _only(data, 3), EXACT)
 

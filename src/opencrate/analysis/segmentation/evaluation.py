@@ -99,7 +99,7 @@ class SegmentationScores:
         kind, source: of the data.
         num_images: evaluated.
         units: what an interval is over: one name per unit.
-        empty: names of the images without an object. In average precision every mask of theirs is wrong; the other
+        empty: names of the images without an object. In average precision every mask on them is wrong; the other
             measures leave them out.
         settings: how masks were made, for the record.
         subjects: models first, then the untrained and the floors, then the models on noisy images.
