@@ -39,6 +39,7 @@ PAIRS = {
         **CORLOC,
         "box AP50": AP["box AP50"],
         "mask AP50": AP["mask AP50"],
+        "mask AP50, by cut": ("mask", "AP50, score by cut"),
     },
     "davis": {"mIoU, best head (entries)": HEADS["entries, best head"], **MAIN, **J},
 }
@@ -88,11 +89,18 @@ def cells(
     """The numbers of some subjects, or pairs, by the words that the page has for them."""
     for (subject, minus), shown in names.items():
         for metric, measure in columns.items():
-            for row in rows:
+            for row in [*rows, *map(turned, rows)] if minus else rows:
                 own = (row["subject"], row["minus"], row["table"], row["measure"], float(row["noise"]))
                 seed = row["role"].startswith("seed ")
                 if own == (subject, minus, *measure, noise) and (row["role"].startswith(role) if role else not seed):
                     yield Cell(shown, metric, row)
+
+
+def turned(row: dict[str, str]) -> dict[str, str]:
+    """A difference the other way round."""
+    ends = {"mean": "mean", "low": "high", "high": "low"}
+    numbers = {name: str(-float(row[other])) if row[other] else "" for name, other in ends.items()}
+    return {**row, "subject": row["minus"], "minus": row["subject"], **numbers}
 
 
 def markdown(found: list[Cell]) -> str:
@@ -128,13 +136,18 @@ def tables(folder: Path) -> Iterator[tuple[str, str, str, list[Cell]]]:
         yield f"{data}-seeds", DATASETS[data], command, [*cells(rows, PAIRS[data], both, role="seed ")]
     names = {(name, ""): name for name in ("CRATE, labels", "ViT, labels", "CRATE, LeJEPA")}
     command = "python benchmarks/segmentation_table.py table MODELS CACHE --data davis PATH --size 128 --limit 20"
-    for subject, measure in (("noise-j", J["J, TokenCut"]), ("noise-heads", HEADS["mass, best head"])):
-        found = [one for s in (0, 10, 25, 50, 75) for one in cells(long["noise"], {f"σ {s}": measure}, names, s)]
+    for subject, measure in (("noise-maskcut", J["J, MaskCut"]), ("noise-heads", HEADS["mass, best head"])):
+        found = [
+            one for s in (0, 10, 25, 50, 75) for one in cells(long.get("noise", []), {f"σ {s}": measure}, names, s)
+        ]
         yield subject, FEW, f"{command} --noise 10,25,50,75", found
     found = []
     for size in sorted(int(name.removeprefix("size-")) for name in long if name.startswith("size-")):
         for name in ("CRATE, labels", "ViT, labels"):
-            found += cells(long[f"size-{size}"], PAIRS["davis"], {(name, ""): f"{name}, {size} px"})
+            rows = long[f"size-{size}"]
+            seeds = any(row["subject"] == name and row["role"].startswith("seed ") for row in rows)
+            shown = f"{name}, {size} px{'' if seeds else ', seed 0'}"
+            found += cells(rows, PAIRS["davis"], {(name, ""): shown})
     yield "sizes", FEW, command.replace("--size 128", "--size SIZE"), found
 
 
@@ -159,7 +172,7 @@ def main() -> None:
         if not parts[1] or not found:
             print(f"{subject}: {'no numbers' if parts[1] else 'no marker on the page'}")
             continue
-        page = parts[0] + marker + markdown(found) + re.sub(r"\A(\|.*\n)*", "", parts[2])
+        page = parts[0] + marker + markdown(found) + "\n" + re.sub(r"\A(\|.*\n)*\n*", "", parts[2])
         rows += csv_rows(subject, dataset, command, found)
     PAGE.write_text(page, encoding="utf-8")
     with ROWS.open("w", newline="", encoding="utf-8") as file:

@@ -27,7 +27,7 @@ import torch
 
 from opencrate import open_saved
 from opencrate.analysis.masks.evaluate import ELLIPSE, RANDOM, WHOLE, ViewOptions, viewer
-from opencrate.analysis.segmentation.average_precision import ImageMatches
+from opencrate.analysis.segmentation.average_precision import THRESHOLDS, ImageMatches
 from opencrate.analysis.segmentation.evaluation import (
     FLOOR,
     MODEL,
@@ -94,8 +94,8 @@ def scores_of(line: dict, heads: int) -> ImageScores:
         {
             (kind, ranking): ImageMatches(
                 np.array(scores),
-                np.array(hits, dtype=bool).reshape(-1, len(scores)),
-                np.array(ignored, dtype=bool).reshape(-1, len(scores)),
+                np.array(hits, dtype=bool).reshape(len(THRESHOLDS), len(scores)),
+                np.array(ignored, dtype=bool).reshape(len(THRESHOLDS), len(scores)),
                 instances,
             )
             for kind, ranking, scores, hits, ignored, instances in line["matches"]
@@ -245,8 +245,7 @@ def table(options: argparse.Namespace, data: MaskedImages, folder: Path) -> None
         for row in seed_rows(name, files, data, folder)
     ]
     for row in rows:
-        if row["role"] != "difference" or (row["low"] > 0) != (row["high"] >= 0):
-            print(_line(row))
+        print(_line(row))
     if options.csv:
         with Path(options.csv).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*rows[0]])
