@@ -3,7 +3,8 @@
     python benchmarks/segmentation_page.py FOLDER
 
 FOLDER holds what `segmentation_table.py table --csv` wrote: coco.csv, davis.csv, noise.csv (DAVIS with noise) and
-size-64.csv and so on (DAVIS at other sizes). Tables of the page are replaced where their markers stand.
+size-64.csv and so on (DAVIS at other sizes), and layer-5.csv. Tables of the page are replaced where their markers
+stand.
 """
 
 import argparse
@@ -71,7 +72,7 @@ class Cell:
 
     def numbers(self) -> tuple[str, str, str]:
         """Value and bounds in per cent."""
-        return tuple(_per_cent(self.found[name]) for name in ("mean", "low", "high"))
+        return _per_cent(self.found["mean"]), _per_cent(self.found["low"]), _per_cent(self.found["high"])
 
 
 def _per_cent(text: str) -> str:
@@ -149,6 +150,17 @@ def tables(folder: Path) -> Iterator[tuple[str, str, str, list[Cell]]]:
             shown = f"{name}, {size} px{'' if seeds else ', seed 0'}"
             found += cells(rows, PAIRS["davis"], {(name, ""): shown})
     yield "sizes", FEW, command.replace("--size 128", "--size SIZE"), found
+    yield "layers", FEW, f"{command} --layer LAYER", layers(long)
+
+
+def layers(long: dict[str, Long]) -> list[Cell]:
+    """The last two layers on the same frames."""
+    found = []
+    for name, file in (("layer 5", "layer-5"), ("layer 6, the last", "size-128")):
+        subjects = [(one, "") for one in ("CRATE, labels", "ViT, labels")] + [("CRATE, labels", "ViT, labels")]
+        shown = {key: f"{' − '.join(filter(None, key))}, {name}" for key in subjects}
+        found += cells(long.get(file, []), PAIRS["davis"], shown)
+    return found
 
 
 def csv_rows(subject: str, dataset: str, command: str, found: list[Cell]) -> Iterator[dict[str, str]]:

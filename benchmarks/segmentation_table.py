@@ -17,7 +17,7 @@ import argparse
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,7 @@ def read_list(path: str) -> dict[str, list[str]]:
 def plain_scores(one: ImageScores) -> dict:
     """The numbers of an image as JSON has them; NaN is null."""
 
-    def numbers(values: dict) -> dict:
+    def numbers(values: Mapping[str, float]) -> dict:
         return {key: None if np.isnan(value) else float(value) for key, value in values.items()}
 
     return {
@@ -103,11 +103,11 @@ def scores_of(line: dict, heads: int) -> ImageScores:
     )
 
 
-def model_scorer(source: str, size: int, sigma: float) -> Scorer:
+def model_scorer(source: str, size: int, layer: int, sigma: float) -> Scorer:
     """Scores of a run, or of its start, on images with noise of sigma."""
     saved = open_saved(source.removeprefix(START))
     model = saved.untrained() if source.startswith(START) else saved.model
-    view = viewer(saved, model, ViewOptions(size=size))
+    view = viewer(saved, model, ViewOptions(size=size, layer=layer))
 
     def score(index: int, truth: MaskedImage) -> ImageScores:
         truth = replace(truth, picture=noisy_picture(truth.picture, sigma, index))
@@ -212,21 +212,17 @@ def score(options: argparse.Namespace, data: MaskedImages, folder: Path) -> None
             for name, runs in names.items():
                 if seed < len(runs):
                     jobs.append((list(of(name, runs, sigma))[seed], runs[seed], sigma))
-    view = viewer(*_opened(jobs[0][1]), ViewOptions(size=options.size))
+    saved = open_saved(jobs[0][1].removeprefix(START))
+    view = viewer(saved, saved.model, ViewOptions(size=options.size))
     floors = floor_scorers(options.heads, lambda truth: view(truth.picture).grid)
     for place, (name, run, sigma) in enumerate(jobs):
         if not Path(run.removeprefix(START)).is_dir():
             print(f"{run}: not there yet", flush=True)
             continue
-        score_all(name, partial(model_scorer, run, options.size, sigma), data, folder)
+        score_all(name, partial(model_scorer, run, options.size, options.layer, sigma), data, folder)
         if not place:
             for floor, scorer in floors.items():
                 score_all(floor, lambda scorer=scorer: scorer, data, folder)
-
-
-def _opened(source: str) -> tuple:
-    saved = open_saved(source.removeprefix(START))
-    return saved, saved.model
 
 
 def table(options: argparse.Namespace, data: MaskedImages, folder: Path) -> None:
@@ -282,6 +278,7 @@ def main() -> None:
     parser.add_argument("cache", help="folder of the numbers of every image")
     parser.add_argument("--data", nargs=2, required=True, metavar=("LAYOUT", "PATH"))
     parser.add_argument("--size", type=int, default=224, help="pixels of the shorter side")
+    parser.add_argument("--layer", type=int, default=-1, help="from 1, or from the end")
     parser.add_argument("--limit", type=int, help="at most so many images")
     parser.add_argument("--noise", type=lambda text: [float(part) for part in text.split(",")], default=[])
     parser.add_argument("--heads", type=lambda text: [int(part) for part in text.split(",")], default=[4])
@@ -291,7 +288,9 @@ def main() -> None:
     torch.set_num_threads(1)
     layout, path = options.data
     data = load_masks(layout, path, limit=options.limit)
-    folder = Path(options.cache) / f"{layout}-{options.size}{f'-first{options.limit}' if options.limit else ''}"
+    part = f"-first{options.limit}" if options.limit else ""
+    part += f"-layer{options.layer}" if options.layer != -1 else ""
+    folder = Path(options.cache) / f"{layout}-{options.size}{part}"
     {"score": score, "table": table}[options.what](options, data, folder)
 
 
