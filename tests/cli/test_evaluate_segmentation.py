@@ -66,6 +66,12 @@ def test_page_table_and_files(opencrate, models, tmp_path):
     assert (tmp_path / "out/figures/noise.png").is_file() and "<script" not in page
     rows = pandas.read_csv(tmp_path / "out/segmentation_scores.csv", keep_default_na=False)
     assert {"model", "untrained", "floor", "difference"} == {*rows["role"]} and {0, 50} == {*rows["noise"]}
+    each = pandas.read_csv(tmp_path / "out/segmentation_scores_each.csv")
+    each = each[(each["subject"] == "crate") & (each["noise"] == 50)]
+    wanted = {"subject": "crate", "role": "model", "noise": 50, "table": "attention", "measure": "mass:0.6, best head"}
+    (row,) = (row for row in rows.to_dict("records") if wanted.items() <= row.items())
+    assert sorted(each["image"]) == [2, 9] and not [name for name in each if "AP50" in name]
+    assert each["attention: mass:0.6, best head"].dropna().tolist() == pytest.approx([float(row["mean"])])
     content = json.loads((tmp_path / "out/segmentation_scores.json").read_text())
     assert content["num_images"] == 2 and content["unit"] == "image" and content["classes"]
     again = opencrate(*words)

@@ -90,6 +90,9 @@ def test_model_at_initialisation_is_rebuilt_exactly(small, more, monkeypatch, tm
     assert rebuilt.keys() == started_with.keys()
     assert all(torch.equal(rebuilt[name], started_with[name]) for name in rebuilt)
     assert any(not torch.equal(rebuilt[name], trained[name]) for name in trained)
+    other = runs.initial_model(run.directory, seed=6).state_dict()
+    kept = {name for name in other if torch.equal(other[name], rebuilt[name])}
+    assert any("patch_embeddings.projection.weight" in name for name in kept) == bool(more) and len(kept) < len(other)
     start = run.directory / runs.START
     assert start.is_file() == runs.read_recipe(run.directory).model.starts_whitened
     if start.is_file():  # a copied run without it would be compared with a network that never was

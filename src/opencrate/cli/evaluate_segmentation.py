@@ -9,8 +9,8 @@ Measures, all with 95 % intervals by bootstrap over images (over sequences for D
 masks, CorLoc, J, and the average precision of MaskCut's boxes and masks. Beside them stand the floors: the whole image,
 a centred ellipse, smooth random maps with as many heads, and the untrained model. Of several models the differences are
 taken in pairs. --data takes COCO (folder, zip, or instances*.json), DAVIS (folder or parquet), VOC, or a folder with
-images/ and masks/. Writes segmentation_scores.html, .csv and .json and figures/, by default into
-MODEL/segmentation-DATA.
+images/ and masks/. Writes segmentation_scores.html, .csv, _each.csv (the numbers of every image or sequence) and .json,
+and figures/, by default into MODEL/segmentation-DATA.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ from .html import Part, Report, Table
 from .segmentation_figures import classes_figure, examples_figure, noise_figure
 
 NAME = "segmentation_scores"
-FILES = (f"{NAME}.html", f"{NAME}.csv", f"{NAME}.json", "figures")
+EACH = f"{NAME}_each.csv"
+"""Every image's own numbers, or every sequence's."""
+FILES = (f"{NAME}.html", f"{NAME}.csv", EACH, f"{NAME}.json", "figures")
 _NOTES = {
     "attention": "A head's mask against the region of each class in the image, at the image's size; the mean over "
     "classes, then over {unit}s. “entries:0.6” keeps 60 % of the patches, “mass:0.6” the fewest that hold 60 % of the "
@@ -128,7 +130,8 @@ def page_of(found: SegmentationScores, record: Sequence[tuple[str, str]] = ()) -
     facts = (*record, ("data", found.source), ("settings", settings))
     units = f", {words.plural(len(found.units), found.unit)}" if found.unit != "image" else ""
     subtitle = f"{words.plural(found.num_images, 'image')} of {found.kind}{units}; 95 % intervals over {found.unit}s"
-    files = {f"{NAME}.csv": tables.frame(found.rows()), f"{NAME}.json": found.to_dict()}
+    files = {f"{NAME}.csv": tables.frame(found.rows()), EACH: tables.frame(found.unit_rows())}
+    files |= {f"{NAME}.json": found.to_dict()}
     summary = tuple(describe(found))
     return Report(title, subtitle, summary, tuple(parts), facts, files=files, page=f"{NAME}.html")
 
@@ -152,7 +155,7 @@ def describe(found: SegmentationScores) -> list[str]:
     if found.empty:
         sentences.append(
             f"{words.plural(len(found.empty), 'image')} without an object: left out but for average precision, where "
-            "every mask of theirs is wrong."
+            "every mask on such an image is wrong."
         )
     return sentences
 

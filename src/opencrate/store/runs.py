@@ -336,14 +336,18 @@ def left_out_bad(run: str | Path) -> bool:
     return metrics.is_file() and bool(read_metrics(run)["data"].get("skipped"))
 
 
-def initial_model(run: str | Path) -> PreTrainedModel:
+def initial_model(run: str | Path, seed: int | None = None) -> PreTrainedModel:
     """The model of a run as it was before the first step, rebuilt from its configuration, seed and whitening.
+
+    Args:
+        run: its directory.
+        seed: as if the run had had this one; `None` is its own.
 
     Raises:
         ValueError: the file with the whitened patch embedding is missing or damaged.
     """
     recipe = read_recipe(run)
-    model = initialise(read_config(run), recipe.training.seed, recipe.task)
+    model = initialise(read_config(run), recipe.training.seed if seed is None else seed, recipe.task)
     if (Path(run) / START).is_file():
         tensors = read_tensors(Path(run) / START)
         wrong = [name for name, value in tensors.items() if model.state_dict().get(name, value).shape != value.shape]

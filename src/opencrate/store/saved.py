@@ -166,14 +166,21 @@ class SavedModel:
         """Model-ready batches of `pixel_values` and `labels`, in order."""
         return in_batches(to_tensors(images, self.transform), batch_size)
 
-    def untrained(self) -> PreTrainedModel:
-        """The model before any training: a run's from its own seed, another's from seed 0, on the same device."""
+    def untrained(self, seed: int | None = None) -> PreTrainedModel:
+        """The model before any training, on the same device, with a run's whitened patches.
+
+        Args:
+            seed: by default a run's own, and 0 for another model.
+
+        Raises:
+            ValueError: the run's whitened patches are missing or damaged.
+        """
         if self.is_run:
-            model = runs.initial_model(self.path)
+            model = runs.initial_model(self.path, seed)
         elif self.model.config.model_type in ENCODERS:
-            model = initialise(self.model.config, 0, "masked-autoencoding")
+            model = initialise(self.model.config, seed or 0, "masked-autoencoding")
         else:
-            return untrained_copy(self.model, seed=0)
+            return untrained_copy(self.model, seed=seed or 0)
         nn.Module.to(model, self.model.device)  # transformers' own `to` has no type
         return model.eval()
 

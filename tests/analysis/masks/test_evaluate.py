@@ -18,12 +18,13 @@ from opencrate.analysis.segmentation.floors import centred_ellipse, smooth_rando
 from opencrate.analysis.segmentation.noise import noisy_picture
 from opencrate.analysis.segmentation.scores import CONSTANT, ScoreOptions, Views, score_mask
 from opencrate.data.segmentation.load import load_masks
-from opencrate.store.saved import open_saved
+from opencrate.store.saved import SavedModel, open_saved
 
 from ...data import masked_sets as sets
 
 GRID = (8, 12)
 EXACT = ScoreOptions(rules=("mass:1",), refine="none")
+ATTENTION = ("attention", "mass:0.6, best head")
 BEST, CHOSEN = ("attention", "mass:1, best head"), ("attention", "mass:1, head of other images")
 
 
@@ -143,6 +144,8 @@ def test_images_without_objects_are_named_and_count_as_false_alarms(tmp_path):
     found = evaluate_views({"m": Seen(view)}, data, EXACT)
     assert found.empty == ("p3",) and found.intervals[0, BEST].count == 3
     assert value(found, "m", BEST) == 1 and value(found, "m", ("object", "CorLoc, TokenCut")) == 1
+    assert value(found, "m", ("object", "J, TokenCut")) > 0.98 and value(found, WHOLE, ("object", "J, MaskCut")) > 0
+    assert {found.interval(one, ("object", "J, MaskCut")).count for one in found.subjects} == {3}
     with pytest.raises(ValueError, match="no object in any of its 1 images"):
         evaluate_views({"m": Seen(view)}, _only(data, 3), EXACT)
 
@@ -217,14 +220,32 @@ def test_saved_models_on_coco(tmp_path, saved, caplog):
     found = evaluate_segmentation([saved["mssa"], saved["tssa"]], data, views=options, noise=(50,))
     assert [one.name for one in found.subjects[:4]] == ["mssa", "tssa", "mssa, untrained", "tssa, untrained"]
     assert "tssa: its layers have no attention maps" in caplog.text and found.empty == ("val2017/b.png",)
-    attention = ("attention", "mass:0.6, best head")
-    assert found.interval(found.subjects[0], attention) is not None
-    assert found.interval(found.subjects[1], attention) is None
+    assert found.interval(found.subjects[0], ATTENTION) is not None
+    assert found.interval(found.subjects[1], ATTENTION) is None
     assert {name for name, _ in found.classes} == {"mssa", "smooth random maps, 3 heads"}
     assert found.classes["mssa", "mass:0.6"].names == ("fish", "lamp")
     again = evaluate_segmentation([saved["mssa"], saved["tssa"]], data, views=options, noise=(50,))
     assert found.rows() == again.rows() or str(found.rows()) == str(again.rows())
     assert found.to_dict()["settings"]["stride"] == 4
+
+
+def test_untrained_models_have_the_patches_that_a_run_began_with(data, saved, monkeypatch, caplog):
+    options = {"views": ViewOptions(size=32), "untrained_seeds": 2}
+    plain = evaluate_segmentation([saved["mssa"]], data, **options)
+    seeds = []
+    monkeypatch.setattr(SavedModel, "untrained", lambda self, seed: seeds.append(seed) or self.model)
+    found = evaluate_segmentation([saved["mssa"]], data, **options)
+    assert seeds == [0, 1]
+    assert value(found, "mssa, untrained", ATTENTION) == value(found, "mssa", ATTENTION)
+    monkeypatch.undo()
+
+    def missing(self, seed):
+        raise ValueError("start.safetensors: missing")
+
+    monkeypatch.setattr(SavedModel, "untrained", missing)
+    found = evaluate_segmentation([saved["mssa"]], data, **options)
+    assert "start.safetensors: missing; its untrained floor has random patches" in caplog.text
+    assert value(found, "mssa, untrained", ATTENTION) == value(plain, "mssa, untrained", ATTENTION)
 
 
 def test_refused_models(saved, data):

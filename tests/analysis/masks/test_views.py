@@ -164,7 +164,7 @@ def test_too_many_patches_are_refused_with_the_memory_they_need():
 @pytest.mark.parametrize("compression", ["tssa", "cbsa", "gradient"])
 def test_operators_without_maps(compression):
     model, images = colour_crate(compression=compression), pixels(1, 3, 8, 8)
-    with pytest.raises(ValueError, match=f"compression='{compression}' has no attention maps"):
+    with pytest.raises(ValueError, match=f"compression='{compression}': this operator has no attention maps"):
         token_views(model, images)
     view = token_views(model, images, attention=False)
     assert view.attention is None and view.features.shape == (1, 4, 16)

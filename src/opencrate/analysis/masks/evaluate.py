@@ -114,12 +114,21 @@ def evaluate_segmentation(
     names = _unique([name_of(one.source) for one in models], [one.source for one in models])
     seen = {}
     for name, one in zip(names, models):
-        fresh = [untrained_copy(one.model, seed).eval() for seed in range(untrained_seeds)]
+        fresh = _untrained(one, untrained_seeds)
         seen[name] = Seen(viewer(one, one.model, views), tuple(viewer(one, model, views) for model in fresh))
         if not _looks(one.model):
             logger.warning("%s: its layers have no attention maps; only its features are evaluated", shown(name))
     settings = {**asdict(views), **asdict(masks), "noise": list(noise), "untrained_seeds": untrained_seeds}
     return evaluate_views(seen, data, masks, noise=noise, progress=progress, settings=settings)
+
+
+def _untrained(saved: SavedModel, seeds: int) -> list[Any]:
+    """Models of a saved one's form with fresh weights, and with the whitened patches that its run began with."""
+    try:
+        return [saved.untrained(seed).eval() for seed in range(seeds)]
+    except ValueError as error:
+        logger.warning("%s; its untrained floor has random patches", error)
+        return [untrained_copy(saved.model, seed).eval() for seed in range(seeds)]
 
 
 def viewer(saved: SavedModel, model: Any, options: ViewOptions) -> Viewer:

@@ -104,7 +104,8 @@ class Segmenter:
         options = self.options
         edge = default_size(self.patch) if options.size is None else options.size
         size = fitted_size((picture.height, picture.width), edge, self.patch, options.square)
-        check_tokens(grid_of(size, self.patch, check_stride(options.stride, self.patch)))
+        stride = check_stride(options.stride, self.patch)
+        check_tokens(grid_of(size, self.patch, stride), stride != self.patch)
         return size
 
     def __call__(self, pictures: Sequence[Image.Image], maps: bool = False, masks: bool = True) -> list[Segmented]:

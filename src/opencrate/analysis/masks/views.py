@@ -138,14 +138,17 @@ def layer_number(layer: int, total: int) -> int:
     return number
 
 
-def check_tokens(grid: Grid) -> None:
-    """Refuse, with a `ValueError`, a grid of too many patches, and say what memory it would need."""
+def check_tokens(grid: Grid, overlap: bool = False) -> None:
+    """Refuse, with a `ValueError`, a grid of too many patches, and say what memory it would need.
+
+    Where patches overlap a larger stride helps, too.
+    """
     count = grid[0] * grid[1]
     if count > MAX_TOKENS:
         raise ValueError(
             f"{grid[0]} x {grid[1]} = {count:,} patches; at most {MAX_TOKENS:,} are segmented; the graph of so "
             f"many takes up to {graph_bytes(count) / 1e9:.1f} GB, one head's map {4 * count**2 / 1e9:.1f} GB: give a "
-            "smaller `size` or a larger `stride`"
+            f"smaller `size`{' or a larger `stride`' if overlap else ''}"
         )
 
 
@@ -160,15 +163,15 @@ def _grid(pixel_values: Tensor, patch: tuple[int, int], stride: tuple[int, int])
             "must be positive multiples of the patch"
         )
     grid = grid_of((sides[0], sides[1]), patch, stride)
-    check_tokens(grid)
+    check_tokens(grid, stride != patch)
     return grid
 
 
 def _check_maps(model: nn.Module, kind: str) -> None:
     if not has_maps(model):
         raise ValueError(
-            f"attention=True: the operator compression={kind!r} has no attention maps; make masks from features, or "
-            "pass attention=False"
+            f"compression={kind!r}: this operator has no attention maps; ask for none, and make masks from its "
+            "features, such as by method='maskcut'"
         )
 
 

@@ -99,7 +99,7 @@ class SegmentationScores:
         kind, source: of the data.
         num_images: evaluated.
         units: what an interval is over: one name per unit.
-        empty: names of the images without an object. In average precision every mask of theirs is wrong; the other
+        empty: names of the images without an object. In average precision every mask on them is wrong; the other
             measures leave them out.
         settings: how masks were made, for the record.
         subjects: models first, then the untrained and the floors, then the models on noisy images.
@@ -171,8 +171,25 @@ class SegmentationScores:
             rows.append(_row(one.first.name, one.second.name, "difference", one.first.sigma, one.measure, one.interval))
         return rows
 
+    def unit_rows(self) -> list[dict[str, Any]]:
+        """One row per subject and unit, with every measure that is a mean over units; `None` where one has no number.
+
+        Average precision is not there: it is no mean over images.
+        """
+        return [
+            {
+                "subject": one.name,
+                "role": one.role,
+                "noise": one.sigma,
+                self.unit: unit,
+                **{": ".join(measure): _known(values[place]) for measure, values in one.values.items()},
+            }
+            for one in self.subjects
+            for place, unit in enumerate(self.units)
+        ]
+
     def to_dict(self) -> dict[str, Any]:
-        """All numbers as plain values."""
+        """All numbers as plain values, but for those of single units."""
         facts = {name: getattr(self, name) for name in ("kind", "source", "num_images", "unit", "empty", "settings")}
         classes = [
             {"subject": name, "rule": rule, **row}
@@ -186,6 +203,10 @@ def _row(subject: str, against: str, role: str, sigma: float, measure: Measure, 
     numbers = {name: float(getattr(found, name)) for name in ("mean", "low", "high")}
     names = {"subject": subject, "minus": against, "role": role, "noise": sigma}
     return {**names, "table": measure[0], "measure": measure[1], **numbers, "count": found.count}
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def subject_of(

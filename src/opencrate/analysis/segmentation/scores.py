@@ -78,7 +78,8 @@ class ImageScores:
         heads: by rule and place, such as `("mass:0.6", "pixels")`, the classes present `(C)` and the IoU `(C, K)` of
             every head's mask with them.
         corloc: by method, 1 where its box finds an object, else 0; NaN where the image holds none.
-        jaccard: by method, the IoU of its mask with everything that is not background.
+        jaccard: by method, the IoU of its mask with everything that is not background; NaN where the image holds no
+            object.
         matches: by kind (`box`, `mask`) and ranking.
         masks: for pictures, at the image's size: bool `(D, H, W)` of MaskCut.
     """
@@ -109,7 +110,7 @@ def score_views(views: Views, truth: MaskedImage, options: ScoreOptions = DEFAUL
     return ImageScores(
         heads,
         {name: _found(_box(coarse, truth), truth) for name, (coarse, _) in ones.items()},
-        {name: iou(mask, truth.foreground, truth.void) for name, (_, mask) in ones.items()},
+        {name: _object_iou(mask, truth) for name, (_, mask) in ones.items()},
         score_detections(masks, [cut.score for cut in cuts], truth),
         masks,
     )
@@ -139,7 +140,7 @@ def score_mask(mask: Array, small: Array, truth: MaskedImage, rules: Sequence[st
     """
     large = head_ious(mask[None], truth.labels, VOID)
     coarse = head_ious(small[None], nearest_labels(truth.labels, small.shape), VOID)
-    value, hit = iou(mask, truth.foreground, truth.void), _found(mask_box(mask), truth)
+    value, hit = _object_iou(mask, truth), _found(mask_box(mask), truth)
     return ImageScores(
         {(rule, place): part for rule in rules for place, part in zip(PLACES, (large, coarse))},
         dict.fromkeys(METHODS, hit),
@@ -170,6 +171,11 @@ def _box(mask: Array | None, truth: MaskedImage) -> tuple[float, float, float, f
     """The box of a mask on a grid that covers the image, in pixels."""
     box = None if mask is None else mask_box(mask)
     return None if box is None or mask is None else scaled_box(box, mask.shape, truth.size)
+
+
+def _object_iou(mask: Array, truth: MaskedImage) -> float:
+    """The IoU with everything that is not background; NaN where there is nothing else."""
+    return float("nan") if truth.empty else iou(mask, truth.foreground, truth.void)
 
 
 def _found(box: Sequence[float] | None, truth: MaskedImage) -> float:
