@@ -167,8 +167,12 @@ class SavedModel:
         return in_batches(to_tensors(images, self.transform), batch_size)
 
     def untrained(self) -> PreTrainedModel:
-        """The model before any training: a run's from its own seed, another's from seed 0, on the same device."""
-        if self.is_run:
+        """The model before any training, on the same device: from seed 0, where the recipe is not beside the model.
+
+        Raises:
+            ValueError: its recipe whitens the patches first, and the file with that is missing or damaged.
+        """
+        if self.is_run or runs.was_given_away(self.path):
             model = runs.initial_model(self.path)
         elif self.model.config.model_type in ENCODERS:
             model = initialise(self.model.config, 0, "masked-autoencoding")
