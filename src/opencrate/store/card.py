@@ -331,12 +331,13 @@ def _value(value: Any) -> str:
 
 def _made_with(metrics: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {made[name]}" for name in ("opencrate", "torch", "transformers") if name in made)
-    commit = f", commit {str(made['commit'])[:12]}" if made.get("commit") else ""
+    commit, _, changes = str(made.get("commit") or "").partition("+")
+    source = f", commit {commit[:12]}{' with changes' if changes else ''}" if commit else ""
     machine = ", ".join(made.get("gpus") or [f"{made.get('cpu')} ({made.get('torch_threads')} torch threads)"])
     hours = metrics["seconds"] / 3600
     time = f"{metrics['seconds']:.0f} s" if hours < 1 else f"{hours:.1f} h"
     steps = f"{metrics['steps']:,} steps in {time} on {machine}"
-    return f"{steps}; {versions}{commit}."
+    return f"{steps}; {versions}{source}"
 
 
 def _number(metrics: Mapping[str, Any], key: str) -> float | None:
