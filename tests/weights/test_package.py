@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -72,6 +73,18 @@ def test_a_model_knows_what_it_started_from(name):
     assert before.keys() == after.keys() and any(not torch.equal(before[key], after[key]) for key in before)
     recipe = load_recipe(PLACE / name / "training.yaml")
     assert ("start.safetensors" in MODELS[name]["files"]) == recipe.model.starts_whitened
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_page_states_size_and_results(pack, name):
+    entry = MODELS[name]
+    (row,) = re.findall(rf"^\| `opencrate/{name}` \|.*$", (SOURCE.parent / "docs" / "weights.md").read_text(), re.M)
+    assert row.endswith(f" {pack.bytes_of(entry) / 1e6:.1f} MB |")
+    score = entry["scores"][0]
+    shown = f"{100 * score['value']:.2f} %" if score["percent"] else f"{score['value']:.4g}"
+    assert shown in row
+    if score["deviation"] is not None:
+        assert f"{100 * score['mean']:.2f} ± {100 * score['deviation']:.2f} % ({len(score['seeds'])})" in row
 
 
 ASKED = {"text-generation": "The ", "fill-mask": "it was the [MASK] of the year."}
