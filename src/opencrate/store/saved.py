@@ -167,7 +167,7 @@ class SavedModel:
         return in_batches(to_tensors(images, self.transform), batch_size)
 
     def untrained(self) -> PreTrainedModel:
-        """The model before any training, on the same device: from seed 0, where the recipe is not beside the model.
+        """The model before any training, by the seed and whitening of the recipe beside it, else from seed 0.
 
         Raises:
             ValueError: its recipe whitens the patches first, and the file with that is missing or damaged.
