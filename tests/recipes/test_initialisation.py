@@ -117,7 +117,9 @@ def test_constant_positions_stay_constant():
 
 def test_vit_is_started_from_a_vit(tmp_path):
     small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    source = transformers.ViTForImageClassification(transformers.ViTConfig(**small, image_size=16, patch_size=4, num_labels=5))
+    source = transformers.ViTForImageClassification(
+        transformers.ViTConfig(**small, image_size=16, patch_size=4, num_labels=5)
+    )
     source.save_pretrained(tmp_path)
     recipe = recipe_from(tmp_path, "model.type=vit", "data.image_size=32")
     model, found = start(recipe, ["a", "b"])
