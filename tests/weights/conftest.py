@@ -21,6 +21,7 @@ def load_pack():
     """weights/pack.py as a module."""
     spec = importlib.util.spec_from_file_location("opencrate_pack", SOURCE / "pack.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the names in annotations
     spec.loader.exec_module(module)
     return module
 
@@ -58,6 +59,16 @@ def digits_runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def whitened_run(tmp_path_factory):
+    """One whose patch embedding starts by whitening, of seed 3."""
+    settings = ["training.max_steps=1", "training.seed=3", "model.config.num_hidden_layers=1"]
+    settings += ["model.whiten_patches=true", "model.config.patch_embedding=conv"]
+    folder = tmp_path_factory.mktemp("whitened") / "run"
+    train(load_recipe("digits", settings), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def text_run(tmp_path_factory):
     """A tiny causal model of characters; its text lies at an absolute path."""
     folder = tmp_path_factory.mktemp("text")
@@ -70,12 +81,13 @@ def text_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def packed(tmp_path_factory, pack, digits_runs, text_run):
-    """A folder with the package, holding `digits` and `letters`."""
+def packed(tmp_path_factory, pack, digits_runs, text_run, whitened_run):
+    """A folder with the package, holding `digits`, `letters` and `whitened`."""
     folder = tmp_path_factory.mktemp("site")
     place = new_package(folder)
     assert "packed opencrate/digits" in pack.pack(digits_runs, "digits", place, license="mit")
     pack.pack([text_run], "letters", place, dataset="a line of Hamlet", data_license="public domain")
+    pack.pack([whitened_run], "whitened", place)
     return folder
 
 

@@ -55,6 +55,20 @@ def test_seeds_give_the_spread(digits_runs):
     )
 
 
+def test_what_was_measured_anew_takes_the_place_of_the_run_s_result(digits_runs):
+    card = model_card(digits_runs[0], CardFacts(measured={"accuracy": 0.125}))
+    assert card.data.eval_results[0].metric_value == 0.125 and "| 12.50 % |" in card.content
+
+
+@pytest.mark.parametrize(("stated", "words"), [("+changes", "0123456789ab with changes. "), ("", "0123456789ab. ")])
+def test_a_changed_source_is_said_to_be_one(digits_runs, tmp_path, stated, words):
+    run = tmp_path / "run"
+    shutil.copytree(digits_runs[0], run)
+    made = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({**made, "commit": f"0123456789abcdef{stated}"}))
+    assert f"commit {words}`recipe.yaml` states" in model_card(run).content
+
+
 def test_a_text_model_says_where_its_text_is_without_a_path(text_run):
     text = (text_run / "README.md").read_text()
     assert str(text_run.parent) not in text and "`book.txt`" in text and "text-generation" in text

@@ -1,6 +1,7 @@
 """`opencrate/name` is a folder of the installed package, wherever a model is named, and no network is used."""
 
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import opencrate
 from opencrate import CrateConfig, CrateForImageClassification, CrateImageProcessor, open_saved
 from opencrate._files import locate
 from opencrate.cli.main import main
+from opencrate.store.runs import initial_model
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +78,7 @@ COMMANDS = {
     "audit": ("audit", "opencrate/digits", "--data", "digits", "--num-images", "100", "--output", "out"),
     "doctor": ("doctor", "opencrate/digits", "--data", "digits"),
     "generate": ("generate", "opencrate/letters", "to be", "--max-new-tokens", "2"),
-    "probe": ("probe", "opencrate/digits", "--data", "digits"),
+    "probe": ("probe", "opencrate/whitened", "--data", "digits", "--untrained"),
 }
 
 
@@ -85,6 +87,24 @@ def test_commands(package, picture, words, capsys):
     code = main(list(words))
     findings = words[0] == "doctor" and code == 1
     assert code == 0 or findings, capsys.readouterr().err
+
+
+def test_the_untrained_model_is_the_one_that_the_run_started_with(package, digits_runs, whitened_run):
+    for name, run in (("digits", digits_runs[0]), ("whitened", whitened_run)):
+        found, expected = (
+            one.state_dict() for one in (open_saved(f"opencrate/{name}").untrained(), initial_model(run))
+        )
+        assert all(torch.equal(value, expected[key]) for key, value in found.items()), name
+    start = "crate.embeddings.patch_embeddings.projection.weight"
+    assert not torch.equal(open_saved("opencrate/whitened").model.state_dict()[start], found[start])
+
+
+def test_a_whitened_start_that_is_not_there_is_no_start(package, whitened_run, tmp_path):
+    folder = tmp_path / "copied"
+    shutil.copytree(package / "whitened", folder)
+    (folder / "start.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"start\.safetensors: missing; it holds the whitened patch embedding"):
+        open_saved(folder).untrained()
 
 
 def test_fine_tuning_keeps_the_name(package):
@@ -187,7 +207,7 @@ def test_the_table(package, capsys):
     table = capsys.readouterr().out
     assert "opencrate/digits" in table and "image-classification" in table and "(2 seeds)" in table and "yes" in table
     assert main(["models", "--format", "json"]) == 0
-    digits, letters = json.loads(capsys.readouterr().out)
+    digits, letters, _ = json.loads(capsys.readouterr().out)
     assert digits["name"] == "opencrate/digits" and digits["damage"] == "" and digits["parameters"] > 10_000
     assert digits["scores"][0]["seeds"] == [0, 1] and letters["dataset"] == "a line of Hamlet"
     assert digits["bytes"] == sum(path.stat().st_size for path in (package / "digits").iterdir())

@@ -1,6 +1,7 @@
 """Packing: what goes in, what stays out, and what is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+
+from opencrate import evaluate
 
 from .conftest import new_package
 
@@ -34,9 +37,10 @@ def test_a_packed_model_is_complete_and_names_no_place(packed, text_run):
 
 def test_the_manifest_states_what_lies_there(packed, digits_runs):
     entry = json.loads((packed / "opencrate_weights" / "manifest.json").read_text())["models"]["digits"]
-    accuracies = [json.loads((run / "metrics.json").read_text())["accuracy"] for run in digits_runs]
+    other = json.loads((digits_runs[1] / "metrics.json").read_text())["accuracy"]
     (score,) = entry["scores"]
-    assert score["value"] == accuracies[0] and score["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert score["value"] == evaluate(packed / "opencrate_weights" / "digits", data="digits").top1
+    assert score["mean"] == pytest.approx((score["value"] + other) / 2)
     assert entry["license"] == "mit" and entry["recipe"] == "digits" and 0 < entry["bf16_change"] < 0.05
     assert set(entry["files"]) == FILES
 
@@ -47,6 +51,45 @@ def test_the_card_says_so_too(packed):
     assert "rounded to bf16" in card.content and 'model="opencrate/digits"' in card.content
     assert "spread over seeds 0, 1" in card.content and "training.yaml" in card.content
     assert "model.config.num_hidden_layers=2" in card.content  # how to train it again
+
+
+def test_the_result_is_that_of_the_packed_weights(pack, digits_runs, place, tmp_path):
+    """Measured anew: a run that claims more than its weights reach does not take the claim along."""
+    run = tmp_path / "run"
+    shutil.copytree(digits_runs[0], run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "accuracy": 1.0}))
+    pack.pack([run], "digits", place)
+    (score,) = json.loads((place / "manifest.json").read_text())["models"]["digits"]["scores"]
+    card = ModelCard.load(place / "digits" / "README.md")
+    assert score["value"] == pytest.approx(metrics["accuracy"], abs=0.02) and score["value"] < 1
+    assert card.data.eval_results[0].metric_value == pytest.approx(score["value"], abs=1e-6)
+    assert "that of the run itself is: top-1 accuracy 100.00 %" in card.content
+
+
+def test_other_data_than_the_run_s_is_refused(pack, text_run, place, tmp_path):
+    """The result would be another; the same data may lie elsewhere."""
+    run, book = tmp_path / "run", tmp_path / "elsewhere.txt"
+    shutil.copytree(text_run, run)
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace(str(text_run.parent), "/nowhere"))
+    with pytest.raises(ValueError, match=r"/nowhere/book\.txt"):
+        pack.pack([run], "letters", place)
+    book.write_text((text_run.parent / "book.txt").read_text()[:-100])
+    with pytest.raises(ValueError, match=r"the data at text\.path is not what it was trained on; give --data"):
+        pack.pack([run], "letters", place, data=book)
+    shutil.copyfile(text_run.parent / "book.txt", book)
+    pack.pack([run], "letters", place, data=book)
+    assert "path: PATH" in (place / "letters" / "training.yaml").read_text()
+
+
+def test_a_whitened_start_goes_with_the_model(packed, pack, whitened_run, place, tmp_path):
+    name, run = "start.safetensors", tmp_path / "run"
+    assert (packed / "opencrate_weights" / "whitened" / name).read_bytes() == (whitened_run / name).read_bytes()
+    shutil.copytree(whitened_run, run)
+    (run / name).unlink()
+    with pytest.raises(ValueError, match=r"holds no start\.safetensors"):
+        pack.pack([run], "whitened", place)
 
 
 def test_outputs_that_change_too_much_are_refused(pack, digits_runs, place):

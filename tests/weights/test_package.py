@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
 import zipfile
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from PIL import Image
+from transformers import pipeline
 
-from opencrate import open_saved
+import opencrate
+from opencrate import evaluate, load_recipe, open_saved
 from opencrate._pretrained import safetensors_dtypes
 
 from .conftest import SOURCE
@@ -50,6 +55,47 @@ def test_a_model_opens_and_has_a_card(name):
     assert saved.tokenizer if saved.reads == "texts" else saved.processor
     card = ModelCard.load(PLACE / name / "README.md")
     assert card.data.license not in (None, "unknown") and entry["data_license"], "state both licences"
+
+
+DIGITS = [name for name, entry in MODELS.items() if "Digits" in entry["dataset"]]
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_the_stated_result_is_that_of_the_packed_weights(name):
+    (score,) = MODELS[name]["scores"]
+    assert evaluate(PLACE / name, data="digits").top1 == pytest.approx(score["value"], abs=0.003)  # an image of 360
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_knows_what_it_started_from(name):
+    before = open_saved(PLACE / name).untrained().state_dict()
+    after = open_saved(PLACE / name).model.state_dict()
+    assert before.keys() == after.keys() and any(not torch.equal(before[key], after[key]) for key in before)
+    recipe = load_recipe(PLACE / name / "training.yaml")
+    assert ("start.safetensors" in MODELS[name]["files"]) == recipe.model.starts_whitened
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_page_states_size_and_results(pack, name):
+    entry = MODELS[name]
+    (row,) = re.findall(rf"^\| `opencrate/{name}` \|.*$", (SOURCE.parent / "docs" / "weights.md").read_text(), re.M)
+    assert row.endswith(f" {pack.bytes_of(entry) / 1e6:.1f} MB |")
+    score = entry["scores"][0]
+    shown = f"{100 * score['value']:.2f} %" if score["percent"] else f"{score['value']:.4g}"
+    assert shown in row
+    if score["deviation"] is not None:
+        assert f"{100 * score['mean']:.2f} ± {100 * score['deviation']:.2f} % ({len(score['seeds'])})" in row
+
+
+ASKED = {"text-generation": "The ", "fill-mask": "it was the [MASK] of the year."}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_pipeline_runs_it(name):
+    opencrate.register_auto_classes()
+    run = pipeline(MODELS[name]["pipeline_tag"], model=str(PLACE / name))
+    size = getattr(run.model.config, "image_size", 0)
+    assert run(ASKED.get(run.task, Image.new("RGB", (size, size), "grey")))
 
 
 def test_the_wheel_holds_the_models_and_stays_small(pack, tmp_path):

@@ -50,6 +50,11 @@ def test_a_run_goes_with_its_card_and_without_its_states(hub, digits_runs, tmp_p
     assert hub["files"]["model.safetensors"] == (digits_runs[0] / "model.safetensors").read_bytes()
 
 
+def test_a_whitened_start_goes_too(hub, whitened_run):
+    push_run(whitened_run, "someone/whitened")
+    assert hub["files"]["start.safetensors"] == (whitened_run / "start.safetensors").read_bytes()
+
+
 def test_no_checkpoint_and_no_path_goes(hub, text_run):
     (text_run / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (text_run / "checkpoints" / "checkpoint-1" / "optimizer.pt").write_bytes(b"state")

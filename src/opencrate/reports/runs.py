@@ -246,7 +246,7 @@ def _starting_model(saved: SavedModel) -> nn.Module:
     """The model before its first step: from its seed, or from the weights that it was fine-tuned from."""
     recipe = saved.recipe
     if recipe is None:
-        return untrained_copy(saved.model, seed=0)
+        return saved.untrained()
     if recipe.model.init_from is None:
         return runs.initial_model(saved.path)
     try:

@@ -123,6 +123,7 @@ class CardFacts:
         license: of the weights, as the Hub names licences.
         use: lines of Python that load the model.
         others: runs of the same recipe with other seeds, for the spread.
+        measured: metrics of the described model in place of the run's, where its weights are not the run's own.
         notes: further sentences on its limits.
         recipe_file: where the whole recipe lies beside the card.
     """
@@ -133,6 +134,7 @@ class CardFacts:
     license: str = "unknown"
     use: str | None = None
     others: Sequence[str | Path] = ()
+    measured: Mapping[str, Any] | None = None
     notes: str = ""
     recipe_file: str = runs.RECIPE
 
@@ -153,7 +155,7 @@ def model_card(run: str | Path, facts: CardFacts | None = None) -> ModelCard:
     facts = facts or CardFacts()
     recipe, metrics, config = runs.read_recipe(run), runs.read_metrics(run), read_config(run)
     title = facts.title or recipe.name
-    data, scores = facts.dataset or dataset_name(recipe), scores_of(run, facts.others)
+    data, scores = facts.dataset or dataset_name(recipe), scores_of(run, facts.others, facts.measured)
     words = {
         "title": shown(title),
         "what": _what(recipe, metrics, config),
@@ -173,14 +175,18 @@ def model_card(run: str | Path, facts: CardFacts | None = None) -> ModelCard:
     return ModelCard.from_template(front, template_path=str(Path(__file__).with_name("model_card.md.jinja")), **words)
 
 
-def scores_of(run: str | Path, others: Sequence[str | Path] = ()) -> list[Score]:
+def scores_of(
+    run: str | Path, others: Sequence[str | Path] = (), measured: Mapping[str, Any] | None = None
+) -> list[Score]:
     """The scores of a run on its held-out data, and of `others` that differ from it in their seed alone.
+
+    `measured` are metrics that take the place of the run's.
 
     Raises:
         ValueError: one of the others was trained by another recipe, or has the same seed as another.
     """
     recipe, metrics = runs.read_recipe(run), runs.read_metrics(run)
-    all_metrics = [metrics]
+    all_metrics = [{**metrics, **(measured or {})}]
     for other in others:
         changed = runs.changed_keys(recipe, runs.read_recipe(other))
         if changed.pop("training.seed", None) is None or changed:
@@ -325,12 +331,13 @@ def _value(value: Any) -> str:
 
 def _made_with(metrics: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {made[name]}" for name in ("opencrate", "torch", "transformers") if name in made)
-    commit = f", commit {str(made['commit'])[:12]}" if made.get("commit") else ""
+    commit, _, changes = str(made.get("commit") or "").partition("+")
+    source = f", commit {commit[:12]}{' with changes' if changes else ''}" if commit else ""
     machine = ", ".join(made.get("gpus") or [f"{made.get('cpu')} ({made.get('torch_threads')} torch threads)"])
     hours = metrics["seconds"] / 3600
     time = f"{metrics['seconds']:.0f} s" if hours < 1 else f"{hours:.1f} h"
     steps = f"{metrics['steps']:,} steps in {time} on {machine}"
-    return f"{steps}; {versions}{commit}."
+    return f"{steps}; {versions}{source}"
 
 
 def _number(metrics: Mapping[str, Any], key: str) -> float | None:

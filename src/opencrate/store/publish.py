@@ -15,8 +15,6 @@ from ..recipe.load import recipe_yaml
 from ..recipe.locations import portable
 from . import card, runs
 
-PORTABLE_RECIPE = "training.yaml"
-"""The recipe, beside a model that was given away: not `recipe.yaml`, by which a run directory is known."""
 SETTINGS = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt"),
@@ -33,8 +31,9 @@ def push_run(
 ) -> str:
     """Upload a run's model to the Hugging Face Hub; the address of the commit.
 
-    Weights, configuration, the model's code, processor or tokenizer, card and recipe go; logs, metrics, checkpoints,
-    optimizer states and paths of this machine stay. A repository that exists gets a new commit.
+    Weights, configuration, the model's code, processor or tokenizer, card and recipe go, and of a whitened start the
+    patch embedding. Logs, metrics, checkpoints, optimizer states and paths of this machine stay. A repository that
+    exists gets a new commit.
 
     Args:
         run: a finished run directory.
@@ -59,10 +58,11 @@ def stage(run: str | Path, folder: Path, repo_id: str, facts: card.CardFacts | N
     """Copy what of a run is for others into an empty folder, with the card and the recipe."""
     run = Path(run).expanduser()
     recipe = runs.read_recipe(run)
-    for path in (*(run / name for name in SETTINGS), *run.glob("*.py"), *weight_files(run), *run.glob("*.index.json")):
+    settings = (run / name for name in (*SETTINGS, runs.START))
+    for path in (*settings, *run.glob("*.py"), *weight_files(run), *run.glob("*.index.json")):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
-    write_text(folder / PORTABLE_RECIPE, recipe_yaml(portable(recipe)))
-    facts = replace(facts or card.CardFacts(), recipe_file=PORTABLE_RECIPE)
+    write_text(folder / runs.PORTABLE_RECIPE, recipe_yaml(portable(recipe)))
+    facts = replace(facts or card.CardFacts(), recipe_file=runs.PORTABLE_RECIPE)
     named = replace(facts, title=facts.title or repo_id, use=facts.use or card.use_of(recipe, repo_id))
     card.write_card(run, named, folder)

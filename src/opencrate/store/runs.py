@@ -30,6 +30,8 @@ except ImportError:  # not a POSIX system: nothing keeps two processes apart the
 
 METRICS = "metrics.json"
 RECIPE = "recipe.yaml"
+PORTABLE_RECIPE = "training.yaml"
+"""The recipe, beside a model that was given away: not `recipe.yaml`, by which a run directory is known."""
 ENVIRONMENT = "environment.json"
 LOG = "log.jsonl"
 DATA = "data.json"
@@ -340,13 +342,13 @@ def initial_model(run: str | Path, seed: int | None = None) -> PreTrainedModel:
     """The model of a run as it was before the first step, rebuilt from its configuration, seed and whitening.
 
     Args:
-        run: its directory.
+        run: its directory, or the folder of a model that was given away with its recipe (`PORTABLE_RECIPE`).
         seed: as if the run had had this one; `None` is its own.
 
     Raises:
         ValueError: the file with the whitened patch embedding is missing or damaged.
     """
-    recipe = read_recipe(run)
+    recipe = load_recipe(Path(run) / PORTABLE_RECIPE) if was_given_away(run) else read_recipe(run)
     model = initialise(read_config(run), recipe.training.seed if seed is None else seed, recipe.task)
     if (Path(run) / START).is_file():
         tensors = read_tensors(Path(run) / START)
@@ -360,6 +362,11 @@ def initial_model(run: str | Path, seed: int | None = None) -> PreTrainedModel:
             "where the run was made, or train again"
         )
     return model
+
+
+def was_given_away(folder: str | Path) -> bool:
+    """Whether a folder is no run, but holds the recipe of one beside the model."""
+    return (Path(folder) / PORTABLE_RECIPE).is_file() and not (Path(folder) / RECIPE).is_file()
 
 
 def save_start(run: Path, model: PreTrainedModel) -> None:

@@ -167,15 +167,15 @@ class SavedModel:
         return in_batches(to_tensors(images, self.transform), batch_size)
 
     def untrained(self, seed: int | None = None) -> PreTrainedModel:
-        """The model before any training, on the same device, with a run's whitened patches.
+        """The model before any training, on the same device, by the seed and whitening of the recipe beside it.
 
         Args:
-            seed: by default a run's own, and 0 for another model.
+            seed: by default that of the recipe, and 0 for a model without one.
 
         Raises:
-            ValueError: the run's whitened patches are missing or damaged.
+            ValueError: its recipe whitens the patches first, and the file with that is missing or damaged.
         """
-        if self.is_run:
+        if self.is_run or runs.was_given_away(self.path):
             model = runs.initial_model(self.path, seed)
         elif self.model.config.model_type in ENCODERS:
             model = initialise(self.model.config, seed or 0, "masked-autoencoding")
