@@ -254,7 +254,7 @@ class CrateTextModel(CrateTextPreTrainedModel):
             "apart; give one document a row, with an attention_mask where rows are padded"
         )
         if position_ids.device.type in _CHECKS_WITHOUT_WAITING:
-            torch._assert_async(one_document, message)
+            torch._assert_async(one_document, message)  # pyright: ignore[reportPrivateImportUsage]
         elif not bool(one_document):
             raise ValueError(message)
 
