@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE, ROWS = ROOT / "docs/results/segmentation.md", ROOT / "results/segmentation.csv"
 HARDWARE = "trained on one NVIDIA H200, beside other runs; judged on one core of an AMD EPYC"
+OTHER_HARDWARE = {"ViT, LeJEPA": "trained and judged on one core of an AMD EPYC"}
 DATE, COMMIT = "2026-11-27", "3e4bb69"
 FIELDS = (
     *("subject", "model", "dataset", "metric", "value", "sd", "low", "high", "n"),
@@ -169,7 +170,8 @@ def csv_rows(subject: str, dataset: str, command: str, found: list[Cell]) -> Ite
         value, low, high = one.numbers()
         role = one.found["role"]
         count = role if role.startswith("seed ") else f"{one.found['count']} {unit}"
-        values = (subject, one.model, dataset, one.metric, value, "", low, high, count, HARDWARE, DATE, COMMIT, command)
+        hardware = OTHER_HARDWARE.get(one.model, HARDWARE)
+        values = (subject, one.model, dataset, one.metric, value, "", low, high, count, hardware, DATE, COMMIT, command)
         yield dict(zip(FIELDS, values, strict=True))
 
 
