@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from .blocks import Compression, Sparsification, compressions, sparsifications
 from .objective import subspace_coding_rate
 from .operators import ista, lasso_objective
-from .rate_gradient import RateGradient
 from .sparsification import ISTA
 
 RATE, LASSO = "R^c", "LASSO"
@@ -33,7 +32,7 @@ class Certificate:
         lasso: ``1/2 ||X - A D^T||^2 + lambda ||A||_1`` ``(L, T + 1, B)`` of the ISTA steps: at the start (the nearest
             code that the problem allows, 0 or X or its positive part) and after each, the last of the model's own
             code. NaN where there are none.
-        rate_guaranteed: by layer, whether R^c must fall on every input: an exact gradient step within its bound.
+        rate_guaranteed: by layer, whether R^c must fall on every input: an operator that ``always_descends``.
         lasso_guaranteed: by layer, whether every ISTA step must lower its objective: eta < 2/||D||^2 and a start that
             the problem allows.
         rounding: a rise up to it, relative to the objective, is rounding of the states' type.
@@ -262,9 +261,8 @@ def _lasso(step: Sparsification, half: Tensor, own: Tensor | None, mask: Tensor 
 
 
 def _descends(step: Compression) -> bool:
-    module = step.operator
-    exact = isinstance(module, RateGradient) and module.output_kind == "tied" and step.direction == 1
-    return exact and module.max_step < 2 and not module.is_causal and isinstance(step.norm, nn.Identity)
+    always: Callable[[], bool] = getattr(step.operator, "always_descends", bool)
+    return always() and step.direction == 1 and isinstance(step.norm, nn.Identity)
 
 
 def _lasso_descends(step: Sparsification) -> bool:

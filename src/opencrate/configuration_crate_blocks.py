@@ -244,8 +244,9 @@ class CrateBlockConfig(PreTrainedConfig):
         inside = self.positions - {"absolute"}
         reads = not inside or self.operator("compression").relative
         self._require(reads, "position", f"'absolute' or 'none' with compression={self.compression!r}")
-        exact = self.compression != "gradient" or self.compression_kappa is None
-        self._require(exact, "compression_kappa", "null with compression='gradient', which has a step size of its own")
+        own = self.compression in ("gradient", "symmetric")
+        words = f"null with compression={self.compression!r}, which has a step size of its own"
+        self._require(not own or self.compression_kappa is None, "compression_kappa", words)
         pairs = 4 if hasattr(self, "grid_size") else 2
         fits = "rope" not in inside or self.head_dim % pairs == 0
         self._require(fits, "position", f"without rope where head_dim={self.head_dim} is not a multiple of {pairs}")

@@ -17,6 +17,7 @@ from .positions import GridBias, TextBias
 from .rate_gradient import RateGradient
 from .representatives import CBSA
 from .sparsification import ISTA, Synthesis
+from .symmetric_attention import SymmetricMSSA
 from .token_statistics import TSSA
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class CratePreTrainedModel(PreTrainedModel):
                 init.uniform_(parameter, -bound, bound)
         if isinstance(module, ISTA):
             self._init_dictionaries(module)
-        if isinstance(module, (ISTA, Compression, TSSA, CBSA, RateGradient)):
+        if isinstance(module, (ISTA, Compression, TSSA, CBSA, RateGradient, SymmetricMSSA)):
             module.reset_own()
         if isinstance(module, (TextBias, GridBias)):
             for parameter in module.parameters(recurse=False):

@@ -113,6 +113,10 @@ class RateGradient(Subspaces):
         self.max_step = largest
         self.config.compression_options = {**self.config.compression_options, "max_step": largest}
 
+    def always_descends(self) -> bool:
+        """Whether R^c of the whole input falls on every input: tied to U, within the bound, and not prefix by prefix."""
+        return self.output_kind == "tied" and self.max_step < 2 and not self.is_causal
+
     def step_size(self, U: Tensor | None = None) -> Tensor:
         """``kappa gamma (1,)``, below ``max_step/||U||^2``; ``U (d, K p)`` where the caller has it."""
         bound: float | Tensor = 1.0  # of orthonormal columns

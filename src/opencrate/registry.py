@@ -25,6 +25,7 @@ from .compression import MSSA, Attention
 from .rate_gradient import LARGEST_STEP, RateGradient
 from .representatives import CBSA
 from .sparsification import ISTA, MLP
+from .symmetric_attention import SymmetricMSSA
 from .token_statistics import TSSA
 
 Step = Literal["compression", "sparsification"]
@@ -113,6 +114,7 @@ class Operator:
 
 
 _ATTENTION: dict[str, Any] = {"states": RECORDABLE["compression"], "causal": True, "cached": True, "relative": True}
+_SHARE = Annotated[float, Within(1e-6, 1 - 1e-6)]
 _LINEAR: dict[str, Any] = {"states": ("projected_states",), "subspaces": LEARNED, "padding_only": True}
 _OPERATORS: dict[str, dict[str, Operator]] = {
     "compression": {
@@ -144,12 +146,23 @@ _OPERATORS: dict[str, dict[str, Operator]] = {
             RateGradient,
             options={
                 "max_step": (Annotated[float, Within(1e-6, LARGEST_STEP)], 1.0),
-                "start": (Annotated[float, Within(1e-6, 1 - 1e-6)], 0.5),
+                "start": (_SHARE, 0.5),
             },
             symbol="−κ∇R^c",
             causal=True,
             normalised=False,
             **_LINEAR,
+        ),
+        "symmetric": Operator(
+            "compression",
+            SymmetricMSSA,
+            options={"start": (_SHARE, 0.5)},
+            states=RECORDABLE["compression"],
+            subspaces=LEARNED,
+            symbol="SMSSA",
+            relative=True,
+            padding_only=True,
+            normalised=False,
         ),
     },
     "sparsification": {

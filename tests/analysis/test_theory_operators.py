@@ -33,6 +33,7 @@ OVERCOMPLETE = {"dictionary_expansion": 3, "dictionary_decode": "tied", "learned
 OTHERS = {
     "gradient": CERTIFIED,
     "gradient, signed and overcomplete": CERTIFIED | SIGNED | OVERCOMPLETE,
+    "symmetric": {**CERTIFIED, "compression": "symmetric", "subspace_constraint": "joint", "position": "relative_bias"},
     "gradient, learned map": {"compression": "gradient"},
     "tssa": {"compression": "tssa"},
     "cbsa": {"compression": "cbsa", "compression_options": {"num_representatives": 4}},
@@ -61,7 +62,7 @@ def test_other_compressions_and_learned_steps(name):
     changes = found.per_image[Key("lasso_change_allowed")]
     close(found.certificate.lasso_change.T, changes, atol=1e-4, rtol=1e-4)
     assert (found.per_image[Key("lasso_gap")] >= -1e-6).all() and found.unconverged == ()
-    guaranteed = name in ("gradient", "gradient, signed and overcomplete")
+    guaranteed = name in ("gradient", "gradient, signed and overcomplete", "symmetric")
     assert found.certificate.guaranteed == guaranteed
     assert not guaranteed or found.certificate.holds.all()
     report = page(found)
@@ -70,17 +71,19 @@ def test_other_compressions_and_learned_steps(name):
     assert ("as guaranteed by construction" in report.summary[-2]) == guaranteed, report.summary
 
 
-@pytest.mark.parametrize("name", ["gradient", "gradient, learned map", "tssa"])
+@pytest.mark.parametrize("name", ["gradient", "gradient, learned map", "symmetric", "tssa"])
 def test_the_layers_page_says_what_is_guaranteed(name, tmp_path):
     """Of the ε that the model steps down, and in one sentence of the page; files keep it."""
     model = tiny_crate(**OTHERS[name])
     found = analyze(model, tiny_images()["pixel_values"], name="one")
     said = [str(sentence) for part in whitebox.page(found).parts for sentence in part.sentences]
-    assert found.guaranteed == (name == "gradient") == any("By construction every layer" in one for one in said)
+    always = name in ("gradient", "symmetric")
+    assert found.guaranteed == always == any("By construction every layer" in one for one in said)
     assert not analyze(model, tiny_images()["pixel_values"], eps=0.3).guaranteed
     assert type(found).load(found.save(tmp_path)).guaranteed == found.guaranteed
     expected = {"gradient": "Z − κ∇R^c(Z)", "gradient, learned map": "Z − κ∇R^c(Z), W in place of Uᵀ"}
-    assert found.half_step == expected.get(name, "Z + TSSA(LN(Z))")
+    expected |= {"symmetric": "Z + SMSSA(Z)", "tssa": "Z + TSSA(LN(Z))"}
+    assert found.half_step == expected[name]
 
 
 @pytest.mark.parametrize("position", ["relative_bias", "both"])

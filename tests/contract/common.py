@@ -45,6 +45,10 @@ VARIANTS = {
         "ista_start": "positive",
         "ista_step": "bounded",
     },
+    "symmetric": {
+        **{"compression": "symmetric", "attention_output": "tied", "subspace_constraint": "joint"},
+        **{"position": "absolute+both", "head_dim": 4, "ista_start": "positive", "ista_step": "bounded"},
+    },
     "learned steps": {"learned_steps": "layer", "compression_kappa": 0.5},
     "learned atoms": {"learned_steps": "atom", "ista_step": "bounded", "ista_threshold": "soft"},
     "mean pool": {"pool": "mean", "attention_scale": 1, "initializer": "normal"},

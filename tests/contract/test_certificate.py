@@ -22,6 +22,10 @@ FORMS = {
         "dictionary_constraint": "orthonormal",
         "ista_start": "positive",
     },
+    "symmetric": {
+        **{**CERTIFIED, "compression": "symmetric", "subspace_constraint": "joint"},
+        **{"ista_start": "positive", "position": "absolute+both", "head_dim": 4},
+    },
 }
 
 

@@ -13,6 +13,7 @@ TEXT = {"vocab_size": 30, "max_position_embeddings": 24}
 OVERCOMPLETE = {"dictionary_expansion": 2, "dictionary_decode": "tied", "ista_num_steps": 2}
 ALPHA = {"dictionary_expansion": 2, "dictionary_decode": "untied", "ista_num_steps": 2, "ista_residual": True}
 GRADIENT = {"compression": "gradient", "ista_step": "bounded", "ista_step_size": 1.0}
+SYMMETRIC = {"compression": "symmetric", "position": "absolute+both"}
 
 BLOCKS: dict[str, dict[str, Any]] = {
     "complete": {},
@@ -34,6 +35,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "tssa": {"compression": "tssa", "compression_options": {"projection_bias": True}, "pool": "mean"},
     "cbsa": {"compression": "cbsa", "compression_options": {"num_representatives": 4}, "pool": "mean"},
     "gradient": {**GRADIENT, "attention_output": "tied", "ista_start": "positive"},
+    "symmetric": {**SYMMETRIC, "attention_output": "tied", "subspace_constraint": "joint"},
     "learned gradient": {**GRADIENT, "learned_steps": "atom", "subspace_constraint": "each"},
 }
 TEXTS: dict[str, dict[str, Any]] = {
@@ -45,12 +47,14 @@ TEXTS: dict[str, dict[str, Any]] = {
     "causal gradient": {"compression": "gradient", "attention_output": "tied"},
     "causal tssa": {"compression": "tssa", "compression_options": {"position_bias": True}},
     "masked relative bias": {"position": "both"},
+    "masked symmetric": {**SYMMETRIC, "attention_output": "tied", "subspace_constraint": "joint"},
     "masked cbsa": {"compression": "cbsa", "compression_options": {"num_representatives": 4}},
 }
 AUTOENCODERS: dict[str, dict[str, Any]] = {
     "autoencoder": {},
     "tied autoencoder": {"tie_decoder": True},
     "whole autoencoder": {"mask_ratio": 0.0, "loss_on": "all"},
+    "symmetric autoencoder": {**SYMMETRIC, "mask_tokens_in_encoder": False},
     "visible autoencoder": {"mask_tokens_in_encoder": False, "position": "both"},
 }
 FORMS = (*BLOCKS, *AUTOENCODERS, *TEXTS)

@@ -8,7 +8,7 @@ from typing import Any
 from .settings import Case, Settings
 
 _ONLY_DENSE = ("vit", "vitmae", "gpt2")
-_COUNTED = ("mssa", "attention", "tssa", "cbsa", "gradient"), ("ista", "mlp", "none")
+_COUNTED = ("mssa", "attention", "tssa", "cbsa", "gradient", "symmetric"), ("ista", "mlp", "none")
 """Operators whose products are counted. Not counted of them: pooling, sums over tokens, the inverse of the gradient,
 bounds of norms, a bias.
 """
@@ -58,7 +58,7 @@ def compression_flops(config: Any, rows: int, keys: float) -> float:
     maps = width * inner * (2 if config.attention_output != "none" else 1)  # U and the output
     if config.compression == "attention":
         maps += 2 * width * inner
-    if config.compression in ("mssa", "attention"):  # scores, and the sums over the keys
+    if config.compression in ("mssa", "attention", "symmetric"):  # scores, and the sums over the keys
         return 2 * rows * maps + 4 * rows * keys * inner
     if config.compression == "cbsa":  # A, A V, A^T R; and the same of the representatives among themselves
         number = config.compression_options["num_representatives"]
