@@ -230,12 +230,12 @@ class BlockedAttention(torch.autograd.Function):
     def forward(ctx, V: Tensor, bias: Tensor | None, scale: float, causal: bool) -> Tensor:
         ctx.save_for_backward(V, bias)
         ctx.scale, ctx.causal = scale, causal
-        flat = _by_head(V)
+        flat = by_head(V)
         out = torch.empty_like(flat)
-        for head, heads, rows, keys in _blocks(V, causal, bias is not None):
+        for head, heads, rows, keys in blocks_of(V, causal, bias is not None):
             start = None if bias is None else bias[head, rows, keys]
             torch.bmm(_maps(flat, start, heads, rows, keys, scale, causal), flat[heads, keys], out=out[heads, rows])
-        return _by_batch(out, V)
+        return by_batch(out, V)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -247,11 +247,11 @@ class BlockedAttention(torch.autograd.Function):
             out = subspace_attention(V, scale, with_bias(mask, bias))
             found = torch.autograd.grad(out, inputs, gradient, create_graph=True, allow_unused=True)
             return *found, *[None] * (4 - len(found))
-        flat, gradient = _by_head(V), _by_head(gradient)
+        flat, gradient = by_head(V), by_head(gradient)
         result = torch.zeros_like(flat)
         wide = torch.promote_types(V.dtype, torch.float32)
         of_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
-        for head, heads, rows, keys in _blocks(V, causal, bias is not None):
+        for head, heads, rows, keys in blocks_of(V, causal, bias is not None):
             start = None if bias is None else bias[head, rows, keys]
             maps = _maps(flat, start, heads, rows, keys, scale, causal)
             of_maps = torch.bmm(gradient[heads, rows], flat[heads, keys].mT)
@@ -263,22 +263,22 @@ class BlockedAttention(torch.autograd.Function):
                 of_bias[head, rows, keys] += of_scores.sum(0, dtype=wide)
         if bias is not None and of_bias is not None:
             of_bias = of_bias.to(bias.dtype)
-        return _by_batch(result, V), of_bias, None, None
+        return by_batch(result, V), of_bias, None, None
 
 
-def _by_head(V: Tensor) -> Tensor:
+def by_head(V: Tensor) -> Tensor:
     """``(..., K, N, p)`` -> ``(K ..., N, p)``, head after head."""
     return V.movedim(-3, 0).flatten(0, -3)
 
 
-def _by_batch(flat: Tensor, like: Tensor) -> Tensor:
-    """The inverse of :func:`_by_head`."""
+def by_batch(flat: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`by_head`."""
     return flat.unflatten(0, (like.shape[-3], *like.shape[:-3])).movedim(0, -3)
 
 
-def _blocks(V: Tensor, causal: bool, one_head: bool) -> Iterator[tuple[int, slice, slice, slice]]:
+def blocks_of(V: Tensor, causal: bool, one_head: bool) -> Iterator[tuple[int, slice, slice, slice]]:
     """Of the maps of ``V (..., K, N, p)``: the block's (first) head, what it takes of the first axis after
-    :func:`_by_head`, its rows and its keys; ``one_head``: all of it belongs to one head.
+    :func:`by_head`, its rows and its keys; ``one_head``: all of it belongs to one head.
     """
     size, num_tokens = V.shape[:-2].numel(), V.shape[-2]
     batch = size // V.shape[-3]

@@ -159,13 +159,13 @@ def guarantees(model: nn.Module, eps: float | None = None) -> tuple[tuple[bool, 
 
     Args:
         model: any CRATE model; of an autoencoder, its encoder.
-        eps: of R^c; ``None`` is the model's ``compression_eps``, the only one for which anything is guaranteed.
+        eps: of R^c; ``None`` is the model's ``compression_eps``, the only one for which a gradient step must descend.
     """
     base = _base(model)
     own = eps is None or eps == base.config.compression_eps
     steps = sparsifications(base)
     return (
-        tuple(own and _descends(step) for step, _ in zip(compressions(base), steps)),
+        tuple(_descends(step, own) for step, _ in zip(compressions(base), steps)),
         tuple(_lasso_descends(step) for step in steps),
     )
 
@@ -260,9 +260,9 @@ def _lasso(step: Sparsification, half: Tensor, own: Tensor | None, mask: Tensor 
     return torch.stack([_each(lambda A, x: lasso_objective(A, x, D, lam), mask, code, X) for code in codes])
 
 
-def _descends(step: Compression) -> bool:
-    always: Callable[[], bool] = getattr(step.operator, "always_descends", bool)
-    return always() and step.direction == 1 and isinstance(step.norm, nn.Identity)
+def _descends(step: Compression, own_eps: bool) -> bool:
+    always: Callable[[bool], bool] = getattr(step.operator, "always_descends", lambda _: False)
+    return always(own_eps) and step.direction == 1 and isinstance(step.norm, nn.Identity)
 
 
 def _lasso_descends(step: Sparsification) -> bool:

@@ -113,9 +113,9 @@ class RateGradient(Subspaces):
         self.max_step = largest
         self.config.compression_options = {**self.config.compression_options, "max_step": largest}
 
-    def always_descends(self) -> bool:
-        """Whether R^c of the whole input falls on every input: tied to U, within the bound, and not prefix by prefix."""
-        return self.output_kind == "tied" and self.max_step < 2 and not self.is_causal
+    def always_descends(self, own_eps: bool = True) -> bool:
+        """Whether R^c falls on every input: of the eps that it steps down, tied to U, within the bound, not causal."""
+        return own_eps and self.output_kind == "tied" and self.max_step < 2 and not self.is_causal
 
     def step_size(self, U: Tensor | None = None) -> Tensor:
         """``kappa gamma (1,)``, below ``max_step/||U||^2``; ``U (d, K p)`` where the caller has it."""

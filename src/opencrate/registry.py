@@ -144,10 +144,7 @@ _OPERATORS: dict[str, dict[str, Operator]] = {
         "gradient": Operator(
             "compression",
             RateGradient,
-            options={
-                "max_step": (Annotated[float, Within(1e-6, LARGEST_STEP)], 1.0),
-                "start": (_SHARE, 0.5),
-            },
+            options={"max_step": (Annotated[float, Within(1e-6, LARGEST_STEP)], 1.0), "start": (_SHARE, 0.5)},
             symbol="−κ∇R^c",
             causal=True,
             normalised=False,

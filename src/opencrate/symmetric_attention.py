@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._hf import init
-from .attention import attended
+from .attention import attended, blocks_of, by_batch, by_head
+from .calibration import plain_work
 from .compression import Subspaces
 from .positions import Places, relative_bias, rotate
 
@@ -24,6 +25,92 @@ def symmetric_maps(scores: Tensor) -> Tensor:
     """
     half = scores.logsumexp(-1, keepdim=True) / 2
     return (scores - half - half.mT).exp()
+
+
+def symmetric_attention(X: Tensor, V: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``M V (..., K, N, p)`` with the :func:`symmetric_maps` of ``X X^T + bias``, a symmetric ``(K, N, N)``."""
+    return symmetric_maps(_scores(X @ X.mT, bias)).to(V.dtype) @ V
+
+
+def _scores(products: Tensor, bias: Tensor | None) -> Tensor:
+    """Products and bias, float32 or wider: the sums of rows are of these same numbers, so that M stays symmetric."""
+    wide = products.to(torch.promote_types(products.dtype, torch.float32))
+    return wide if bias is None else wide + bias.to(wide.dtype)
+
+
+class BlockedSymmetricAttention(torch.autograd.Function):
+    """:func:`symmetric_attention` by block after block of the maps, computed again in the backward; no map is kept.
+
+    With L the logarithms of the sums of the rows, ``M_ij = exp(S_ij - L_i/2 - L_j/2)``, E = M * (dO V^T) and the
+    softmax ``P_ij = exp(S_ij - L_i)``:
+
+        dV = M dO,   dL_i = -1/2 sum_j (E_ij + E_ji),   dS = E + dL P,   dX = (dS + dS^T) X
+    """
+
+    @staticmethod
+    def forward(ctx, X: Tensor, V: Tensor, bias: Tensor | None) -> Tensor:
+        flat, values = by_head(X), by_head(V)
+        sums = flat.new_empty(*flat.shape[:-1], 1, dtype=torch.promote_types(X.dtype, torch.float32))
+        blocks = list(blocks_of(X, causal=False, one_head=bias is not None))
+        for head, heads, rows, _ in blocks:
+            torch.logsumexp(_block(flat, bias, head, heads, rows), -1, keepdim=True, out=sums[heads, rows])
+        out = torch.empty_like(values)
+        for head, heads, rows, _ in blocks:
+            maps = _map(_block(flat, bias, head, heads, rows), sums, heads, rows)
+            torch.bmm(maps.to(V.dtype), values[heads], out=out[heads, rows])
+        ctx.save_for_backward(X, V, bias, sums)
+        return by_batch(out, V)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        X, V, bias, sums = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient is asked for
+            inputs = [one for one in (X, V, bias) if one is not None]
+            out = symmetric_attention(X, V, bias)
+            found = torch.autograd.grad(out, inputs, gradient, create_graph=True, allow_unused=True)
+            return *found, *[None] * (3 - len(found))
+        flat, values, of_out = by_head(X), by_head(V), by_head(gradient)
+        of_x, of_v, of_sums = torch.zeros_like(flat), torch.zeros_like(values), torch.zeros_like(sums)
+        blocks = list(blocks_of(X, causal=False, one_head=bias is not None))
+        whole = len({rows.start for _, _, rows, _ in blocks}) == 1
+
+        def maps_and_gradient(head: int, heads: slice, rows: slice) -> tuple[Tensor, Tensor]:
+            maps = _map(_block(flat, bias, head, heads, rows), sums, heads, rows)
+            return maps, maps * torch.bmm(of_out[heads, rows], values[heads].mT)
+
+        def add_to_sums(maps: Tensor, of_maps: Tensor, heads: slice, rows: slice) -> None:
+            of_v[heads].baddbmm_(maps.to(V.dtype).mT, of_out[heads, rows])
+            of_sums[heads, rows] -= of_maps.sum(-1, keepdim=True) / 2
+            of_sums[heads] -= of_maps.sum(-2).unsqueeze(-1) / 2
+
+        if not whole:  # the sums over all rows come first
+            for head, heads, rows, _ in blocks:
+                add_to_sums(*maps_and_gradient(head, heads, rows), heads, rows)
+        of_bias = None if bias is None else torch.zeros_like(bias, dtype=sums.dtype)
+        for head, heads, rows, _ in blocks:
+            maps, of_scores = maps_and_gradient(head, heads, rows)
+            if whole:
+                add_to_sums(maps, of_scores, heads, rows)
+            scale = ((sums[heads].mT - sums[heads, rows]) / 2).exp_().mul_(of_sums[heads, rows])
+            of_scores.addcmul_(maps, scale)
+            narrow = of_scores.to(X.dtype)
+            of_x[heads, rows].baddbmm_(narrow, flat[heads])
+            of_x[heads].baddbmm_(narrow.mT, flat[heads, rows])
+            if of_bias is not None:
+                of_bias[head, rows] += of_scores.sum(0)
+        if bias is not None and of_bias is not None:
+            of_bias = of_bias.to(bias.dtype)
+        return by_batch(of_x, X), by_batch(of_v, V), of_bias
+
+
+def _block(flat: Tensor, bias: Tensor | None, head: int, heads: slice, rows: slice) -> Tensor:
+    """Scores of some rows with all tokens; of one head, where there is a bias."""
+    return _scores(torch.bmm(flat[heads, rows], flat[heads].mT), None if bias is None else bias[head, rows])
+
+
+def _map(scores: Tensor, sums: Tensor, heads: slice, rows: slice) -> Tensor:
+    """The block of M; in place of the scores."""
+    return scores.sub_(sums[heads, rows] / 2).sub_(sums[heads].mT / 2).exp_()
 
 
 class SymmetricMSSA(Subspaces):
@@ -51,8 +138,8 @@ class SymmetricMSSA(Subspaces):
         init.constant_(self.raw_step, math.log(self.start / (1 - self.start)))
         init.constant_(self.log_temperature, math.log(self.config.head_dim) / 2)
 
-    def always_descends(self) -> bool:
-        """Whether R^c falls on every input: with orthonormal bases, tied to the output."""
+    def always_descends(self, own_eps: bool = True) -> bool:
+        """Whether R^c, of any eps, falls on every input: with orthonormal bases, tied to the output."""
         return self.output_kind == "tied" and self.constraint == "joint"
 
     def forward(
@@ -68,27 +155,36 @@ class SymmetricMSSA(Subspaces):
         The mask ``(B, N)`` is 0 for padding.
         """
         V, U = self.project(tokens)
-        scores = self._scores(V, places)
-        kept = attended(attention_mask)
-        if kept is not None:
-            scores = scores.masked_fill(~kept.mT, -torch.inf)
-        step = self.raw_step.sigmoid()[:, None, None].to(V.dtype)
-        heads = step * (symmetric_maps(scores).to(V.dtype) @ V - V)
-        return self.combine(heads.transpose(1, 2).flatten(-2), U), scores.softmax(-1) if output_attentions else None
+        X, bias = self._turned(V, places), self._bias(V, places)
+        if attention_mask is None and not output_attentions and plain_work(X) and (bias is None or bias.ndim == 3):
+            mixed: Any = BlockedSymmetricAttention.apply(X, V, bias)
+            maps = None
+        else:
+            scores = _scores(X @ X.mT, bias)
+            kept = attended(attention_mask)
+            scores = scores if kept is None else scores.masked_fill(~kept.mT, -torch.inf)
+            mixed = symmetric_maps(scores).to(V.dtype) @ V
+            maps = scores.softmax(-1) if output_attentions else None
+        heads = self.raw_step.sigmoid()[:, None, None].to(V.dtype) * (mixed - V)
+        return self.combine(heads.transpose(1, 2).flatten(-2), U), maps
 
     def class_maps(self, tokens: Tensor, places: Places | None = None) -> Tensor:
         """The first token's row of each softmax map, ``(B, K, N)``, of tokens ``(B, N, d)``."""
-        return self._scores(self.project(tokens)[0], places)[..., 0, :].softmax(-1)
+        V, _ = self.project(tokens)
+        X, bias = self._turned(V, places), self._bias(V, places)
+        first = None if bias is None else bias[..., :1, :]
+        return _scores(X[..., :1, :] @ X.mT, first).softmax(-1).squeeze(-2)
 
-    def _scores(self, V: Tensor, places: Places | None) -> Tensor:
-        """Symmetric ``(B, K, N, N)``, float32 or wider."""
-        wide = V.to(torch.promote_types(V.dtype, torch.float32))
-        scaled = F.normalize(wide, dim=-1) * (self.log_temperature / 2).exp()[:, None, None].to(wide.dtype)
-        scaled = rotate(scaled, None if places is None else places.rotation)
-        scores = scaled @ scaled.mT
+    def _turned(self, V: Tensor, places: Places | None) -> Tensor:
+        """X ``(B, K, N, p)``: V of length 1, times the root of the temperature, turned by the angles of the places."""
+        root = (self.log_temperature / 2).exp()[:, None, None].to(V.dtype)
+        return rotate(F.normalize(V, dim=-1) * root, None if places is None else places.rotation)
+
+    def _bias(self, V: Tensor, places: Places | None) -> Tensor | None:
+        """Symmetric ``(K, N, N)``, or for each image ``(B, K, N, N)``."""
         if self.relative is None:
-            return scores.to(wide.dtype)
+            return None
         if places is None:
             raise ValueError("places: positions inside the attention need the places of the tokens; call the model")
-        bias = self.relative(places, V.shape[-2], V.shape[-2]).to(wide.dtype)
-        return scores + (bias + bias.mT) / 2
+        bias = self.relative(places, V.shape[-2], V.shape[-2])
+        return (bias + bias.mT) / 2

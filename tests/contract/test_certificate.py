@@ -121,6 +121,8 @@ def test_the_guarantee_is_for_the_models_own_eps():
     other = model.certificate(images, eps=0.1)
     assert other.rate_guaranteed == (False, False)
     assert other.lasso_guaranteed == (True, True)
+    symmetric = model_of(**FORMS["symmetric"]).certificate(images, eps=0.1)
+    assert symmetric.guaranteed and symmetric.holds.all()
 
 
 @pytest.mark.parametrize("form", FORMS)

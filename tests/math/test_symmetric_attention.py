@@ -6,7 +6,7 @@ import torch
 from opencrate import CrateConfig, CrateForImageClassification, CrateTextConfig
 from opencrate.objective import subspace_coding_rate
 from opencrate.positions import grid_places
-from opencrate.symmetric_attention import SymmetricMSSA, symmetric_maps
+from opencrate.symmetric_attention import BlockedSymmetricAttention, SymmetricMSSA, symmetric_attention, symmetric_maps
 
 SMALL = {"hidden_size": 12, "num_attention_heads": 3, "head_dim": 4, "image_size": 8, "patch_size": 4}
 CERTIFIED = {"compression": "symmetric", "attention_output": "tied", "subspace_constraint": "joint"}
@@ -97,6 +97,34 @@ def test_what_symmetry_and_orthonormal_bases_are_for():
     assert not free.always_descends()
     assert not module_of(attention_output="learned")[0].always_descends()
     torch.testing.assert_close(joined.T @ joined, torch.eye(12, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("num_tokens", [1, 5, 300])
+def test_blocks_give_the_attention_and_its_gradients(num_tokens, biased):
+    """300 tokens take several blocks for each head, whose sums must come before the gradients of the scores."""
+    X, V = (drawn(2, 3, num_tokens, 4, seed=seed).requires_grad_() for seed in range(2))
+    free = drawn(3, num_tokens, num_tokens, seed=2)
+    bias = (free + free.mT).requires_grad_() if biased else None
+    inputs = [one for one in (X, V, bias) if one is not None]
+    found, expected = BlockedSymmetricAttention.apply(X, V, bias), symmetric_attention(X, V, bias)
+    torch.testing.assert_close(found, expected)
+    weight = drawn(*V.shape, seed=3)
+    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    if num_tokens == 5:
+        assert torch.autograd.gradcheck(BlockedSymmetricAttention.apply, (X, V, bias))
+        assert torch.autograd.gradgradcheck(BlockedSymmetricAttention.apply, (X[:1, :1], V[:1, :1], None))
+
+
+def test_half_types():
+    X, V = drawn(2, 3, 65, 8).float(), drawn(2, 3, 65, 8, seed=1).float()
+    bias = drawn(3, 65, 65, seed=2).float()
+    bias = bias + bias.mT
+    half = BlockedSymmetricAttention.apply(X.bfloat16(), V.bfloat16(), bias.bfloat16())
+    exact = symmetric_attention(X.bfloat16().double(), V.bfloat16().double(), bias.bfloat16().double())
+    assert half.dtype == torch.bfloat16
+    assert (half.double() - exact).norm() / exact.norm() < 0.02
 
 
 def test_gradients():
