@@ -52,10 +52,13 @@ class BlockedSymmetricAttention(torch.autograd.Function):
         flat, values = by_head(X), by_head(V)
         sums = flat.new_empty(*flat.shape[:-1], 1, dtype=torch.promote_types(X.dtype, torch.float32))
         blocks = list(blocks_of(X, causal=False, one_head=bias is not None))
+        out, whole = torch.empty_like(values), _whole(blocks)
         for head, heads, rows, _ in blocks:
-            torch.logsumexp(_block(flat, bias, head, heads, rows), -1, keepdim=True, out=sums[heads, rows])
-        out = torch.empty_like(values)
-        for head, heads, rows, _ in blocks:
+            scores = _block(flat, bias, head, heads, rows)
+            torch.logsumexp(scores, -1, keepdim=True, out=sums[heads, rows])
+            if whole:
+                torch.bmm(_map(scores, sums, heads, rows).to(V.dtype), values[heads], out=out[heads, rows])
+        for head, heads, rows, _ in [] if whole else blocks:
             maps = _map(_block(flat, bias, head, heads, rows), sums, heads, rows)
             torch.bmm(maps.to(V.dtype), values[heads], out=out[heads, rows])
         ctx.save_for_backward(X, V, bias, sums)
@@ -72,7 +75,7 @@ class BlockedSymmetricAttention(torch.autograd.Function):
         flat, values, of_out = by_head(X), by_head(V), by_head(gradient)
         of_x, of_v, of_sums = torch.zeros_like(flat), torch.zeros_like(values), torch.zeros_like(sums)
         blocks = list(blocks_of(X, causal=False, one_head=bias is not None))
-        whole = len({rows.start for _, _, rows, _ in blocks}) == 1
+        whole = _whole(blocks)
 
         def maps_and_gradient(head: int, heads: slice, rows: slice) -> tuple[Tensor, Tensor]:
             maps = _map(_block(flat, bias, head, heads, rows), sums, heads, rows)
@@ -101,6 +104,11 @@ class BlockedSymmetricAttention(torch.autograd.Function):
         if bias is not None and of_bias is not None:
             of_bias = of_bias.to(bias.dtype)
         return by_batch(of_x, X), by_batch(of_v, V), of_bias
+
+
+def _whole(blocks: list[tuple[int, slice, slice, slice]]) -> bool:
+    """Whether each block has all rows of its heads, so that their sums are known with it."""
+    return len({rows.start for _, _, rows, _ in blocks}) == 1
 
 
 def _block(flat: Tensor, bias: Tensor | None, head: int, heads: slice, rows: slice) -> Tensor:

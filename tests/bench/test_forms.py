@@ -107,6 +107,7 @@ WIDE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
         ("image", "ours", {"compression": "tssa", "sparsification": "mlp"}),
         ("image", "ours", {**ALPHA, "compression": "gradient"}),
         ("image", "ours", {**ALPHA, "position": "both"}),
+        ("image", "ours", {**ALPHA, "compression": "symmetric"}),
     ],
 )
 def test_products_are_those_that_torch_counts(task, form, changes):

@@ -112,6 +112,7 @@ STEPS = {"ista_step": "bounded", "ista_step_size": 1.5}
 RELEASED = [
     *((form, {}) for form in ("each", "joint", "joint tied", "complete")),
     ("joint", STEPS),
+    ("symmetric", {"dictionary_constraint": "orthonormal"}),
     ("joint", {**STEPS, "learned_steps": "atom"}),
     ("gradient", {"subspace_constraint": "joint", "dictionary_constraint": "orthonormal"}),
     ("learned gradient", {"dictionary_constraint": "orthonormal"}),

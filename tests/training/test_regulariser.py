@@ -69,7 +69,7 @@ def test_sum_is_over_images_and_mean_over_layers(small):
         assert block.compress.mssa.subspaces.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("compression", ["tssa", "cbsa", "gradient"])
+@pytest.mark.parametrize("compression", ["tssa", "cbsa", "gradient", "symmetric"])
 def test_every_compression_with_bases(small, compression, tmp_path):
     """The term, and what is logged of the layers, ask the operator for its bases, whatever it is called."""
     overrides = (f"model.config.compression={compression}", "regulariser.weight=1", "regulariser.layers=all")
