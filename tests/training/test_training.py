@@ -3,12 +3,13 @@
 import importlib
 import json
 import math
+import subprocess
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from opencrate.store import runs
+from opencrate.store import environment, runs
 from opencrate.store.build import build_config, initialise
 from opencrate.store.saved import open_saved
 from opencrate.training.train import train
@@ -56,12 +57,28 @@ def test_metrics_say_what_happened(short_run):
     assert all(math.isfinite(row["train_loss"]) for row in metrics["history"])
 
 
+def test_a_run_keeps_the_commit_that_it_began_with(monkeypatch):
+    """A commit made while it trains is not its own: the code is that of the start."""
+    commits = iter(["first", "", "second", ""])
+    answers = {"ls-files": lambda: "", "rev-parse": lambda: next(commits), "status": lambda: next(commits)}
+
+    def git(command, **settings):
+        return subprocess.CompletedProcess(command, 0, answers[command[3]](), "")
+
+    monkeypatch.setattr(environment.subprocess, "run", git)
+    environment._commit.cache_clear()
+    try:
+        assert [environment.environment()["commit"] for _ in range(2)] == ["first", "first"]
+    finally:
+        environment._commit.cache_clear()
+
+
 def test_log_and_environment(short_run):
     lines = [json.loads(line) for line in (short_run.directory / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 2
-    environment = json.loads((short_run.directory / "environment.json").read_text())
-    assert environment["torch"] == torch.__version__
-    assert environment["torch_threads"] == torch.get_num_threads()
+    made_with = json.loads((short_run.directory / "environment.json").read_text())
+    assert made_with["torch"] == torch.__version__
+    assert made_with["torch_threads"] == torch.get_num_threads()
 
 
 def test_same_seed_same_weights_other_seed_other_weights(small, short_run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,12 @@ def _has_amx() -> bool:
     return getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
+@cache
 def _commit() -> str | None:
-    """The commit of this package's own source tree, with `+changes` where it differs; `None` if installed."""
+    """The commit of this package's own source tree, with `+changes` where it differs; `None` if installed.
+
+    As first read in this process, which goes on with the code of then: a commit made during a run is not the run's.
+    """
     source = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
