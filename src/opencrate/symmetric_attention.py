@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ._hf import init
 from .attention import attended, blocks_of, by_batch, by_head
@@ -21,7 +20,7 @@ def symmetric_maps(scores: Tensor) -> Tensor:
     """``D^-1/2 W D^-1/2`` of ``W = exp(scores)``, symmetric ``(..., N, N)``, with D the sums of its rows.
 
     It has the eigenvalues of the softmax ``D^-1 W``, between -1 and 1, but is symmetric as W is: no vector gets longer.
-    A score of -inf is an entry of 0. [the normalisation of normalised cuts: Shi & Malik 2000]
+    A very low score is an entry of 0. [the normalisation of normalised cuts: Shi & Malik 2000]
     """
     half = scores.logsumexp(-1, keepdim=True) / 2
     return (scores - half - half.mT).exp()
@@ -121,6 +120,10 @@ def _map(scores: Tensor, sums: Tensor, heads: slice, rows: slice) -> Tensor:
     return scores.sub_(sums[heads, rows] / 2).sub_(sums[heads].mT / 2).exp_()
 
 
+SHORT = 1e-3
+"""Length below which a token in a subspace counts as none: its cosines go to 0, and their gradients stay finite."""
+
+
 class SymmetricMSSA(Subspaces):
     """``Z + sum_k a_k (M_k - I) V_k U_k^T``: MSSA whose maps M_k are symmetric, of the tokens themselves.
 
@@ -170,7 +173,7 @@ class SymmetricMSSA(Subspaces):
         else:
             scores = _scores(X @ X.mT, bias)
             kept = attended(attention_mask)
-            scores = scores if kept is None else scores.masked_fill(~kept.mT, -torch.inf)
+            scores = scores if kept is None else scores.masked_fill(~kept.mT, torch.finfo(scores.dtype).min)
             mixed = symmetric_maps(scores).to(V.dtype) @ V
             maps = scores.softmax(-1) if output_attentions else None
         heads = self.raw_step.sigmoid()[:, None, None].to(V.dtype) * (mixed - V)
@@ -184,9 +187,10 @@ class SymmetricMSSA(Subspaces):
         return _scores(X[..., :1, :] @ X.mT, first).softmax(-1).squeeze(-2)
 
     def _turned(self, V: Tensor, places: Places | None) -> Tensor:
-        """X ``(B, K, N, p)``: V of length 1, times the root of the temperature, turned by the angles of the places."""
+        """X ``(B, K, N, p)``: V of length 1 (less below ``SHORT``) by the root of the temperature, turned by places."""
         root = (self.log_temperature / 2).exp()[:, None, None].to(V.dtype)
-        return rotate(F.normalize(V, dim=-1) * root, None if places is None else places.rotation)
+        squares = V.square().sum(-1, keepdim=True, dtype=torch.promote_types(V.dtype, torch.float32)) + SHORT**2
+        return rotate(V * squares.rsqrt().to(V.dtype) * root, None if places is None else places.rotation)
 
     def _bias(self, V: Tensor, places: Places | None) -> Tensor | None:
         """Symmetric ``(K, N, N)``, or for each image ``(B, K, N, N)``."""

@@ -119,7 +119,7 @@ def test_pca_groups_are_orthonormal_and_ordered_by_energy(build):
     torch.testing.assert_close(together.mT @ together, torch.eye(together.shape[1]).double(), atol=1e-5, rtol=0)
     tokens = torch.cat([s.layers[1].before[s.mask if s.mask is not None else ...].flatten(0, -2) for s in passes])
     energy = (tokens.double() @ together).square().sum(0)
-    assert (energy[1:] <= energy[:-1] * (1 + 1e-5)).all()
+    assert (energy[1:] <= energy[:-1] * (1 + 1e-5) + 1e-6 * energy[0]).all()  # the last ones are rounding
     torch.testing.assert_close(step.projected, torch.einsum("bnd,kdp->bknp", step.before, step.subspaces))
 
 

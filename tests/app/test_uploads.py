@@ -79,8 +79,8 @@ def test_uploads_that_are_refused(folders, tmp_path, temporary):
     broken = tmp_path / "b.zip"
     broken.write_bytes((tmp_path / "a.zip").read_bytes()[:-2000])
     assert refusal([str(broken)]).count("\n") == 0
-    many = zipped(pets, tmp_path / "c.zip", [(f"model/{number}.json", b"{}") for number in range(40)])
-    assert "more than 32" in refusal([many])
+    many = zipped(pets, tmp_path / "c.zip", [(f"model/{number}.json", b"{}") for number in range(101)])
+    assert "more than 100" in refusal([many])
     assert not list(temporary.iterdir())
 
 

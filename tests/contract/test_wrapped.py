@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize, prune
 
 import opencrate as oc
 
-from .wrapped import BLOCKS, FORMS, exchange, inputs_of, linear_maps, model_of
+from .wrapped import BLOCKS, FORMS, VISIBLE, exchange, inputs_of, linear_maps, model_of
 
 every_form = pytest.mark.parametrize("form", FORMS)
 
@@ -138,7 +138,7 @@ def test_pruning_and_hooks_on_every_linear_map(form):
             assert (hooked(*inputs) - before).abs().max() > 1e-3, name
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "visible autoencoder"])  # see `restore`
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in VISIBLE])  # see `restore`
 def test_offloaded_weights(form, tmp_path):
     """accelerate keeps the weights elsewhere and brings a module's in for its own forward alone."""
     model, inputs = model_of(form), inputs_of(form)

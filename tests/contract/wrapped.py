@@ -57,6 +57,7 @@ AUTOENCODERS: dict[str, dict[str, Any]] = {
     "symmetric autoencoder": {**SYMMETRIC, "mask_tokens_in_encoder": False},
     "visible autoencoder": {"mask_tokens_in_encoder": False, "position": "both"},
 }
+VISIBLE = [form for form, changes in AUTOENCODERS.items() if not changes.get("mask_tokens_in_encoder", True)]
 FORMS = (*BLOCKS, *AUTOENCODERS, *TEXTS)
 
 

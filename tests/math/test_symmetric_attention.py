@@ -6,7 +6,13 @@ import torch
 from opencrate import CrateConfig, CrateForImageClassification, CrateTextConfig
 from opencrate.objective import subspace_coding_rate
 from opencrate.positions import grid_places
-from opencrate.symmetric_attention import BlockedSymmetricAttention, SymmetricMSSA, symmetric_attention, symmetric_maps
+from opencrate.symmetric_attention import (
+    SHORT,
+    BlockedSymmetricAttention,
+    SymmetricMSSA,
+    symmetric_attention,
+    symmetric_maps,
+)
 
 SMALL = {"hidden_size": 12, "num_attention_heads": 3, "head_dim": 4, "image_size": 8, "patch_size": 4}
 CERTIFIED = {"compression": "symmetric", "attention_output": "tied", "subspace_constraint": "joint"}
@@ -36,11 +42,12 @@ def test_update_written_out():
         expected = torch.zeros(NUM_TOKENS, 12, dtype=torch.float64)
         for k, U in enumerate(module.bases()):
             V = Z[image] @ U
+            lengths = V.square().sum(1) + SHORT**2
             tau, a = module.log_temperature[k].exp(), module.raw_step[k].sigmoid()
             W = torch.empty(NUM_TOKENS, NUM_TOKENS, dtype=torch.float64)
             for i in range(NUM_TOKENS):
                 for j in range(NUM_TOKENS):
-                    cosine = V[i] @ V[j] / V[i].norm() / V[j].norm()
+                    cosine = V[i] @ V[j] / (lengths[i] * lengths[j]).sqrt()
                     W[i, j] = (tau * cosine + (bias[k, i, j] + bias[k, j, i]) / 2).exp()
             sums = W.sum(1)
             M = W / (sums[:, None] * sums[None, :]).sqrt()
@@ -141,6 +148,19 @@ def test_padding_does_not_count():
     found = module(Z, mask)[0]
     assert found.isfinite().all()
     torch.testing.assert_close(found[:, :6], module(Z[:, :6])[0])
+
+
+def test_tokens_of_zero_and_whole_padding_have_gradients():
+    """Where a layer before switched every code off, and where a text is empty."""
+    module, places = module_of(position="absolute+both")
+    Z = drawn(2, NUM_TOKENS, 12)
+    Z[0, 1:3] = 0
+    (gradient,) = torch.autograd.grad(module(Z.requires_grad_(), places=places)[0].sum(), Z)
+    assert gradient.abs().max() < 1e5
+    module, _ = module_of(position="none")
+    mask = torch.tensor([[0.0] * NUM_TOKENS, [1.0] * NUM_TOKENS])
+    (gradient,) = torch.autograd.grad(module(Z, mask)[0].sum(), Z)
+    assert gradient.isfinite().all()
 
 
 def test_maps_on_request_are_a_softmax():

@@ -25,7 +25,7 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _PIXELS = 40_000_000
 _SIDES = 4  # the longer side by the shorter one: patches are counted along the shorter
-_FILES = 32
+_FILES = 100
 
 
 def read_picture(saved: SavedModel, file: str | Path | None) -> Image.Image:
