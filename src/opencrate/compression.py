@@ -13,7 +13,7 @@ from ._hf import one_cache
 from .attention import attention_function, dense_mask, with_bias
 from .linear_maps import affine_of, has_plain_weight
 from .operators import attention_maps, gamma, orthonormalize
-from .positions import Places, Rotation, relative_bias, rotate
+from .positions import Places, Rotation, bias_at, relative_bias, rotate
 from .products import apply_linear
 from .recording import record
 
@@ -150,11 +150,8 @@ class SoftmaxAttention(Subspaces):
 
     def _bias(self, places: Places | None, queries: Tensor, keys: Tensor) -> Tensor | None:
         """``(K, N, keys)`` in the type of the scores, or for each image ``(B, K, N, keys)``."""
-        if self.relative is None:
-            return None
-        if places is None:
-            raise ValueError("places: positions inside the attention need the places of the tokens; call the model")
-        return self.relative(places, queries.shape[-2], keys.shape[-2]).to(queries.dtype)
+        bias = bias_at(self.relative, places, queries.shape[-2], keys.shape[-2])
+        return None if bias is None else bias.to(queries.dtype)
 
     def _turned_back(self, heads: Tensor, rotation: Rotation | None) -> Tensor:
         """Heads ``(B, N, K, p)`` in the bases U_k, whatever positions did to the values."""

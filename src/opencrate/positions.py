@@ -169,6 +169,15 @@ def toeplitz(row: Tensor, queries: int) -> Tensor:
     return shifted[..., : length + 1 - queries]
 
 
+def bias_at(relative: nn.Module | None, places: Places | None, queries: int, keys: int) -> Tensor | None:
+    """What a learned bias is at these places, ``(K, queries, keys)`` or for each image; ``None`` without one."""
+    if relative is None:
+        return None
+    if places is None:
+        raise ValueError("places: positions inside the attention need the places of the tokens; call the model")
+    return relative(places, queries, keys)
+
+
 class GridBias(nn.Module):
     """b_k of the offset (rows, columns) of two patches, and of pairs with the class token; 0 at first."""
 

@@ -1,4 +1,4 @@
-"""Subspace self-attention that lowers R^c by construction: its maps are symmetric, and so shrink every direction.
+"""Subspace self-attention that lowers R^c by construction: its maps are symmetric, and so lengthen no direction.
 
 Shapes: B batch, N tokens, d width, K subspaces of dimension p; ``V (B, K, N, p)`` are the tokens in the subspaces.
 """
@@ -13,7 +13,7 @@ from ._hf import init
 from .attention import attended, blocks_of, by_batch, by_head
 from .calibration import plain_work
 from .compression import Subspaces
-from .positions import Places, relative_bias, rotate
+from .positions import Places, bias_at, relative_bias, rotate
 
 
 def symmetric_maps(scores: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ class SymmetricMSSA(Subspaces):
 
     Queries = keys makes the scores symmetric; divided by the root of both sums and not by one, so are the maps. For
     orthonormal ``[U_1 ... U_K]`` each ``V_k`` becomes ``P_k V_k`` with ``P_k = (1 - a_k) I + a_k M_k`` and ``||P_k|| <=
-    1``, so that ``V_k^T V_k`` shrinks in every direction, and with it every term of R^c, whatever the weights and the
-    input. The scores are ``tau_k`` times the cosine of two tokens in the subspace, and positions inside the attention:
+    1``, so that ``V_k^T V_k`` grows in no direction, and no term of R^c rises, whatever the weights and the input. The
+    scores are ``tau_k`` times the cosine of two tokens in the subspace, and positions inside the attention:
     rotations, and the mean of the biases of (i, j) and (j, i). Learned: ``0 < a_k < 1`` and ``tau_k > 0``.
 
     Args:
@@ -194,9 +194,5 @@ class SymmetricMSSA(Subspaces):
 
     def _bias(self, V: Tensor, places: Places | None) -> Tensor | None:
         """Symmetric ``(K, N, N)``, or for each image ``(B, K, N, N)``."""
-        if self.relative is None:
-            return None
-        if places is None:
-            raise ValueError("places: positions inside the attention need the places of the tokens; call the model")
-        bias = self.relative(places, V.shape[-2], V.shape[-2])
-        return (bias + bias.mT) / 2
+        bias = bias_at(self.relative, places, V.shape[-2], V.shape[-2])
+        return None if bias is None else (bias + bias.mT) / 2
