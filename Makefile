@@ -27,7 +27,7 @@ torch = $(pip) install --retries 1 --extra-index-url $(TORCH_INDEX) $(2)
 # Into $(1), this package, for editing in place.
 this = $(pip) install --no-deps --no-build-isolation --editable .
 
-pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+pytest = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 .PHONY: .venv demo test test-lowest test-latest lint pages docs notebooks docs-test lock clean
 

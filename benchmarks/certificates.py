@@ -52,11 +52,18 @@ def row_of(saved: SavedModel, num_images: int) -> dict[str, object]:
         "parameters": saved.num_parameters,
         "images": found.num_inputs,
         "descends on": int(found.holds.sum()),
+        "R^c falls (%)": _share(found.rate_margin, found.rounding),
+        "ISTA descends (%)": _share(found.lasso_margin, found.rounding),
         "guaranteed": found.guaranteed,
         "layers that raise R^c": int((found.rate_change.mean(1) > 0).sum()),
         "smallest margin": f"{float(found.margin.min()):.2g}",
         **{claim.text: f"{MARKS[claim.held]}: {claim.weakest}" for claim in claims(box.series)},
     }
+
+
+def _share(margins: torch.Tensor, rounding: float) -> float:
+    """Of all layers and images ``(L, B)``, the per cent whose step descends."""
+    return round(100 * float((margins >= -rounding).double().mean()), 2)
 
 
 if __name__ == "__main__":

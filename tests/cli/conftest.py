@@ -73,7 +73,7 @@ def plain_crate(tmp_path_factory):
         hidden_size=24, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4, num_labels=3
     )
     CrateForImageClassification(config).save_pretrained(directory)
-    CrateImageProcessor().save_pretrained(directory)
+    CrateImageProcessor(size={"shortest_edge": 24}, crop_size=24).save_pretrained(directory)
     return directory
 
 

@@ -98,7 +98,7 @@ def saved_crate(folder, **settings):
     """An untrained CRATE of colour images of 16x16 pixels."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 16, "patch_size": 4}
     CrateForImageClassification(CrateConfig(**sizes, num_labels=3, **settings)).save_pretrained(folder)
-    CrateImageProcessor().save_pretrained(folder)
+    CrateImageProcessor(size={"shortest_edge": 24}, crop_size=24).save_pretrained(folder)
     return folder
 
 

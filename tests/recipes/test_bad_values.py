@@ -113,3 +113,11 @@ def test_words_that_look_like_something_else_come_back(word, tmp_path):
     (tmp_path / "again.yaml").write_text(recipe_yaml(recipe))
     assert load_recipe(tmp_path / "again.yaml") == recipe and recipe.description == word
     assert read_mapping(tmp_path / "again.yaml")["description"] == word
+
+
+def test_what_was_read_before_is_not_changed_by_its_reader(tmp_path):
+    (tmp_path / "a.yaml").write_text("training: {seed: 1, steps: [1, 2]}\n")
+    first = read_mapping(tmp_path / "a.yaml")
+    first["training"]["steps"].append(3)
+    first["training"]["seed"] = 2
+    assert read_mapping(tmp_path / "a.yaml") == {"training": {"seed": 1, "steps": [1, 2]}}

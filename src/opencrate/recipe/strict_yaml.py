@@ -6,7 +6,9 @@ several documents, keys that are not words. Dates, `1_000` and `<<` are plain wo
 
 from __future__ import annotations
 
+import copy
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +109,7 @@ def parse_value(text: str, source: str) -> Any:
 
 def _load(text: str, source: str, problem: str) -> Any:
     try:
-        _check_events(text)
-        return yaml.load(text, Loader=_PlainLoader)
+        return copy.deepcopy(_parsed(text))
     except yaml.reader.ReaderError as error:  # a character that no YAML may hold
         line, reason = (
             text.count("\n", 0, error.position),
@@ -120,6 +121,13 @@ def _load(text: str, source: str, problem: str) -> Any:
         reason = next((words for pattern, words in _REASONS.items() if re.search(pattern, said)), said.strip())
     where = f", line {line + 1}" if "\n" in text else ""
     raise ValueError(f"{source}{where}: {problem} ({reason})")
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """The values of a text, kept: a recipe that many are based on is parsed once."""
+    _check_events(text)
+    return yaml.load(text, Loader=_PlainLoader)
 
 
 def _check_events(text: str) -> None:

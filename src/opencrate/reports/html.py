@@ -19,6 +19,8 @@ import matplotlib
 import matplotlib.figure
 import pandas
 from markupsafe import Markup, escape
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from .._outputs import claim, write_whole
 from .tables import as_bytes
@@ -196,9 +198,12 @@ def environment() -> jinja2.Environment:
 def picture(figure: matplotlib.figure.Figure, kind: str = "png", dpi: int = DPI) -> bytes:
     """The figure as PNG or SVG, without a date or version in it: the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-    with matplotlib.rc_context({"svg.hashsalt": "opencrate"}):
-        figure.savefig(buffer, format=kind, dpi=dpi, facecolor="white", metadata=metadata)
+    figure.set(dpi=dpi, facecolor="white")
+    with matplotlib.rc_context({"svg.hashsalt": "opencrate"}):  # each canvas draws once; `savefig` draws twice
+        if kind == "png":
+            FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+        else:
+            FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 
