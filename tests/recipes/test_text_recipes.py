@@ -49,6 +49,7 @@ def test_recipe_builds_with_the_stated_parameters(name):
         ("shakespeare", "shakespeare-gpt2"),
         ("shakespeare-alpha", "shakespeare-gpt"),
         ("text-demo", "text-demo-gpt2"),
+        ("text-demo", "text-demo-gpt"),
         ("wikitext2", "wikitext2-gpt2"),
         ("wikitext2-bert", "wikitext2-bert-baseline"),
         ("wikipedia-bert-base", "wikipedia-bert-baseline"),
