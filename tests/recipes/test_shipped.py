@@ -97,6 +97,7 @@ def test_recipe_builds_with_the_stated_parameters(name):
         ("cifar10", "cifar10-vit", 0.02),
         ("digits-mae", "digits-mae-vit", 0.02),
         ("cifar10-mae", "cifar10-mae-vit", 0.02),
+        ("cifar10-mae-alpha", "cifar10-mae-vit", 0.02),
         *((f"{data}-{name}", f"{data}-{name}-vit", 0.01) for data in LAPTOP for name in ("dino", "simdino", "lejepa")),
         *((f"digits-{name}", f"digits-{name}-vit", 0.01) for name in ("dino", "simdino", "lejepa", "simclr", "vicreg")),
         *((f"imagenet-{name}-base", f"imagenet-{name}-base-vit", 0.02) for name in ("dino", "simdino")),

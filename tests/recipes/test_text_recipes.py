@@ -108,8 +108,8 @@ def test_every_other_smoke_form_runs(name, corpus, tmp_path):
     run_smoke_form(name, corpus, tmp_path / "run")
 
 
-@pytest.mark.parametrize("task", ["sst2", "rte", "stsb"])
-def test_smoke_form_of_sentences_runs(task, tmp_path):
+@pytest.mark.parametrize(("name", "task"), [("sst2", "sst2"), ("glue", "rte"), ("glue", "stsb")])
+def test_smoke_form_of_sentences_runs(name, task, tmp_path):
     """It needs a folder of sentences and nothing else: no model, no tokenizer."""
     rows = {
         "sst2": "sentence\tlabel\ngreen bottles\t1\nthey fall\t0\n",
@@ -117,9 +117,9 @@ def test_smoke_form_of_sentences_runs(task, tmp_path):
         "stsb": "sentence1\tsentence2\tscore\na\tb\t2.5\nc\td\t4.0\n",
     }
     (tmp_path / "glue").mkdir()
-    for name in ("train", "dev"):
+    for part in ("train", "dev"):
         header, *examples = rows[task].splitlines()
-        (tmp_path / "glue" / f"{name}.tsv").write_text("\n".join([header, *examples * 6]) + "\n")
+        (tmp_path / "glue" / f"{part}.tsv").write_text("\n".join([header, *examples * 6]) + "\n")
     words = [f"glue.path={tmp_path / 'glue'}", f"glue.task={task}"]
-    run = train(load_recipe("glue", words, smoke=True), tmp_path / "run")
+    run = train(load_recipe(name, words, smoke=True), tmp_path / "run")
     assert run.metrics["steps"] == 2 and math.isfinite(run.metrics["loss"])
