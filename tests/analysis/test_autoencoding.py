@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 import opencrate
-from opencrate.analysis.autoencoder import AutoencoderMeasures, measure_autoencoder, require_layered
+from opencrate.analysis.autoencoder import AutoencoderMeasures, _mirrored, measure_autoencoder, require_layered
 from opencrate.analysis.maths.inverse import inverse_errors, relative_error
 from opencrate.analysis.record.states import record
 from opencrate.objective import subspace_coding_rate
@@ -123,6 +123,23 @@ def test_a_decoder_of_another_depth_mirrors_the_last_layers(depth, layers):
     torch.testing.assert_close(found.values["layer_error"][:, -1].float(), relative_error(back, states[1]))
     torch.testing.assert_close(found.values["noise_error"][:, 0], found.values["layer_direction_error"].mean(1))
     assert found.values["decoder_after"].shape == (5, depth) and found.values["encoder_half"].shape == (5, 2)
+
+
+@pytest.mark.parametrize("position", ["absolute", "relative_bias", "rope", "absolute+both"])
+def test_mirrored_layers_are_the_models_own_wherever_it_has_its_positions(position):
+    settings = {"position": position, "head_dim": 4, "decoder_num_hidden_layers": 2}
+    model = tiny_autoencoder(mask_ratio=0.0, loss_on="all", **settings)
+    for name, values in model.named_parameters():
+        if "position_bias" in name:
+            torch.nn.init.normal_(values)
+    with torch.no_grad():
+        found = model(pixels_of(), output_hidden_states=True)
+        Z, Y = found.hidden_states, found.decoder_hidden_states
+        steps = _mirrored(model, pixels_of())
+        for layer, (encode, decode) in enumerate(steps):
+            torch.testing.assert_close(encode(Z[layer]), Z[layer + 1])
+            torch.testing.assert_close(decode(Y[1 - layer]), Y[2 - layer])
+    assert measure_autoencoder(model, [pixels_of()]).values["layer_error"].isfinite().all()
 
 
 def test_whole_images_have_no_masked_patches():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..evaluation.inputs import Batch, evaluating, masking, place, read_batches
 from ..evaluation.reconstruction import masked_patch_errors, patch_noise
 from ..modeling_crate_mae import CrateMAEForPreTraining
 from ..objective import subspace_coding_rate
+from ..positions import grid_places, places_argument
 from ..registry import LEARNED
 from .maths.inverse import Step, inverse_errors, relative_error
 from .record.states import MAX_BATCH
@@ -101,24 +103,31 @@ def measure_autoencoder(
         with evaluating(model):
             with masking(model, 0):  # whole images, tokens in the order of the patches
                 found = model(pixels, output_hidden_states=True, output_compressed_states=True)
-            values = _inverse(model, found) | _rates(model, found, eps) | _noise(model, found, noise_levels, generator)
+            mirrored = _mirrored(model, pixels)
+            inputs = found.hidden_states[: len(model.crate.layers)][-len(mirrored) :]
+            values = _inverse(mirrored, inputs[0]) | _rates(model, found, eps)
+            values |= _noise(mirrored, inputs, noise_levels, generator)
             values |= _pixels(model, pixels, found, seed + number)
         parts.append({name: value.double().cpu() for name, value in values.items()})
     values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     depth = len(model.crate.layers)
-    layers = tuple(range(depth - len(_mirrored(model)) + 1, depth + 1))
+    layers = tuple(range(max(depth - len(model.decoder.layers), 0) + 1, depth + 1))
     return AutoencoderMeasures(eps, model.config.loss_on, layers, tuple(noise_levels), values)
 
 
-def _mirrored(model: CrateMAEForPreTraining) -> list[tuple[Step, Step]]:
-    """Encoder layers and the decoder layers that mirror them, in the encoder's order."""
-    return list(zip(reversed(model.crate.layers), model.decoder.layers))[::-1]
+def _mirrored(model: CrateMAEForPreTraining, pixels: Tensor) -> list[tuple[Step, Step]]:
+    """Encoder layers and the decoder layers that mirror them, in the encoder's order, for whole images `pixels`."""
+    grid = model.crate.embeddings.patch_embeddings.grid(pixels)
+    encoder, decoder = (
+        [partial(layer, **places_argument(grid_places(part.config, grid, pixels.device))) for layer in part.layers]
+        for part in (model.crate, model.decoder)
+    )
+    return list(zip(reversed(encoder), decoder))[::-1]
 
 
-def _inverse(model: CrateMAEForPreTraining, found: Any) -> dict[str, Tensor]:
-    """Errors of layers and of those up to ℓ together, raw and of directions, `(B, M)` each."""
-    encoders, decoders = zip(*_mirrored(model))
-    start = found.hidden_states[len(model.crate.layers) - len(encoders)]
+def _inverse(mirrored: Sequence[tuple[Step, Step]], start: Tensor) -> dict[str, Tensor]:
+    """Errors of layers and of those up to ℓ together, from the state `start`, raw and of directions, `(B, M)` each."""
+    encoders, decoders = zip(*mirrored)
     values = {}
     for name, directions in (("", False), ("_direction", True)):
         errors = inverse_errors(encoders, decoders, start, directions)
@@ -145,11 +154,9 @@ def _rates(model: CrateMAEForPreTraining, found: Any, eps: float) -> dict[str, T
 
 
 def _noise(
-    model: CrateMAEForPreTraining, found: Any, levels: Sequence[float], generator: torch.Generator
+    mirrored: Sequence[tuple[Step, Step]], inputs: Sequence[Tensor], levels: Sequence[float], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """What a layer and its inverse make of tokens with noise, mean over layers, `(B, levels)` each."""
-    mirrored = _mirrored(model)
-    inputs = found.hidden_states[: len(model.crate.layers)][-len(mirrored) :]
+    """What a layer and its inverse make of its input with noise, mean over layers, `(B, levels)` each."""
     columns: dict[str, list[Tensor]] = {"noise_error": [], "noise_left": [], "noise_put": []}
     for level in levels:
         per_layer = []
