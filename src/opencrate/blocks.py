@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ._hf import GradientCheckpointingLayer, init
 from .compression import MSSA, Attention, Subspaces
+from .guard import GuardedStep
 from .norms import TokenLayerNorm
 from .operators import gamma, orthogonality_penalty
 from .recording import read_by, record
@@ -42,6 +43,8 @@ class Compression(nn.Module):
 
     mssa: MSSA
     attention: Attention  # the one that is in use is there
+    guard_waits = False
+    """Whether the guard is left out in training mode; see ``optimiser.guard_from`` of a recipe."""
 
     def __init__(self, config, direction: int = 1, layer_idx: int = 0):
         super().__init__()
@@ -64,18 +67,40 @@ class Compression(nn.Module):
         return operator_of("compression", self.kind)
 
     @property
+    def guarded(self) -> bool:
+        """Whether R^c cannot rise: the configuration's guard; steps backwards have none."""
+        return self.config.compression_guard != "none" and self.direction == 1
+
+    @property
     def operator(self) -> Any:
         """The module that makes the update."""
         return getattr(self, self.kind)
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+    def forward(
+        self, tokens: Tensor, attention_mask: Tensor | None = None, padding: Tensor | None = None, **kwargs
+    ) -> Tensor:
         update, maps = self.operator(self.norm(tokens), attention_mask, **kwargs)
         record("attentions", maps)
+        return self._guarded(tokens, self._stepped(tokens, update), padding)
+
+    def _stepped(self, tokens: Tensor, update: Tensor) -> Tensor:
         kappa = self.log_kappa.exp() if hasattr(self, "log_kappa") else self.config.compression_kappa
         if kappa is None:
             return torch.add(tokens, update, alpha=self.direction)
         step = self.direction * kappa * gamma(tokens.shape[-2], self.config.head_dim, self.config.compression_eps)
         return (1 - step) * tokens + step * update
+
+    def _guarded(self, tokens: Tensor, half: Tensor, padding: Tensor | None) -> Tensor:
+        """Z^{l+1/2}, taken back as far as the configuration's guard asks for; padding ``(B, N)`` is 0 in the mask."""
+        if not self.guarded or (self.training and self.guard_waits):
+            return half
+        kept = None if padding is None else padding.bool().unsqueeze(-1)
+        number = tokens.shape[-2] if kept is None else kept.sum(-2, keepdim=True).clamp(min=1).unsqueeze(-1)
+        wide = torch.promote_types(half.dtype, torch.float32)
+        U = self.operator.bases().to(wide)
+        g = gamma(number, self.config.head_dim, self.config.compression_eps)
+        step = GuardedStep(tokens.to(wide), half.to(wide), U.movedim(0, 1).flatten(1), len(U), g, kept)
+        return step.taken().to(half.dtype)
 
 
 class Sparsification(nn.Module):

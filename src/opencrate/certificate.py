@@ -32,7 +32,8 @@ class Certificate:
         lasso: ``1/2 ||X - A D^T||^2 + lambda ||A||_1`` ``(L, T + 1, B)`` of the ISTA steps: at the start (the nearest
             code that the problem allows, 0 or X or its positive part) and after each, the last of the model's own
             code. NaN where there are none.
-        rate_guaranteed: by layer, whether R^c must fall on every input: an operator that ``always_descends``.
+        rate_guaranteed: by layer, whether R^c must fall on every input: by a guard, or of an operator that
+            ``always_descends``.
         lasso_guaranteed: by layer, whether every ISTA step must lower its objective: eta < 2/||D||^2 and a start that
             the problem allows.
         rounding: a rise up to it, relative to the objective, is rounding of the states' type.
@@ -261,6 +262,8 @@ def _lasso(step: Sparsification, half: Tensor, own: Tensor | None, mask: Tensor 
 
 
 def _descends(step: Compression, own_eps: bool) -> bool:
+    if step.guarded:
+        return own_eps
     always: Callable[[bool], bool] = getattr(step.operator, "always_descends", lambda _: False)
     return always(own_eps) and step.direction == 1 and isinstance(step.norm, nn.Identity)
 

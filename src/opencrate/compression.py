@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ._hf import one_cache
 from .attention import attention_function, dense_mask, with_bias
 from .linear_maps import affine_of, has_plain_weight
-from .operators import attention_maps, gamma, orthonormalize
+from .operators import attention_maps, gamma, orthogonality_penalty, orthonormalize
 from .positions import Places, Rotation, bias_at, relative_bias, rotate
 from .products import apply_linear
 from .recording import record
@@ -74,6 +74,15 @@ class Subspaces(nn.Module):
         """Put the orthonormal matrix in use in the place of the weight."""
         self.subspaces.weight.copy_(self.bases().movedim(0, 1).flatten(1).mT)
         self.constraint = "none"
+
+    @torch.no_grad()
+    def has_orthonormal_bases(self) -> bool:
+        """Whether ``[U_1 ... U_K]`` is orthonormal: by its constraint, or, where that was released, to rounding."""
+        if self.constraint == "joint":
+            return True
+        joined = self._constrained(self.joined_weight())
+        rounding = 64 * torch.finfo(torch.promote_types(joined.dtype, torch.float32)).eps
+        return orthogonality_penalty(joined.double()).item() <= joined.shape[1] * rounding**2
 
     def project(self, tokens: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """``(B, N, d)`` -> V = Z U_k ``(B, K, N, p)``, which is recorded, and U ``(d, K p)`` under a constraint.

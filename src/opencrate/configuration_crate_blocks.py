@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from ._suggest import suggest
 from ._values import Amount, Positive, Share, Within, allowed, fitted, shown_value
-from .registry import Operator, Step, imports_of, operator_of, unregistered
+from .registry import LEARNED, Operator, Step, imports_of, operator_of, unregistered
 from .sparsification import ISTA
 
 # Words that transformers itself passes to a config's constructor without declaring them as fields.
@@ -69,6 +69,9 @@ class CrateBlockConfig(PreTrainedConfig):
             (1 - kappa gamma) Z + kappa gamma MSSA [2306.01129, Eq. 61], gamma = p/(N eps^2); a tied output is then
             multiplied by gamma, a learned one has absorbed it (Eq. 115).
         compression_eps: epsilon inside that gamma.
+        compression_guard: ``none`` (published); ``length``: Z^{l+1/2} has the length of Z^l (all tokens of an input
+            together), and what would raise R^c of the learned bases is taken back, so that R^c falls on every input
+            (:class:`~opencrate.guard.GuardedStep`); not in a causal model.
         ista_step_size: step size eta.
         ista_step: ``fixed``: eta is ``ista_step_size``; ``bounded``: eta is ``ista_step_size``/b with b >= ||D||^2, so
             that below 2 every step from a feasible start lowers the LASSO objective, whatever D becomes.
@@ -128,6 +131,7 @@ class CrateBlockConfig(PreTrainedConfig):
     dropout: Share = 0.0
     compression_kappa: Amount | None = None
     compression_eps: Positive = 0.5
+    compression_guard: Literal["none", "length"] = "none"
     ista_step_size: Positive = 0.1
     ista_step: Literal["fixed", "bounded"] = "fixed"
     ista_lambda: Amount = 0.1
@@ -250,6 +254,9 @@ class CrateBlockConfig(PreTrainedConfig):
         pairs = 4 if hasattr(self, "grid_size") else 2
         fits = "rope" not in inside or self.head_dim % pairs == 0
         self._require(fits, "position", f"without rope where head_dim={self.head_dim} is not a multiple of {pairs}")
+        if self.compression_guard != "none":
+            learned = self.operator("compression").subspaces == LEARNED
+            self._require(learned, "compression_guard", f"'none' with compression={self.compression!r}")
         if self.attention_output == "none":
             self._require(inner == self.hidden_size, "attention_output", "used with K p = d only")
         if self.subspace_constraint == "each":

@@ -66,6 +66,8 @@ class CrateTextConfig(CrateBlockConfig):
         self._require(causal, "compression", "one that keeps tokens from seeing later ones, in a causal model")
         gamma = self.compression_kappa is not None
         self._require(not (gamma and self.is_causal), "compression_kappa", "null in a causal model, where N varies")
+        guard = self.compression_guard != "none"
+        self._require(not (guard and self.is_causal), "compression_guard", "'none' in a causal model")
 
 
 _GPT2 = {"vocab_size": 50304, "max_position_embeddings": 1024, "is_causal": True}

@@ -220,11 +220,10 @@ class CrateModel(CrateImagePreTrainedModel):
         tokens = self._as_handed_on(self.embeddings(pixel_values))
         mask = self._padding_or_mask(tokens, attention_mask)
         maps = kwargs.get("output_attentions", self.config.output_attentions)
-        places = places_argument(
-            grid_places(self.config, self.embeddings.patch_embeddings.grid(pixel_values), tokens.device)
-        )
+        places = grid_places(self.config, self.embeddings.patch_embeddings.grid(pixel_values), tokens.device)
+        further = places_argument(places) | self._padding_argument(attention_mask)
         for layer in self.layers:
-            tokens = layer(tokens, mask, output_attentions=bool(maps), **places)
+            tokens = layer(tokens, mask, output_attentions=bool(maps), **further)
         record("hidden_states", tokens)
         pooled = tokens[:, 0] if self.config.pool == "cls" else tokens.mean(dim=1)
         return CrateModelOutput(last_hidden_state=tokens, pooler_output=pooled)

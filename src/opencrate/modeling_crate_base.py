@@ -162,12 +162,22 @@ class CratePreTrainedModel(PreTrainedModel):
             return None
         if not self.config.operator("compression").padding_only:
             return create_bidirectional_mask(self.config, tokens, attention_mask)
+        return self._padding(attention_mask, f"compression={self.config.compression!r}")
+
+    def _padding(self, attention_mask: Tensor, reader: str) -> Tensor:
         if attention_mask.ndim != 2:
             raise ValueError(
-                f"attention_mask of shape {tuple(attention_mask.shape)}: compression={self.config.compression!r} takes "
-                "padding only, of shape (batch, tokens)"
+                f"attention_mask of shape {tuple(attention_mask.shape)}: {reader} takes padding only, of shape "
+                "(batch, tokens)"
             )
         return attention_mask
+
+    def _padding_argument(self, attention_mask: Tensor | None) -> dict[str, Tensor]:
+        """What a layer is given for its guard, which counts the tokens that are no padding."""
+        guard = self.config.compression_guard
+        if attention_mask is None or guard == "none":
+            return {}
+        return {"padding": self._padding(attention_mask, f"compression_guard={guard!r}")}
 
     def _check_outputs(self, kwargs: dict) -> None:
         known = {f"output_{key}" for key in self._can_record_outputs}

@@ -178,8 +178,9 @@ class CrateTextModel(CrateTextPreTrainedModel):
         maps = bool(kwargs.get("output_attentions", self.config.output_attentions))
         first = 0 if cache is None else cache.get_seq_length()
         places = places_argument(text_places(self.config, tokens.shape[1], first, tokens.device))
+        further = cache_argument(cache) | places | self._padding_argument(attention_mask)
         for layer in self.layers:
-            tokens = layer(tokens, mask, output_attentions=maps, **cache_argument(cache), **places)
+            tokens = layer(tokens, mask, output_attentions=maps, **further)
         if self.config.final_norm:
             tokens = read_by(self.norm, "hidden_states", tokens)
         else:

@@ -151,7 +151,7 @@ class SymmetricMSSA(Subspaces):
 
     def always_descends(self, own_eps: bool = True) -> bool:
         """Whether R^c, of any eps, falls on every input: with orthonormal bases, tied to the output."""
-        return self.output_kind == "tied" and self.constraint == "joint"
+        return self.output_kind == "tied" and self.has_orthonormal_bases()
 
     def forward(
         self,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from opencrate import CrateForMaskedLM, CrateMAEConfig, CrateMAEForPreTraining, CrateTextConfig
+from opencrate import CrateForCausalLM, CrateForMaskedLM, CrateMAEConfig, CrateMAEForPreTraining, CrateTextConfig
+from opencrate.blocks import release_constraints
 from opencrate.certificate import joined
 from opencrate.objective import subspace_coding_rate
 from opencrate.operators import ista, lasso_objective
@@ -12,6 +13,7 @@ from .common import BASE, images_of, model_of
 from .text import ids_of, text_config
 
 CERTIFIED = {"compression": "gradient", "attention_output": "tied", "ista_step": "bounded", "ista_step_size": 1.0}
+GUARDED = {"compression_guard": "length", "ista_step": "bounded", "ista_step_size": 1.0}
 FORMS = {
     "positive start": {**CERTIFIED, "ista_start": "positive"},
     "soft threshold": {**CERTIFIED, "ista_threshold": "soft", "learned_steps": "atom"},
@@ -20,6 +22,17 @@ FORMS = {
         **CERTIFIED,
         "subspace_constraint": "joint",
         "dictionary_constraint": "orthonormal",
+        "ista_start": "positive",
+    },
+    "guarded": {**GUARDED, "ista_start": "positive", "position": "absolute+both", "head_dim": 4},
+    "guarded alpha": {
+        **{**GUARDED, "dictionary_expansion": 3, "dictionary_decode": "untied", "ista_residual": True},
+        "ista_num_steps": 2,
+    },
+    "guarded statistics": {**GUARDED, "compression": "tssa", "ista_threshold": "soft"},
+    "guarded representatives": {**GUARDED, "compression": "cbsa", "ista_start": "positive"},
+    "guarded paper step": {
+        **{**GUARDED, "compression_kappa": 0.3, "attention_output": "tied", "subspace_constraint": "each"},
         "ista_start": "positive",
     },
     "symmetric": {
@@ -91,6 +104,60 @@ def test_every_step_counts():
         torch.testing.assert_close(found.lasso[0, number], lasso_objective(code, X, D, model.config.ista_lambda))
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form.startswith("guarded")])
+def test_a_guard_is_what_makes_them_descend(form):
+    """And it keeps the length of an input's tokens."""
+    model = model_of(**FORMS[form])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    images = images_of(model, batch=8)
+    assert model.certificate(images).guaranteed
+    states = model(images, output_hidden_states=True, output_compressed_states=True)
+    for before, half in zip(states.hidden_states, states.compressed_states):
+        torch.testing.assert_close(half.norm(dim=(1, 2)), before.norm(dim=(1, 2)))
+    model.config.compression_guard = "none"
+    free = model.certificate(images)
+    assert not any(free.rate_guaranteed)
+    assert (free.rate_margin < -free.rounding).any()
+    model.config.compression_guard = "length"
+    for layer in model.crate.layers:
+        layer.compress.guard_waits = True
+    torch.testing.assert_close(model.certificate(images).rates, model.certificate(images).rates)
+    assert model.certificate(images).holds.all()  # a guard waits in training alone
+    one = torch.cat([model(image[None]).logits for image in images])
+    torch.testing.assert_close(model(images).logits, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_released_constraints_leave_the_guarantee(form):
+    """Export and libraries that read the weights themselves want them as they are used."""
+    model = model_of(**FORMS[form])
+    images = images_of(model, batch=4)
+    before = model.certificate(images)
+    release_constraints(model)
+    found = model.certificate(images)
+    assert found.guaranteed
+    torch.testing.assert_close(found.rates, before.rates, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        model.crate.layers[0].compress.operator.subspaces.weight.mul_(1.01)
+    if form == "symmetric":
+        assert model.certificate(images).rate_guaranteed == (False, True)
+
+
+def test_guards_are_refused_where_they_cannot_hold():
+    for wrong in ({"compression": "attention"}, {"compression_guard": "shorten"}):
+        with pytest.raises(ValueError, match="compression"):
+            model_of(**{**GUARDED, **wrong})
+    with pytest.raises(ValueError, match="compression_guard='length' is not allowed; it must be 'none' in a causal"):
+        text_config(is_causal=True, **GUARDED)
+    with pytest.raises(ValueError, match="'none' in a causal model"):
+        CrateForCausalLM(text_config(is_causal=None, **GUARDED))
+    model = CrateForMaskedLM(text_config(is_causal=False, **GUARDED)).eval()
+    with pytest.raises(ValueError, match="compression_guard='length' takes padding only"):
+        model(ids_of(2, 6), attention_mask=torch.ones(2, 1, 6, 6, dtype=torch.bool))
+
+
 def test_other_models():
     autoencoder = CrateMAEForPreTraining(CrateMAEConfig(**BASE, compression="gradient", attention_output="tied"))
     found = autoencoder.certificate(images_of(autoencoder), noise=torch.arange(4.0).expand(2, -1))
@@ -102,14 +169,16 @@ def test_other_models():
     assert "LASSO" not in str(other)
 
 
-def test_padding_of_texts_does_not_count():
-    config = text_config(is_causal=False, compression="gradient", attention_output="tied")
+@pytest.mark.parametrize("form", [{"compression": "gradient", "attention_output": "tied"}, GUARDED])
+def test_padding_of_texts_does_not_count(form):
+    config = text_config(is_causal=False, **form)
     assert isinstance(config, CrateTextConfig)
     model = CrateForMaskedLM(config).eval()
     ids = ids_of(2, 6)
     padded, mask = torch.cat((ids, ids_of(2, 3)), 1), torch.ones(2, 9, dtype=torch.long)
     mask[:, 6:] = 0
     found, alone = model.certificate(padded, attention_mask=mask), model.certificate(ids)
+    assert all(found.rate_guaranteed)
     torch.testing.assert_close(found.rates, alone.rates, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.lasso, alone.lasso, rtol=1e-4, atol=1e-5)
 

@@ -63,6 +63,7 @@ class OptimiserRecipe:
     optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "lion", "muon"] = "adamw_torch_fused"
     min_learning_rate: Amount = 0.0  # where training.lr_scheduler_type=cosine_with_min_lr ends
     ema_decay: Share = 0.0  # of an exponential moving average of the weights that is saved and evaluated; 0 is off
+    guard_from: Share = 0.0  # share of the steps that are trained without model.config.compression_guard, for speed
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from ..store import checkpoints
 from . import regulariser
 from .callbacks import FiniteWatch, ProgressBar, RunLog, StopSignals
 from .ema import WeightAverage
+from .guard_schedule import GuardSchedule
 from .losses import penalty
 from .optimizers import build_optimizer
 from .precision import decided
@@ -113,7 +114,9 @@ class RecipeTrainer(OpenTrainer):
         for callback in self.task_callbacks:
             callback.progress = self._progress_bar
         ours = (self._signals, _Flow(self), self.average, self.run_log, self._watch, *self.task_callbacks)
-        for callback in (*ours, self._progress_bar, self.white_box):
+        waits = recipe.optimiser.guard_from
+        guard = GuardSchedule(parts.model, waits) if waits else None
+        for callback in (*ours, guard, self._progress_bar, self.white_box):
             if callback is not None:
                 self.add_callback(callback)
 
