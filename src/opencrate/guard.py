@@ -52,8 +52,9 @@ class GuardedStep:
     def taken(self) -> Tensor:
         """Tokens ``(B, N, d)``. R^c is computed in float64; the gradient is exact, t's as an implicit function's."""
         with in_full(self.Z.device.type):
-            whole, limit = self._at_length(self.proposed), self._limit()
+            whole = self._at_length(self.proposed)
             with torch.no_grad():
+                limit = _share() * _rate(self._moments(self._heads(self.Z)))
                 rises = _rate(self._moments(self._heads(whole))) > limit
             if traced():
                 return torch.where(rises[:, None, None], self._part(limit), whole)
@@ -108,11 +109,6 @@ class GuardedStep:
         value = (_form(at_limit, gradient) - _share() * before) / torch.where(inside, slope, 1)
         return torch.where(inside, value - value.detach(), 0)[:, None, None]
 
-    def _limit(self) -> Tensor:
-        """What R^c must not exceed, ``(B)``."""
-        with torch.no_grad():
-            return _share() * _rate(self._moments(self._heads(self.Z)))
-
     def _heads(self, tokens: Tensor) -> Tensor:
         """``(B, N, d)`` -> ``(B, K, N, p)``, 0 for padding."""
         counted = tokens if self.kept is None else tokens * self.kept
@@ -131,10 +127,12 @@ class GuardedStep:
 
     def _at_length(self, X: Tensor, tokens: Tensor | None = None) -> Tensor:
         """X ``(B, ...)`` times ||Z||_F/||tokens||_F, by default of X itself; 0 where Z is 0."""
-        length, own = self._squares(self.Z), self._squares(X if tokens is None else tokens)
-        tiny = _tiny(own)
-        ratio = (length.clamp(min=tiny) / own.clamp(min=tiny)).sqrt() * (length > 0)
-        return X * ratio.reshape(-1, *[1] * (X.ndim - 1))
+        own = self._length(X if tokens is None else tokens).clamp(min=_tiny(X) ** 0.5)
+        return X * (self._length(self.Z) / own).reshape(-1, *[1] * (X.ndim - 1))
+
+    def _length(self, tokens: Tensor) -> Tensor:
+        """``||tokens||_F (B)``, whose gradient at 0 is 0."""
+        return torch.linalg.vector_norm(tokens if self.kept is None else tokens * self.kept, dim=(-1, -2))
 
 
 def _crossing(excess: Callable[[Tensor], Tensor], limit: Tensor) -> Tensor:

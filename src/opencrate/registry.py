@@ -87,9 +87,10 @@ class Operator:
     def half_step(self, config: Any) -> str:
         """What Z^{l+1/2} is, in symbols, of the compression of a configuration."""
         symbol = f"{self.symbol or config.compression}({'LN(Z)' if self.normalised else 'Z'})"
+        guard = "" if config.compression_guard == "none" else ", guarded"
         if not symbol.startswith("−"):
-            return f"Z + {symbol}"
-        return f"Z − {symbol[1:]}" + ("" if config.attention_output == "tied" else ", W in place of Uᵀ")
+            return f"Z + {symbol}{guard}"
+        return f"Z − {symbol[1:]}" + ("" if config.attention_output == "tied" else ", W in place of Uᵀ") + guard
 
     def build(self, config: Any, *arguments: Any) -> nn.Module:
         """The module of one layer, with the options of the configuration."""

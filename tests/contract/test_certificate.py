@@ -113,6 +113,8 @@ def test_a_guard_is_what_makes_them_descend(form):
             parameter.mul_(3)
     images = images_of(model, batch=8)
     assert model.certificate(images).guaranteed
+    compress = model.crate.layers[0].compress
+    assert compress.entry.half_step(model.config).endswith(", guarded")
     states = model(images, output_hidden_states=True, output_compressed_states=True)
     for before, half in zip(states.hidden_states, states.compressed_states):
         torch.testing.assert_close(half.norm(dim=(1, 2)), before.norm(dim=(1, 2)))
