@@ -56,6 +56,9 @@ def row_of(saved: SavedModel, num_images: int) -> dict[str, object]:
         "ISTA descends (%)": _share(found.lasso_margin, found.rounding),
         "guaranteed": found.guaranteed,
         "layers that raise R^c": int((found.rate_change.mean(1) > 0).sum()),
+        "R^c at equal length, by layer": " ".join(
+            f"{one:+.1f}" for one in found.rate_change_at_length.mean(1).tolist()
+        ),
         "smallest margin": f"{float(found.margin.min()):.2g}",
         **{claim.text: f"{MARKS[claim.held]}: {claim.weakest}" for claim in claims(box.series)},
     }

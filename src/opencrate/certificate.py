@@ -37,6 +37,8 @@ class Certificate:
         lasso_guaranteed: by layer, whether every ISTA step must lower its objective: eta < 2/||D||^2 and a start that
             the problem allows.
         rounding: a rise up to it, relative to the objective, is rounding of the states' type.
+        rates_at_length: R^c of Z^{l+1/2} scaled to the length of Z^l, all tokens of an input together, ``(L, B)``.
+            Longer tokens have a larger R^c, and a norm that reads them next does not see their length.
     """
 
     rates: Tensor
@@ -44,6 +46,7 @@ class Certificate:
     rate_guaranteed: tuple[bool, ...]
     lasso_guaranteed: tuple[bool, ...]
     rounding: float = 0.0
+    rates_at_length: Tensor | None = None
 
     @property
     def num_inputs(self) -> int:
@@ -54,6 +57,12 @@ class Certificate:
     def rate_change(self) -> Tensor:
         """R^c(Z^{l+1/2} | U) - R^c(Z^l | U), nats ``(L, B)``; below 0: compressed."""
         return self.rates[:, 1] - self.rates[:, 0]
+
+    @property
+    def rate_change_at_length(self) -> Tensor:
+        """The same with Z^{l+1/2} scaled to the length of Z^l, ``(L, B)``; NaN where that is not known."""
+        unknown = torch.full_like(self.rates[:, 0], torch.nan)
+        return unknown if self.rates_at_length is None else self.rates_at_length - self.rates[:, 0]
 
     @property
     def lasso_change(self) -> Tensor:
@@ -110,7 +119,10 @@ class Certificate:
             for objective, values, margins, guaranteed in parts:
                 if not margins[layer].isnan().any():
                     row = {"layer": layer + 1, "objective": objective}
-                    rows.append(row | self._row(values[layer], margins[layer]) | {"guaranteed": guaranteed[layer]})
+                    row |= self._row(values[layer], margins[layer]) | {"guaranteed": guaranteed[layer]}
+                    if objective == RATE:
+                        row["change_at_length"] = self.rate_change_at_length[layer].mean().item()
+                    rows.append(row)
         return rows
 
     def _row(self, values: Tensor, margins: Tensor) -> dict[str, Any]:
@@ -134,6 +146,7 @@ class Certificate:
         lines = [f"R^c falls in every layer and every ISTA step descends on {count} of {total} inputs"]
         for row in self.to_rows():
             spread = f"{row['change_smallest']:+.3g} to {row['change_largest']:+.3g}"
+            spread += f" ({row['change_at_length']:+.3g} at equal length)" if row["objective"] == RATE else ""
             proof = ", guaranteed" if row["guaranteed"] else ""
             words = f"{row['objective']} {spread}, falls on {row['descends_on']} of {total}{proof}"
             lines.append(f"layer {row['layer']}: {words}")
@@ -149,8 +162,15 @@ def _descents(values: Tensor) -> Tensor:
 def joined(parts: Sequence[Certificate]) -> Certificate:
     """The certificate of one model on several batches, as of one."""
     rates, lasso = (torch.cat([getattr(part, name) for part in parts], dim=-1) for name in ("rates", "lasso"))
+    of_parts = [part.rates_at_length for part in parts]
+    known = [part for part in of_parts if part is not None]
     return Certificate(
-        rates, lasso, parts[0].rate_guaranteed, parts[0].lasso_guaranteed, max(part.rounding for part in parts)
+        rates,
+        lasso,
+        parts[0].rate_guaranteed,
+        parts[0].lasso_guaranteed,
+        max(part.rounding for part in parts),
+        torch.cat(known, dim=-1) if len(known) == len(of_parts) else None,
     )
 
 
@@ -217,12 +237,14 @@ def certificate_of(
     size = float(base.config.compression_eps if eps is None else eps)
     steps = list(zip(compressions(base), sparsifications(base), states))
     rates, lasso = guarantees(base, eps)
+    of_rates = torch.stack([_rates(step, before, half, mask, size) for step, _, (before, half, _) in steps])
     return Certificate(
-        rates=torch.stack([_rates(step, before, half, mask, size) for step, _, (before, half, _) in steps]),
+        rates=of_rates[:, :2],
         lasso=torch.stack([_lasso(step, half, code, mask) for _, step, (_, half, code) in steps]),
         rate_guaranteed=rates,
         lasso_guaranteed=lasso,
         rounding=ROUNDING * torch.finfo(states[0][1].dtype).eps,
+        rates_at_length=of_rates[:, 2],
     )
 
 
@@ -240,10 +262,19 @@ def _each(function: Callable[..., Tensor], mask: Tensor | None, *states: Tensor)
 
 
 def _rates(step: Compression, before: Tensor, after: Tensor, mask: Tensor | None, eps: float) -> Tensor:
+    """``(3, B)``: of Z^l, of Z^{l+1/2}, and of the latter at the length of the former."""
     if not hasattr(step.operator, "bases"):
-        return torch.full((2, len(before)), torch.nan, dtype=torch.float64)
+        return torch.full((3, len(before)), torch.nan, dtype=torch.float64)
     U = step.operator.bases().double()
-    return torch.stack([_each(lambda Z: subspace_coding_rate(Z, U, eps), mask, state) for state in (before, after)])
+
+    def rate(tokens: Tensor) -> Tensor:
+        return subspace_coding_rate(tokens, U, eps)
+
+    def at_length(tokens: Tensor, other: Tensor) -> Tensor:
+        length, own = (torch.linalg.matrix_norm(one, keepdim=True) for one in (other, tokens))
+        return rate(tokens * (length / own.clamp(min=torch.finfo(own.dtype).tiny)))
+
+    return torch.stack([_each(rate, mask, before), _each(rate, mask, after), _each(at_length, mask, after, before)])
 
 
 def _lasso(step: Sparsification, half: Tensor, own: Tensor | None, mask: Tensor | None) -> Tensor:

@@ -66,6 +66,11 @@ def test_numbers_are_those_of_the_states():
         U, D = layer.compress.mssa.bases().double(), layer.sparsify.ista.dictionary.double()
         for place, state in enumerate((states.hidden_states[number], states.compressed_states[number])):
             torch.testing.assert_close(found.rates[number, place], subspace_coding_rate(state.double(), U, 0.5))
+        before, half = states.hidden_states[number].double(), states.compressed_states[number].double()
+        scaled = half * (before.norm(dim=(1, 2)) / half.norm(dim=(1, 2)))[:, None, None]
+        torch.testing.assert_close(found.rates_at_length[number], subspace_coding_rate(scaled, U, 0.5))
+        change = found.rates_at_length[number] - found.rates[number, 0]
+        assert found.to_rows()[2 * number]["change_at_length"] == pytest.approx(change.mean().item())
         X = layer.sparsify.norm(states.compressed_states[number]).double()
         for place, code in enumerate((X.clamp(min=0), states.sparse_codes[number].double())):
             expected = lasso_objective(code, X, D, model.config.ista_lambda)
@@ -182,6 +187,7 @@ def test_padding_of_texts_does_not_count(form):
     found, alone = model.certificate(padded, attention_mask=mask), model.certificate(ids)
     assert all(found.rate_guaranteed)
     torch.testing.assert_close(found.rates, alone.rates, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.rates_at_length, alone.rates_at_length, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.lasso, alone.lasso, rtol=1e-4, atol=1e-5)
 
 
@@ -212,6 +218,7 @@ def test_joined_certificates_are_those_of_one_batch():
     whole, parts = model.certificate(images), joined([model.certificate(part) for part in images.split(2)])
     torch.testing.assert_close(parts.rates, whole.rates, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(parts.lasso, whole.lasso, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(parts.rates_at_length, whole.rates_at_length, rtol=1e-5, atol=1e-6)
     assert parts.num_inputs == 5
     assert parts.guaranteed
 

@@ -14,7 +14,7 @@ from .html import HOW, MEASURED, PREDICTED, Figure, Part, Table
 TITLE = "Certificate"
 _STEPS = {RATE: "the compression", LASSO: "the ISTA steps"}
 _CONSTRUCTION = {
-    RATE: "R^c in every layer (its compression is an exact gradient step within the bound)",
+    RATE: "R^c in every layer (by an exact gradient step within its bound, symmetric maps, or a guard)",
     LASSO: "the LASSO objective in every ISTA step (η‖D‖^2 < 2, from a start that the problem allows)",
 }
 """What is guaranteed where it is in every layer, and why."""
@@ -68,6 +68,7 @@ def certificate_table(found: Certificate) -> Table:
                 "mean change": digits["change"],
                 "smallest": digits["change_smallest"],
                 "largest": digits["change_largest"],
+                "mean at equal length": f"{row['change_at_length']:+.3g}" if "change_at_length" in row else "",
                 "largest, relative": f"{100 * row['relative_largest']:+.3g} %",
                 "descends on": f"{row['descends_on']} of {row['num_inputs']}",
                 "guaranteed": "yes" if row["guaranteed"] else "no",
@@ -75,7 +76,8 @@ def certificate_table(found: Certificate) -> Table:
         )
     note = (
         "R^c from Z^ℓ to Z^{ℓ+½}, nats per input, against U^ℓ at the model's own ε; the LASSO objective from the "
-        "nearest code that the problem allows to the layer's code, per input. “Descends”: no single step rises by more "
+        "nearest code that the problem allows to the layer's code, per input. “At equal length”: Z^{ℓ+½} scaled to the "
+        "length of Z^ℓ, as longer tokens alone raise R^c. “Descends”: no single step rises by more "
         f"than rounding ({found.rounding:.0e} of the objective). “Guaranteed”: follows from how the layer is built, on "
         "any input."
     )
