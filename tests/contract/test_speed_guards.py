@@ -261,6 +261,7 @@ GRAPH_MODELS = {
     "causal": lambda: text_model({}, 1),
     "image positions": lambda: image_model(BOTH, 1),
     "image gradient": lambda: image_model(GRADIENT, 1),
+    "image guard": lambda: image_model({"compression_guard": "length"}, 1),
     "representatives": lambda: image_model(CBSA, 1),
     "causal positions": lambda: text_model(BOTH, 1),
     "causal gradient": lambda: text_model(GRADIENT, 1),
@@ -276,7 +277,7 @@ GRAPHS = [  # of each model one by default: a graph takes seconds
 
 @pytest.mark.parametrize(("name", "half", "training"), GRAPHS)
 def test_no_graph_break(name, half, training):
-    make, inputs = GRAPH_MODELS[name](), MODELS[name][1]()
+    make, inputs = GRAPH_MODELS[name](), MODELS.get(name, MODELS["image"])[1]()
     torch._dynamo.reset()
     compiled = torch.compile(make.train(training), fullgraph=True, backend="eager")
     with torch.autocast("cpu", torch.bfloat16, enabled=half), torch.set_grad_enabled(training):

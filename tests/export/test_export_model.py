@@ -100,16 +100,22 @@ def test_a_causal_language_model(tmp_path, to):
         export_model(tmp_path / "model", tmp_path / "other", to, size=8)
 
 
-def test_the_exact_gradient_is_exported(tmp_path):
-    """Its product in full precision stands in a context of autocast, which a file cannot hold."""
-    image_model(tmp_path / "model", compression="gradient")
+INVERTING = ({"compression": "gradient"}, {"compression_guard": "length"})
+
+
+@pytest.mark.parametrize("changes", INVERTING, ids=str)
+def test_what_inverts_matrices_is_exported(changes, tmp_path):
+    """Products in full precision stand in a context of autocast, which a file cannot hold."""
+    image_model(tmp_path / "model", **changes)
     assert export_model(tmp_path / "model", tmp_path / "out", "torch", **QUICK).check.worst < 1e-5
 
 
+@pytest.mark.parametrize("changes", INVERTING, ids=str)
 @pytest.mark.parametrize("to", HERE[1:])
-def test_the_exact_gradient_is_refused_by_onnx(tmp_path, to):
-    image_model(tmp_path / "model", compression="gradient")
-    with pytest.raises(ValueError, match="compression='gradient' inverts matrices, which ONNX cannot; give to=torch"):
+def test_what_inverts_matrices_is_refused_by_onnx(to, changes, tmp_path):
+    image_model(tmp_path / "model", **changes)
+    (setting,) = (f"{name}={value!r}" for name, value in changes.items())
+    with pytest.raises(ValueError, match=f"{setting} inverts matrices, which ONNX cannot; give to=torch"):
         export_model(tmp_path / "model", tmp_path / "out", to, **QUICK)
 
 

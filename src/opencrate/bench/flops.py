@@ -10,7 +10,7 @@ from .settings import Case, Settings
 _ONLY_DENSE = ("vit", "vitmae", "gpt2")
 _COUNTED = ("mssa", "attention", "tssa", "cbsa", "gradient", "symmetric"), ("ista", "mlp", "none")
 """Operators whose products are counted. Not counted of them: pooling, sums over tokens, the inverse of the gradient,
-bounds of norms, a bias.
+bounds of norms, a bias, a guard.
 """
 
 

@@ -144,9 +144,14 @@ def released(graph: Graph) -> Graph:
     return graph
 
 
-def inverts(model: nn.Module) -> bool:
-    """Whether a model inverts matrices, which ONNX cannot."""
-    return any(step.kind == "gradient" for step in compressions(model))
+def inverting(model: nn.Module) -> str | None:
+    """The setting of a model that factors or inverts matrices, which ONNX cannot."""
+    for step in compressions(model):
+        if step.kind == "gradient":
+            return "compression='gradient'"
+        if step.guarded:
+            return f"compression_guard={step.config.compression_guard!r}"
+    return None
 
 
 def _check_positions(config: Any, shapes: Shapes) -> None:

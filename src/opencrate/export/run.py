@@ -18,7 +18,7 @@ from ..store.kinds import KINDS, Kind
 from ..store.saved import SavedModel, open_saved
 from .check import Check, compare, compare_other_size, time_both
 from .formats import write_graph
-from .graph import Graph, Shapes, graph_of, inputs_of, inverts, trace
+from .graph import Graph, Shapes, graph_of, inputs_of, inverting, trace
 from .runners import runner_of
 from .samples import Samples, samples_of
 from .sizes import processor_at
@@ -106,8 +106,8 @@ def export_model(
     runs.check_place(output, overwrite, inputs=(name, check))
     saved = source if isinstance(source, SavedModel) else open_saved(source, TAKEN)
     saved = _on_cpu(saved, size)
-    if to != "torch" and inverts(saved.model):
-        raise ValueError(f"to={to}: compression='gradient' inverts matrices, which ONNX cannot; give to=torch")
+    if to != "torch" and (setting := inverting(saved.model)):
+        raise ValueError(f"to={to}: {setting} inverts matrices, which ONNX cannot; give to=torch")
     samples = samples_of(saved, check, num_inputs, batch_size, skip_bad)
     first = next(iter(samples.batches))
     example = inputs_of(saved, first)
