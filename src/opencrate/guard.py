@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._graph import in_full, traced
 from .operators import squared_norm_bound
-from .rate_gradient import whitened
+from .rate_gradient import plus_identity, positive_inverse, whitened
 
 ROUNDING = 64
 """Spacings of float32, relative to R^c, by which R^c must fall at least: more than rounding moves it."""
@@ -72,42 +72,35 @@ class GuardedStep:
         """``l(Y_0 + t (proposed - Y_0))``."""
         V = self._heads(self.Z)
         heads = whitened(V, self.g)
-        start = self.Z - heads.transpose(-3, -2).flatten(-2) @ self.U.mT / squared_norm_bound(self.U)
-        ends = self._heads(start), self._heads(self.proposed)
+        start = self.Z - heads.transpose(-3, -2).flatten(-2) @ (self.U.mT / squared_norm_bound(self.U))
         with torch.no_grad():
-            t = self._search(start, *ends, limit)[:, None, None]
+            line = self._line_from(start)
+            t = _crossing(lambda t: line.rate(t) - limit, limit)
+        part = t.to(start.dtype)[:, None, None]
+        tokens = torch.lerp(start, self.proposed, part)
         if torch.is_grad_enabled():
-            t = t - self._implicit(t, _form(V, self.g * heads), start, *ends)
-        return self._at_length(torch.lerp(start, self.proposed, t))
+            change = self._rate_change(line, t, tokens, _form(V, self.g * heads))
+            tokens = torch.lerp(start, self.proposed, part - change.to(part.dtype)[:, None, None])
+        return self._at_length(tokens)
 
-    def _search(self, start: Tensor, A: Tensor, W: Tensor, limit: Tensor) -> Tensor:
-        """t ``(B)``; A and W are the heads of both ends."""
+    def _line_from(self, start: Tensor) -> "_Line":
+        """What R^c along it needs."""
+        A, W = self._heads(start), self._heads(self.proposed)
         mixed = self._moments(A, W)
         moments = torch.stack((self._moments(A), mixed + mixed.mT, self._moments(W)), dim=1)
-        squares = torch.stack(
-            (self._squares(start), 2 * self._squares(start, self.proposed), self._squares(self.proposed)), dim=1
-        )
-        length = self._squares(self.Z)
+        squares = (self._squares(start), 2 * self._squares(start, self.proposed), self._squares(self.proposed))
+        return _Line(moments, torch.stack(squares, dim=1), self._squares(self.Z))
 
-        def excess(t: Tensor) -> Tensor:
-            weights = torch.stack(((1 - t).square(), t * (1 - t), t.square()), dim=1)
-            ratio = length / (weights * squares).sum(1).clamp(min=_tiny(length))
-            scaled = (ratio[:, None] * weights).to(moments.dtype)
-            return _rate((scaled[:, None] @ moments.flatten(2)).reshape(moments[:, 0].shape)) - limit
-
-        return _crossing(excess, limit).to(A.dtype)
-
-    def _implicit(self, t: Tensor, before: Tensor, start: Tensor, A: Tensor, W: Tensor) -> Tensor:
+    def _rate_change(self, line: "_Line", t: Tensor, tokens: Tensor, before: Tensor) -> Tensor:
         """0, with the gradient of -t: R^c(l(Y_t)) stays at its limit, a share of what `before` has the gradient of."""
-        S, Y = torch.lerp(A, W, t[..., None]), torch.lerp(start, self.proposed, t)
-        at_limit = self._at_length(S, Y)
-        gradient = self.g * whitened(at_limit.detach(), self.g)
         with torch.no_grad():
-            along = W - A - S * (self._squares(Y, self.proposed - start) / self._squares(Y))[:, None, None, None]
-            slope = _form(self._at_length(along, Y), gradient)
-            inside = (t.flatten() > 0) & (slope > 0)
-        value = (_form(at_limit, gradient) - _share() * before) / torch.where(inside, slope, 1)
-        return torch.where(inside, value - value.detach(), 0)[:, None, None]
+            gradient = positive_inverse(plus_identity(line.moments_at(t))) / 2
+            slope = line.slope(t, gradient)
+            inside = (t > 0) & (slope > 0)
+        ratio = self._squares(self.Z) / self._squares(tokens).clamp(min=_tiny(tokens))
+        at_limit = ratio * (gradient * self._moments(self._heads(tokens))).sum((-1, -2, -3))
+        value = (at_limit - _share() * before) / torch.where(inside, slope, 1)
+        return torch.where(inside, value - value.detach(), 0)
 
     def _heads(self, tokens: Tensor) -> Tensor:
         """``(B, N, d)`` -> ``(B, K, N, p)``, 0 for padding."""
@@ -125,14 +118,58 @@ class GuardedStep:
         products = tokens * (tokens if others is None else others)
         return (products if self.kept is None else products * self.kept).sum((-1, -2))
 
-    def _at_length(self, X: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """X ``(B, ...)`` times ||Z||_F/||tokens||_F, by default of X itself; 0 where Z is 0."""
-        own = self._length(X if tokens is None else tokens).clamp(min=_tiny(X) ** 0.5)
-        return X * (self._length(self.Z) / own).reshape(-1, *[1] * (X.ndim - 1))
+    def _at_length(self, tokens: Tensor) -> Tensor:
+        """l(tokens), of the length of Z; 0 where Z is 0."""
+        own = self._length(tokens).clamp(min=_tiny(tokens) ** 0.5)
+        return tokens * (self._length(self.Z) / own)[:, None, None]
 
     def _length(self, tokens: Tensor) -> Tensor:
         """``||tokens||_F (B)``, whose gradient at 0 is 0."""
         return torch.linalg.vector_norm(tokens if self.kept is None else tokens * self.kept, dim=(-1, -2))
+
+
+@dataclass
+class _Line:
+    """R^c of ``l(Y_0 + t (proposed - Y_0))`` as a function of t ``(B)``.
+
+    Attributes:
+        moments: ``(B, 3, K, p, p)``, gamma V^T V of Y_0, of it and the proposed tokens (both orders), of these.
+        squares: ``(B, 3)``, squared lengths likewise.
+        length: ``(B)``, the squared length of all tokens of the line.
+    """
+
+    moments: Tensor
+    squares: Tensor
+    length: Tensor
+
+    def rate(self, t: Tensor) -> Tensor:
+        """R^c ``(B)``."""
+        return _rate(self.moments_at(t))
+
+    def moments_at(self, t: Tensor) -> Tensor:
+        """``(B, K, p, p)``."""
+        weights = _weights(t)
+        return self._mixed(weights, self._squared_length(weights))
+
+    def slope(self, t: Tensor, gradient: Tensor) -> Tensor:
+        """dR^c/dt ``(B)``, given R^c's gradient in the moments ``(B, K, p, p)``."""
+        weights, change = _weights(t), torch.stack((2 * t - 2, 1 - 2 * t, 2 * t), dim=1)
+        own = self._squared_length(weights)
+        change = change - ((change * self.squares).sum(1) / own)[:, None] * weights
+        return (gradient * self._mixed(change, own)).sum((-1, -2, -3))
+
+    def _squared_length(self, weights: Tensor) -> Tensor:
+        """Before it is made that of all others."""
+        return (weights * self.squares).sum(1).clamp(min=_tiny(self.squares))
+
+    def _mixed(self, weights: Tensor, own: Tensor) -> Tensor:
+        scaled = ((self.length / own)[:, None] * weights).to(self.moments.dtype)
+        return (scaled[:, None] @ self.moments.flatten(2)).reshape(self.moments[:, 0].shape)
+
+
+def _weights(t: Tensor) -> Tensor:
+    """Of ``(1 - t) A + t W`` squared: of A A, of A W + W A, of W W ``(B, 3)``."""
+    return torch.stack(((1 - t).square(), t * (1 - t), t.square()), dim=1)
 
 
 def _crossing(excess: Callable[[Tensor], Tensor], limit: Tensor) -> Tensor:
@@ -159,8 +196,7 @@ def _crossing(excess: Callable[[Tensor], Tensor], limit: Tensor) -> Tensor:
 
 def _rate(moments: Tensor) -> Tensor:
     """``sum_k 1/2 logdet(I + C_k) (B)`` of C ``(B, K, p, p)``."""
-    eye = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
-    return torch.linalg.cholesky_ex(moments + eye)[0].diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
+    return torch.linalg.cholesky_ex(plus_identity(moments))[0].diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
 
 
 def _form(V: Tensor, gradient: Tensor) -> Tensor:

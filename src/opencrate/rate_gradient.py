@@ -26,9 +26,13 @@ LARGEST_STEP = 1.9
 
 def whitened(V: Tensor, g: float | Tensor) -> Tensor:
     """``V_k (I + g V_k^T V_k)^-1 (B, K, N, p)``: with g = gamma, the heads of grad R^c. [2306.01129, Eq. 9 and 66]"""
-    gram = _plus_identity(g * V.mT @ V)
-    inverse: Any = PositiveInverse.apply(gram) if plain_work(gram) else torch.linalg.inv_ex(gram)[0]
-    return V @ inverse
+    return V @ positive_inverse(plus_identity(g * V.mT @ V))
+
+
+def positive_inverse(M: Tensor) -> Tensor:
+    """Inverse of symmetric positive definite matrices."""
+    inverse: Any = PositiveInverse.apply(M) if plain_work(M) else torch.linalg.inv_ex(M)[0]
+    return inverse
 
 
 class PositiveInverse(torch.autograd.Function):
@@ -57,9 +61,9 @@ def causally_whitened(V: Tensor, g: float) -> Tensor:
     size = CHUNK if traced() else min(CHUNK, num_tokens)
     chunks = F.pad(V, (0, 0, 0, -num_tokens % size)).unflatten(-2, (-1, size))
     moments = g * chunks.mT @ chunks
-    R = _factor(_plus_identity(moments.cumsum(-3) - moments))
+    R = _factor(plus_identity(moments.cumsum(-3) - moments))
     W = torch.linalg.solve_triangular(R, chunks.mT, upper=False).mT
-    L = _factor(_plus_identity(g * W @ W.mT))
+    L = _factor(plus_identity(g * W @ W.mT))
     rows = torch.linalg.solve_triangular(L, W, upper=False) / L.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
     return torch.linalg.solve_triangular(R, rows, upper=False, left=False).flatten(-3, -2)[..., :num_tokens, :]
 
@@ -69,7 +73,8 @@ def _factor(M: Tensor) -> Tensor:
     return torch.linalg.cholesky_ex(M)[0]
 
 
-def _plus_identity(M: Tensor) -> Tensor:
+def plus_identity(M: Tensor) -> Tensor:
+    """``M + I``."""
     return M + torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
 
 
