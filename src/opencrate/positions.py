@@ -21,7 +21,7 @@ TEXT_BASE, IMAGE_BASE = 10_000.0, 100.0
 
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines of the angles by which each token's vector is turned."""
+"""Cosines ``[c, c]`` and sines ``[-s, s]``, each ``(..., p)``, of the angles by which each token's pairs are turned."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Places:
         first: of a text, how many tokens came before, in the cache.
         whole: all patches of the grid are there, in order.
         grid: of an image, its patches (rows, columns).
-        offsets: of an image, the number of each two patches' offset in the table, ``(n, n)`` or ``(B, n, n)``.
-        rotation: cosines and sines of the angles, each ``(N, p/2)`` or ``(B, 1, N, p/2)``.
+        offsets: of an image, the number in the table of each two tokens' offset, ``(N, N)`` or ``(B, N, N)``.
+        rotation: cosines and sines of the angles, each ``(N, p)`` or ``(B, 1, N, p)``.
     """
 
     first: int | Tensor = 0
@@ -76,19 +76,31 @@ def grid_places(config: Any, grid: tuple[int, int], device: torch.device, kept: 
     """
     if not (config.positions - {"absolute"} or config.operator("compression").grid):
         return None
-    (rows, columns), rotation, offsets = grid, None, None
+    rotation, offsets = None, None
     row, column = (one.flatten() for one in _rows_and_columns(grid, device))
     if "rope" in config.positions:
         rotation = _rotation(_grid_angles(config, grid, row, column, kept))
     if "relative_bias" in config.positions:
-        down, right = (one[:, None] - one for one in (row, column))
-        offsets = (down + rows - 1) * (2 * columns - 1) + right + columns - 1
-        offsets = offsets if kept is None else offsets[kept[:, :, None], kept[:, None, :]]
+        offsets = _offsets(grid, row, column)
+        if kept is not None:
+            tokens = F.pad(kept + 1, (1, 0))
+            offsets = offsets[tokens[:, :, None], tokens[:, None, :]]
     return Places(whole=kept is None, grid=grid, offsets=offsets, rotation=rotation)
 
 
 def _rows_and_columns(grid: tuple[int, int], device: torch.device) -> tuple[Tensor, ...]:
     return torch.meshgrid(*(torch.arange(side, device=device) for side in grid), indexing="ij")
+
+
+def _offsets(grid: tuple[int, int], row: Tensor, column: Tensor) -> Tensor:
+    """``(1 + n, 1 + n)``: numbers of pairs of patches, and behind them of the class token as key, as query, as both."""
+    rows, columns = grid
+    down, right = (one[:, None] - one for one in (row, column))
+    patches = (down + rows - 1) * (2 * columns - 1) + right + columns - 1
+    key = torch.full_like(patches[:, :1], (2 * rows - 1) * (2 * columns - 1))
+    query = torch.full_like(patches[:1], (2 * rows - 1) * (2 * columns - 1) + 1)
+    top = torch.cat((query[:, :1] + 1, query), dim=1)
+    return torch.cat((top, torch.cat((key, patches), dim=1)))
 
 
 def _grid_angles(config: Any, grid: tuple[int, int], row: Tensor, column: Tensor, kept: Tensor | None) -> Tensor:
@@ -110,7 +122,8 @@ def _frequencies(config: Any, base: float, number: int, device: torch.device) ->
 
 
 def _rotation(angles: Tensor) -> Rotation:
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def places_argument(places: Places | None) -> dict[str, Places]:
@@ -128,9 +141,8 @@ def rotate(V: Tensor, rotation: Rotation | None, back: bool = False) -> Tensor:
     if rotation is None:
         return V
     cos, sin = rotation
-    sin = -sin if back else sin
-    a, b = V.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(V.dtype)
+    partners = V.roll(V.shape[-1] // 2, -1)
+    return (V * cos + partners * (-sin if back else sin)).to(V.dtype)
 
 
 def relative_bias(config: Any) -> "TextBias | GridBias | None":
@@ -192,11 +204,8 @@ class GridBias(nn.Module):
         """``(K, 1 + n, 1 + n)``, or ``(B, K, 1 + n, 1 + n)`` where each image has patches of its own."""
         assert places.offsets is not None
         table = self._table(places.grid).flatten(1)
-        bias = F.embedding(places.offsets, table.mT).movedim(-1, -3)
-        key, query, both = (one[:, None, None] for one in self.cls_position_bias.to(bias.dtype).unbind(1))
-        shape = bias.shape[:-1]
-        top = torch.cat((both.expand(*bias.shape[:-2], 1, 1), query.expand(*bias.shape[:-2], 1, shape[-1])), dim=-1)
-        return torch.cat((top, torch.cat((key.expand(*shape, 1), bias), dim=-1)), dim=-2)
+        table = torch.cat((table, self.cls_position_bias.to(table.dtype)), dim=1)
+        return table.index_select(1, places.offsets.flatten()).unflatten(1, places.offsets.shape).movedim(0, -3)
 
     def _table(self, grid: tuple[int, int]) -> Tensor:
         """At another grid than the native one, interpolated; an offset of 0 stays one of 0."""
