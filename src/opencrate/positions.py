@@ -176,6 +176,9 @@ def toeplitz(row: Tensor, queries: int) -> Tensor:
     if known(queries == 1):
         return row.unsqueeze(-2)
     length = row.shape[-1]
+    if torch.compiler.is_exporting():  # the view ties a file's graph to more than two tokens
+        places = torch.arange(length + 1 - queries, device=row.device)
+        return row[..., queries - 1 - places[:queries, None] + places]
     flat = row.unsqueeze(-2).expand(*row.shape[:-1], queries, length).flatten(-2)
     shifted = flat[..., queries - 1 : queries - 1 + queries * (length - 1)].unflatten(-1, (queries, length - 1))
     return shifted[..., : length + 1 - queries]

@@ -88,3 +88,19 @@ def test_a_causal_model_is_exported_as_it_is():
         found, expected = (one(input_ids=ids_of(3, 11)).logits for one in (program, model))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert model(input_ids=ids_of(2, 7))[CACHE] is not None
+
+
+@pytest.mark.parametrize("position", ["relative_bias", "rope", "both"])
+@pytest.mark.parametrize(("cls", "causal"), [(CrateForCausalLM, True), (CrateForMaskedLM, False)])
+def test_positions_inside_the_attention_are_exported_for_every_length(cls, causal, position):
+    """Two tokens too, and a bias that is not what it is at first."""
+    model = text_model("complete", cls, is_causal=causal, position=position, num_hidden_layers=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "position_bias" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(0))
+        free = {0: Dim("batch"), 1: Dim("length")}
+        program = export(model, (), {"input_ids": ids_of(2, 7)}, dynamic_shapes={"input_ids": free}).module()
+        for length in (2, 3, 11):
+            found, expected = (one(input_ids=ids_of(3, length)).logits for one in (program, model))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
